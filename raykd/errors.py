@@ -1,0 +1,48 @@
+"""Errors that a user can cause or must act on; each carries the exit code of the command line.
+
+Messages say what was got, what is allowed and what to do. Anything else that is raised is a bug.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RaykdError(Exception):
+    """Base of every error shown to a user as one line; ``exit_code`` is what the shell sees."""
+
+    exit_code = 1
+
+
+class RunFailed(RaykdError):
+    """The run itself failed (non-finite loss, a worker that kept dying): exit code 1."""
+
+
+class UsageError(RaykdError, ValueError):
+    """A wrong name, key, value or combination: exit code 2."""
+
+    exit_code = 2
+
+
+class SetupError(RaykdError):
+    """The environment lacks something (Ray, a package, a device): exit code 3."""
+
+    exit_code = 3
+
+
+class CorruptError(RaykdError):
+    """Data or a checkpoint is damaged or incomplete: exit code 4."""
+
+    exit_code = 4
+
+
+def did_you_mean(got: str, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of ``allowed``, or an empty string."""
+    matches = get_close_matches(got, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def unknown(kind: str, got: str, allowed: Iterable[str]) -> UsageError:
+    """Build the error for a name that is not in a table, with the nearest match and the whole list."""
+    names = sorted(allowed)
+    hint = did_you_mean(got, names)
+    return UsageError(f"unknown {kind} {got!r}{hint} (known: {', '.join(names)})")

@@ -1,0 +1,39 @@
+"""Losses of the games between generator, student and patch discriminator.
+
+MosaicKD (Fang et al., NeurIPS 2021, arXiv 2110.15094). Shapes: B batch, C classes, H W patches.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from raykd.losses.distillation import kd_divergence
+
+
+def disagreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return -KL(teacher || student) in nats, batch mean: low where the student errs most.
+
+    The generator minimises it (the adversary of MosaicKD's distributionally robust objective);
+    the gradient flows into both arguments, since both depend on the generated image.
+
+    Args:
+        student_logits: [B, C].
+        teacher_logits: [B, C].
+    """
+    return -kd_divergence(student_logits, teacher_logits)
+
+
+def patch_real(patch_logits: Tensor) -> Tensor:
+    """Return the binary cross-entropy of calling every patch real, in nats.
+
+    Summed over the patches of an image, averaged over images. The generator minimises it on its
+    own images; the discriminator minimises ``(patch_real(real) + patch_fake(fake)) / 2``.
+
+    Args:
+        patch_logits: [B, 1, H, W], positive where a patch looks real.
+    """
+    return -F.logsigmoid(patch_logits).flatten(1).sum(1).mean()
+
+
+def patch_fake(patch_logits: Tensor) -> Tensor:
+    """Return the binary cross-entropy of calling every patch synthetic, as in `patch_real`."""
+    return patch_real(-patch_logits)

@@ -1,0 +1,203 @@
+"""World: who we are among the workers. Updater: one optimizer whose gradients are averaged over them.
+
+A world of one needs no process group, so single-process code and many-worker code are the same code.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raykd.config import Optimizer
+from raykd.errors import UsageError
+
+
+class _Mean(torch.autograd.Function):
+    """Mean over workers. Its adjoint is the mean too, since ``Updater`` averages what comes out."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _averaged(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _averaged(gradients[0])
+
+
+def _averaged(tensor: Tensor) -> Tensor:
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker's place: rank, number of workers, device and precision."""
+
+    rank: int
+    size: int
+    device: torch.device
+    precision: str = "fp32"
+
+    @classmethod
+    def alone(cls, device: str | torch.device = "cpu", precision: str = "fp32") -> "World":
+        """Return the world of a single process."""
+        return cls(0, 1, torch.device(device), precision)
+
+    @classmethod
+    def current(cls, precision: str = "fp32") -> "World":
+        """Return the world that torch.distributed or torchrun's environment describes.
+
+        A process started by torchrun joins its process group here; Ray Train's workers have joined already.
+        """
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+        if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        if not dist.is_initialized():
+            return cls(0, 1, device, precision)
+        return cls(dist.get_rank(), dist.get_world_size(), device, precision)
+
+    def share(self, global_batch: int) -> int:
+        """Return this worker's batch.
+
+        Raises:
+            UsageError: if the workers do not divide the batch.
+        """
+        if global_batch % self.size:
+            fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0 and n <= 2 * self.size]
+            raise UsageError(
+                f"global_batch {global_batch} does not divide among {self.size} workers; use one of "
+                f"{fits} workers, or schedule.global_batch={self.size * (global_batch // self.size + 1)}"
+            )
+        return global_batch // self.size
+
+    def slice(self, global_batch: int) -> slice:
+        """Return the rows of the global batch that are this worker's."""
+        batch = self.share(global_batch)
+        return slice(self.rank * batch, (self.rank + 1) * batch)
+
+    def randn(self, global_batch: int, *shape: int, seed: int, step: int) -> Tensor:
+        """Draw this worker's rows of the step's standard normal noise, (B, *shape).
+
+        The global batch is drawn and cut, so (seed, rank, step) decides the rows, workers never repeat
+        each other's, and any number of workers together see the noise that one worker would.
+        """
+        generator = torch.Generator(self.device).manual_seed(mix(seed, step))
+        whole = torch.randn(global_batch, *shape, generator=generator, device=self.device)
+        return whole[self.slice(global_batch)]
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Return the mean over workers, gradients included: a loss of it is that of the global batch."""
+        if self.size == 1:
+            return tensor
+        result: Tensor = _Mean.apply(tensor)
+        return result
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over workers (no gradient)."""
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the workers' equally shaped tensors stacked along a new first axis (no gradient)."""
+        if self.size == 1:
+            return tensor.detach()[None]
+        rows = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(rows, tensor.detach().contiguous())
+        return torch.stack(rows)
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value, a plain JSON-like object, on every worker."""
+        if self.size == 1:
+            return value
+        box = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which networks run: bfloat16 autocast, or nothing in fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def mix(*numbers: int) -> int:
+    """Mix seed, step and the like into one 63-bit seed (splitmix64), so that neighbours do not correlate."""
+    state = 0
+    for number in numbers:
+        state = (state ^ (number & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+class Updater:
+    """An optimizer over some parameters: takes *their* gradients only, averages them, steps."""
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        config: Optimizer,
+        world: World,
+        total_steps: int,
+    ) -> None:
+        """Build the optimizer; ``total_steps`` is the length of its schedule in calls of ``step``."""
+        self._parameters = [p for p in parameters if p.requires_grad]
+        self._config = config
+        self._world = world
+        self._total_steps = total_steps
+        self._optimizer = config.build(self._parameters)
+        self._step = 0
+
+    def minimise(self, loss: Tensor) -> None:
+        """Differentiate ``loss`` by these parameters, average over workers, step optimizer and schedule."""
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
+        self.step(self.average(gradients))
+
+    def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Average gradients over workers in one flat all-reduce."""
+        if self._world.size == 1:
+            return gradients
+        flat = self._world.sum(torch.cat([g.reshape(-1) for g in gradients])) / self._world.size
+        pieces = flat.split([g.numel() for g in gradients])
+        return [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)]
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Apply the gradients at the schedule's learning rate."""
+        lr = self._config.lr_at(self._step, self._total_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain numbers only: loadable with ``weights_only=True``."""
+        return {"step": self._step, "optimizer": self._optimizer.state_dict()["state"]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore; the configuration stays this updater's own."""
+        whole = self._optimizer.state_dict()
+        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": whole["param_groups"]})
+        self._step = state["step"]
+
+
+Compiler = Callable[[nn.Module], Callable[..., Any]]
+"""Turns a module into a callable of the same arguments: torch.compile, or the module itself."""
