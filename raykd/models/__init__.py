@@ -1,0 +1,69 @@
+"""Classifiers by name: the table of architectures and the one function that builds them."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from raykd.errors import UsageError, unknown
+from raykd.models.alexnet import AlexNet
+from raykd.models.lenet import HALF, LeNet5
+from raykd.models.mlp import HintonNet
+from raykd.models.mobilenet import MobileNetV2
+from raykd.models.resnet import BasicBlock, Bottleneck, cifar_resnet, resnet
+from raykd.models.vgg import Vgg11
+from raykd.models.wide_resnet import WideResNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": LeNet5,
+    "lenet5_half": partial(LeNet5, widths=HALF),
+    "lenet5_bn": partial(LeNet5, batch_norm=True),
+    "hinton1200": partial(HintonNet, hidden=1200),
+    "hinton800": partial(HintonNet, hidden=800),
+    "alexnet": AlexNet,
+    "alexnet_half": partial(AlexNet, divisor=2),
+    "resnet18": partial(resnet, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": partial(resnet, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": partial(resnet, Bottleneck, (3, 4, 6, 3)),
+    "cifar_resnet20": partial(cifar_resnet, 20),
+    "cifar_resnet32": partial(cifar_resnet, 32),
+    "cifar_resnet44": partial(cifar_resnet, 44),
+    "cifar_resnet56": partial(cifar_resnet, 56),
+    "cifar_resnet110": partial(cifar_resnet, 110),
+    "wrn_40_2": partial(WideResNet, depth=40, width=2),
+    "wrn_40_1": partial(WideResNet, depth=40, width=1),
+    "wrn_16_2": partial(WideResNet, depth=16, width=2),
+    "wrn_16_1": partial(WideResNet, depth=16, width=1),
+    "vgg11": Vgg11,
+    "mobilenetv2": MobileNetV2,
+}
+
+
+def build_model(name: str, *, num_classes: int, channels: int, size: int) -> nn.Module:
+    """Build an untrained classifier for images of ``channels`` x ``size`` x ``size`` values.
+
+    ``name`` is a key of ``MODELS``, ``wrn_<depth>_<width>``, or ``torchvision/<name>``.
+
+    Raises:
+        UsageError: unknown name, or one that cannot take such images or so few classes.
+    """
+    if num_classes < 2:
+        raise UsageError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
+    if channels < 1:
+        raise UsageError(f"images need at least 1 channel, got channels={channels}")
+    build = MODELS.get(name)
+    if build is None:
+        build = _build_by_pattern(name)
+    return build(num_classes=num_classes, channels=channels, size=size)
+
+
+def _build_by_pattern(name: str) -> Callable[..., nn.Module]:
+    if wide := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
+        return partial(WideResNet, depth=int(wide[1]), width=int(wide[2]))
+    if name.startswith("torchvision/"):
+        # Only here, since importing torchvision costs more than building most networks.
+        from raykd.models.torchvision_zoo import build_torchvision
+
+        return partial(build_torchvision, name.removeprefix("torchvision/"))
+    raise unknown("model", name, [*MODELS, "wrn_<depth>_<width>", "torchvision/<name>"])
