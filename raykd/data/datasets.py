@@ -1,0 +1,217 @@
+"""The table of data sets, how one is loaded, and the ledger that proves what a run has opened."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raykd.data import parquet
+from raykd.data.pixels import fit, require_memory
+from raykd.data.spec import DataSpec
+from raykd.errors import CorruptError, SetupError, UsageError, unknown
+
+Role = Literal["train", "ood", "calibration", "test"]
+
+
+class Images(NamedTuple):
+    """Images in memory: uint8 pixels (N, C, H, W) and int64 labels (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+_DIGITS = tuple("0123456789")
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+# Chen et al. 2019 normalise both CIFAR sets with the constants of CIFAR-10.
+_CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HALF = (0.5, 0.5, 0.5)
+
+# Name, classes, channels, side of the network input in pixels, mean and std of images in [0, 1].
+_SPECS = (
+    DataSpec("digits", 10, 1, 32, (0.3061,), (0.3239,), _DIGITS),  # measured: train split at 32 pixels
+    DataSpec("mnist", 10, 1, 32, (0.1307,), (0.3081,), _DIGITS),  # as Chen et al. 2019: measured at 28, used at 32
+    DataSpec("usps", 10, 1, 32, (0.2549,), (0.3484,), _DIGITS),  # measured: train split at 32 pixels
+    DataSpec("fashion-mnist", 10, 1, 32, (0.2860,), (0.3530,), _FASHION),  # as usual: measured at 28
+    DataSpec("cifar10", 10, 3, 32, _CIFAR_MEAN, _CIFAR_STD, _CIFAR10),
+    DataSpec("cifar100", 100, 3, 32, _CIFAR_MEAN, _CIFAR_STD),
+    DataSpec("tiny-imagenet-50", 50, 3, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+    DataSpec("svhn", 10, 3, 32, _HALF, _HALF, _DIGITS),  # as MosaicKD
+    DataSpec("celeba", 2, 3, 224, _HALF, _HALF),
+    DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+)
+DATASETS: dict[str, DataSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def data_spec(
+    name: str,
+    *,
+    data_root: Path | None = None,
+    size: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> DataSpec:
+    """Return what a network must know of a data set; reads no image.
+
+    A name of ``DATASETS`` needs no data root. Any other is looked up as ``<data_root>/<name>/``,
+    and its metadata read; without mean and std there, 0.5 stands for both. The keywords replace
+    what was found.
+
+    Raises:
+        UsageError: if the name is unknown or a replacement does not fit the channels.
+        CorruptError: if the metadata is damaged.
+    """
+    if name in DATASETS:
+        spec = DATASETS[name]
+    else:
+        folder = _find_folder(name, data_root)
+        spec = _spec_of(name, parquet.read_header(_files(folder, name, parquet.find_splits(folder)[0])[0]))
+    return replace(
+        spec,
+        size=spec.size if size is None else size,
+        mean=spec.mean if mean is None else tuple(mean),
+        std=spec.std if std is None else tuple(std),
+    )
+
+
+def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None) -> Images:
+    """Load a split as a network of ``spec`` wants it: resized to its size, mapped to its channels.
+
+    Raises:
+        UsageError: if name or split is unknown, the files are not there or do not fit into memory.
+        CorruptError: if a file is damaged.
+    """
+    if name in _EMBEDDED:
+        return _EMBEDDED[name](split, spec)
+    if name not in DATASETS:
+        _find_folder(name, data_root)
+    if data_root is None:
+        raise UsageError(
+            f"data set {name!r} is a folder of {split}-*.parquet files under the data root, "
+            "and none is set; "
+            f"{_how_to_make(name)}"
+        )
+    files = _files(data_root / name, name, split)
+    count = parquet.read_header(files[0]).count
+    require_memory(name, split, count, spec)
+    pixels = torch.empty(count, spec.channels, spec.size, spec.size, dtype=torch.uint8)
+    labels = torch.empty(count, dtype=torch.int64)
+    row = 0
+    for some_pixels, some_labels in parquet.read(files, lambda images: fit(images, spec)):
+        end = row + len(some_labels)
+        if end > count:
+            raise CorruptError(f"{files[0].parent}: {split!r} holds more than the {count:,} images it promises")
+        pixels[row:end], labels[row:end] = some_pixels, some_labels
+        row = end
+    if row != count:
+        raise CorruptError(f"{files[0].parent}: {split!r} holds {row:,} images, its metadata says {count:,}")
+    return Images(pixels, labels)
+
+
+class OpenedData:
+    """A run's ledger: opens data sets and remembers in which role. So data-free can be proven."""
+
+    def __init__(self, data_root: Path | None) -> None:
+        """Open nothing yet; ``data_root`` is the folder of the Parquet sets."""
+        self._data_root = data_root
+        self._opened: dict[str, list[str]] = {role: [] for role in get_args(Role)}
+
+    def open(self, role: Role, name: str, split: str, spec: DataSpec) -> Images:
+        """Load a split (see ``load_images``) in a role.
+
+        Raises:
+            UsageError: if the role is unknown, or as ``load_images``.
+        """
+        if role not in self._opened:
+            raise unknown("data role", role, self._opened)
+        entry = f"{name}/{split}"
+        # Written down first: a reading that fails half-way has seen images too.
+        if entry not in self._opened[role]:
+            self._opened[role].append(entry)
+        return load_images(name, split, spec, self._data_root)
+
+    def by_role(self) -> dict[str, list[str]]:
+        """Return ``name/split`` of everything opened; an unused role is there with []."""
+        return {role: list(entries) for role, entries in self._opened.items()}
+
+
+def _load_digits(split: str, spec: DataSpec) -> Images:
+    """Load scikit-learn's 8x8 digits: every fifth image is test, the rest train."""
+    if split not in ("train", "test"):
+        raise unknown("split of digits", split, ("train", "test"))
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise SetupError("data set 'digits' comes with scikit-learn; run `pip install scikit-learn`") from error
+    digits = load_digits()
+    levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    is_test = torch.arange(len(levels)) % 5 == 4
+    rows = is_test if split == "test" else ~is_test
+    return Images(
+        fit(torch.from_numpy(levels)[rows].unsqueeze(1), spec),
+        torch.from_numpy(digits.target)[rows].to(torch.int64),
+    )
+
+
+_EMBEDDED: dict[str, Callable[[str, DataSpec], Images]] = {"digits": _load_digits}
+
+
+def _spec_of(name: str, header: parquet.Header) -> DataSpec:
+    height, width, channels = header.shape
+    half = (0.5,) * channels
+    return DataSpec(
+        name,
+        num_classes=len(header.classes),
+        channels=channels,
+        size=min(height, width),
+        mean=header.mean or half,
+        std=header.std or half,
+        class_names=header.classes,
+    )
+
+
+def _find_folder(name: str, data_root: Path | None) -> Path:
+    folders = []
+    if data_root is not None and data_root.is_dir():
+        folders = [path.name for path in data_root.iterdir() if path.is_dir() and parquet.find_splits(path)]
+    if data_root is None or name not in folders:
+        raise unknown("data set", name, {*DATASETS, *folders})
+    return data_root / name
+
+
+def _files(folder: Path, name: str, split: str) -> list[Path]:
+    files = parquet.find_files(folder, split)
+    if not files:
+        there = parquet.find_splits(folder)
+        raise UsageError(
+            f"data set {name!r}: no file matches {folder}/{split}-*.parquet "
+            + (f"(splits there: {', '.join(there)}); " if there else "; ")
+            + _how_to_make(name)
+        )
+    return files
+
+
+def _how_to_make(name: str) -> str:
+    return (
+        "set the data root by RAYKD_DATA or by data_root in the cluster file, "
+        f"or make the set: `raykd data {name} --out DIR`"
+    )

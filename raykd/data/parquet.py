@@ -1,0 +1,215 @@
+"""Reading and writing image sets as Parquet: ``{split}-00000-of-0000N.parquet`` files.
+
+Columns: ``image`` (binary) and ``label`` (int64). The schema's metadata says what the bytes are:
+name, split, count, shape (JSON [H, W, C]), encoding ("raw uint8 ..." or any file format that PIL
+reads) and classes (JSON list, index = label); mean and std (JSON lists) are there for sets that
+raykd does not know by name.
+"""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from raykd.errors import CorruptError, RaykdError
+
+RAW = "raw uint8, row-major, H*W*C bytes"
+SHARD_BYTES = 60 * 2**20  # of image bytes: with labels and footers a file stays below 64 MiB
+_FILE_NAME = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<total>\d{5})\.parquet")
+_ROWS = 512  # read and decoded at a time
+_DECODERS = min(8, os.cpu_count() or 1)
+
+Fit = Callable[[Tensor], Tensor]
+"""Maps uint8 pixels (B, C, H, W) to the one shape that the caller wants."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file's metadata says of its images; ``shape`` is (H, W, C)."""
+
+    name: str
+    count: int
+    shape: tuple[int, int, int]
+    raw: bool
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def find_files(folder: Path, split: str) -> list[Path]:
+    """Return a split's files in order; an empty list if there is none.
+
+    Raises:
+        CorruptError: if some of the files that belong together are missing.
+    """
+    named = {path: match for path, match in _named(folder) if match["split"] == split}
+    files = sorted(named)
+    if not files:
+        return []
+    total = int(named[files[0]]["total"])
+    wanted = [folder / f"{split}-{index:05d}-of-{total:05d}.parquet" for index in range(total)]
+    if files != wanted:
+        missing = sorted(path.name for path in set(wanted) - set(files))
+        extra = sorted(path.name for path in set(files) - set(wanted))
+        raise CorruptError(
+            f"{folder}: the files of {split!r} do not form one set "
+            f"(missing: {missing}; not of this set: {extra}); write the set again"
+        )
+    return files
+
+
+def find_splits(folder: Path) -> list[str]:
+    """Return the splits of which the folder has at least one file."""
+    return sorted({match["split"] for _, match in _named(folder)})
+
+
+def _named(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in folder.glob("*.parquet"):
+        if match := _FILE_NAME.fullmatch(path.name):
+            yield path, match
+
+
+def read_header(file: Path) -> Header:
+    """Read a file's metadata, and none of its images.
+
+    Raises:
+        CorruptError: if the file is damaged or its metadata incomplete.
+    """
+    with _naming(file), pq.ParquetFile(file) as opened:
+        metadata = {key.decode(): value.decode() for key, value in (opened.schema_arrow.metadata or {}).items()}
+    try:
+        height, width, channels = json.loads(metadata["shape"])
+        constants = {key: tuple(json.loads(metadata[key])) for key in ("mean", "std") if key in metadata}
+        return Header(
+            name=metadata["name"],
+            count=int(metadata["count"]),
+            shape=(height, width, channels),
+            raw=metadata["encoding"].startswith("raw"),
+            classes=tuple(json.loads(metadata["classes"])),
+            mean=constants.get("mean"),
+            std=constants.get("std"),
+        )
+    except (KeyError, ValueError) as error:
+        raise CorruptError(f"{file}: metadata is missing or wrong ({error!r}); write the set again") from error
+
+
+def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (pixels, labels) in the files' order.
+
+    Pixels are uint8 (B, C, S, S) as ``fit`` returns them, labels int64 (B,).
+
+    Raises:
+        CorruptError: if a file is damaged; it is named.
+    """
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        for file in files:
+            header = read_header(file)
+            first = 0
+            with _naming(file), pq.ParquetFile(file) as opened:
+                for batch in opened.iter_batches(_ROWS, columns=["image", "label"]):
+                    images = batch.column("image").to_pylist()
+                    labels = torch.tensor(batch.column("label").to_pylist(), dtype=torch.int64)
+                    if ((labels < 0) | (labels >= len(header.classes))).any():
+                        raise ValueError(f"labels go beyond the {len(header.classes)} classes of the metadata")
+                    if header.raw:
+                        yield fit(_from_raw(images, header.shape)), labels
+                    else:
+                        decode_row = partial(_decode_row, file, header.shape[2], fit)
+                        yield torch.cat(list(pool.map(decode_row, count(first), images))), labels
+                    first += len(images)
+
+
+def write(
+    folder: Path,
+    split: str,
+    records: Iterable[tuple[bytes, int]],
+    metadata: Mapping[str, str],
+    shard_bytes: int = SHARD_BYTES,
+) -> int:
+    """Write (image, label) records shard by shard and return their number.
+
+    Files carry a temporary name until all are complete, so a torn set is never taken for a whole
+    one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())], metadata=dict(metadata))
+    partial: list[Path] = []
+    written = 0
+    try:
+        for images, labels in _shards(records, shard_bytes):
+            partial.append(folder / f".{split}-{len(partial):05d}.partial")
+            table = pa.table([pa.array(images, pa.binary()), pa.array(labels, pa.int64())], schema=schema)
+            pq.write_table(
+                table,
+                partial[-1],
+                row_group_size=_ROWS * 2,
+                compression="zstd",
+                use_dictionary=["label"],
+            )
+            written += len(images)
+        for index, path in enumerate(partial):
+            path.rename(folder / f"{split}-{index:05d}-of-{len(partial):05d}.parquet")
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+    return written
+
+
+def _shards(records: Iterable[tuple[bytes, int]], shard_bytes: int) -> Iterator[tuple[list[bytes], list[int]]]:
+    images: list[bytes] = []
+    labels: list[int] = []
+    size = 0
+    for image, label in records:
+        if images and size + len(image) > shard_bytes:
+            yield images, labels
+            images, labels, size = [], [], 0
+        images.append(image)
+        labels.append(label)
+        size += len(image)
+    if images:
+        yield images, labels
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say which file is damaged: the libraries below speak of bytes and pages only."""
+    try:
+        yield
+    except RaykdError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
+        raise CorruptError(f"{file} cannot be read ({error}); copy or write it again") from error
+
+
+def _decode_row(file: Path, channels: int, fit: Fit, row: int, image: bytes) -> Tensor:
+    try:
+        pixels = decode(image, channels)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CorruptError(f"{file}: image {row} is damaged ({error}); write the set again") from error
+    return fit(pixels)
+
+
+def _from_raw(images: list[bytes], shape: tuple[int, int, int]) -> Tensor:
+    pixels = np.frombuffer(bytearray().join(images), dtype=np.uint8).reshape(len(images), *shape)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def decode(image: bytes, channels: int) -> Tensor:
+    """Decode one image file to uint8 pixels (1, C, H, W), C being 1 or 3."""
+    with Image.open(io.BytesIO(image)) as opened:
+        pixels = np.array(opened.convert("RGB" if channels == 3 else "L"))
+    return torch.from_numpy(pixels.reshape(1, *pixels.shape[:2], channels)).permute(0, 3, 1, 2)

@@ -1,0 +1,191 @@
+"""Where data sets come from: torchvision's loaders, idx files and image folders.
+
+Each becomes a stream of records. Nothing is held in memory but what torchvision itself holds; sets
+made of files are read one file at a time.
+"""
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import datasets
+
+from raykd.data.parquet import RAW, decode
+from raykd.errors import CorruptError, UsageError, unknown
+
+_FILES = "files of the source, byte for byte; sizes and modes may vary"
+_PROBED = 1000  # files looked at for shape, mean and std
+_DIGITS = tuple("0123456789")
+# Names of the train and test split's files: images, labels.
+_IDX = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a source; ``shape`` is (H, W, C), ``mean`` and ``std`` in units of [0, 1]."""
+
+    count: int
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    encoding: str
+    records: Iterable[tuple[bytes, int]]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a set is read: ``open(folder, split, download)``, and what it expects in the folder."""
+
+    open: Callable[[Path, str, bool], Split]
+    expects: str
+    downloads: bool = True
+
+
+def celeba(root: Path, split: str, download: bool, attribute: str = "Male") -> Split:
+    """Open CelebA as two classes by one of its 40 attributes (0 = absent, 1 = present)."""
+    opened = datasets.CelebA(root, split=split, target_type="attr", download=download)
+    names = [name for name in opened.attr_names if name]
+    if attribute not in names:
+        raise unknown("CelebA attribute", attribute, names)
+    labels = opened.attr[:, names.index(attribute)].tolist()
+    folder = root / "celeba" / "img_align_celeba"
+    files = [(folder / name, label) for name, label in zip(opened.filename, labels, strict=True)]
+    return _of_files(files, (218, 178, 3), (f"not {attribute}", attribute))
+
+
+def _idx(folder: str, loader: Callable[..., Any], root: Path, split: str, download: bool) -> Split:
+    if download:
+        loader(root, train=split == "train", download=True)
+    places = (root, root / "raw", root / folder / "raw")
+    pixels, labels = (_read_idx(places, name) for name in _IDX[split])
+    return _of_arrays(pixels[..., None], labels, loader.classes)  # type: ignore[attr-defined]
+
+
+def _read_idx(places: Sequence[Path], name: str) -> NDArray[np.uint8]:
+    """Read bytes in LeCun's idx format: magic 0 0 8 ndim, big-endian int32 sizes, values."""
+    candidates = [place / (name + ending) for place in places for ending in ("", ".gz")]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"no {name} or {name}.gz in {', '.join(map(str, places))}")
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    dimensions = data[3] if data[:3] == b"\0\0\x08" else 0
+    sizes = np.frombuffer(data, ">i4", dimensions, offset=4) if len(data) >= 4 + 4 * dimensions else ()
+    start = 4 + 4 * dimensions
+    if not dimensions or len(data) - start != int(np.prod(sizes, dtype=np.int64)):
+        raise CorruptError(f"{path} is not a whole idx file of bytes; copy or download it again")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(sizes)
+
+
+def _usps(root: Path, split: str, download: bool) -> Split:
+    opened = datasets.USPS(root, train=split == "train", download=download)
+    return _of_arrays(opened.data[..., None], opened.targets, _DIGITS)
+
+
+def _cifar(loader: Callable[..., Any], root: Path, split: str, download: bool) -> Split:
+    # These files are pickles: torchvision opens them only if their md5 sums are the published ones.
+    opened = loader(root, train=split == "train", download=download)
+    return _of_arrays(opened.data, opened.targets, opened.classes)
+
+
+def _svhn(root: Path, split: str, download: bool) -> Split:
+    opened = datasets.SVHN(root, split=split, download=download)
+    return _of_arrays(opened.data.transpose(0, 2, 3, 1), opened.labels, _DIGITS)
+
+
+def _imagenet(root: Path, split: str, download: bool) -> Split:
+    opened = datasets.ImageNet(root, split="val" if split == "test" else split)
+    names = tuple(", ".join(synonyms) for synonyms in opened.classes)
+    return _of_files([(Path(path), label) for path, label in opened.imgs], (224, 224, 3), names)
+
+
+def _image_folder(root: Path, split: str, download: bool) -> Split:
+    names = ("test", "val", "valid") if split == "test" else (split,)
+    folder = next((root / name for name in names if (root / name).is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(f"no folder {' or '.join(names)} in {root}")
+    opened = datasets.ImageFolder(folder)
+    files = [(Path(path), label) for path, label in opened.imgs]
+    some = [path for path, _ in files[:: -(-len(files) // _PROBED)]]
+    shape = _probe(some)
+    mean, std = _measure(some, shape[2])
+    return _of_files(files, shape, tuple(opened.classes), mean, std)
+
+
+def _probe(files: Sequence[Path]) -> tuple[int, int, int]:
+    """Return the files' common (H, W, C), or 224 by 224 where they differ in size."""
+    sizes, modes = set(), set()
+    for file in files:
+        with Image.open(file) as image:
+            sizes.add((image.height, image.width))
+            modes.add(image.mode)
+    height, width = sizes.pop() if len(sizes) == 1 else (224, 224)
+    return height, width, 1 if modes <= {"1", "L"} else 3
+
+
+def _measure(files: Sequence[Path], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std per channel, each image weighing the same, to four digits."""
+    moments = torch.zeros(2, channels, dtype=torch.float64)
+    for file in files:
+        unit = decode(file.read_bytes(), channels).double() / 255
+        moments += torch.stack([unit.mean((0, 2, 3)), unit.square().mean((0, 2, 3))]) / len(files)
+    std = (moments[1] - moments[0].square()).clamp(min=1e-4).sqrt()
+    return tuple(round(m, 4) for m in moments[0].tolist()), tuple(round(s, 4) for s in std.tolist())
+
+
+def _of_arrays(pixels: NDArray[np.uint8], labels: Iterable[int], classes: Iterable[str]) -> Split:
+    """Wrap pixels (N, H, W, C)."""
+    count, height, width, channels = pixels.shape
+    records = ((image.tobytes(), int(label)) for image, label in zip(pixels, labels, strict=True))
+    return Split(count, (height, width, channels), tuple(classes), RAW, records)
+
+
+def _of_files(
+    files: Sequence[tuple[Path, int]],
+    shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Split:
+    def records() -> Iterator[tuple[bytes, int]]:
+        for path, label in files:
+            try:
+                image = path.read_bytes()
+            except OSError as error:
+                raise UsageError(f"{path} cannot be read ({error}); complete the source") from error
+            yield image, label
+
+    return Split(len(files), shape, classes, _FILES, records(), mean, std)
+
+
+_IDX_FILES = "train-images-idx3-ubyte[.gz] and its three companions, there or in {}/raw/"
+SOURCES: dict[str, Source] = {
+    "mnist": Source(partial(_idx, "MNIST", datasets.MNIST), _IDX_FILES.format("MNIST")),
+    "fashion-mnist": Source(partial(_idx, "FashionMNIST", datasets.FashionMNIST), _IDX_FILES.format("FashionMNIST")),
+    "usps": Source(_usps, "usps.bz2 and usps.t.bz2"),
+    "cifar10": Source(partial(_cifar, datasets.CIFAR10), "cifar-10-batches-py/ (python version, unpacked)"),
+    "cifar100": Source(partial(_cifar, datasets.CIFAR100), "cifar-100-python/ (python version, unpacked)"),
+    "svhn": Source(_svhn, "train_32x32.mat and test_32x32.mat"),
+    "celeba": Source(celeba, "celeba/ with img_align_celeba/ and its five list files"),
+    "imagenet": Source(
+        _imagenet,
+        "ILSVRC2012_devkit_t12.tar.gz and the train and val archives, or meta.bin, train/ and val/ "
+        "(class folders without a devkit: convert as imagefolder)",
+        downloads=False,
+    ),
+    "imagefolder": Source(
+        _image_folder,
+        "train/CLASS/*.jpg and test/CLASS/*.jpg (val and valid will do for test)",
+        downloads=False,
+    ),
+}

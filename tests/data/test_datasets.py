@@ -1,0 +1,162 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from raykd.data import parquet
+from raykd.data import pixels as pixels_module
+from raykd.data.datasets import DATASETS, OpenedData, data_spec, load_images
+from raykd.errors import CorruptError, UsageError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with one set of 12 RGB images of 8x8, of 3 classes, train only."""
+    metadata = {
+        "name": "made", "split": "train", "count": "12", "shape": "[8, 8, 3]",
+        "encoding": parquet.RAW, "classes": json.dumps(["x", "y", "z"]),
+    }  # fmt: skip
+    records = [(pixels.tobytes(), row % 3) for row, pixels in enumerate(PIXELS)]
+    parquet.write(tmp_path / "made", "train", records, metadata)
+    return tmp_path
+
+
+def test_known_names_need_no_data_root() -> None:
+    for name in DATASETS:
+        assert data_spec(name).name == name
+    assert (data_spec("mnist").size, data_spec("mnist").mean) == (32, (0.1307,))
+    assert data_spec("cifar100").mean == data_spec("cifar10").mean == (0.4914, 0.4822, 0.4465)
+    assert data_spec("imagenet").num_classes == 1000
+
+
+def test_replacements_are_taken_and_checked() -> None:
+    spec = data_spec("mnist", size=28, mean=(0.5,), std=(0.25,))
+    assert (spec.size, spec.mean, spec.std, spec.num_classes) == (28, (0.5,), (0.25,), 10)
+    with pytest.raises(UsageError, match="one per channel"):
+        data_spec("mnist", mean=(0.5, 0.5, 0.5))
+
+
+def test_a_set_of_the_data_root_is_known_by_its_metadata(root: Path) -> None:
+    spec = data_spec("made", data_root=root)
+    assert (spec.num_classes, spec.channels, spec.size) == (3, 3, 8)
+    assert spec.class_names == ("x", "y", "z")
+    assert spec.mean == (0.5, 0.5, 0.5)
+    images = load_images("made", "train", spec, root)
+    assert torch.equal(images.pixels, torch.from_numpy(PIXELS).permute(0, 3, 1, 2))
+    assert images.labels.tolist() == [row % 3 for row in range(12)]
+
+
+def test_a_set_serves_a_network_of_another_spec(root: Path) -> None:
+    images = load_images("made", "train", data_spec("mnist"), root)
+    assert images.pixels.shape == (12, 1, 32, 32)
+    assert images.pixels.dtype == torch.uint8
+    digits = load_images("digits", "test", data_spec("cifar10"), None)
+    assert digits.pixels.shape == (359, 3, 32, 32)
+
+
+def test_unknown_names_are_answered_with_the_nearest(root: Path) -> None:
+    with pytest.raises(UsageError, match="unknown data set 'cifar1O'; did you mean 'cifar10'"):
+        data_spec("cifar1O")
+    with pytest.raises(UsageError, match="unknown data set 'mades'; did you mean 'made'"):
+        load_images("mades", "train", data_spec("mnist"), root)
+    with pytest.raises(UsageError, match="unknown data set '../made'"):
+        data_spec("../made", data_root=root / "made")
+
+
+def test_missing_files_say_what_was_looked_for_and_what_to_do(root: Path) -> None:
+    with pytest.raises(UsageError, match="none is set.*RAYKD_DATA.*raykd data mnist --out DIR"):
+        load_images("mnist", "train", data_spec("mnist"), None)
+    for missing_root in (root, root / "nowhere"):
+        with pytest.raises(UsageError) as caught:
+            load_images("mnist", "train", data_spec("mnist"), missing_root)
+        assert str(missing_root / "mnist" / "train-*.parquet") in str(caught.value)
+        assert "RAYKD_DATA" in str(caught.value)
+    with pytest.raises(UsageError, match=r"test-\*.parquet \(splits there: train\)"):
+        load_images("made", "test", data_spec("mnist"), root)
+    with pytest.raises(UsageError, match="unknown split of digits 'tests'; did you mean 'test'"):
+        load_images("digits", "tests", data_spec("digits"), None)
+
+
+def test_rows_that_differ_from_the_promised_count_are_noticed(root: Path) -> None:
+    for count in (11, 13):
+        metadata = {
+            "name": "wrong", "split": "test", "count": str(count), "shape": "[8, 8, 3]",
+            "encoding": parquet.RAW, "classes": json.dumps(["x"]),
+        }  # fmt: skip
+        folder = root / f"wrong{count}"
+        parquet.write(folder, "test", [(p.tobytes(), 0) for p in PIXELS], metadata)
+        with pytest.raises(CorruptError, match=f"{folder.name}.* {count}"):
+            load_images(folder.name, "test", data_spec(folder.name, data_root=root), root)
+
+
+def test_a_set_too_big_for_memory_is_refused_before_it_is_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels_module, "free_memory", lambda: 1000)
+    monkeypatch.setattr(parquet, "read", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(UsageError, match="12 images of 3x8x8"):
+        load_images("made", "train", data_spec("made", data_root=root), root)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    source = load_digits()
+    spec = data_spec("digits", size=8)
+    train, test = (load_images("digits", split, spec, None) for split in ("train", "test"))
+    assert (len(train.labels), len(test.labels)) == (1438, 359)
+    assert test.labels.tolist() == source.target[4::5].tolist()
+    levels = (test.pixels[:, 0].double() * 16 / 255).round()
+    assert torch.equal(levels, torch.from_numpy(source.images[4::5]))
+    at_32 = load_images("digits", "train", data_spec("digits"), None).pixels.double() / 255
+    assert data_spec("digits").mean[0] == pytest.approx(at_32.mean().item(), abs=1e-4)
+    assert data_spec("digits").std[0] == pytest.approx(at_32.std().item(), abs=1e-4)
+
+
+def test_the_ledger_lists_what_was_opened_in_which_role(root: Path) -> None:
+    opened = OpenedData(root)
+    assert opened.by_role() == {"train": [], "ood": [], "calibration": [], "test": []}
+    spec = data_spec("digits")
+    images = opened.open("test", "digits", "test", spec)
+    assert len(images.labels) == 359
+    opened.open("ood", "made", "train", spec)
+    opened.open("ood", "made", "train", spec)
+    assert opened.by_role() == {
+        "train": [], "ood": ["made/train"], "calibration": [], "test": ["digits/test"],
+    }  # fmt: skip
+    opened.by_role()["train"].append("forged")
+    assert opened.by_role()["train"] == []
+    with pytest.raises(UsageError, match="unknown data role 'tset'; did you mean 'test'"):
+        opened.open("tset", "digits", "test", spec)  # type: ignore[arg-type]
+
+
+def test_the_ledger_keeps_attempts_that_failed(root: Path) -> None:
+    opened = OpenedData(root)
+    with pytest.raises(UsageError):
+        opened.open("train", "made", "valid", data_spec("digits"))
+    assert opened.by_role()["train"] == ["made/valid"]
+
+
+def real_splits() -> list[tuple[str, str, int]]:
+    """The cheap real sets that this machine has; none without RAYKD_DATA."""
+    folder = Path(os.environ.get("RAYKD_DATA", "/nonexistent"))
+    known = [
+        ("usps", "train", 7291), ("usps", "test", 2007),
+        ("mnist", "train", 60000), ("mnist", "test", 10000),
+    ]  # fmt: skip
+    return [entry for entry in known if (folder / entry[0]).is_dir()]
+
+
+def test_real_sets_have_their_published_counts_and_constants() -> None:
+    for name, split, count in real_splits():
+        images = load_images(name, split, data_spec(name), Path(os.environ["RAYKD_DATA"]))
+        assert len(images.labels) == count
+        assert images.pixels.shape == (count, 1, 32, 32)
+        assert set(images.labels.tolist()) == set(range(10))
+        if split == "train":
+            mean = (images.pixels.double() / 255).mean().item()
+            assert data_spec(name).mean[0] == pytest.approx(mean, abs=1e-3)
