@@ -1,0 +1,17 @@
+"""The table of methods and the union of their configurations; a new method adds one line to each."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from raykd.methods.base import Method
+from raykd.methods.dafl import Dafl, DaflConfig
+from raykd.methods.kd import Kd, KdConfig
+from raykd.methods.noise import Noise, NoiseConfig
+from raykd.methods.supervised import Supervised, SupervisedConfig
+
+METHODS: dict[str, Any] = {"supervised": Supervised, "kd": Kd, "noise": Noise, "dafl": Dafl}
+
+MethodConfig = Annotated[SupervisedConfig | KdConfig | NoiseConfig | DaflConfig, Field(discriminator="name")]
+
+__all__ = ["METHODS", "Method", "MethodConfig"]

@@ -1,0 +1,122 @@
+"""DAFL: data-free learning of student networks (Chen et al., ICCV 2019, arXiv 1904.01186).
+
+    z ~ N(0, I)      x = G(z)      (t, f) = T(x)      p = softmax(t)      pbar = mean_i p_i
+    L_oh = mean_i CE(t_i, argmax t_i)      L_a = -mean |f|      L_ie = sum_c pbar_c ln pbar_c
+    G <- o L_oh + b L_ie + a L_a           S <- T^2 KL(t / T || S(x) / T)
+
+Symbols: o = onehot_weight, b = entropy_weight, a = activation_weight, T = temperature. One forward of the teacher
+serves both updates, so the student learns on the images of before the generator's update, as published.
+
+Units: the entropy is in nats and has no 1/k; the authors' code uses log10, so b = ie / ln 10, and their paper has
+1/k, so b = beta / k. The activation is a mean over all entries (the code); ``activation_reduction: sum`` is the
+paper's sum over features.
+
+Where we differ from the authors' code: the teacher's parameters are frozen (theirs collect gradients nobody uses);
+the two updates are two backward passes over disjoint graphs, which gives the gradients of their single one; with
+several workers pbar is that of the global batch, gradients included, while batch normalisation sees a worker's share.
+
+``pseudo_label`` and ``entropy`` replace a term by its alternatives: distance to the one-hot vector 2 (1 - max p),
+Gini 1 - |p|^2, lq sum_c p_c^q, Shannon H(p_i); per_sample -mean_i H(p_i) (which fights L_oh: it balances nothing), and
+mutual_information mean_i H(p_i) - H(pbar).
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raykd import losses
+from raykd.config import Optimizer, Section
+from raykd.generators import Dcgan
+from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.parallel import Updater
+
+
+class DaflConfig(Section):
+    """Weights are in nats; see the module's text for the authors' units."""
+
+    name: Literal["dafl"]
+    latent_dim: int = Field(default=100, gt=0)
+    generator_width: int = Field(default=128, gt=1, description="channels of the first maps")
+    onehot_weight: float = Field(default=1.0, ge=0)
+    entropy_weight: float = Field(default=2.1715, ge=0)
+    activation_weight: float = Field(default=0.1, ge=0)
+    pseudo_label: Literal["cross_entropy", "onehot_distance", "gini", "lq", "shannon"] = "cross_entropy"
+    lq_exponent: float = Field(default=0.5, gt=0, lt=1, description="q of the lq pseudo-label loss")
+    entropy: Literal["batch", "per_sample", "mutual_information"] = "batch"
+    activation_reduction: Literal["mean", "sum"] = "mean"
+    temperature: float = Field(default=1.0, gt=0)
+    generator_optim: Optimizer
+
+
+class Dafl(Method):
+    """Generator and student learn from the teacher alone."""
+
+    def __init__(self, config: DaflConfig, setting: Setting) -> None:
+        """Build the generator and its updater; compile all three networks."""
+        super().__init__(setting)
+        self._config = config
+        self.generator = Dcgan(config.latent_dim, setting.spec.channels, setting.spec.size, config.generator_width).to(
+            self.world.device
+        )
+        self.trained["generator"] = self.generator
+        self.updaters["generator"] = Updater(
+            self.generator.parameters(), config.generator_optim, self.world, setting.steps
+        )
+        self._generate = setting.compiler(self.generator)
+        self._student = setting.compiler(self.student)
+        self._teacher = setting.compiler(setting.networks["teacher"])
+
+    def step(self, batches: Mapping[str, Batch]) -> Metrics:
+        """Update the generator, then the student on the same images and logits."""
+        index = self.begin_step()
+        config, setting = self._config, self.setting
+        z = self.world.randn(setting.global_batch, config.latent_dim, seed=setting.seed, step=index)
+        with self.world.autocast():
+            images = self._generate(z)
+            teacher_logits, features = self._teacher(images)
+        teacher_logits = teacher_logits.float()
+        onehot = self._onehot(teacher_logits)
+        entropy = self._entropy(teacher_logits)
+        activation = losses.activation(features.float(), config.activation_reduction == "sum")
+        self.updaters["generator"].minimise(
+            config.onehot_weight * onehot + config.entropy_weight * entropy + config.activation_weight * activation
+        )
+        with self.world.autocast():
+            student_logits = self._student(images.detach())
+        kd = losses.kd_divergence(student_logits.float(), teacher_logits.detach(), config.temperature)
+        self.updaters["student"].minimise(kd)
+        return {
+            "loss/onehot": onehot,
+            "loss/entropy": entropy,
+            "loss/activation": activation,
+            "loss/kd": kd,
+        }
+
+    def sample(self, num_images: int, seed: int) -> Tensor:
+        """Return images of held-out latents, normalised over the batch as in training."""
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(num_images, self._config.latent_dim, generator=generator)
+        with torch.no_grad():
+            images: Tensor = self.generator(z.to(self.world.device))
+        return images
+
+    def _onehot(self, teacher_logits: Tensor) -> Tensor:
+        if self._config.pseudo_label == "lq":
+            return losses.lq(teacher_logits, self._config.lq_exponent)
+        alternatives = {
+            "cross_entropy": losses.onehot,
+            "onehot_distance": losses.onehot_distance,
+            "gini": losses.gini,
+            "shannon": losses.shannon,
+        }
+        return alternatives[self._config.pseudo_label](teacher_logits)
+
+    def _entropy(self, teacher_logits: Tensor) -> Tensor:
+        if self._config.entropy == "per_sample":
+            return losses.per_sample_entropy(teacher_logits)
+        if self._config.entropy == "mutual_information":
+            return losses.mutual_information(teacher_logits, self.world.mean)
+        return losses.information_entropy(teacher_logits, self.world.mean)

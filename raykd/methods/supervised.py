@@ -1,0 +1,40 @@
+"""Supervised training on labelled data: how teachers are made, and the plain-student row of every table.
+
+S <- CE(S(x), y)
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch.nn.functional as F
+
+from raykd.config import Section
+from raykd.methods.base import Batch, Method, Metrics, Setting
+
+
+class SupervisedConfig(Section):
+    """Nothing but the optimizer and the schedule decide plain training."""
+
+    name: Literal["supervised"]
+
+
+class Supervised(Method):
+    """Cross-entropy with the labels."""
+
+    roles = ("student",)
+    streams = ("train",)
+
+    def __init__(self, config: SupervisedConfig, setting: Setting) -> None:
+        """Compile the student."""
+        super().__init__(setting)
+        self._student = setting.compiler(self.student)
+
+    def step(self, batches: Mapping[str, Batch]) -> Metrics:
+        """Take one step of gradient descent."""
+        self.begin_step()
+        images, labels = batches["train"]
+        with self.world.autocast():
+            logits = self._student(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        self.updaters["student"].minimise(loss)
+        return {"loss/cross_entropy": loss}

@@ -1,0 +1,257 @@
+"""Recipe: what is trained, with which settings. Never a path of this machine, a host or a number of GPUs."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from raykd.config import Optimizer, Section
+from raykd.errors import UsageError, did_you_mean, unknown
+from raykd.methods import MethodConfig
+from raykd.yaml_file import explain, load_yaml, parse_value
+
+
+class DataConfig(Section):
+    """Which data set, and how its images reach the network. ``data: NAME`` is short for ``{name: NAME}``.
+
+    Who has no image at all describes them: ``num_classes``, ``channels`` and ``size``, and ``test: false``.
+    """
+
+    name: str
+    size: int | None = Field(default=None, gt=0, description="network input size; default: the set's")
+    mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    num_classes: int | None = Field(default=None, gt=1, description="of data described, not held")
+    channels: int | None = Field(default=None, gt=0, description="of data described, not held")
+    test: bool = Field(default=True, description="whether there is a test split to measure on")
+    augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate: of the train stream")
+
+    @model_validator(mode="after")
+    def _described_whole(self) -> "DataConfig":
+        if (self.num_classes is None) != (self.channels is None):
+            raise ValueError("data is described by num_classes, channels and size together")
+        if self.num_classes is not None and (self.size is None or self.test):
+            raise ValueError("described data needs a size and test: false, since it has no images")
+        return self
+
+
+class NetworkConfig(Section):
+    """A network: ``model`` by name or ``factory`` as module:function; ``weights`` is a file."""
+
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = Field(default=None, description="safetensors or weights-only file")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "NetworkConfig":
+        if (self.model is None) == (self.factory is None):
+            raise ValueError("give either 'model' or 'factory' (module:function)")
+        return self
+
+
+class TeacherConfig(Section):
+    """A teacher: a ``recipe`` whose run supplies it, or a network with its weights."""
+
+    recipe: str | None = None
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TeacherConfig":
+        sources = [s for s in (self.recipe, self.model, self.factory) if s is not None]
+        if len(sources) != 1:
+            raise ValueError("give exactly one of 'recipe', 'model' and 'factory' (module:function)")
+        if (self.recipe is None) == (self.weights is None):
+            raise ValueError("'weights' (a file) goes with 'model' or 'factory', and must be given there")
+        return self
+
+
+class ScheduleConfig(Section):
+    """The budget. The batch is the global one: workers take shares of it."""
+
+    steps: int = Field(gt=0)
+    report_every: int = Field(gt=0, description="steps between evaluations and checkpoints")
+    global_batch: int = Field(gt=1)
+
+
+class Recipe(Section):
+    """One run, complete: the same recipe and seed give the same run id on any machine."""
+
+    name: str
+    data: DataConfig
+    student: NetworkConfig
+    teacher: TeacherConfig | None = None
+    method: MethodConfig
+    student_optim: Optimizer
+    schedule: ScheduleConfig
+    controls: tuple[str, ...] = Field(default=(), description="recipes run beside this one")
+    published: dict[str, float] = Field(default={}, description="the paper's figures, top-1 in per cent")
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+            raise ValueError("a recipe's name is up to 100 letters, digits, '_' and '-' (it names folders)")
+        return name
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _short_data(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def run_id(self) -> str:
+        """Return name, 8 hex digits of the canonical content, seed."""
+        return f"{self.name}-{self.content_hash}-s{self.seed}"
+
+    @property
+    def content_hash(self) -> str:
+        """Return 8 hex digits that change with anything that changes the result, but not with the seed."""
+        content = self.model_dump(mode="json", exclude={"name", "seed", "controls", "published"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the packaged recipes."""
+    folder = resources.files("raykd") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a packaged recipe by name, or a file by path, and apply ``KEY=VALUE`` overrides.
+
+    Raises:
+        UsageError: for an unknown name, key or value, naming the nearest match.
+    """
+    path = _find(source)
+    raw = _extended(path)
+    fields = set(_dotted_fields(_validated(raw, path.name, set())))
+    return _validated(override(raw, overrides, path.stem, fields), source, fields)
+
+
+def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
+    """Rebuild a recipe from ``model_dump(mode="json")``, as workers and run directories hold it."""
+    return _validated(dict(data), str(data.get("name", "recipe")), set())
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML that ``load_recipe`` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[str]) -> dict[str, Any]:
+    """Return ``raw`` with dotted ``KEY=VALUE`` pairs applied; only existing fields may be set."""
+    result: dict[str, Any] = json.loads(json.dumps(raw))
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"expected KEY=VALUE, as in method.entropy_weight=3; got {pair!r}")
+        if key == "method.name":
+            raise UsageError("method.name cannot be overridden: pick another recipe")
+        if key == "name":
+            raise UsageError("name cannot be overridden: it is the recipe file's")
+        if key not in fields:
+            hint = did_you_mean(key, fields)
+            raise UsageError(f"{key!r} is not a field of the {name!r} recipe{hint}")
+        *sections, leaf = key.split(".")
+        place = result
+        for section in sections:
+            inner = place.get(section)
+            place[section] = inner if isinstance(inner, dict) else {}
+            place = place[section]
+        place[leaf] = parse_value(text)
+        result = _spelled_out(result)
+    if _method_name(result) != _method_name(raw):
+        raise UsageError("method.name cannot be overridden: pick another recipe")
+    return result
+
+
+def _method_name(raw: Mapping[str, Any]) -> Any:
+    method = raw.get("method")
+    return method.get("name") if isinstance(method, dict) else None
+
+
+def _find(source: str) -> Path:
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or "/" in source:
+        if not path.is_file():
+            raise UsageError(f"no recipe file {source!r}; `raykd list recipes` shows the packaged ones")
+        return path
+    if source not in recipe_names():
+        raise unknown("recipe", source, recipe_names())
+    return Path(str(resources.files("raykd") / "recipes" / f"{source}.yaml"))
+
+
+def _extended(path: Path) -> dict[str, Any]:
+    """Read a recipe and lay it over the one it extends, section by section (a changed `name` replaces)."""
+    own = _spelled_out(load_yaml(path))
+    base_name = own.pop("extends", None)
+    if base_name is None:
+        return {"name": path.stem, **own}
+    beside = path.parent / f"{base_name}.yaml"
+    base = _spelled_out(load_yaml(beside if beside.is_file() else _find(str(base_name))))
+    if "extends" in base:
+        raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
+    return {**_merged(base, own), "name": own.get("name", path.stem)}
+
+
+def _spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
+    """Write ``data: NAME`` as a section, so that a variant or an override may change a part of it."""
+    return {**raw, "data": {"name": raw["data"]}} if isinstance(raw.get("data"), str) else raw
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            renamed = "name" in value and value["name"] != old.get("name")
+            switched = key in ("teacher", "student") and not set(value) & set(old)
+            result[key] = value if renamed or switched else _merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _validated(raw: dict[str, Any], source: str, fields: set[str]) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        known = fields or set(_possible_fields(Recipe, raw))
+        raise explain(error, source, known) from None
+
+
+def _possible_fields(section: type[Section], raw: Any, prefix: str = "") -> Iterable[str]:
+    """Name the fields that a broken recipe could have set, to suggest from."""
+    for field, info in section.model_fields.items():
+        yield prefix + field
+        value = raw.get(field) if isinstance(raw, dict) else None
+        for inner in _sections_in(info.annotation):
+            tag = inner.model_fields.get("name")
+            tags = get_args(tag.annotation) if tag else ()
+            if not tags or (isinstance(value, dict) and value.get("name") in tags):
+                yield from _possible_fields(inner, value, f"{prefix}{field}.")
+
+
+def _sections_in(annotation: Any) -> Iterable[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
+
+
+def _dotted_fields(section: Section, prefix: str = "") -> Iterable[str]:
+    for name in type(section).model_fields:
+        yield prefix + name
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _dotted_fields(value, f"{prefix}{name}.")
