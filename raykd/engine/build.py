@@ -1,0 +1,225 @@
+"""From a recipe to what the engine runs: networks by role, streams by need, the exam. Opens data through the ledger."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raykd.config import Runtime
+from raykd.data.datasets import OpenedData, data_spec
+from raykd.data.spec import DataSpec
+from raykd.data.streams import TrainStream
+from raykd.engine.evaluate import Exam
+from raykd.engine.host import compile_obstacle
+from raykd.errors import UsageError
+from raykd.methods import METHODS, Method
+from raykd.methods.base import Setting
+from raykd.models import build_model
+from raykd.models.teacher import Teacher
+from raykd.models.weights import load_factory, load_weights
+from raykd.parallel import Compiler, World, mix
+from raykd.recipe import DataConfig, NetworkConfig, Recipe, TeacherConfig, load_recipe
+
+logger = logging.getLogger(__name__)
+
+# Compiling costs minutes of CPU and gains a tenth of the time there; below this many images it does not pay.
+_IMAGES_WORTH_COMPILING = 5_000_000
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything ``fit`` needs, and what the run must tell of itself."""
+
+    method: Method
+    streams: dict[str, TrainStream]
+    teacher: Teacher | None
+    exam: Exam
+    opened: OpenedData
+    spec: DataSpec
+    teacher_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Where data and weights are on this machine; never part of a recipe."""
+
+    data: Path | None
+    store: Path
+
+
+def check(recipe: Recipe, world: World, roots: Roots) -> None:
+    """Find cheap mistakes before anything is trained for this recipe, its teacher included.
+
+    Raises:
+        UsageError: as ``build``, for the batch, the data's description and the student.
+    """
+    _share(recipe, world)
+    build_network(recipe.student, spec_of(recipe.data, roots), roots, "student")
+
+
+def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built:
+    """Build a run. A stream that the method does not declare is never constructed.
+
+    Raises:
+        UsageError: where recipe, data and networks do not fit together.
+    """
+    spec = spec_of(recipe.data, roots)
+    _share(recipe, world)
+    torch.manual_seed(mix(recipe.seed, 0))
+    student = build_network(recipe.student, spec, roots, "student").to(world.device)
+    method_class = METHODS[recipe.method.name]
+    teacher, teacher_sha256 = None, None
+    networks = {"student": student}
+    if "teacher" in method_class.roles:
+        if recipe.teacher is None:
+            raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
+        teacher, teacher_sha256 = load_teacher(recipe.teacher, spec, roots)
+        networks["teacher"] = teacher = teacher.to(world.device)
+    opened = OpenedData(roots.data)
+    streams = {
+        role: TrainStream(
+            opened.open(role, recipe.data.name, "train", spec),
+            spec,
+            world,
+            recipe.schedule.global_batch,
+            recipe.seed,
+            recipe.data.augment,
+        )
+        for role in method_class.streams
+    }
+    test = opened.open("test", recipe.data.name, "test", spec) if recipe.data.test else None
+    setting = Setting(
+        spec=spec,
+        world=world,
+        networks=networks,
+        student_optim=recipe.student_optim,
+        steps=recipe.schedule.steps,
+        global_batch=recipe.schedule.global_batch,
+        seed=recipe.seed,
+        compiler=_compiler(runtime, recipe, world),
+    )
+    torch.manual_seed(mix(recipe.seed, 1))
+    method = method_class(recipe.method, setting)
+    exam = Exam(test, spec, world, teacher)
+    return Built(method, streams, teacher, exam, opened, spec, teacher_sha256)
+
+
+def _share(recipe: Recipe, world: World) -> int:
+    share = world.share(recipe.schedule.global_batch)
+    if share < 2:
+        raise UsageError(
+            f"schedule.global_batch {recipe.schedule.global_batch} leaves {share} image to each of "
+            f"{world.size} workers; batch normalisation needs 2 or more"
+        )
+    return share
+
+
+def spec_of(data: DataConfig, roots: Roots) -> DataSpec:
+    """Return what may be known of the recipe's data."""
+    if data.num_classes is not None and data.channels is not None and data.size is not None:
+        half = (0.5,) * data.channels
+        return DataSpec(
+            data.name,
+            data.num_classes,
+            data.channels,
+            data.size,
+            data.mean or half,
+            data.std or half,
+        )
+    return data_spec(data.name, data_root=roots.data, size=data.size, mean=data.mean, std=data.std)
+
+
+def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, roots: Roots, role: str) -> nn.Module:
+    """Build a network by name or the user's factory, with its weights if the recipe names a file.
+
+    Raises:
+        UsageError: if its logits are not one per class of the data.
+    """
+    sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
+    if config.factory is not None:
+        network = load_factory(config.factory)
+    else:
+        assert config.model is not None, "validated by the recipe"
+        network = build_model(config.model, **sizes)
+    if config.weights is not None:
+        load_weights(network, find_weights(config.weights, roots))
+    with torch.no_grad():
+        was_training = network.training
+        try:
+            output: Any = network.eval()(torch.zeros(2, spec.channels, spec.size, spec.size))
+        except Exception as error:
+            raise UsageError(
+                f"the {role} does not take images of {spec.channels} x {spec.size} x {spec.size} "
+                f"(data {spec.name!r}): {str(error).splitlines()[0]}; set data.size or another network"
+            ) from None
+        network.train(was_training)
+    classes = getattr(output, "logits", output).shape[-1]
+    if classes != spec.num_classes:
+        raise UsageError(
+            f"the {role} has {classes} classes, data {spec.name!r} has {spec.num_classes}; they must be equal"
+        )
+    network = network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+    return network
+
+
+def load_teacher(config: TeacherConfig, spec: DataSpec, roots: Roots) -> tuple[Teacher, str]:
+    """Return the frozen teacher and the sha256 of its weights.
+
+    Raises:
+        UsageError: if teacher and data differ in classes, channels, size or normalisation.
+    """
+    if config.recipe is not None:
+        source = load_recipe(config.recipe)
+        theirs = spec_of(source.data, roots)
+        if (theirs.channels, theirs.size, theirs.num_classes, theirs.mean, theirs.std) != (
+            spec.channels, spec.size, spec.num_classes, spec.mean, spec.std
+        ):  # fmt: skip
+            raise UsageError(
+                f"teacher recipe {source.name!r} has {theirs.num_classes} classes of images "
+                f"{theirs.channels}x{theirs.size}x{theirs.size} normalised by {theirs.mean}/{theirs.std}; "
+                f"this recipe's data {spec.name!r} has {spec.num_classes} of {spec.channels}x{spec.size}x"
+                f"{spec.size} by {spec.mean}/{spec.std}. They must agree: set data.size, mean and std"
+            )
+        path = roots.store / source.run_id / "student.safetensors"
+        config = TeacherConfig(**source.student.model_dump(exclude={"weights"}), weights=str(path))
+    assert config.weights is not None, "validated by the recipe"
+    network = build_network(config, spec, roots, "teacher")
+    weights = find_weights(config.weights, roots)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Teacher(network, channels=spec.channels, size=spec.size), digest
+
+
+def find_weights(name: str, roots: Roots) -> Path:
+    """Return the file of that name in the current directory, or else under the data root.
+
+    Raises:
+        UsageError: naming the places looked at.
+    """
+    places = [Path(name)] + ([roots.data / name] if roots.data else [])
+    for place in places:
+        if place.is_file():
+            return place
+    looked = " and ".join(str(place) for place in places)
+    raise UsageError(f"no weights file {name!r} (looked at {looked}; RAYKD_DATA sets the data root)")
+
+
+def _compiler(runtime: Runtime, recipe: Recipe, world: World) -> Compiler:
+    images = recipe.schedule.steps * _share(recipe, world)
+    wanted = runtime.compile == "on" or (runtime.compile == "auto" and images >= _IMAGES_WORTH_COMPILING)
+    if not wanted:
+        return _plain
+    obstacle = compile_obstacle(world.device.type)
+    if obstacle:
+        logger.warning("running without torch.compile: %s", obstacle)
+        return _plain
+    return lambda network: torch.compile(network, dynamic=False)
+
+
+def _plain(network: nn.Module) -> Callable[..., Any]:
+    return network

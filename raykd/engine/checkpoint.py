@@ -1,0 +1,152 @@
+"""Checkpoints that are whole or recognised as torn: files first, a manifest with their sha256 sums last.
+
+    checkpoints/step_0001200/  last.safetensors blind.safetensors best.safetensors state.pt manifest.json
+
+Nothing in them can execute, and no path is stored, so a run directory may be moved.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raykd.errors import CorruptError, SetupError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on: ``state`` of plain numbers and tensors, and named sets of weights.
+
+    ``samples`` is a PNG published beside the checkpoint, not part of it.
+    """
+
+    step: int
+    world_size: int
+    weights: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+    samples: bytes | None = None
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write into ``folder``/step_N, which appears under that name only when it is complete.
+
+    Raises:
+        SetupError: if the disk does not take it; what was there before is untouched.
+    """
+    final = folder / f"step_{checkpoint.step:07d}"
+    staging = folder / f".writing-{final.name}"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        for name, weights in checkpoint.weights.items():
+            save_weights(weights, staging / f"{name}.safetensors")
+        torch.save(dict(checkpoint.state), staging / "state.pt")
+        files = {path.name: _fingerprint(path) for path in sorted(staging.iterdir())}
+        manifest = {"step": checkpoint.step, "world_size": checkpoint.world_size, "files": files}
+        write_text(staging / MANIFEST, json.dumps(manifest, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        staging.rename(final)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise SetupError(
+            f"could not write checkpoint {final.name} ({error}); the one before it is intact: "
+            "free some space or mend the storage, then run the same command"
+        ) from None
+    for old in _steps(folder)[:-_KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that its manifest confirms; say which ones were passed over.
+
+    Raises:
+        CorruptError: if there are checkpoints and none is whole.
+    """
+    candidates = _steps(folder)
+    for path in reversed(candidates):
+        fault = find_fault(path)
+        if fault is None:
+            return path
+        logger.warning("checkpoint %s is damaged (%s); using the one before it", path.name, fault)
+    if candidates:
+        raise CorruptError(
+            f"no whole checkpoint among {[p.name for p in candidates]} in {folder.parent.name}/checkpoints; "
+            "restore one from a backup, or delete that folder to start the run again"
+        )
+    return None
+
+
+def find_fault(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint directory, naming the file, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files, step = dict(manifest["files"]), int(manifest["step"])
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: the write was cut off"
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"{MANIFEST} is not readable"
+    if step != step_of(path):
+        return f"{MANIFEST} speaks of step {step}"
+    for name, expected in files.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if _fingerprint(path / name) != expected:
+            return f"{name} differs from its checksum"
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint that ``latest_checkpoint`` has verified."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    weights = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(manifest["step"], manifest["world_size"], weights, state)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, on the CPU and each with memory of its own."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file in one move, so that a reader sees the old text or the new."""
+    staging = path.with_name(f".{path.name}.writing")
+    with staging.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.replace(path)
+
+
+def step_of(path: Path) -> int:
+    """Return the step that a checkpoint directory is named by."""
+    return int(path.name.removeprefix("step_"))
+
+
+def _steps(folder: Path) -> list[Path]:
+    steps = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdecimal()]
+    return sorted(steps, key=step_of)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "bytes": path.stat().st_size,
+        }

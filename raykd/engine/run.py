@@ -1,0 +1,202 @@
+"""One run from recipe to result, in a store of runs; the same call resumes, and a finished run is only read.
+
+<store>/<run id>/   see raykd.engine.report
+"""
+
+import fcntl
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.config import Runtime
+from raykd.engine.build import Built, Roots, build, check
+from raykd.engine.checkpoint import save_weights, step_of, write_text
+from raykd.engine.environment import describe
+from raykd.engine.fit import fit
+from raykd.engine.report import Reporter, read_status, rewind_metrics, write_status
+from raykd.engine.selection import Selection
+from raykd.engine.stop import Interrupted
+from raykd.errors import CorruptError, RaykdError, UsageError
+from raykd.parallel import World
+from raykd.recipe import Recipe, control_runs, dump_recipe, entailed_runs, teacher_run
+
+logger = logging.getLogger(__name__)
+
+SELECTIONS = ("last", "blind", "best")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run happens: who we are, where things lie, how the arithmetic runs, whom to tell."""
+
+    world: World
+    roots: Roots
+    runtime: Runtime
+    make_reporter: Callable[[Path], Reporter]
+
+
+def run(recipe: Recipe, place: Place) -> dict[str, Any]:
+    """Train what the recipe says, its teacher first if that is a run, its controls after; return the result.
+
+    Every worker calls this, and every worker gets the result.
+
+    Raises:
+        Interrupted: when a stop was asked for; everything up to that step is saved.
+        RaykdError: for what the user must mend.
+    """
+    entailed_runs(recipe)  # a slip in any of them should show before hours of the first
+    teacher = teacher_run(recipe)
+    if teacher is not None and not _is_finished(teacher, place):
+        logger.info("the teacher's run %s is not there yet: training it first", teacher.run_id)
+        check(recipe, place.world, place.roots)
+        run(teacher, place)
+    result = _run_one(recipe, place)
+    controls = {}
+    for control in control_runs(recipe):
+        logger.info("control beside it: %s", control.run_id)
+        controls[control.name] = run(control, place)
+    return {**result, "controls": controls} if controls else result
+
+
+def _is_finished(recipe: Recipe, place: Place) -> bool:
+    status = read_status(place.roots.store / recipe.run_id)
+    return bool(place.world.broadcast(status.get("state") == "finished"))
+
+
+def _run_one(recipe: Recipe, place: Place) -> dict[str, Any]:
+    world, directory = place.world, place.roots.store / recipe.run_id
+    with _alone_in(directory, world):
+        if _is_finished(recipe, place):
+            logger.info("%s is finished already: reading its result", recipe.run_id)
+            result: dict[str, Any] = world.broadcast(read_status(directory).get("result"))
+            return result
+        built = build(recipe, world, place.runtime, place.roots)
+        reporter = place.make_reporter(directory)
+        resume = _resume_point(reporter, world)
+        _open_directory(directory, recipe, built, world, resume)
+        try:
+            selection, seconds = fit(
+                built.method,
+                built.streams,
+                built.teacher,
+                built.exam,
+                schedule=recipe.schedule,
+                reporter=reporter,
+                resume=resume,
+            )
+        except RaykdError as error:
+            if world.rank == 0:
+                state = "interrupted" if isinstance(error, Interrupted) else "failed"
+                write_status(directory, state=state, reason=str(error))
+            raise
+        result = _result(recipe, built, selection, seconds, directory)
+        if world.rank == 0:
+            write_status(directory, state="finished", step=recipe.schedule.steps, result=result)
+        return result
+
+
+@contextmanager
+def _alone_in(directory: Path, world: World) -> Iterator[None]:
+    """Hold the run directory for this job: a second one would tear its checkpoints."""
+    if world.rank != 0:
+        problem = world.broadcast(None)
+        if problem:
+            raise UsageError(problem)
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        problem = None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            problem = (
+                f"run {directory.name} is in progress in another process; wait for it, "
+                "or give this one another seed or another --out"
+            )
+        world.broadcast(problem)
+        if problem:
+            raise UsageError(problem)
+        yield
+
+
+def _resume_point(reporter: Reporter, world: World) -> Path | None:
+    """Let rank 0 find the checkpoint, and fail on all workers alike if it cannot."""
+    found, problem = None, None
+    if world.rank == 0:
+        try:
+            found = reporter.resume_from()
+        except CorruptError as error:
+            problem = str(error)
+    path, problem = world.broadcast((found and str(found), problem))
+    if problem:
+        raise CorruptError(problem)
+    return Path(path) if path else None
+
+
+def _open_directory(directory: Path, recipe: Recipe, built: Built, world: World, resume: Path | None) -> None:
+    """Bring the run directory in order on rank 0, before anybody writes to it."""
+    problem = None
+    if world.rank == 0:
+        problem = _changed_teacher(directory, built) if resume else None
+        if problem is None:
+            _write_opening(directory, recipe, built, world, step_of(resume) if resume else 0)
+    problem = world.broadcast(problem)
+    if problem:
+        raise UsageError(problem)
+
+
+def _changed_teacher(directory: Path, built: Built) -> str | None:
+    try:
+        before = json.loads((directory / "environment.json").read_text())["teacher_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if before == built.teacher_sha256:
+        return None
+    return (
+        f"the teacher's weights are not those that run {directory.name} began with "
+        f"(sha256 {before} then, {built.teacher_sha256} now): put them back, or use another --out"
+    )
+
+
+def _write_opening(directory: Path, recipe: Recipe, built: Built, world: World, step: int) -> None:
+    write_text(directory / "recipe.yaml", dump_recipe(recipe))
+    environment = {
+        **describe(world),
+        "data_opened": built.opened.by_role(),
+        "teacher_sha256": built.teacher_sha256,
+    }
+    write_text(directory / "environment.json", json.dumps(environment, indent=1))
+    rewind_metrics(directory, step)
+    if step:
+        logger.info("%s goes on from step %d", recipe.run_id, step)
+    write_status(directory, state="running", step=step, steps=recipe.schedule.steps, reason=None)
+
+
+def _result(recipe: Recipe, built: Built, selection: Selection, seconds: float, directory: Path) -> dict[str, Any]:
+    """Score the three selections once more, save the chosen weights, and add up what it cost."""
+    world, student = built.method.world, built.method.student
+    figures = {}
+    for name in SELECTIONS:
+        student.load_state_dict(selection.weights[name])
+        figures[name] = {"step": selection.steps[name], **built.exam.score(student)}
+    chosen = "last" if built.method.streams else "blind"
+    if world.rank == 0:
+        save_weights(selection.weights[chosen], directory / "student.safetensors")
+    gpus = world.size if world.device.type == "cuda" else 0
+    return {
+        "run": recipe.run_id,
+        "seed": recipe.seed,
+        "selected": chosen,
+        **figures,
+        **built.exam.score_teacher(),
+        "images": recipe.schedule.steps * recipe.schedule.global_batch,
+        "seconds": round(seconds, 2),
+        "gpu_hours": round(seconds * gpus / 3600, 4),
+        "data_opened": built.opened.by_role(),
+        "published": recipe.published,
+    }

@@ -1,0 +1,62 @@
+"""A picture that a person can read: synthetic images in a grid, the teacher's label under each."""
+
+import io
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from raykd.data.spec import DataSpec
+from raykd.methods.base import Method
+from raykd.parallel import mix
+
+_COLUMNS, _ROWS = 8, 4
+_CELL, _CAPTION, _GAP = 96, 16, 4
+_BATCH = 256  # generators normalise over the batch, so a few images alone would look unlike training's
+_SEED = 0x5A3  # the same latents at every report, so that the pictures can be compared
+
+
+def sample_sheet(method: Method, teacher: nn.Module | None) -> bytes | None:
+    """Return the picture of a method's present images, or None for one that makes none."""
+    images = method.sample(_BATCH, mix(method.setting.seed, _SEED))
+    if images is None or teacher is None:
+        return None
+    images = images[: _COLUMNS * _ROWS]
+    with torch.no_grad():
+        teacher_logits = teacher(images)[0]
+    return draw_samples(images, teacher_logits.float().cpu(), method.setting.spec)
+
+
+def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec) -> bytes:
+    """Return a PNG of the images (N, C, H, W), captioned with the teacher's label and confidence.
+
+    Each image is stretched to its own range: a generator works in normalised space, and may leave [0, 1].
+    """
+    rows = min(_ROWS, -(-len(images) // _COLUMNS))
+    width, height = _COLUMNS * (_CELL + _GAP), rows * (_CELL + _CAPTION + _GAP)
+    sheet = Image.new("RGB", (width + _GAP, height + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    confidence, labels = teacher_logits.softmax(1).max(1)
+    mean = torch.tensor(spec.mean).view(-1, 1, 1)
+    std = torch.tensor(spec.std).view(-1, 1, 1)
+    for index, image in enumerate(images.detach().float().cpu()):
+        row, column = divmod(index, _COLUMNS)
+        left, top = _GAP + column * (_CELL + _GAP), _GAP + row * (_CELL + _CAPTION + _GAP)
+        sheet.paste(
+            _picture(image * std + mean).resize((_CELL, _CELL), Image.Resampling.NEAREST),
+            (left, top),
+        )
+        label = int(labels[index])
+        name = spec.class_names[label] if spec.class_names else str(label)
+        pen.text((left, top + _CELL + 2), f"{name[:10]} {100 * confidence[index]:.0f}%", fill="black")
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _picture(image: Tensor) -> Image.Image:
+    low, high = image.min(), image.max()
+    levels = ((image - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
+    if len(levels) == 1:
+        levels = levels.expand(3, -1, -1)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())

@@ -1,0 +1,103 @@
+"""Which student counts: the last, the blind-selected, the best.
+
+Blind selection looks at no real image. A pool keeps held-out synthetic images of the latest reports with the
+teacher's answers; at each report the student and the incumbent are both scored on the same pool, by agreement and then
+by divergence, and the better one is the incumbent. *Best* is the oracle: it peeks at the test split, and is shown to
+tell how much peeking would have given.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raykd.engine.evaluate import logits_of, score
+from raykd.methods.base import Method
+from raykd.parallel import World, mix
+
+_POOL_REPORTS = 8
+_POOL_BYTES = 64 * 2**20
+_MAX_IMAGES = 1024
+_BATCH = 256
+_HELD_OUT = 0x4E1D  # keeps these latents apart from training's
+
+Weights = dict[str, Tensor]
+
+
+class Selection:
+    """Keeps the last, the blind and the best student, and the pool that decides between blind candidates."""
+
+    def __init__(self, method: Method, teacher: nn.Module | None, evaluator: nn.Module) -> None:
+        """Score with ``evaluator``, a copy of the student's architecture whose weights may be overwritten."""
+        self._method = method
+        self._teacher = teacher
+        self._evaluator = evaluator
+        self._pool: list[tuple[Tensor, Tensor]] = []
+        self.weights: dict[str, Weights] = {}
+        self.steps: dict[str, int] = {}
+        self._best_score = -1.0
+
+    def consider(self, weights: Weights, step: int, test: Mapping[str, float]) -> dict[str, float]:
+        """Compare the student of ``step`` with the incumbents; return the blind figures."""
+        self._keep("last", weights, step)
+        best_score = test.get("accuracy/top1", self._best_score)
+        if best_score > self._best_score or not test:
+            self._best_score = best_score
+            self._keep("best", weights, step)
+        blind = self._blind(weights, step)
+        if not blind:
+            self._keep("blind", weights, step)
+        return blind
+
+    def _keep(self, name: str, weights: Weights, step: int) -> None:
+        self.weights[name] = {key: value.detach().cpu().clone() for key, value in weights.items()}
+        self.steps[name] = step
+
+    def _blind(self, weights: Weights, step: int) -> dict[str, float]:
+        setting = self._method.setting
+        count = min(setting.global_batch, _MAX_IMAGES)
+        images = self._method.sample(count, mix(setting.seed, _HELD_OUT, step))
+        if images is None or self._teacher is None:
+            return {}
+        world = setting.world
+        # Stored halved in size; the teacher answers what is stored, so both see the same pixels.
+        images = images.half()
+        batches = [b.float() for b in images.split(_BATCH)]
+        self._pool.append((images.cpu(), logits_of(self._teacher, batches, world).cpu()))
+        room = max(1, _POOL_BYTES // (images.numel() * images.element_size()))
+        self._pool = self._pool[-min(_POOL_REPORTS, room) :]
+        challenger = self._score(weights, world)
+        if "blind" in self.weights:
+            incumbent = self._score(self.weights["blind"], world)
+            if _rank(incumbent) > _rank(challenger):
+                return {f"blind/{name}": value for name, value in incumbent.items()}
+        self._keep("blind", weights, step)
+        return {f"blind/{name}": value for name, value in challenger.items()}
+
+    def _score(self, weights: Mapping[str, Tensor], world: World) -> dict[str, float]:
+        self._evaluator.load_state_dict(weights)
+        mine = slice(world.rank, None, world.size)
+        images = torch.cat([images for images, _ in self._pool])[mine]
+        teacher_logits = torch.cat([logits for _, logits in self._pool])[mine].to(world.device)
+        batches = (b.to(world.device).float() for b in images.split(_BATCH))
+        return score(logits_of(self._evaluator, batches, world), None, teacher_logits, world)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return steps, the oracle's score and the pool; the weights are saved as files of their own."""
+        return {
+            "steps": dict(self.steps),
+            "best_score": self._best_score,
+            "pool": [list(entry) for entry in self._pool],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Weights]) -> None:
+        """Restore what ``state_dict`` returned, with the weights by name."""
+        self.steps = dict(state["steps"])
+        self._best_score = state["best_score"]
+        self._pool = [(images, logits) for images, logits in state["pool"]]
+        self.weights = {name: dict(weights[name]) for name in self.steps}
+
+
+def _rank(figures: Mapping[str, float]) -> tuple[float, float]:
+    return figures["agreement"], -figures["kl"]

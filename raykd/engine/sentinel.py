@@ -1,0 +1,20 @@
+"""Stop a run that has gone wrong before it overwrites what was right."""
+
+import math
+from collections.abc import Mapping
+
+from raykd.errors import RunFailed
+
+
+def check_finite(metrics: Mapping[str, float], step: int) -> None:
+    """Refuse non-finite metrics; called before a checkpoint is written, so the last good one stays.
+
+    Raises:
+        RunFailed: naming the quantities.
+    """
+    bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+    if bad:
+        raise RunFailed(
+            f"{', '.join(bad)} not finite at step {step}; no checkpoint was written for it. "
+            "Lower the learning rate (student_optim.lr, method.generator_optim.lr) or a loss weight"
+        )

@@ -1,0 +1,69 @@
+"""From a running method to a checkpoint and back, bit for bit at the same number of workers.
+
+Parameters are equal on all workers; batch-normalisation buffers are not, since each worker normalises its own share.
+The checkpoint therefore keeps every worker's buffers, and evaluation uses their average.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from raykd.engine.checkpoint import Checkpoint, read_checkpoint
+from raykd.engine.selection import Selection, Weights
+from raykd.methods.base import Method
+from raykd.parallel import World
+
+
+def averaged_weights(network: nn.Module, world: World) -> Weights:
+    """Return the state dict with floating-point buffers averaged over workers."""
+    weights = dict(network.state_dict())
+    buffers = _float_buffers(network)
+    flat = world.sum(_flat((b for _, b in buffers), world)) / world.size
+    pieces = flat.split([buffer.numel() for _, buffer in buffers])
+    for (name, buffer), piece in zip(buffers, pieces, strict=True):
+        weights[name] = piece.view_as(buffer)
+    return weights
+
+
+def capture(method: Method, selection: Selection, seconds: float, samples: bytes | None) -> Checkpoint | None:
+    """Collect the checkpoint on rank 0 (None elsewhere); every worker must call it."""
+    world = method.world
+    last = averaged_weights(method.student, world)
+    rows = world.gather(_flat((b for n in method.trained.values() for _, b in _float_buffers(n)), world))
+    if world.rank != 0:
+        return None
+    state = {
+        "method": method.state_dict(),
+        "selection": selection.state_dict(),
+        "buffers": rows.cpu(),
+        "seconds": seconds,
+    }
+    weights = {**selection.weights, "last": last}
+    return Checkpoint(method.steps_done, world.size, weights, state, samples)
+
+
+def restore(path: Path | None, method: Method, selection: Selection) -> float:
+    """Load a checkpoint into the method and the selection; return the seconds already spent."""
+    if path is None:
+        return 0.0
+    checkpoint = read_checkpoint(path)
+    method.load_state_dict(checkpoint.state["method"])
+    weights = {name: dict(tensors) for name, tensors in checkpoint.weights.items()}
+    selection.load_state_dict(checkpoint.state["selection"], weights)
+    rows, world = checkpoint.state["buffers"], method.world
+    row = rows[world.rank] if len(rows) == world.size else rows.mean(0)
+    buffers = [b for network in method.trained.values() for _, b in _float_buffers(network)]
+    for buffer, piece in zip(buffers, row.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(piece.view_as(buffer))
+    return float(checkpoint.state["seconds"])
+
+
+def _float_buffers(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, b) for name, b in network.named_buffers() if b.is_floating_point()]
+
+
+def _flat(tensors: Iterable[Tensor], world: World) -> Tensor:
+    rows = [tensor.reshape(-1) for tensor in tensors]
+    return torch.cat(rows) if rows else torch.zeros(0, device=world.device)

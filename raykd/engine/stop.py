@@ -1,0 +1,42 @@
+"""Stop together: all workers must leave the loop at the same step, or the next collective waits for ever."""
+
+import time
+
+from raykd.engine.report import Reporter
+from raykd.errors import RaykdError
+from raykd.parallel import World
+
+_SECONDS_BETWEEN = 0.5
+
+
+class Interrupted(RaykdError):
+    """The run was asked to stop; it saved a checkpoint first."""
+
+    exit_code = 130
+
+    def __init__(self, step: int, steps: int) -> None:
+        """Say where the run stands."""
+        super().__init__(f"stopped at step {step} of {steps}, saved; the same command continues")
+
+
+class StopPoll:
+    """Asks rank 0's reporter about twice a second, at steps that all workers agree on."""
+
+    def __init__(self, reporter: Reporter, world: World) -> None:
+        """Ask at the first step, then as often as the pace of the steps tells."""
+        self._reporter = reporter
+        self._world = world
+        self._next = 0
+        self._asked_at = (0, time.monotonic())
+
+    def asked(self, done: int) -> bool:
+        """Tell, equally on every worker, whether to stop after ``done`` steps."""
+        if done < self._next:
+            return False
+        step, moment = self._asked_at
+        now = time.monotonic()
+        pace = max(1, round((done - step) * _SECONDS_BETWEEN / max(now - moment, 1e-6)))
+        self._asked_at = (done, now)
+        # Rank 0 alone decides both, since clocks and files may look different elsewhere.
+        verdict, self._next = self._world.broadcast((self._reporter.stop_requested(), done + pace))
+        return bool(verdict)

@@ -1,0 +1,102 @@
+"""Run as a process of its own: train the same run again and again, and die at a chosen moment each time.
+
+Every attempt is a forked process that kills itself with SIGKILL, so nothing is flushed, closed or unlocked by Python.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from raykd.engine import checkpoint, report, run
+from raykd.engine.checkpoint import Checkpoint
+from raykd.engine.run import Place
+from raykd.methods.dafl import Dafl
+from raykd.recipe import Recipe
+from tests.golden.shrunk import shrunk
+
+STEPS, EVERY = 12, 2
+PAIRS = [f"schedule.steps={STEPS}", f"schedule.report_every={EVERY}", "controls=[]"]
+
+
+def die(*_: Any, **__: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at(target: Any, name: str, when: Callable[..., bool], *, after: bool = False) -> Any:
+    """Patch a function so that the process dies before (or after) the call for which ``when`` holds."""
+    original = getattr(target, name)
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        doomed = when(*args, **kwargs)
+        result = None if doomed and not after else original(*args, **kwargs)
+        return die() if doomed else result
+
+    return mock.patch.object(target, name, deadly)
+
+
+def half_a_line(step: int) -> Any:
+    """Leave the line of a step without its end, as a write that was cut off does."""
+    original = report.LocalReporter._write_metrics
+
+    def deadly(self: Any, metrics: Mapping[str, float], saved: Checkpoint) -> None:
+        original(self, metrics, saved)
+        if saved.step == step:
+            path = self._directory / "metrics.jsonl"
+            path.write_bytes(path.read_bytes()[:-20])
+            die()
+
+    return mock.patch.object(report.LocalReporter, "_write_metrics", deadly)
+
+
+MOMENTS = {
+    "in a step": lambda: at(Dafl, "step", lambda self, _: self.steps_done == 3),
+    "between the files of a checkpoint": lambda: at(
+        checkpoint, "write_text", lambda path, _: "step_0000004" in str(path)
+    ),
+    "before a checkpoint gets its name": lambda: at(
+        Path, "rename", lambda path, _: path.name == ".writing-step_0000006"
+    ),
+    "in a line of the metrics": lambda: half_a_line(8),
+    "before an old checkpoint is removed": lambda: at(
+        checkpoint, "_steps", lambda folder: (folder / "step_0000010").exists()
+    ),
+    "after the last checkpoint": lambda: at(run, "_result", lambda *_: True),
+}
+
+
+def attempt(place: Place, recipe: Recipe, moment: str) -> int:
+    """Fork, run, die at the moment; return the wait status."""
+    pid = os.fork()
+    if pid == 0:
+        with MOMENTS[moment]():
+            run.run(recipe, place)
+        os._exit(0)  # not reached when the moment came
+    return os.waitpid(pid, 0)[1]
+
+
+def main(root: Path) -> None:
+    """Die at every moment in turn; print how, and what was on the disk then."""
+    torch.set_num_threads(1)
+    for name in ("sklearn.datasets", "torch.utils.tensorboard"):  # slow: once, not in every fork
+        with suppress(ImportError):
+            importlib.import_module(name)
+    with shrunk(STEPS, root) as (place, load):
+        recipe = load("dafl_digits", PAIRS)
+        for moment in MOMENTS:
+            status = attempt(place, recipe, moment)
+            saved = sorted(p.name for p in (root / "runs" / recipe.run_id / "checkpoints").glob("*"))
+            signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            print(json.dumps({"moment": moment, "signal": signal_number, "saved": saved}), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,104 @@
+"""No dead knobs: whatever a recipe may say, a run reads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+
+from raykd.config import Section
+from raykd.engine.run import run
+from raykd.recipe import Recipe, load_recipe, recipe_names
+from tests.golden.shrunk import shrunk
+
+STEPS = 2
+VARIANTS = {
+    "dafl_digits": [
+        ["method.pseudo_label=lq", "student_optim={name: sgd, lr: 0.1}"],
+        ["student_optim={name: adamw, lr: 1e-3, schedule: {name: multistep, at: [1]}}"],
+    ],
+    "kd_digits": [["student_optim={name: adamw, lr: 1e-3, schedule: {name: cosine}}"]],
+    "noise_digits": [
+        [
+            "teacher={model: lenet5, weights: made.safetensors}",
+            "data={name: unseen, num_classes: 10, channels: 1, size: 32, test: false}",
+        ]
+    ],
+}
+"""Choices that no packaged recipe makes, so that their fields are read too."""
+
+
+def sections(section: Section) -> Iterator[Section]:
+    yield section
+    for name in type(section).model_fields:
+        value = section.__dict__[name]
+        if isinstance(value, Section):
+            yield from sections(value)
+
+
+def is_tag(section: type[Section], field: str) -> bool:
+    """Tell whether a field only chooses the class of its section, which reading the file has done."""
+    return get_origin(section.model_fields[field].annotation) is Literal and field == "name"
+
+
+class Reads:
+    """Remembers which fields of which section have been read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: set[tuple[int, str]] = set()
+        plain = Section.__getattribute__
+
+        def recorded(section: Section, name: str) -> Any:
+            self.seen.add((id(section), name))
+            return plain(section, name)
+
+        monkeypatch.setattr(Section, "__getattribute__", recorded, raising=False)
+
+    def unread(self, recipe: Recipe) -> tuple[set[str], set[str]]:
+        """Return the fields read, and those that the recipe sets but nobody has read."""
+        read, missed = set(), set()
+        for section in sections(recipe):
+            kind = type(section)
+            for field in kind.model_fields:
+                if (id(section), field) in self.seen or is_tag(kind, field):
+                    read.add(f"{kind.__name__}.{field}")
+                elif field in section.model_fields_set:
+                    missed.add(f"{kind.__name__}.{field}")
+        return read, missed
+
+
+def every_field(annotation: Any) -> set[str]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        fields = annotation.model_fields
+        inner = [every_field(info.annotation) for info in fields.values()]
+        return {f"{annotation.__name__}.{name}" for name in fields}.union(*inner)
+    return set().union(*(every_field(part) for part in get_args(annotation)))
+
+
+def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [(name, pairs) for name in recipe_names() for pairs in [[], *VARIANTS.get(name, [])]]
+    reads = Reads(monkeypatch)
+    read: set[str] = set()
+    unread: dict[str, set[str]] = {}
+    keep = []  # an id must not be given to a second section
+    for number, (name, pairs) in enumerate(runs):
+        with shrunk(STEPS, tmp_path / str(number)) as (place, load):
+            recipe = load(name, pairs)
+            keep.append(recipe)
+            reads.seen.clear()
+            run(recipe, place)
+        ours, missed = reads.unread(recipe)
+        read |= ours
+        if missed:
+            unread[" ".join([name, *pairs])] = missed
+    assert unread == {}
+    assert every_field(Recipe) - read == set()
+
+
+def test_an_unread_field_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("supervised_digits_lenet5")
+    reads = Reads(monkeypatch)
+    assert recipe.schedule.steps > 0
+    read, missed = reads.unread(recipe)
+    assert {"Recipe.schedule", "ScheduleConfig.steps"} <= read
+    assert {"ScheduleConfig.report_every", "Adam.lr", "Recipe.data"} <= missed

@@ -1,0 +1,279 @@
+"""A run as a whole: killed, moved, doubled, fed with nonsense, and without the training set."""
+
+import fcntl
+import json
+import logging
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raykd.engine.checkpoint import find_fault, read_checkpoint
+from raykd.engine.report import LocalReporter, read_status
+from raykd.engine.run import Place, run
+from raykd.engine.stop import Interrupted
+from raykd.errors import CorruptError, RunFailed, UsageError
+from raykd.recipe import Recipe, load_recipe
+from tests.engine.killed import MOMENTS, PAIRS, STEPS
+from tests.golden.shrunk import Load, shrunk
+from tests.methods.toy import assert_same
+
+ROOT = Path(__file__).parent.parent.parent
+SHORT = ["schedule.steps=4", "schedule.report_every=1", "controls=[]"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "images_per_second"} for x in lines]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Compare all but the clock: weights and state bit for bit, metrics and result number by number."""
+    assert (ours / "student.safetensors").read_bytes() == (theirs / "student.safetensors").read_bytes()
+    last = [sorted((d / "checkpoints").glob("step_*"))[-1] for d in (ours, theirs)]
+    assert last[0].name == last[1].name
+    found, expected = (read_checkpoint(path) for path in last)
+    assert_same(found.weights, expected.weights)
+    assert_same({**found.state, "seconds": 0}, {**expected.state, "seconds": 0})
+    results = [read_status(d)["result"] | {"seconds": 0} for d in (ours, theirs)]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that nothing disturbed."""
+    with shrunk(STEPS, tmp_path_factory.mktemp("whole")) as (place, load):
+        recipe = load("dafl_digits", PAIRS)
+        run(recipe, place)
+        return place.roots.store / recipe.run_id
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], str]:
+    """The directory of the same run after being killed at every moment, what was said, and the log."""
+    root = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-m", "tests.engine.killed", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    with shrunk(STEPS, root) as (place, load):
+        recipe = load("dafl_digits", PAIRS)
+        run(recipe, place)
+        directory = place.roots.store / recipe.run_id
+    deaths = [json.loads(line) for line in done.stdout.splitlines()]
+    return directory, deaths, done.stderr
+
+
+def test_every_moment_killed_the_process(
+    killed: tuple[Path, list[dict[str, Any]], str],
+) -> None:
+    _, deaths, _ = killed
+    assert [death["moment"] for death in deaths] == list(MOMENTS)
+    assert {death["signal"] for death in deaths} == {signal.SIGKILL}
+    saved = [death["saved"] for death in deaths]
+    assert saved[0] == ["step_0000002"]
+    assert saved[1] == [".writing-step_0000004", "step_0000002"]
+    assert saved[4] == ["step_0000006", "step_0000008", "step_0000010"]
+    assert saved[5] == ["step_0000010", "step_0000012"]
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    killed: tuple[Path, list[dict[str, Any]], str], whole: Path
+) -> None:
+    assert_same_run(killed[0], whole)
+    assert not list((killed[0] / "checkpoints").glob(".*"))
+
+
+def test_no_step_appears_twice(killed: tuple[Path, list[dict[str, Any]], str], whole: Path) -> None:
+    steps = [row["step"] for row in rows(killed[0])]
+    assert steps == sorted(set(steps))
+    expected = {row["step"]: row for row in rows(whole)}
+    assert all(row == expected[row["step"]] for row in rows(killed[0]))
+
+
+def test_no_step_is_lost(killed: tuple[Path, list[dict[str, Any]], str], whole: Path) -> None:
+    assert rows(killed[0]) == rows(whole)
+
+
+def stopping(place: Place) -> Place:
+    """The same place, where somebody asks to stop at once."""
+    return replace(place, make_reporter=lambda directory: LocalReporter(directory, lambda: True))
+
+
+def stop(recipe: Recipe, place: Place, times: int) -> None:
+    """Stop the run of this recipe, but not that of its teacher, after so many steps."""
+    teacher = recipe.teacher
+    assert teacher is not None
+    for step in range(1, times + 1):
+        with pytest.raises(Interrupted, match=f"stopped at step {step} of") as caught:
+            run(recipe, stopping(place))
+        assert caught.value.exit_code == 130
+
+
+def test_a_stopped_and_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    with shrunk(STEPS, before) as (place, load):
+        recipe = load("dafl_digits", PAIRS)
+        assert recipe.teacher is not None
+        run(load(str(recipe.teacher.recipe)), place)
+        stop(recipe, place, times=3)
+        assert read_status(place.roots.store / recipe.run_id)["state"] == "interrupted"
+    named = [
+        path.relative_to(tmp_path)
+        for path in before.rglob("*")
+        if path.is_file() and str(tmp_path).encode() in path.read_bytes()
+    ]
+    assert named == []
+    before.rename(after)
+    with shrunk(STEPS, after) as (place, load):
+        run(load("dafl_digits", PAIRS), place)
+    assert_same_run(after / "runs" / whole.name, whole)
+    assert rows(after / "runs" / whole.name) == rows(whole)
+
+
+def test_a_finished_run_is_only_read(whole: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    shutil.copytree(whole.parent, store)
+    (store / whole.name / "checkpoints").rename(store / "elsewhere")
+    with shrunk(STEPS, tmp_path) as (place, load):
+        result = run(load("dafl_digits", PAIRS), place)
+    assert result == read_status(whole)["result"]
+    assert result["selected"] == "blind"
+
+
+def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load("supervised_digits_lenet5")
+        directory = place.roots.store / recipe.run_id
+        directory.mkdir(parents=True)
+        with (directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match=f"{recipe.run_id} is in progress"):
+                run(recipe, place)
+        assert run(recipe, place)["run"] == recipe.run_id
+
+
+def damaged_run(root: Path, how_many: int) -> tuple[Recipe, Place, Load]:
+    """Stop a run at its third report and damage its newest checkpoints."""
+    with shrunk(2, root) as (place, load):
+        recipe = load("supervised_digits_lenet5", SHORT)
+        for _ in range(3):
+            with pytest.raises(Interrupted):
+                run(recipe, stopping(place))
+    checkpoints = sorted((place.roots.store / recipe.run_id / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == ["step_0000002", "step_0000003"]
+    for path in checkpoints[-how_many:]:
+        content = bytearray((path / "state.pt").read_bytes())
+        content[len(content) // 2] ^= 1
+        (path / "state.pt").write_bytes(content)
+    return recipe, place, load
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, place, _ = damaged_run(tmp_path / "damaged", 1)
+    with caplog.at_level(logging.WARNING):
+        run(recipe, place)
+    assert "step_0000003 is damaged (state.pt differs from its checksum)" in caplog.text
+    with shrunk(2, tmp_path / "other") as (other, load):
+        run(load("supervised_digits_lenet5", SHORT), other)
+    assert_same_run(place.roots.store / recipe.run_id, other.roots.store / recipe.run_id)
+    assert [row["step"] for row in rows(place.roots.store / recipe.run_id)] == [1, 2, 3, 4]
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
+    recipe, place, _ = damaged_run(tmp_path, 2)
+    with pytest.raises(CorruptError, match="no whole checkpoint") as caught:
+        run(recipe, place)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_an_absurd_rate_fails_and_saves_nothing_that_is_not_finite(tmp_path: Path, every: int) -> None:
+    pairs = ["schedule.steps=4", f"schedule.report_every={every}", "student_optim.lr=1e30"]
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load("supervised_digits_lenet5", pairs)
+        with pytest.raises(RunFailed, match=r"not finite at step .*Lower the learning rate") as caught:
+            run(recipe, place)
+    directory = place.roots.store / recipe.run_id
+    assert caught.value.exit_code == 1
+    status = read_status(directory)
+    assert status["state"] == "failed"
+    assert status["reason"] == str(caught.value)
+    for path in (directory / "checkpoints").glob("*"):
+        weights = read_checkpoint(path).weights["last"]
+        assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+
+
+def test_the_checkpoint_before_a_failure_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raykd.methods.supervised import Supervised
+
+    original = Supervised.step
+
+    def poisoned(self: Supervised, batches: Any) -> Any:
+        metrics = original(self, batches)
+        return {name: value * torch.nan for name, value in metrics.items()} if self.steps_done == 3 else metrics
+
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load("supervised_digits_lenet5", SHORT)
+        monkeypatch.setattr(Supervised, "step", poisoned)
+        with pytest.raises(RunFailed, match="loss/cross_entropy not finite at step 3"):
+            run(recipe, place)
+        checkpoints = place.roots.store / recipe.run_id / "checkpoints"
+        assert [p.name for p in sorted(checkpoints.iterdir())] == ["step_0000001", "step_0000002"]
+        assert [find_fault(path) for path in checkpoints.iterdir()] == [None, None]
+        monkeypatch.undo()
+    with shrunk(2, tmp_path) as (place, load):
+        assert run(load("supervised_digits_lenet5", SHORT), place)["last"]["step"] == 4
+
+
+@pytest.mark.parametrize("name", ["dafl_mnist", "noise_mnist", "kd_mnist"])
+def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> None:
+    pairs = [*SHORT, "teacher={model: lenet5, weights: made.safetensors}"]
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load(name, pairs)
+        for path in (tmp_path / "data" / "mnist").glob("train-*"):
+            path.unlink()
+        if name == "kd_mnist":
+            with pytest.raises(UsageError, match=r"'mnist': no file matches .*train.*splits there: test"):
+                run(recipe, place)
+            return
+        result = run(recipe, place)
+    environment = json.loads((place.roots.store / recipe.run_id / "environment.json").read_text())
+    expected = {"train": [], "ood": [], "calibration": [], "test": ["mnist/test"]}
+    assert environment["data_opened"] == result["data_opened"] == expected
+    assert len(environment["teacher_sha256"]) == 64
+
+
+def test_the_environment_names_no_place_and_no_machine(whole: Path) -> None:
+    text = (whole / "environment.json").read_text()
+    environment = json.loads(text)
+    assert environment["packages"].keys() >= {"torch", "numpy", "pydantic", "safetensors"}
+    assert environment["threads_per_worker"] == 1
+    assert environment["workers"] == 1
+    assert socket.gethostname() not in re.findall(r"[\w-]+", text)
+    assert str(ROOT) not in text
+
+
+def test_a_run_directory_says_what_was_run(whole: Path, tmp_path: Path) -> None:
+    with shrunk(STEPS, tmp_path):  # the id depends on the teacher's recipe, which was small
+        assert load_recipe(str(whole / "recipe.yaml")).run_id == whole.name
+    names = [path.name for path in (whole / "samples").iterdir()]
+    assert sorted(names) == [f"step_{step:07d}.png" for step in range(2, STEPS + 1, 2)]

@@ -1,0 +1,72 @@
+"""The losses of the first steps of a packaged recipe, kept in a file beside this one.
+
+Measured in float64, whose only purpose is to survive another processor: the game between generator and student
+magnifies a difference in rounding about a million times in 20 steps at the recipes' learning rates, which leaves
+nothing of float32's seven digits, and more than enough of float64's sixteen.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from raykd.engine.build import build
+from raykd.engine.run import run
+from tests.golden.shrunk import shrink, shrunk
+
+FOLDER = Path(__file__).parent
+STEPS = 20
+COMMAND = "python -m tests.golden.regenerate"
+
+
+def path_of(name: str) -> Path:
+    """Return the file of a recipe's curve."""
+    return FOLDER / f"{name}.json"
+
+
+def read_golden(name: str) -> dict[str, Any]:
+    """Return overrides and losses as they were."""
+    golden: dict[str, Any] = json.loads(path_of(name).read_text())
+    return golden
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Return overrides and losses as they are now; a teacher is trained for as many steps first."""
+    losses: dict[str, list[float]] = {}
+    with TemporaryDirectory() as folder, float64(), shrunk(STEPS, Path(folder)) as (place, load):
+        recipe = load(name)
+        if recipe.teacher is not None and recipe.teacher.recipe is not None:
+            run(load(recipe.teacher.recipe), place)
+        built = build(recipe, place.world, place.runtime, place.roots)
+        for step in range(STEPS):
+            batches = {role: stream.batch(step) for role, stream in built.streams.items()}
+            for key, value in built.method.step(batches).items():
+                losses.setdefault(key, []).append(float(f"{value.item():.9g}"))
+    return {"overrides": shrink(name, STEPS), "losses": losses}
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Compute in double precision on one thread, also where the code asks for float32."""
+
+    def load(network_input: Any, pixels: Tensor) -> Tensor:
+        return network_input.move(pixels).double().div_(255)  # type: ignore[no-any-return]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with (
+            mock.patch.object(Tensor, "float", Tensor.double),
+            mock.patch("raykd.data.streams._NetworkInput.load", load),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)

@@ -1,0 +1,20 @@
+"""Write the golden curves anew: all, or those of the recipes named as arguments."""
+
+import json
+import sys
+
+from raykd.recipe import recipe_names
+from tests.golden.curves import FOLDER, measure, path_of
+
+
+def regenerate(names: list[str]) -> None:
+    """Write the curves of ``names``, or of every packaged recipe; drop those of recipes that are gone."""
+    for path in FOLDER.glob("*.json"):
+        if path.stem not in recipe_names():
+            path.unlink()
+    for name in names or recipe_names():
+        path_of(name).write_text(json.dumps(measure(name), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    regenerate(sys.argv[1:])

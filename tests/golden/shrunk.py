@@ -1,0 +1,99 @@
+"""The packaged recipes at a size for tests: few steps, small batches, made-up data for what is not at hand.
+
+Every field but the sizes below keeps the recipe's value.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from raykd.config import Runtime
+from raykd.data import parquet
+from raykd.data.datasets import DATASETS
+from raykd.engine.build import Roots, spec_of
+from raykd.engine.checkpoint import save_weights
+from raykd.engine.report import LocalReporter
+from raykd.engine.run import Place
+from raykd.models import build_model
+from raykd.parallel import World
+from raykd.recipe import Recipe, load_recipe
+
+Load = Callable[..., Recipe]
+
+HEAVY = ("resnet", "alexnet", "vgg", "mobilenet", "wrn", "torchvision")
+SMALL = "wrn_16_1"  # stands for heavy networks: convolutions, BatchNorm and shortcuts like theirs
+SMALL_SIZE = 16  # pixels
+ROWS = 48  # of each split of made-up data
+
+
+def shrink(name: str, steps: int) -> list[str]:
+    """Return the overrides that make a packaged recipe small."""
+    recipe = load_recipe(name)
+    pairs = [f"schedule.steps={steps}", f"schedule.report_every={steps}", "schedule.global_batch=16"]
+    smaller = {"latent_dim": 8, "generator_width": 8}
+    pairs += [f"method.{key}={n}" for key, n in smaller.items() if hasattr(recipe.method, key)]
+    if (recipe.student.model or "").startswith(HEAVY):
+        pairs += [f"student.model={SMALL}", f"data.size={SMALL_SIZE}"]
+        pairs += [f"teacher.model={SMALL}"] * (recipe.teacher is not None and not recipe.teacher.recipe)
+    return pairs
+
+
+@contextmanager
+def shrunk(steps: int, root: Path) -> Iterator[tuple[Place, Load]]:
+    """Give a place in which runs find their teachers and controls small, and the loader they use."""
+
+    def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
+        recipe = load_recipe(name, [*shrink(name, steps), *overrides])
+        make_data(recipe.data.name, root / "data")
+        if recipe.teacher is not None and recipe.teacher.weights is not None:
+            make_teacher(recipe, root / "data" / recipe.teacher.weights)
+        return recipe
+
+    place = Place(World.alone(), Roots(root / "data", root / "runs"), Runtime(compile="off"), LocalReporter)
+    with ExitStack() as patches:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("raykd.") and getattr(module, "load_recipe", None) is load_recipe:
+                patches.enter_context(mock.patch.object(module, "load_recipe", load))
+        yield place, load
+
+
+def make_data(name: str, root: Path) -> None:
+    """Write a data set as Parquet: noise whose brightness and stripes tell the class."""
+    if name == "digits" or name not in DATASETS or (root / name).exists():
+        return
+    spec = DATASETS[name]
+    rng = np.random.default_rng(0)
+    shape = (SMALL_SIZE * 2, SMALL_SIZE * 2, spec.channels)
+    for split in ("train", "test"):
+        labels = rng.permutation(np.arange(ROWS) % spec.num_classes)
+        pixels = rng.integers(0, 100, (ROWS, *shape))
+        pixels += (150 * labels / spec.num_classes).astype(int).reshape(-1, 1, 1, 1)
+        records = [(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(pixels, labels, strict=True)]
+        metadata = {
+            "name": name,
+            "split": split,
+            "count": str(ROWS),
+            "shape": json.dumps(shape),
+            "encoding": parquet.RAW,
+            "classes": json.dumps([str(index) for index in range(spec.num_classes)]),
+        }
+        parquet.write(root / name, split, records, metadata)
+
+
+def make_teacher(recipe: Recipe, path: Path) -> None:
+    """Write the weights of an untrained teacher whose opinions are strong all the same."""
+    assert recipe.teacher is not None
+    assert recipe.teacher.model is not None
+    spec = spec_of(recipe.data, Roots(None, path.parent))
+    torch.manual_seed(0)
+    sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
+    network = build_model(recipe.teacher.model, **sizes)
+    list(network.parameters())[-2].data.mul_(30)  # the weights of the last layer
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(network.state_dict(), path)

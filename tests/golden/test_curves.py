@@ -1,0 +1,48 @@
+import copy
+from typing import Any
+
+import pytest
+
+from raykd.recipe import recipe_names
+from tests.golden.curves import COMMAND, FOLDER, STEPS, measure, path_of, read_golden
+
+# Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9; an error in a loss is far larger.
+TOLERANCE = 1e-5
+
+
+def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
+    """Name the losses that differ, and the first step at which they do."""
+    found = []
+    for name in sorted(ours["losses"].keys() | golden["losses"].keys()):
+        pairs = zip(ours["losses"].get(name, []), golden["losses"].get(name, []), strict=False)
+        first = next((i for i, (a, b) in enumerate(pairs) if a != pytest.approx(b, TOLERANCE)), None)
+        if name not in ours["losses"] or name not in golden["losses"]:
+            found.append(f"{name} is only in one of both")
+        elif first is not None:
+            found.append(f"{name} from step {first}")
+    return found
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_first_steps_are_what_they_were(name: str) -> None:
+    assert path_of(name).is_file(), f"no golden curve yet; run `{COMMAND} {name}`"
+    ours, golden = measure(name), read_golden(name)
+    again = f"if the change is meant, run `{COMMAND} {name}`"
+    assert ours["overrides"] == golden["overrides"], again
+    assert differences(ours, golden) == [], again
+
+
+def test_every_curve_is_of_a_recipe_and_whole() -> None:
+    names = {path.stem for path in FOLDER.glob("*.json")}
+    assert names <= set(recipe_names()), f"run `{COMMAND}`"
+    curves = [curve for name in names for curve in read_golden(name)["losses"].values()]
+    assert {len(curve) for curve in curves} == {STEPS}
+
+
+def test_a_difference_is_noticed() -> None:
+    golden = read_golden("supervised_digits_lenet5")
+    other = copy.deepcopy(golden)
+    other["losses"]["loss/cross_entropy"][7] *= 1.0001
+    assert differences(other, golden) == ["loss/cross_entropy from step 7"]
+    del other["losses"]["loss/cross_entropy"]
+    assert differences(other, golden) == ["loss/cross_entropy is only in one of both"]

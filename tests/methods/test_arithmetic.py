@@ -1,0 +1,44 @@
+"""Precision and compilation change the rounding and nothing else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from raykd.engine.host import compile_obstacle
+from raykd.methods import METHODS
+from raykd.parallel import World
+from tests.methods.toy import Plain, advance, made_method, made_setting
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_is_close_to_float32(name: str) -> None:
+    """Over three steps: an adversarial game magnifies any rounding without bound."""
+    exact = advance(made_method(name, made_setting(dropout=0.0)), 3)
+    world = World.alone(precision="bf16")
+    rounded_method = made_method(name, made_setting(dropout=0.0, world=world))
+    rounded = advance(rounded_method, 3)
+    assert rounded != exact  # bfloat16 was really used
+    for ours, theirs in zip(rounded, exact, strict=True):
+        assert ours == pytest.approx(theirs, rel=0.03, abs=0.01)
+    parameters = [p for n in rounded_method.trained.values() for p in n.parameters()]
+    assert {p.dtype for p in parameters} == {torch.float32}
+
+
+def compiled(network: nn.Module) -> Callable[..., Any]:
+    """Trace every network, and generate code for the smallest one, the student, only: that is slow."""
+    backend = "inductor" if isinstance(network, Plain) else "aot_eager"
+    return torch.compile(network, dynamic=False, backend=backend)
+
+
+@pytest.mark.filterwarnings("default")  # tracing reads attributes that warn, which torch then hides
+def test_compiled_networks_compute_the_same() -> None:
+    obstacle = compile_obstacle()
+    if obstacle:
+        pytest.skip(obstacle)
+    exact = advance(made_method("dafl", made_setting(dropout=0.0)), 2)
+    setting = made_setting(dropout=0.0, compiler=compiled)
+    for ours, theirs in zip(advance(made_method("dafl", setting), 2), exact, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)

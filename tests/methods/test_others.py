@@ -1,0 +1,147 @@
+"""The methods of one equation, each against its equation; and what holds for every method."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from raykd.config import Adam, Sgd
+from raykd.engine.checkpoint import latest_checkpoint, write_checkpoint
+from raykd.engine.selection import Selection
+from raykd.engine.state import averaged_weights, capture, restore
+from raykd.methods import METHODS, Method
+from tests.methods.toy import (
+    BATCH,
+    METHOD_CONFIGS,
+    STEPS,
+    advance,
+    assert_same,
+    made_batches,
+    made_method,
+    made_setting,
+    made_teacher,
+)
+
+
+def tempered(student: Tensor, teacher: Tensor, t: float) -> Tensor:
+    soft = (teacher / t).softmax(1)
+    return t * t * (soft * (soft.log() - (student / t).log_softmax(1))).sum(1).mean()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return -logits.log_softmax(1)[torch.arange(len(labels)), labels].mean()
+
+
+def objective(name: str, method: Method, fields: dict[str, Any], student: Any) -> Tensor:
+    if name == "noise":
+        images = method.world.randn(BATCH, 1, 8, 8, seed=0, step=0)
+        return tempered(student(images), made_teacher().network(images), fields["temperature"])
+    images, labels = made_batches(method, 0)["train"]
+    logits = student(images)
+    plain = cross_entropy(logits, labels)
+    if name == "supervised":
+        return plain
+    alpha: float = fields["alpha"]
+    teacher_logits = made_teacher().network(images)
+    return alpha * tempered(logits, teacher_logits, fields["temperature"]) + (1 - alpha) * plain
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("supervised", {}),
+        ("kd", {"alpha": 0.7, "temperature": 4.0}),
+        ("kd", {"alpha": 0.0, "temperature": 1.0}),
+        ("kd", {"alpha": 1.0, "temperature": 2.0}),
+        ("noise", {"temperature": 1.0}),
+        ("noise", {"temperature": 5.0}),
+    ],
+)
+def test_a_step_is_the_gradient_of_the_equation(name: str, fields: dict[str, Any]) -> None:
+    setting = made_setting(optim=Sgd(name="sgd", lr=1.0, momentum=0.0), dropout=0.0)
+    method = made_method(name, setting, **fields)
+    student = copy.deepcopy(method.student)
+    objective(name, method, fields, student).backward()
+    advance(method, 1)
+    for before, after in zip(student.parameters(), method.student.parameters(), strict=True):
+        assert before.grad is not None
+        torch.testing.assert_close(before - after, before.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_going_on_from_files_is_bit_exact(name: str, tmp_path: Path) -> None:
+    def fresh() -> tuple[Method, Selection]:
+        teacher = made_teacher()
+        optim = Adam(name="adam", lr=0.01, warmup_steps=3)
+        method = made_method(name, made_setting(teacher=teacher, optim=optim))
+        return method, Selection(method, teacher, copy.deepcopy(method.student))
+
+    def consider(method: Method, selection: Selection) -> None:
+        top1 = {"accuracy/top1": 10.0 - method.steps_done}
+        selection.consider(averaged_weights(method.student, method.world), method.steps_done, top1)
+
+    whole, whole_selection = fresh()
+    rows = advance(whole, 5)
+    consider(whole, whole_selection)
+    rows += advance(whole, 5)
+    consider(whole, whole_selection)
+
+    first, first_selection = fresh()
+    advance(first, 5)
+    consider(first, first_selection)
+    checkpoint = capture(first, first_selection, 1.5, None)
+    assert checkpoint is not None
+    write_checkpoint(tmp_path, checkpoint)
+    torch.manual_seed(999)  # a new process has another random state
+    second, second_selection = fresh()
+    assert restore(latest_checkpoint(tmp_path), second, second_selection) == 1.5
+    assert second.steps_done == 5
+    assert advance(second, 5) == rows[5:]
+    consider(second, second_selection)
+    assert_same(second.state_dict(), whole.state_dict())
+    assert_same(second_selection.state_dict(), whole_selection.state_dict())
+    assert_same(second_selection.weights, whole_selection.weights)
+    assert len(rows) == STEPS
+
+
+def test_every_method_has_an_example_here() -> None:
+    assert METHOD_CONFIGS.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_of_every_method_falls(name: str) -> None:
+    optim = Adam(name="adam", lr=0.02)
+    rows = advance(made_method(name, made_setting(optim=optim, dropout=0.0)), 30)
+    losses = [row.get("loss/kd", row.get("loss/cross_entropy", 0.0)) for row in rows]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_teacher_is_untouched(name: str) -> None:
+    teacher = made_teacher()
+    before = copy.deepcopy(teacher.state_dict())
+    advance(made_method(name, made_setting(teacher=teacher)), 3)
+    assert_same(teacher.state_dict(), before)
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_seed_decides_everything(name: str) -> None:
+    torch.manual_seed(1)
+    first = advance(made_method(name), 3)
+    torch.manual_seed(2)
+    assert advance(made_method(name), 3) == first
+    assert advance(made_method(name, made_setting(seed=1)), 3) != first
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_data_free_methods_work_without_a_batch(name: str) -> None:
+    method = made_method(name)
+    if method.streams:
+        with pytest.raises(KeyError, match="train"):
+            method.step({})
+    else:
+        assert method.step({})

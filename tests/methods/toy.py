@@ -1,0 +1,128 @@
+"""Networks of a few hundred weights with everything that can go wrong in one: BatchNorm, dropout."""
+
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from raykd.config import Optimizer, Sgd
+from raykd.data.datasets import Images
+from raykd.data.spec import DataSpec
+from raykd.data.streams import TrainStream
+from raykd.methods import METHODS, Method, MethodConfig
+from raykd.methods.base import Batch, Setting
+from raykd.models.teacher import Teacher
+from raykd.parallel import Compiler, World
+
+SPEC = DataSpec("made", 4, 1, 8, (0.3,), (0.4,), ("a", "b", "c", "d"))
+BATCH, STEPS = 8, 10
+OPTIM = {"name": "adam", "lr": 1e-2, "schedule": {"name": "cosine"}}
+METHOD_CONFIGS: dict[str, dict[str, Any]] = {
+    "supervised": {},
+    "kd": {},
+    "noise": {},
+    "dafl": {"latent_dim": 6, "generator_width": 8, "generator_optim": OPTIM},
+}
+"""What each method of the table needs besides its defaults."""
+
+
+class Plain(nn.Module):
+    """Convolution, BatchNorm, dropout, two linear layers."""
+
+    def __init__(self, width: int = 4, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, width, 3, stride=2), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten())
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(9 * width, 12)
+        self.head = nn.Linear(12, SPEC.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.hidden(self.dropout(self.body(images))).relu())
+        return logits
+
+
+def made_images(count: int = 40, seed: int = 0) -> Images:
+    """Noise whose brightness tells the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (count,), generator=generator)
+    noise = torch.randint(0, 80, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return Images(noise + 50 * labels.to(torch.uint8).view(-1, 1, 1, 1), labels)
+
+
+def made_teacher(seed: int = 1) -> Teacher:
+    """A teacher with opinions: sharp logits, and running statistics unlike the initial ones."""
+    torch.manual_seed(seed)
+    network = Plain(8)
+    for _ in range(5):
+        network(torch.randn(64, 1, 8, 8))
+    with torch.no_grad():
+        network.head.weight.mul_(8)
+    return Teacher(network, channels=1, size=8)
+
+
+def made_setting(
+    *,
+    teacher: Teacher | None = None,
+    optim: Optimizer | None = None,
+    world: World | None = None,
+    compiler: Compiler = lambda network: network,
+    dropout: float = 0.2,
+    seed: int = 0,
+) -> Setting:
+    torch.manual_seed(seed)
+    return Setting(
+        spec=SPEC,
+        world=world or World.alone(),
+        networks={"student": Plain(dropout=dropout), "teacher": teacher or made_teacher()},
+        student_optim=optim or Sgd(name="sgd", lr=0.05),
+        steps=STEPS,
+        global_batch=BATCH,
+        seed=seed,
+        compiler=compiler,
+    )
+
+
+def made_config(name: str, **fields: Any) -> Any:
+    """Validate through the union, as a recipe does."""
+    return TypeAdapter(MethodConfig).validate_python({"name": name, **METHOD_CONFIGS[name], **fields})
+
+
+def made_method(name: str, setting: Setting | None = None, **fields: Any) -> Method:
+    setting = setting or made_setting()
+    torch.manual_seed(setting.seed + 7)
+    method: Method = METHODS[name](made_config(name, **fields), setting)
+    return method
+
+
+def made_batches(method: Method, step: int) -> dict[str, Batch]:
+    stream = TrainStream(made_images(), SPEC, method.world, BATCH, 0, ("crop", "flip"))
+    return {role: Batch(*stream.batch(step)) for role in method.streams}
+
+
+def advance(method: Method, steps: int) -> list[dict[str, float]]:
+    rows = []
+    for _ in range(steps):
+        metrics = method.step(made_batches(method, method.steps_done))
+        rows.append({name: value.item() for name, value in metrics.items()})
+    return rows
+
+
+def tensors(tree: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Flatten nested dicts and lists of tensors and numbers."""
+    if isinstance(tree, Tensor):
+        return {prefix: tree}
+    if isinstance(tree, dict):
+        pairs = tree.items()
+    elif isinstance(tree, list | tuple):
+        pairs = enumerate(tree)  # type: ignore[assignment]
+    else:
+        return {prefix: torch.tensor(tree)}
+    return {k: v for key, inner in pairs for k, v in tensors(inner, f"{prefix}/{key}").items()}
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Compare two states bit for bit, naming what differs."""
+    left, right = tensors(ours), tensors(theirs)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
