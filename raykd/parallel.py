@@ -182,7 +182,9 @@ class Updater:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # Fused optimizers walk both in memory order, and convolutions may return channels-last gradients.
+            same = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
         self._optimizer.step()
         for parameter in self._parameters:
             parameter.grad = None

@@ -1,0 +1,89 @@
+"""One of several gloo workers, as torchrun would start it: works through some steps and saves what it got.
+
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.two_workers FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from raykd import losses
+from raykd.config import Sgd
+from raykd.models import build_model
+from raykd.parallel import Updater, World
+
+BATCH, STEPS, CLASSES = 16, 4, 10
+OPTIMIZER = Sgd(name="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def network(seed: int, name: str = "lenet5_half") -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model(name, num_classes=CLASSES, channels=1, size=32)
+
+
+def batches() -> list[Tensor]:
+    """The global batch of each step."""
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(BATCH, 1, 32, 32, generator=generator) for _ in range(STEPS)]
+
+
+def divergence(student: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        teacher_logits = network(0)(images)
+    return losses.kd_divergence(student(images), teacher_logits, 4.0)
+
+
+def distilled(world: World, name: str = "lenet5_half") -> nn.Module:
+    """A student after some steps on this worker's rows."""
+    student = network(1, name)
+    updater = Updater(student.parameters(), OPTIMIZER, world, STEPS)
+    for images in batches():
+        updater.minimise(divergence(student, images[world.slice(BATCH)]))
+    return student
+
+
+def distilled_by_ddp(world: World, name: str) -> nn.Module:
+    """The same with torch's own DistributedDataParallel and optimizer."""
+    student = network(1, name)
+    wrapped = nn.parallel.DistributedDataParallel(student, broadcast_buffers=False)
+    optimizer = OPTIMIZER.build(student.parameters())
+    for images in batches():
+        optimizer.zero_grad()
+        divergence(wrapped, images[world.slice(BATCH)]).backward()
+        optimizer.step()
+    return student
+
+
+def balanced(world: World) -> nn.Module:
+    """A network that learns to spread its predictions: a loss of the mean over the *global* batch."""
+    student = network(2)
+    updater = Updater(student.parameters(), OPTIMIZER, world, STEPS)
+    for images in batches():
+        logits = 10 * student(images[world.slice(BATCH)])
+        updater.minimise(losses.information_entropy(logits, world.mean))
+    return student
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    world = World.current()
+    torch.save(
+        {
+            "place": (world.rank, world.size),
+            "rows": world.randn(BATCH, 3, seed=7, step=2),
+            "distilled": distilled(world).state_dict(),
+            "normalised": distilled(world, "lenet5_bn").state_dict(),
+            "ddp": distilled_by_ddp(world, "lenet5_bn").state_dict(),
+            "balanced": balanced(world).state_dict(),
+            "sum": world.sum(torch.tensor([1.0, world.rank])),
+            "gathered": world.gather(torch.tensor([float(world.rank)])),
+            "heard": world.broadcast({"from": world.rank}),
+        },
+        folder / f"{world.rank}.pt",
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
