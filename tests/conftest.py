@@ -15,9 +15,7 @@ import pytest
 CPUS = 4  # logical; Ray only counts them
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = Path(tempfile.mkdtemp(prefix="raykd-tests-"))
-TOKEN = (
-    SCRATCH / "ray_token"
-)  # of the test cluster, so that the user's own is neither used nor made
+TOKEN = SCRATCH / "ray_token"  # of the test cluster, so that the user's own is neither used nor made
 TOKEN.write_text(secrets.token_hex(32))
 
 # Before torch and ray are imported, since both read these once. Workers inherit them.
@@ -31,6 +29,7 @@ os.environ.update(
     RAY_AUTH_TOKEN_PATH=str(TOKEN),
     RAY_AIR_NEW_OUTPUT="0",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",  # ray.train.report() waits for one of these polls
+    RAY_memory_monitor_refresh_ms="0",  # it would kill workers for the memory that neighbours take
     # Ray waits for ever by default; here a hang is a failure with a message.
     RAY_TRAIN_COLLECTIVE_TIMEOUT_S="60",
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="60",

@@ -1,0 +1,93 @@
+"""Cluster: where a run happens. What is computed stays in the recipe, so moving a run keeps its id."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+
+import raykd
+from raykd.config import Runtime
+from raykd.errors import UsageError, unknown
+from raykd.yaml_file import explain, load_yaml
+
+
+class Cluster(Runtime):
+    """Workers and what each may use; the arithmetic's settings (``Runtime``) belong to the place too."""
+
+    name: str
+    address: str = Field(
+        default="local",
+        description="local = start Ray on this machine; auto or HOST:PORT = join a running cluster",
+    )
+    workers: int | tuple[int, int] = Field(
+        default=1, description="0 = in this process, without Ray; [min, max] = elastic"
+    )
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    storage: str = Field(default="runs", description="store of runs; every node must see it")
+    data_root: str | None = Field(default=None, description="default: RAYKD_DATA")
+    max_failures: int = Field(default=3, ge=0, description="deaths of workers that a run survives")
+
+    @field_validator("address")
+    @classmethod
+    def _train_speaks_no_client(cls, address: str) -> str:
+        host, colon, port = address.rpartition(":")
+        if address not in ("local", "auto") and not (host and colon and port.isdecimal()):
+            raise ValueError("an address is local, auto or HOST:PORT (that of `ray start`, often 6379)")
+        if "://" in address:
+            raise ValueError("Ray Client (ray://) cannot train; give HOST:PORT or submit a job")
+        return address
+
+    @field_validator("workers")
+    @classmethod
+    def _ordered(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        low, high = (workers, workers) if isinstance(workers, int) else workers
+        if low < 0 or high < low or (low == 0 and not isinstance(workers, int)):
+            raise ValueError("workers is a number from 0, or [min, max] with 1 <= min <= max")
+        return workers
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Return the least and the largest number of workers."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @property
+    def runtime(self) -> Runtime:
+        """Return the settings of the arithmetic alone."""
+        return Runtime(**self.model_dump(include=set(Runtime.model_fields)))
+
+
+def load_cluster(source: str) -> Cluster:
+    """Load a cluster file: a path, or a name in ./clusters or among the packaged ones.
+
+    Raises:
+        UsageError: for an unknown name, key or value, naming the nearest match.
+    """
+    if "/" in source or source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(f"no cluster file {source!r}; `raykd list clusters` shows the named ones")
+    else:
+        known = _known()
+        if source not in known:
+            raise unknown("cluster", source, known)
+        path = known[source]
+    fields = set(Cluster.model_fields) - {"name"}
+    raw = load_yaml(path)
+    if "name" in raw:
+        raise UsageError(f"{path}: 'name' is not a field here; a cluster is called like its file")
+    try:
+        return Cluster.model_validate({**raw, "name": path.stem})
+    except ValidationError as error:
+        raise explain(error, str(path), fields) from None
+
+
+def cluster_names() -> list[str]:
+    """Return the names that ``load_cluster`` knows from here."""
+    return sorted(_known())
+
+
+def _known() -> dict[str, Path]:
+    package = Path(raykd.__file__).parent
+    # A wheel carries the files inside the package, a checkout beside it; the user's own come first.
+    folders = (package.parent / "clusters", package / "clusters", Path("clusters"))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
