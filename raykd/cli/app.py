@@ -1,0 +1,25 @@
+"""The ``raykd`` group: which commands there are."""
+
+import click
+
+import raykd
+from raykd.cli.data import data
+from raykd.cli.doctor import doctor
+from raykd.cli.evaluate import evaluate
+from raykd.cli.inspect import inspect
+from raykd.cli.list import list_
+from raykd.cli.train import train
+
+
+@click.group(
+    epilog="Exit codes: 0 done, 1 the run failed, 2 usage, 3 environment, "
+    "4 damaged data or checkpoint, 130/143 stopped by a signal. "
+    "Data sets are looked for in $RAYKD_DATA."
+)
+@click.version_option(raykd.__version__, prog_name="raykd", message="%(prog)s %(version)s")
+def app() -> None:
+    """Train a small network to stand in for a large one, with or without the large one's data."""
+
+
+for command in (train, evaluate, inspect, list_, doctor, data):
+    app.add_command(command)

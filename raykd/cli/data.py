@@ -1,0 +1,35 @@
+"""``raykd data``: make a data set that raykd reads."""
+
+from pathlib import Path
+
+import click
+
+from raykd.cli.command import Command
+
+
+@click.command(cls=Command, example="raykd data mnist --out data --download")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Data root to write to.")
+@click.option("--source", type=click.Path(path_type=Path), help="Where the set's files lie.")
+@click.option("--download", is_flag=True, help="Fetch missing files from the set's own site.")
+@click.pass_obj
+def data(stop: object, name: str, out: Path, source: Path | None, download: bool) -> None:
+    """Write the data set NAME as Parquet files under --out.
+
+    NAME is a torchvision set, or imagefolder for a --source folder of class folders. Then set
+    RAYKD_DATA to the --out folder.
+    """
+    from raykd.cli import output
+    from raykd.cli.stop import Stop
+    from raykd.data.convert import convert
+
+    assert isinstance(stop, Stop)
+    with stop.tidying():
+        made = convert(name, source, out, download=download)
+    output.print_pairs(
+        {
+            "set": made.name,
+            "folder": made.folder,
+            **{split: f"{output.count(images)} images" for split, images in made.counts.items()},
+        }
+    )

@@ -1,0 +1,31 @@
+"""``raykd doctor``: what this machine has and lacks."""
+
+from pathlib import Path
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import data_root
+
+
+@click.command(cls=Command, example="raykd doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check versions, hardware, libraries, data and disk.
+
+    The exit code is 3 if something needed is broken.
+    """
+    from raykd.cli import output
+    from raykd.engine.diagnosis import diagnose
+
+    result = diagnose(data_root(), Path("runs"))
+    if as_json:
+        output.print_json(result)
+    else:
+        output.print_pairs({check["name"]: check["value"] for check in result["checks"]})
+        for check in result["checks"]:
+            if check["advice"]:
+                click.echo(f"{check['state']}: {check['name']}: {check['advice']}", err=True)
+    if not result["ok"]:
+        ctx.exit(3)

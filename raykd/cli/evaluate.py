@@ -1,0 +1,38 @@
+"""``raykd evaluate``: score a run's student again."""
+
+from pathlib import Path
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import data_root
+
+
+@click.command(cls=Command, example="raykd evaluate runs/{recipe}-*-s0")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(run: Path, as_json: bool) -> None:
+    """Score the student in the run directory RUN on the test split.
+
+    Needs nothing but the directory and a data root. The teacher is compared with where it is found:
+    its run beside this one, or its weights file.
+    """
+    from raykd.cli import output
+    from raykd.engine.examine import examine
+
+    result = {**examine(run, data_root()), "directory": str(run)}
+    if as_json:
+        output.print_json(result)
+        return
+    rows = [
+        [name + (" (selected)" if name == result["selected"] else "")]
+        + [output.figure(result[name].get(key)) for key in output.COLUMNS]
+        for name in ("last", "blind", "best")
+        if name in result
+    ]
+    teacher = [output.figure(result.get(f"teacher/{key}")) for key in output.COLUMNS]
+    if any(teacher):
+        rows.append(["teacher", *teacher])
+    output.print_table(result["run"], ["student", *output.COLUMNS.values()], rows)
+    state = "finished" if result["finished"] else "unfinished"
+    output.print_pairs({"state": f"{state}, step {result['step']}", "directory": run})

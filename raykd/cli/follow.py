@@ -1,0 +1,96 @@
+"""Read how runs go from their directories, as a local run and a Ray run both write them."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raykd.recipe import Recipe
+
+
+# What a narrow terminal cuts off comes last, so the losses follow these.
+_FIGURES = {"top-1": "accuracy/top1", "agreement": "agreement", "blind": "blind/agreement"}
+
+
+@dataclass(frozen=True)
+class News:
+    """One run's state: ``rows`` are the reports that had not been seen before."""
+
+    run: str
+    step: int
+    steps: int
+    batch: int
+    rows: Sequence[dict[str, Any]]
+    done: bool
+
+    def eta(self) -> float | None:
+        """Return the seconds that the newest report's pace leaves, or None before the first."""
+        rate = self.rows[-1].get("images_per_second") if self.rows else None
+        return (self.steps - self.step) * self.batch / rate if rate else None
+
+
+class Follower:
+    """Looks at the runs that a command works at, one after another."""
+
+    def __init__(self, runs: Sequence["Recipe"], store: Path) -> None:
+        """Remember what is there already: it is not news."""
+        self._store = store
+        self._since = time.time()
+        self._batches = {one.run_id: one.schedule.global_batch for one in runs}
+        self._seen = {run: self._status(run).get("step", 0) for run in self._batches}
+        self._ended: set[str] = set()
+
+    def poll(self) -> list[News]:
+        """Return the runs that have been at work since this was made, in the order they run."""
+        return [news for run in self._batches if (news := self._news(run)) is not None]
+
+    def _news(self, run: str) -> News | None:
+        status = self._status(run)
+        if run in self._ended or status.get("updated", 0) < self._since or "steps" not in status:
+            return None
+        done = status.get("state") != "running"
+        if done:
+            self._ended.add(run)
+        rows = [row for row in self._rows(run) if row["step"] > self._seen[run]]
+        step = max(status["step"], rows[-1]["step"] if rows else 0)
+        if rows:
+            self._seen[run] = rows[-1]["step"]
+        return News(run, step, status["steps"], self._batches[run], rows, done)
+
+    def _status(self, run: str) -> dict[str, Any]:
+        try:
+            status: dict[str, Any] = json.loads((self._store / run / "status.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return status
+
+    def _rows(self, run: str) -> Iterator[dict[str, Any]]:
+        try:
+            lines = (self._store / run / "metrics.jsonl").read_text().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            try:
+                yield json.loads(line)
+            except ValueError:  # a line that is being written
+                return
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Write a report's figures on one line: pace, figures in per cent, loss parts."""
+    parts = [f"{row['images_per_second']:,.0f} img/s"]
+    for name, key in _FIGURES.items():
+        if key in row:
+            parts.append(f"{name} {row[key]:.2f}%")
+    parts += [f"{k.removeprefix('loss/')} {v:.3g}" for k, v in row.items() if k.startswith("loss/")]
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as minutes:seconds, or with hours in front."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,69 @@
+"""``raykd inspect``: look at a teacher before training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import complete_recipe, data_root
+
+if TYPE_CHECKING:
+    from raykd.engine.inspection import Subject
+
+_STORE = Path("runs")
+
+
+@click.command(cls=Command, example="raykd inspect {recipe}")
+@click.argument("teacher", shell_complete=complete_recipe)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Tell what a teacher is worth before training.
+
+    Size, accuracy, health of its BatchNorm statistics, whether it can be inverted.
+
+    TEACHER is a recipe or a YAML file, whose teacher section counts (a file with nothing but data
+    and teacher will do), or a run directory. Runs of recipes are looked for in runs/.
+    """
+    from raykd.cli import output
+    from raykd.engine.build import Roots
+    from raykd.engine.inspection import inspect_teacher
+
+    result = inspect_teacher(_subject(teacher, overrides), Roots(data_root(), _STORE))
+    if as_json:
+        output.print_json(result)
+        return
+    methods = result.pop("methods")
+    output.print_pairs({name: _readable(value) for name, value in result.items() if value is not None})
+    output.print_pairs({f"for {name}": verdict for name, verdict in methods.items()})
+
+
+def _subject(source: str, overrides: tuple[str, ...]) -> "Subject":
+    from raykd.engine.inspection import subject_of_file, subject_of_recipe, subject_of_run
+    from raykd.errors import UsageError
+    from raykd.recipe import load_recipe
+
+    path = Path(source)
+    if path.is_dir():
+        if overrides:
+            raise UsageError(f"a run is what it is: {overrides[0]!r} cannot be set for a run directory")
+        return subject_of_run(path)
+    if path.is_file():
+        subject = subject_of_file(path, overrides)
+        if subject is not None:
+            return subject
+    return subject_of_recipe(load_recipe(source, overrides), _STORE)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        faults = [f"{name}: {', '.join(layers)}" for name, layers in value.items() if layers]
+        return "; ".join(faults) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

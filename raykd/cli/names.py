@@ -1,0 +1,37 @@
+"""Names that can be told without importing anything heavy: recipes, and the data root."""
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+
+def data_root() -> Path | None:
+    """Return the folder of the data sets that the environment names."""
+    root = os.environ.get("RAYKD_DATA")
+    return Path(root) if root else None
+
+
+def packaged_recipes() -> dict[str, str]:
+    """Return the first comment line of each packaged recipe by its name; reads text only."""
+    folder = resources.files("raykd") / "recipes"
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            first = file.read_text(encoding="utf-8").partition("\n")[0]
+            found[file.name.removesuffix(".yaml")] = first.lstrip("# ") if first[:1] == "#" else ""
+    return found
+
+
+def small_recipe() -> str:
+    """Return a packaged recipe that needs no files and takes minutes."""
+    names = list(packaged_recipes())
+    return next((name for name in names if name.endswith("_digits")), names[0])
+
+
+def complete_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a recipe's name, or else leave it to the shell's files."""
+    found = [CompletionItem(n, help=d) for n, d in packaged_recipes().items() if n.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]

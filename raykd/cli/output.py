@@ -1,0 +1,64 @@
+"""What goes to stdout: one JSON object, or tables for a reader."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+COLUMNS = {
+    "accuracy/top1": "top-1 %",
+    "accuracy/top5": "top-5 %",
+    "agreement": "agreement %",
+    "kl": "KL nats",
+    "ece": "ECE %",
+}
+_WIDTH_IN_A_PIPE = 120
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line."""
+    click.echo(json.dumps(value))
+
+
+def figure(value: float | None, sd: float | None = None) -> str:
+    """Write a figure for a table, with its standard deviation if there is one."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if sd is None else f"{value:.2f} ± {sd:.2f}"
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: first column left, the others right-aligned, empty ones left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = [list(row) for row in rows]
+    kept = [i for i, _ in enumerate(columns) if i == 0 or any(line[i] for line in lines)]
+    table = Table(title=title, title_justify="left")
+    for index in kept:
+        table.add_column(columns[index], justify="left" if index == 0 else "right")
+    for line in lines:
+        table.add_row(*(Text(line[index]) for index in kept))
+    _print(table)
+
+
+def print_pairs(pairs: Mapping[str, object]) -> None:
+    """Print names and values in two columns; a value is never cut."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def count(value: float) -> str:
+    """Write a whole number with separators."""
+    return f"{value:,.0f}"
+
+
+def _print(renderable: object) -> None:
+    import sys
+
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_IN_A_PIPE
+    Console(file=sys.stdout, width=width).print(renderable)

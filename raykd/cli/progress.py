@@ -1,0 +1,108 @@
+"""Show on stderr how a run goes: live on a terminal, one plain line per report elsewhere."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from raykd.cli.follow import Follower, News, describe, duration
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from raykd.recipe import Recipe
+
+_INTERVAL = 0.5  # seconds
+
+
+class _Display(Protocol):
+    def show(self, news: News) -> None:
+        """Show what is new."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+@contextmanager
+def following(runs: Sequence["Recipe"], store: Path) -> Iterator[None]:
+    """Show how ``runs`` go while the body works at them."""
+    if int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
+        yield
+        return
+    follower = Follower(runs, store)
+    display: _Display = _Live() if sys.stderr.isatty() else _Lines()
+    ended = threading.Event()
+
+    def show() -> None:
+        while not ended.wait(_INTERVAL):
+            _show(follower, display)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        _show(follower, display)
+        display.close()
+
+
+def _show(follower: Follower, display: _Display) -> None:
+    for news in follower.poll():
+        display.show(news)
+
+
+class _Lines:
+    """Plain text, for pipes and log files."""
+
+    def show(self, news: News) -> None:
+        for row in news.rows:
+            left = (news.steps - row["step"]) * news.batch / max(row["images_per_second"], 1e-9)
+            eta = f"  ETA {duration(left)}" if row["step"] < news.steps else ""
+            where = f"{news.run}  step {row['step']}/{news.steps}"
+            click.echo(f"{where}  {describe(row)}{eta}", err=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Live:
+    """A bar per run, and the newest figures below."""
+
+    def __init__(self) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+        from rich.text import Text
+
+        console = Console(stderr=True)
+        text = TextColumn("{task.description}", markup=False)
+        columns = (SpinnerColumn(), text, BarColumn(20), MofNCompleteColumn())
+        self._bars = Progress(*columns, TextColumn("{task.fields[eta]}"), console=console)
+        self._figures = Text("starting", no_wrap=True, overflow="ellipsis", style="dim")
+        self._tasks: dict[str, TaskID] = {}
+        # Log lines go through stderr and appear above the bars; stdout is data and stays untouched.
+        self._live = Live(Group(self._bars, self._figures), console=console, redirect_stdout=False)
+        self._live.start()
+
+    def show(self, news: News) -> None:
+        if news.run not in self._tasks:
+            self._tasks[news.run] = self._bars.add_task(news.run, total=news.steps, eta="")
+        if news.rows:
+            self._figures.plain = "  " + describe(news.rows[-1])
+        task = self._tasks[news.run]
+        self._bars.update(task, completed=news.step)
+        eta = news.eta()
+        if news.done or eta is not None:
+            left = "" if news.done or eta is None else f"ETA {duration(eta)}"
+            self._bars.update(task, eta=left)
+
+    def close(self) -> None:
+        self._figures.plain = ""
+        self._live.stop()

@@ -1,0 +1,115 @@
+"""What a signal does: save and stop where something can be saved, else leave at once.
+
+A thread hears the signal through a file descriptor, so it is answered even while the main thread
+sits in a library's long call and would run no Python for a while.
+"""
+
+import _thread
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GRACE = 2.0  # seconds for tidying up where nothing is to be saved
+
+
+class Stop:
+    """Tells a run whether to stop: a first signal asks it to save, a second leaves at once."""
+
+    def __init__(self) -> None:
+        """Listen to nothing yet."""
+        self.signum: int | None = None
+        self._installed = False
+        self._tidying = self._breaking = False
+        self._asked_at = 0.0
+        self._runs: Sequence[Path] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """Return what a shell expects of a process that a signal ended."""
+        return 128 + (self.signum or signal.SIGINT)
+
+    def __call__(self) -> bool:
+        """Tell whether to save and stop."""
+        self._asked_at = time.time()
+        if self._installed and threading.current_thread() is threading.main_thread():
+            self._take_signals()  # Ray puts handlers of its own there when it starts
+        return self.signum is not None
+
+    def watch(self, runs: Sequence[Path]) -> None:
+        """Name the run directories that tell whether there is something to save."""
+        self._runs = runs
+
+    @contextmanager
+    def tidying(self, needed: bool = True) -> Iterator[None]:
+        """Within: leaving raises KeyboardInterrupt first, for work with half-made things to remove."""
+        self._tidying = needed
+        try:
+            yield
+        finally:
+            self._tidying = False
+
+    def install(self) -> None:
+        """Take SIGINT and SIGTERM from here to the end of the process."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        self._take_signals()
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self._installed = True
+        threading.Thread(target=self._listen, args=(reading,), daemon=True).start()
+
+    def _take_signals(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._in_main_thread)
+
+    def _in_main_thread(self, signum: int, frame: FrameType | None) -> None:
+        if self._breaking:
+            self._breaking = False
+            raise KeyboardInterrupt
+
+    def _listen(self, reading: int) -> None:
+        while True:
+            signum = os.read(reading, 1)[0]
+            if signum not in _SIGNALS:
+                continue
+            if self.signum is not None:
+                self._leave(b"left without saving; the last checkpoint stays")
+            self.signum = signum
+            if self._can_save():
+                _say(b"stopping after this step; once more to leave without saving")
+                continue
+            if self._tidying:
+                self._breaking = True
+                _thread.interrupt_main()
+                time.sleep(_GRACE)
+            self._leave(b"interrupted; no step was made that could be saved")
+
+    def _can_save(self) -> bool:
+        """Tell whether a run is going on that has asked since it was opened, so has made steps."""
+        for directory in self._runs:
+            try:
+                state = json.loads((directory / "status.json").read_text()).get("state")
+                opened_at = (directory / "environment.json").stat().st_mtime
+            except (OSError, ValueError):
+                continue
+            if state == "running" and self._asked_at > opened_at:
+                return True
+        return False
+
+    def _leave(self, message: bytes) -> None:
+        if sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h")  # a progress display hides the cursor
+        _say(message)
+        os._exit(self.exit_code)
+
+
+def _say(message: bytes) -> None:
+    """Write past all buffers and locks: another thread may be holding them."""
+    os.write(2, b"\nraykd: " + message + b"\n")

@@ -1,0 +1,93 @@
+"""The figures of finished runs: one as it is, several as mean and deviation over seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from raykd.cli.output import COLUMNS, count, figure, print_pairs, print_table
+
+_SELECTIONS = {"last": "last", "blind": "blind", "best": "best (oracle)"}
+_NOT_MEASURED = ("seed", "published", "controls")
+
+
+def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return mean and sample standard deviation of every number that all the runs have."""
+    return {
+        "mean": _combined(results, fmean),
+        "sd": _combined(results, lambda values: stdev(values) if len(values) > 1 else 0.0),
+    }
+
+
+def print_summary(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of one run, or of the mean over several seeds, and what it took."""
+    first, several = results[0], len(results) > 1
+    combined = statistics(results)
+    means, deviations = (combined["mean"], combined["sd"]) if several else (first, {})
+    published: Mapping[str, float] = first.get("published") or {}
+    rows = []
+    for name, label in _SELECTIONS.items():
+        if name in means:
+            chosen = name == first["selected"]
+            shown = published.get("student") if chosen else None
+            rows.append(_row(f"{label}{' *' if chosen else ''}", means[name], deviations.get(name), shown))
+    if any(name.startswith("teacher/") for name in means):
+        rows.append(_row("teacher", _teacher(means), None, published.get("teacher")))
+    controls: Mapping[str, Any] = first.get("controls") or {}
+    for name, control in controls.items():
+        figures = control[control["selected"]]
+        rows.append(_row(f"control {name}", figures, None, published.get(name)))
+    for name in published.keys() - {"student", "teacher", *controls}:
+        rows.append(_row(name, {}, None, published[name]))
+    title = first["run"] if not several else f"{_name(first)}, {len(results)} seeds: mean ± sd"
+    print_table(title, ["", *COLUMNS.values(), "published"], rows)
+    print_pairs(_account(results))
+
+
+def _row(label: str, figures: Mapping[str, Any], sd: Mapping[str, Any] | None, published: float | None) -> list[str]:
+    cells = [figure(figures.get(key), (sd or {}).get(key)) for key in COLUMNS]
+    return [label, *cells, figure(published)]
+
+
+def _account(results: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    first = results[0]
+    pairs: dict[str, object] = {"selected *": first["selected"]}
+    for role, sets in first["data_opened"].items():
+        if sets or role == "train":
+            pairs[f"data, {role}"] = ", ".join(sets) or "none"
+    pairs["images"] = count(sum(r["images"] for r in results))
+    pairs["seconds"] = f"{sum(r['seconds'] for r in results):.1f}"
+    if any(r["gpu_hours"] for r in results):
+        pairs["GPU hours"] = f"{sum(r['gpu_hours'] for r in results):.3f}"
+    for result in results:
+        top1 = figure(result[result["selected"]].get("accuracy/top1"))
+        name = "directory" if len(results) == 1 else f"seed {result['seed']}, top-1 {top1} %"
+        pairs[name] = result["directory"]
+    return pairs
+
+
+def _teacher(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: figures.get(f"teacher/{key}") for key in COLUMNS}
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    return str(result["run"]).rpartition("-s")[0]
+
+
+def _combined(results: Sequence[Mapping[str, Any]], how: Any) -> dict[str, Any]:
+    combined: dict[str, Any] = {}
+    for key, value in results[0].items():
+        others = [result.get(key) for result in results]
+        if key in _NOT_MEASURED:
+            continue
+        if isinstance(value, Mapping) and all(isinstance(other, Mapping) for other in others):
+            inner = _combined([other for other in others if isinstance(other, Mapping)], how)
+            if inner:
+                combined[key] = inner
+        elif all(_is_number(other) for other in others):
+            combined[key] = how(others)
+    return combined
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,75 @@
+"""``raykd train``: one recipe, one seed or several, in this process or on a cluster."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import complete_recipe, data_root
+from raykd.cli.stop import Stop
+
+
+@click.command(cls=Command, example="raykd train {recipe}")
+@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: in this process, without Ray.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Store of the run directories; default: the cluster's, else runs.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Runs with as many seeds, and their mean.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_obj
+def train(
+    stop: Stop,
+    recipe: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    out: Path | None,
+    seeds: int,
+    as_json: bool,
+) -> None:
+    """Train the student that RECIPE describes.
+
+    RECIPE is a packaged name (`raykd list recipes`) or a YAML file.
+
+    KEY=VALUE replaces a field of the recipe, as in student_optim.lr=0.01. The same command resumes
+    a run that was stopped, and reads one that is finished. Ctrl-C saves and stops.
+    """
+    from raykd.cli.progress import following
+    from raykd.cluster.config import Cluster, load_cluster
+    from raykd.cluster.train import train as train_on
+    from raykd.recipe import entailed_runs, load_recipe
+
+    base = load_recipe(recipe, overrides)
+    place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
+    store = (out or Path(place.storage)).expanduser()
+    root = Path(place.data_root).expanduser() if place.data_root else data_root()
+    results = []
+    for seed in range(base.seed, base.seed + seeds):
+        one = base.model_copy(update={"seed": seed})
+        runs = entailed_runs(one)
+        stop.watch([store / run.run_id for run in runs])
+        with following(runs, store), stop.tidying(place.worker_range != (0, 0)):
+            result = train_on(one, place, store=store, data_root=root, should_stop=stop)
+        results.append({**result, "directory": str(store / one.run_id)})
+    if not int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
+        _print(results, as_json)
+
+
+def _print(results: list[dict[str, Any]], as_json: bool) -> None:
+    from raykd.cli import output, summary
+
+    if as_json:
+        whole = results[0] if len(results) == 1 else {"runs": results, **summary.statistics(results)}
+        output.print_json(whole)
+    else:
+        summary.print_summary(results)

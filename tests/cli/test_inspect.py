@@ -1,0 +1,135 @@
+"""What can be told of a teacher before training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from raykd.models import build_model
+from tests.cli.conftest import Raykd, WriteRecipe
+
+YAML = "data: digits\nteacher: {factory: 'mine:net', weights: mine.safetensors}\n"
+MINE = (
+    "from raykd.models import build_model\n"
+    "def net():\n"
+    "    return build_model('lenet5_bn', num_classes=10, channels=1, size=32)\n"
+)
+
+
+def inspect(raykd: Raykd, *arguments: str) -> dict[str, Any]:
+    done = raykd("inspect", *arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def mine() -> Path:
+    """A user's own network with BatchNorm, its statistics moved once."""
+    Path("mine.py").write_text(MINE)
+    Path("mine.yaml").write_text(YAML)
+    torch.manual_seed(0)
+    network = build_model("lenet5_bn", num_classes=10, channels=1, size=32)
+    network.train()(torch.randn(16, 1, 32, 32))
+    save_file(network.state_dict(), "mine.safetensors")
+    return Path("mine.safetensors")
+
+
+def test_a_network_of_the_users_own(raykd: Raykd, mine: Path) -> None:
+    network = build_model("lenet5_bn", num_classes=10, channels=1, size=32)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    found = inspect(raykd, "mine.yaml")
+    assert found["parameters"] == sum(p.numel() for p in network.parameters())
+    assert found["batch_norm_layers"] == len(norms) > 0
+    assert found["feature_width"] == 120, "of LeNet-5's first linear layer, as in DAFL"
+    assert found["classes"] == 10
+    assert not any(found["batch_norm_faults"].values())
+    assert found["invertible"] is True
+    assert 0 <= found["accuracy/top1"] <= 100
+    assert len(found["sha256"]) == 64
+    assert found["methods"]["dafl"] == "suits; needs no data"
+    assert found["methods"]["kd"] == "suits; needs data: train"
+    assert "mine:net" in raykd("inspect", "mine.yaml").stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("running_var", float("nan"), "not_finite"),
+        ("running_var", 0.0, "zero_variance"),
+        ("running_mean", None, "never_updated"),
+    ],
+)
+def test_sick_statistics_are_named(raykd: Raykd, mine: Path, key: str, value: float | None, fault: str) -> None:
+    weights = load_file(mine)
+    name = next(name for name in weights if name.endswith(key))
+    layer = name.rpartition(".")[0]
+    if value is None:
+        weights[f"{layer}.running_mean"].zero_()
+        weights[f"{layer}.running_var"].fill_(1)
+    else:
+        weights[name][0] = value
+    save_file(weights, mine)
+    found = inspect(raykd, "mine.yaml")
+    assert found["batch_norm_faults"][fault] == [layer]
+    assert found["invertible"] is False
+    assert found["methods"]["dafl"].startswith("do")
+
+
+def test_a_teacher_without_gradient_cannot_be_inverted(raykd: Raykd) -> None:
+    Path("mine.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(1024, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.head((x > 0).float().flatten(1))\n"
+        "def net():\n"
+        "    return Net()\n"
+    )
+    Path("mine.yaml").write_text(YAML)
+    head = nn.Linear(1024, 10)
+    save_file({"head.weight": head.weight.data, "head.bias": head.bias.data}, "mine.safetensors")
+    found = inspect(raykd, "mine.yaml")
+    assert found["gradient_to_input"] is False
+    assert found["methods"]["dafl"] == "does not suit: no gradient reaches the input"
+    assert found["methods"]["kd"].startswith("suits")
+
+
+def test_recipe_and_run(raykd: Raykd, tiny: WriteRecipe) -> None:
+    recipe = tiny()
+    of_recipe = inspect(raykd, recipe)
+    assert of_recipe["source"] == "lenet5"
+    result = json.loads(raykd("train", recipe, "--json").stdout)
+    assert of_recipe["accuracy/top1"] == pytest.approx(result["teacher/accuracy/top1"])
+    of_run = inspect(raykd, result["directory"])
+    assert of_run["source"] == "lenet5_half"
+    assert of_run["accuracy/top1"] == pytest.approx(result["blind"]["accuracy/top1"])
+
+
+def test_without_data_the_rest_is_told(raykd: Raykd, tiny: WriteRecipe) -> None:
+    found = inspect(raykd, tiny(data="mnist"))
+    assert found["parameters"] == 61_706
+    assert "accuracy/top1" not in found
+    assert "RAYKD_DATA" in found["test_missing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "word"),
+    [
+        (YAML.replace("data:", "dta:"), [], "dta"),
+        (YAML.replace("weights", "weight"), [], "teacher.weights"),
+        (YAML, ["teacher.wights=x"], "teacher.weights"),
+        ("data: digits\n", [], "'teacher' is required"),
+    ],
+)
+def test_slips(raykd: Raykd, mine: Path, text: str, arguments: list[str], word: str) -> None:
+    Path("mine.yaml").write_text(text)
+    wrong = raykd("inspect", "mine.yaml", *arguments)
+    assert wrong.exit_code == 2
+    assert word in wrong.stderr

@@ -1,0 +1,127 @@
+"""Ctrl-C and SIGTERM, sent to a real process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.imports import ROOT
+from tests.cli.conftest import Raykd, WriteRecipe
+
+ENDLESS = {"steps": 10_000_000, "report_every": 2, "global_batch": 8}
+PATIENCE = 120  # seconds, on a busy machine
+
+
+@contextmanager
+def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A ``raykd`` process that does not outlive the test."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raykd", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def status() -> dict[str, object]:
+    try:
+        (path,) = Path("runs").glob("tiny-*/status.json")
+        found: dict[str, object] = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return found
+
+
+def wait_for_step(above: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while int(str(status().get("step", 0))) <= above:
+        assert time.monotonic() < deadline, f"no step after {above}"
+        time.sleep(0.05)
+
+
+def end(process: "subprocess.Popen[str]", *signals: signal.Signals) -> tuple[int, str, str]:
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.01)
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+def test_a_run_is_saved_once_left_at_twice_and_goes_on(tiny: WriteRecipe) -> None:
+    recipe = tiny(schedule=ENDLESS)
+    with command("train", recipe) as process:
+        wait_for_step(2)
+        code, out, err = end(process, signal.SIGINT)
+    assert (code, out) == (130, "")
+    assert "saved; the same command continues" in err
+    assert "Traceback" not in err
+    assert status()["state"] == "interrupted"
+    saved = int(str(status()["step"]))
+    (directory,) = Path("runs").glob("tiny-*")
+    newest = max(int(path.name[5:]) for path in (directory / "checkpoints").glob("step_*"))
+    assert newest >= saved
+
+    with command("train", recipe) as process:
+        wait_for_step(newest)
+        code, out, err = end(process, signal.SIGTERM)
+    assert (code, out) == (143, "")
+    assert f"goes on from step {newest}" in err
+    saved = int(str(status()["step"]))
+
+    with command("train", recipe) as process:
+        wait_for_step(saved)
+        code, out, err = end(process, signal.SIGINT, signal.SIGINT, signal.SIGINT)
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.1, 0.4, 1.0, 2.5])
+def test_a_start_can_be_broken_off(tiny: WriteRecipe, delay: float) -> None:
+    with command("train", tiny(schedule=ENDLESS)) as process:
+        time.sleep(delay)
+        started = time.monotonic()
+        code, out, err = end(process, signal.SIGINT)
+    assert time.monotonic() - started < 5
+    assert "Traceback" not in err
+    # Before Python itself has read the program, there is nobody to answer the signal otherwise.
+    assert (code, out) == (130, "") or (delay < 0.4 and code == -signal.SIGINT)
+
+
+def test_a_reader_that_leaves_is_no_fault() -> None:
+    with command("list", "recipes") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raykd.cli import progress
+    from raykd.cli.follow import News
+
+    display = progress._Live()
+    row = {"step": 2, "images_per_second": 4.0, "loss/kd": 0.5, "accuracy/top1": 50.0}
+    display.show(News("a-run", 2, 12, 4, [row], False))
+    with display._bars.console.capture() as captured:
+        display._bars.console.print(*display._bars.get_renderables(), display._figures)
+    display.close()
+    shown = captured.get()
+    assert "a-run" in shown
+    assert "2/12" in shown
+    assert "ETA 0:10" in shown
+    assert "top-1 50.00%" in shown

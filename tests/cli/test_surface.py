@@ -1,0 +1,91 @@
+"""The options are frozen: a new method adds none, and what users type stays."""
+
+import sys
+
+import click
+import pytest
+
+import raykd as package
+from raykd.cli.app import app
+from raykd.cli.names import complete_recipe, packaged_recipes
+from raykd.recipe import recipe_names
+from tests.cli.conftest import Raykd
+
+OPTIONS = {
+    "train": {"--cluster", "--out", "--seeds", "--json"},
+    "evaluate": {"--json"},
+    "inspect": {"--json"},
+    "list": {"--json"},
+    "doctor": {"--json"},
+    "data": {"--out", "--source", "--download"},
+}
+ARGUMENTS = {
+    "train": ["recipe", "overrides"],
+    "evaluate": ["run"],
+    "inspect": ["teacher", "overrides"],
+    "list": ["kind"],
+    "doctor": [],
+    "data": ["name"],
+}
+
+
+def test_commands_and_options_are_these() -> None:
+    found = {
+        name: {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
+        for name, command in app.commands.items()
+    }
+    assert found == OPTIONS
+
+
+def test_arguments_are_these() -> None:
+    found = {
+        name: [p.name for p in command.params if isinstance(p, click.Argument)]
+        for name, command in app.commands.items()
+    }
+    assert found == ARGUMENTS
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_help_ends_with_a_command_that_parses(raykd: Raykd, name: str) -> None:
+    shown = raykd(name, "--help")
+    assert shown.exit_code == 0
+    example = shown.stdout.rstrip().rpartition("Example:\n")[2].split()
+    assert example[:2] == ["raykd", name]
+    app.commands[name].make_context(name, example[2:])  # raises for what it does not take
+
+
+def test_version(raykd: Raykd) -> None:
+    assert raykd("--version").stdout == f"raykd {package.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [(["trian"], "train"), (["train", "x", "--jsn"], "--json"), (["list", "recipe"], "recipes")],
+)
+def test_a_slip_is_answered_with_what_was_meant(raykd: Raykd, arguments: list[str], hint: str) -> None:
+    slip = raykd(*arguments)
+    assert slip.exit_code == 2
+    assert hint in slip.stderr
+    assert slip.stdout == ""
+
+
+def test_names_are_told_without_loading_recipes() -> None:
+    assert list(packaged_recipes()) == recipe_names()
+    assert all(packaged_recipes().values()), "a recipe's first line is a comment on it"
+
+
+def test_the_shell_completes_recipes() -> None:
+    command = app.commands["train"]
+    context = click.Context(command)
+    items = complete_recipe(context, command.params[0], "dafl_dig")
+    assert [item.value for item in items] == ["dafl_digits"]
+    assert [item.type for item in complete_recipe(context, command.params[0], "./my")] == ["file"]
+
+
+def test_commands_import_nothing_heavy_at_once() -> None:
+    import json
+    import subprocess
+
+    code = "import json, sys, raykd.cli.app; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "ray", "numpy", "pydantic", "rich"} & set(json.loads(done.stdout)) == set()

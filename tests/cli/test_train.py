@@ -1,0 +1,90 @@
+"""Training by command: what is printed where, and that the same command reads and resumes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Raykd, WriteRecipe
+
+
+def test_a_run_prints_its_table_on_stdout_and_its_way_on_stderr(raykd: Raykd, tiny: WriteRecipe) -> None:
+    done = raykd("train", tiny(), "--out", "store")
+    assert done.exit_code == 0, done.stderr
+    for word in ("last", "blind *", "best (oracle)", "teacher", "published", "12.50", "98.90"):
+        assert word in done.stdout
+    assert re.search(r"data, train +none", done.stdout)
+    assert re.search(r"data, test +digits/test", done.stdout)
+    assert re.search(r"images +32\n", done.stdout)
+    (directory,) = Path("store").glob("tiny-*-s0")
+    assert re.search(rf"directory +{directory}\n", done.stdout)
+    assert re.search(r"step 2/4 .*top-1 .*blind .*kd .*ETA", done.stderr)
+    assert re.search(r"step 4/4 .*img/s", done.stderr)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_json_is_the_result_on_one_line(raykd: Raykd, tiny: WriteRecipe) -> None:
+    recipe = tiny()
+    first = json.loads(raykd("train", recipe, "--json").stdout)
+    assert {"accuracy/top1", "accuracy/top5", "agreement", "kl", "ece"} <= first["blind"].keys()
+    assert first["data_opened"]["train"] == []
+    assert Path(first["directory"]).parent == Path("runs")
+    kept = json.loads((Path(first["directory"]) / "status.json").read_text())["result"]
+    assert {**kept, "directory": first["directory"]} == first
+    again = raykd("train", recipe, "--json")
+    assert json.loads(again.stdout.splitlines()[-1]) == first
+    assert "finished already" in again.stderr
+    assert "img/s" not in again.stderr, "what is read is not reported as if it were trained"
+
+
+def test_seeds_run_one_after_another_and_are_averaged(raykd: Raykd, tiny: WriteRecipe) -> None:
+    arguments = ("train", tiny(), "seed=3", "--seeds", "2")
+    whole = json.loads(raykd(*arguments, "--json").stdout)
+    assert [run["seed"] for run in whole["runs"]] == [3, 4]
+    low, high = sorted(run["last"]["kl"] for run in whole["runs"])
+    assert low < high
+    assert whole["mean"]["last"]["kl"] == pytest.approx((low + high) / 2)
+    assert whole["sd"]["last"]["kl"] == pytest.approx((high - low) / 2**0.5)
+    table = raykd(*arguments).stdout
+    assert f"{(low + high) / 2:.2f} ± {(high - low) / 2**0.5:.2f}" in table
+    assert "seed 3" in table
+    assert "seed 4" in table
+
+
+def test_controls_stand_in_the_table(raykd: Raykd, tiny: WriteRecipe) -> None:
+    from raykd.cli.summary import print_summary
+
+    result = json.loads(raykd("train", tiny(), "--json").stdout)
+    control = {**result, "blind": {**result["blind"], "accuracy/top1": 33.25}}
+    from click.testing import CliRunner
+
+    with CliRunner().isolation() as (out, *_):
+        print_summary([{**result, "controls": {"beside": control}}])
+        shown = out.getvalue().decode()
+    assert re.search(r"control beside .*33\.25", shown)
+
+
+def test_a_cluster_file_says_where(raykd: Raykd, tiny: WriteRecipe, tmp_path: Path) -> None:
+    (tmp_path / "here.yaml").write_text("workers: 0\nstorage: elsewhere\n")
+    done = json.loads(raykd("train", tiny(), "--cluster", "here.yaml", "--json").stdout)
+    assert Path(done["directory"]).parent == Path("elsewhere")
+    own = raykd("train", tiny(), "--cluster", "here.yaml", "--out", "mine", "--json")
+    assert Path(json.loads(own.stdout)["directory"]).parent == Path("mine")
+
+
+def test_a_fault_of_ours_leaves_its_traceback_in_a_file(
+    raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("raykd.cluster.train.train", broken)
+    failed = raykd("train", tiny(), "--out", "store")
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("error: ZeroDivisionError: by zero\n")
+    assert "Traceback" not in failed.stderr
+    (log,) = Path("store").glob("raykd-error-*.log")
+    assert "in broken" in log.read_text()
+    monkeypatch.setenv("RAYKD_DEBUG", "1")
+    assert "in broken" in raykd("train", tiny()).stderr
