@@ -116,6 +116,9 @@ class Recipe(Section):
     def content_hash(self) -> str:
         """Return 8 hex digits that change with anything that changes the result, but not with the seed."""
         content = self.model_dump(mode="json", exclude={"name", "seed", "controls", "published"})
+        teacher = teacher_run(self)
+        if teacher is not None:  # a teacher trained in another way makes this another run
+            content["teacher"] = teacher.run_id
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
@@ -136,6 +139,33 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     raw = _extended(path)
     fields = set(_dotted_fields(_validated(raw, path.name, set())))
     return _validated(override(raw, overrides, path.stem, fields), source, fields)
+
+
+def teacher_run(recipe: Recipe) -> Recipe | None:
+    """Return the recipe whose run supplies the teacher, if that is where it comes from."""
+    if recipe.teacher is None or recipe.teacher.recipe is None:
+        return None
+    return load_recipe(recipe.teacher.recipe)
+
+
+def control_runs(recipe: Recipe) -> list[Recipe]:
+    """Return the recipes that run beside this one, with its seed."""
+    return [load_recipe(name, [f"seed={recipe.seed}"]) for name in recipe.controls]
+
+
+def entailed_runs(recipe: Recipe, trail: tuple[str, ...] = ()) -> list[Recipe]:
+    """Return all runs that training this recipe means, in their order: teacher's, its own, controls'.
+
+    Raises:
+        UsageError: if recipes name each other in a circle (``trail`` holds those on the way).
+    """
+    if recipe.name in trail:
+        raise UsageError(f"recipes name each other in a circle: {' -> '.join([*trail, recipe.name])}")
+    trail = (*trail, recipe.name)
+    teacher = teacher_run(recipe)
+    before = entailed_runs(teacher, trail) if teacher else []
+    after = [run for control in control_runs(recipe) for run in entailed_runs(control, trail)]
+    return list({run.run_id: run for run in [*before, recipe, *after]}.values())
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:

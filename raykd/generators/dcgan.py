@@ -84,5 +84,6 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _activated(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Normalise channels-last ``x`` [B, H, W, C] and apply LeakyReLU."""
-    y: Tensor = F.leaky_relu(norm(x.permute(0, 3, 1, 2)), 0.2, inplace=True).permute(0, 2, 3, 1)
+    # In place it would be slower, compiled even twice as slow: its backward then reads its result.
+    y: Tensor = F.leaky_relu(norm(x.permute(0, 3, 1, 2)), 0.2).permute(0, 2, 3, 1)
     return y

@@ -32,11 +32,7 @@ def text(path: Path) -> str | None:
 
 
 def test_no_file_names_a_machine() -> None:
-    found = {
-        str(path.relative_to(ROOT)): hits
-        for path in repository()
-        if (hits := FOREIGN.findall(text(path) or ""))
-    }
+    found = {str(path.relative_to(ROOT)): hits for path in repository() if (hits := FOREIGN.findall(text(path) or ""))}
     assert found == {}
 
 

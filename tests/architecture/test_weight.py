@@ -47,9 +47,7 @@ def test_the_package_loads_nothing_else() -> None:
 
 
 def test_help_loads_only_light_packages() -> None:
-    assert loaded("import raykd.cli; raykd.cli.main()", "--help") <= LIGHT | LIGHT_INSIDE | {
-        "raykd"
-    }
+    assert loaded("import raykd.cli; raykd.cli.main()", "--help") <= LIGHT | LIGHT_INSIDE | {"raykd"}
 
 
 def test_help_answers_at_once() -> None:
@@ -68,9 +66,7 @@ def cpu_seconds(command: list[str]) -> float:
 def needed_without_ray(path: Path) -> bool:
     """Everything but the cluster folder, whose settings alone are read by a local run."""
     name = module_name(path)
-    return name == "raykd.cluster.config" or not (
-        name.startswith("raykd.cluster") or name == "raykd.__main__"
-    )
+    return name == "raykd.cluster.config" or not (name.startswith("raykd.cluster") or name == "raykd.__main__")
 
 
 def test_a_local_run_imports_without_ray() -> None:

@@ -95,9 +95,7 @@ def test_rows_that_differ_from_the_promised_count_are_noticed(root: Path) -> Non
             load_images(folder.name, "test", data_spec(folder.name, data_root=root), root)
 
 
-def test_a_set_too_big_for_memory_is_refused_before_it_is_read(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_too_big_for_memory_is_refused_before_it_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels_module, "free_memory", lambda: 1000)
     monkeypatch.setattr(parquet, "read", lambda *_: pytest.fail("images were read"))
     with pytest.raises(UsageError, match="12 images of 3x8x8"):

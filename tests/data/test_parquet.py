@@ -128,9 +128,7 @@ def test_images_that_cannot_be_decoded_name_their_file(tmp_path: Path) -> None:
     ("record", "message"),
     [((bytes(89), 0), "cannot be read"), ((bytes(90), 4), "beyond the 4 classes")],
 )
-def test_rows_that_contradict_the_metadata_are_refused(
-    tmp_path: Path, record: tuple[bytes, int], message: str
-) -> None:
+def test_rows_that_contradict_the_metadata_are_refused(tmp_path: Path, record: tuple[bytes, int], message: str) -> None:
     parquet.write(tmp_path, "train", [record], metadata())
     with pytest.raises(CorruptError, match=message):
         read_all(tmp_path)

@@ -4,8 +4,9 @@ from torch import Tensor
 
 from raykd.data.datasets import Images
 from raykd.data.spec import DataSpec
-from raykd.data.streams import Batch, TrainStream, evaluation_batches
+from raykd.data.streams import TrainStream, evaluation_batches
 from raykd.errors import UsageError
+from raykd.methods.base import Batch
 from raykd.parallel import World
 
 SPEC = DataSpec("made", 3, 3, 8, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
@@ -49,9 +50,7 @@ def test_every_image_comes_once_per_epoch_without_short_batches(batch: int) -> N
 def test_batches_are_the_images_normalised() -> None:
     images = made()
     batch = stream(images, 4).batch(1)
-    torch.testing.assert_close(
-        batch.images, SPEC.normalise(images.pixels[batch.labels].float() / 255)
-    )
+    torch.testing.assert_close(batch.images, SPEC.normalise(images.pixels[batch.labels].float() / 255))
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
@@ -86,9 +85,7 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
     images = made(100)
     batch = stream(images, 100, augment=("flip",)).batch(0)
     plain = SPEC.normalise(images.pixels[batch.labels].float() / 255)
-    flipped = sum(
-        torch.allclose(got, want.flip(-1)) for got, want in zip(batch.images, plain, strict=True)
-    )
+    flipped = sum(torch.allclose(got, want.flip(-1)) for got, want in zip(batch.images, plain, strict=True))
     kept = sum(torch.allclose(got, want) for got, want in zip(batch.images, plain, strict=True))
     assert flipped + kept == 100
     assert 30 < flipped < 70

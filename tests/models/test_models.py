@@ -89,10 +89,7 @@ def test_larger_images_are_taken(name: str) -> None:
 
 def test_half_alexnet_halves_every_width() -> None:
     with torch.device("meta"):
-        full, half = (
-            build_model(name, num_classes=2, channels=3, size=224)
-            for name in ("alexnet", "alexnet_half")
-        )
+        full, half = (build_model(name, num_classes=2, channels=3, size=224) for name in ("alexnet", "alexnet_half"))
     for one, other in zip(full.parameters(), half.parameters(), strict=True):
         assert one.shape[0] == (2 if other.shape[0] == 2 else 2 * other.shape[0])
 

@@ -57,9 +57,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_torch_files_are_read(
-    tmp_path: Path, wrapper: str | None, prefix: str, zipped: bool
-) -> None:
+def test_torch_files_are_read(tmp_path: Path, wrapper: str | None, prefix: str, zipped: bool) -> None:
     source, target = trained(), lenet()
     state: dict[str, object] = {**prefixed(source.state_dict(), prefix)}
     content = {wrapper: state, "epoch": 3} if wrapper else state
@@ -71,9 +69,7 @@ def test_torch_files_are_read(
 def test_a_network_with_a_child_called_module_keeps_its_keys(tmp_path: Path) -> None:
     source = nn.ModuleDict({"module": nn.Linear(2, 3)})
     target = nn.ModuleDict({"module": nn.Linear(2, 3)})
-    safetensors.torch.save_file(
-        prefixed(source.state_dict(), "module."), tmp_path / "w.safetensors"
-    )
+    safetensors.torch.save_file(prefixed(source.state_dict(), "module."), tmp_path / "w.safetensors")
     load_weights(target, tmp_path / "w.safetensors")
     assert_same(target, source)
 
@@ -105,9 +101,7 @@ def test_published_checkpoint_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("by_torch", [True, False])
-def test_pickled_code_is_refused_and_never_run(
-    tmp_path: Path, by_torch: bool, protocol: int
-) -> None:
+def test_pickled_code_is_refused_and_never_run(tmp_path: Path, by_torch: bool, protocol: int) -> None:
     path, sign = tmp_path / "w.pt", tmp_path / "exploded"
     bomb = {"state_dict": Bomb(sign)}
     if by_torch:
@@ -170,10 +164,7 @@ def test_mismatches_say_what_differs_and_change_nothing(tmp_path: Path) -> None:
     assert "is for 10 classes, the model was built for 7" in refused(lenet(num_classes=7))
     assert "features.0.weight: [6, 1, 5, 5] in the file, [6, 3, 5, 5]" in refused(lenet(channels=3))
     other = refused(lenet(name="lenet5"))
-    assert (
-        "another architecture: 5 missing (features.0.bias, features.3.weight, features.3.bias, ...)"
-        in other
-    )
+    assert "another architecture: 5 missing (features.0.bias, features.3.weight, features.3.bias, ...)" in other
     assert "unexpected (features.1.weight, features.1.bias, features.1.running_mean, ...)" in other
 
 
