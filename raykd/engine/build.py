@@ -163,8 +163,7 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, roots: 
         raise UsageError(
             f"the {role} has {classes} classes, data {spec.name!r} has {spec.num_classes}; they must be equal"
         )
-    network = network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
-    return network
+    return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
 
 
 def load_teacher(config: TeacherConfig, spec: DataSpec, roots: Roots) -> tuple[Teacher, str]:
