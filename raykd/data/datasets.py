@@ -203,8 +203,8 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
     if not files:
         there = parquet.find_splits(folder)
         raise UsageError(
-            f"data set {name!r}: no file matches {folder}/{split}-*.parquet "
-            + (f"(splits there: {', '.join(there)}); " if there else "; ")
+            f"data set {name!r}: no file matches {folder}/{split}-*.parquet"
+            + (f" (splits there: {', '.join(there)}); " if there else "; ")
             + _how_to_make(name)
         )
     return files

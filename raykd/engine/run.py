@@ -51,8 +51,8 @@ def run(recipe: Recipe, place: Place) -> dict[str, Any]:
     entailed_runs(recipe)  # a slip in any of them should show before hours of the first
     teacher = teacher_run(recipe)
     if teacher is not None and not _is_finished(teacher, place):
-        logger.info("the teacher's run %s is not there yet: training it first", teacher.run_id)
         check(recipe, place.world, place.roots)
+        logger.info("the teacher's run %s is not there yet: training it first", teacher.run_id)
         run(teacher, place)
     result = _run_one(recipe, place)
     controls = {}
