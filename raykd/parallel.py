@@ -57,7 +57,9 @@ class World:
         A process started by torchrun joins its process group here; Ray Train's workers have joined already.
         """
         device = torch.device("cpu")
-        if torch.cuda.is_available():
+        # A group joined over gloo was meant for CPUs, whatever devices can be seen from here.
+        meant_for_cpu = dist.is_initialized() and "nccl" not in dist.get_backend()
+        if torch.cuda.is_available() and not meant_for_cpu:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
             torch.cuda.set_device(device)
         if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -118,6 +120,15 @@ class World:
         rows = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(rows, tensor.detach().contiguous())
         return torch.stack(rows)
+
+    def synchronise(self, network: nn.Module) -> None:
+        """Give all workers rank 0's parameters and buffers, whatever a network was initialised from."""
+        if self.size == 1:
+            return
+        for tensor in network.state_dict().values():
+            whole = tensor.detach().contiguous().clone()  # in one memory order on all workers
+            dist.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's value, a plain JSON-like object, on every worker."""

@@ -74,6 +74,11 @@ def test_workers_end_with_the_same_weights(workers: list[Saved]) -> None:
                 assert torch.equal(parameters[0][key], parameters[1][key]), (name, key)
 
 
+def test_workers_begin_alike_whatever_they_were_initialised_from(workers: list[Saved]) -> None:
+    assert_close(workers[1]["synchronised"], workers[0]["synchronised"], 0.0)
+    assert_close(workers[0]["synchronised"], two_workers.network(10, "lenet5_bn").state_dict(), 0.0)
+
+
 def test_two_workers_distil_like_one_where_no_batch_normalisation_is(workers: list[Saved]) -> None:
     alone = two_workers.distilled(World.alone()).state_dict()
     assert_close(workers[0]["distilled"], alone, 1e-5)

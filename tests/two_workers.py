@@ -66,6 +66,13 @@ def balanced(world: World) -> nn.Module:
     return student
 
 
+def synchronised(world: World) -> nn.Module:
+    """A network that every worker has initialised in its own way."""
+    student = network(10 + world.rank, "lenet5_bn").to(memory_format=torch.channels_last)
+    world.synchronise(student)
+    return student
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = World.current()
@@ -77,6 +84,7 @@ def main(folder: Path) -> None:
             "normalised": distilled(world, "lenet5_bn").state_dict(),
             "ddp": distilled_by_ddp(world, "lenet5_bn").state_dict(),
             "balanced": balanced(world).state_dict(),
+            "synchronised": synchronised(world).state_dict(),
             "sum": world.sum(torch.tensor([1.0, world.rank])),
             "gathered": world.gather(torch.tensor([float(world.rank)])),
             "heard": world.broadcast({"from": world.rank}),

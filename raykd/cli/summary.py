@@ -8,7 +8,7 @@ from typing import Any
 from raykd.cli.output import COLUMNS, count, figure, print_pairs, print_table
 
 _SELECTIONS = {"last": "last", "blind": "blind", "best": "best (oracle)"}
-_NOT_MEASURED = ("seed", "published", "controls")
+_NOT_MEASURED = ("seed", "published")
 
 
 def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -35,8 +35,10 @@ def print_summary(results: Sequence[Mapping[str, Any]]) -> None:
         rows.append(_row("teacher", _teacher(means), None, published.get("teacher")))
     controls: Mapping[str, Any] = first.get("controls") or {}
     for name, control in controls.items():
-        figures = control[control["selected"]]
-        rows.append(_row(f"control {name}", figures, None, published.get(name)))
+        selected = control["selected"]
+        figures = means["controls"][name][selected]
+        deviation = deviations["controls"][name][selected] if several else None
+        rows.append(_row(f"control {name}", figures, deviation, published.get(name)))
     for name in published.keys() - {"student", "teacher", *controls}:
         rows.append(_row(name, {}, None, published[name]))
     title = first["run"] if not several else f"{_name(first)}, {len(results)} seeds: mean ± sd"

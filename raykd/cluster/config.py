@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 import raykd
 from raykd.config import Runtime
@@ -44,6 +44,12 @@ class Cluster(Runtime):
         if low < 0 or high < low or (low == 0 and not isinstance(workers, int)):
             raise ValueError("workers is a number from 0, or [min, max] with 1 <= min <= max")
         return workers
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> "Cluster":
+        if self.gpus_per_worker % 1 and self.worker_range[1] > 1:
+            raise ValueError("several workers need whole GPUs: NCCL lets no two share one")
+        return self
 
     @property
     def worker_range(self) -> tuple[int, int]:

@@ -38,6 +38,7 @@ class Outcome:
     selected: str
     step: int
     weights: Path | Mapping[str, Mapping[str, Tensor]]
+    steps: Mapping[str, int]
 
     def load_into(self, student: nn.Module) -> None:
         """Give ``student`` the weights that count."""
@@ -65,14 +66,16 @@ def open_run(directory: Path) -> Outcome:
     checkpoints, student = directory / "checkpoints", directory / _STUDENT
     if student.is_file():
         _verify(student, checkpoints, selected, recipe.schedule.steps)
-        return Outcome(recipe, selected, recipe.schedule.steps, student)
+        return Outcome(recipe, selected, recipe.schedule.steps, student, {})
     newest = latest_checkpoint(checkpoints)
     if newest is None:
         raise UsageError(f"{directory} holds no checkpoint yet; `raykd train` goes on with it")
     checkpoint = read_checkpoint(newest)
     if selected not in checkpoint.weights:  # stopped before its first report
         selected = "last"
-    return Outcome(recipe, selected, checkpoint.step, checkpoint.weights)
+    # A stop between reports saves a newer last student than the selection knows of.
+    steps = {**checkpoint.state["selection"]["steps"], "last": checkpoint.step}
+    return Outcome(recipe, selected, checkpoint.step, checkpoint.weights, steps)
 
 
 def examine(directory: Path, data_root: Path | None) -> dict[str, Any]:
@@ -101,13 +104,13 @@ def examine(directory: Path, data_root: Path | None) -> dict[str, Any]:
         figures = {}
         for name, weights in outcome.weights.items():
             student.load_state_dict(weights)
-            figures[name] = exam.score(student)
+            figures[name] = {"step": outcome.steps[name], **exam.score(student)}
     return {
         "run": directory.resolve().name,
         "finished": isinstance(outcome.weights, Path),
-        "step": outcome.step,
         "selected": outcome.selected,
         **figures[outcome.selected],
+        "step": outcome.step,
         **figures,
         **exam.score_teacher(),
         "teacher_missing": obstacle,

@@ -12,7 +12,7 @@ from raykd.engine.evaluate import Exam
 from raykd.engine.report import Reporter
 from raykd.engine.samples import sample_sheet
 from raykd.engine.selection import Selection
-from raykd.engine.sentinel import check_finite
+from raykd.engine.sentinel import check_finite, parameter_norms
 from raykd.engine.state import averaged_weights, capture, restore
 from raykd.engine.stop import Interrupted, StopPoll
 from raykd.methods.base import Method
@@ -40,9 +40,11 @@ def fit(
     world = method.world
     evaluator = copy.deepcopy(method.student)
     selection = Selection(method, teacher, evaluator)
+    for network in method.trained.values():
+        world.synchronise(network)
     spent = earlier = restore(resume, method, selection)
     first, started = method.steps_done, time.monotonic()
-    stop = StopPoll(reporter, world)
+    stop = StopPoll(reporter, world, first)
 
     for step in range(first, schedule.steps):
         losses = method.step({name: stream.batch(step) for name, stream in streams.items()})
@@ -52,13 +54,14 @@ def fit(
         if not due and not stopping:
             continue
         metrics, samples = None, None
+        row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
+        check_finite({**row, **parameter_norms(method.trained)}, done)
         if due:
-            row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
             weights = averaged_weights(method.student, world)
             evaluator.load_state_dict(weights)
             test = exam.score(evaluator)
             blind = selection.consider(weights, done, test)
-            check_finite({**row, **test, **blind}, done)
+            check_finite({**test, **blind}, done)
             seconds = time.monotonic() - started
             rate = (done - first) * schedule.global_batch / seconds
             samples = sample_sheet(method, teacher) if world.rank == 0 else None

@@ -66,10 +66,16 @@ def prepare_host(threads: int | None = None) -> HostReport:
 def compile_obstacle(device: str = "cpu") -> str | None:
     """Return what `torch.compile` lacks here and what to do about it, or None when nothing."""
     if torch.device(device).type != "cpu":
-        return None if find_spec("triton") else "triton is not installed; pip install triton"
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        return f"no C++ compiler {compiler!r} on PATH; install one or set CXX"
+        if find_spec("triton") is None:
+            return "triton is not installed; pip install triton"
+        # Triton compiles its launcher in C.
+        names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+        if not any(map(shutil.which, names)):
+            return "no C compiler on PATH; install gcc or set CC"
+    else:
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if shutil.which(compiler) is None:
+            return f"no C++ compiler {compiler!r} on PATH; install one or set CXX"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         return "the headers of Python are missing; install python3-dev or its like"
     return None
@@ -101,7 +107,8 @@ def _route_products_to_onednn() -> tuple[bool, float | None]:
     """
     settings: Any = getattr(torch.backends.mkldnn, "matmul", None)
     before = getattr(settings, "fp32_precision", None)
-    if before is None or not torch.backends.mkldnn.is_available():
+    # Where a GPU computes there is nothing to gain, and torch's older precision settings stay readable.
+    if before is None or torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
         return False, None
     settings.fp32_precision = "bf16"
     error = _product_error()

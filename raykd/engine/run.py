@@ -113,11 +113,13 @@ def _alone_in(directory: Path, world: World) -> Iterator[None]:
         problem = None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             problem = (
                 f"run {directory.name} is in progress in another process; wait for it, "
                 "or give this one another seed or another --out"
             )
+        except OSError as error:  # some network file systems know no locks
+            logger.warning("run %s cannot be locked (%s): let no second job use it", directory.name, error)
         world.broadcast(problem)
         if problem:
             raise UsageError(problem)

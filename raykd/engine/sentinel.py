@@ -3,7 +3,18 @@
 import math
 from collections.abc import Mapping
 
+import torch
+from torch import nn
+
 from raykd.errors import RunFailed
+
+
+def parameter_norms(networks: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Return the l2 norm of each network's parameters, which one bad number makes bad."""
+    return {
+        f"parameters/{name}": torch.nn.utils.get_total_norm(network.parameters()).item()
+        for name, network in networks.items()
+    }
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

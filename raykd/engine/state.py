@@ -1,4 +1,4 @@
-"""From a running method to a checkpoint and back, bit for bit at the same number of workers.
+"""From a running method to a checkpoint and back, bit for bit on CPUs at the same number of workers.
 
 Parameters are equal on all workers; batch-normalisation buffers are not, since each worker normalises its own share.
 The checkpoint therefore keeps every worker's buffers, and evaluation uses their average.

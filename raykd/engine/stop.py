@@ -22,12 +22,12 @@ class Interrupted(RaykdError):
 class StopPoll:
     """Asks rank 0's reporter about twice a second, at steps that all workers agree on."""
 
-    def __init__(self, reporter: Reporter, world: World) -> None:
-        """Ask at the first step, then as often as the pace of the steps tells."""
+    def __init__(self, reporter: Reporter, world: World, done: int) -> None:
+        """Start at ``done`` steps: ask after the next one, then as often as the pace of the steps tells."""
         self._reporter = reporter
         self._world = world
         self._next = 0
-        self._asked_at = (0, time.monotonic())
+        self._asked_at = (done, time.monotonic())
 
     def asked(self, done: int) -> bool:
         """Tell, equally on every worker, whether to stop after ``done`` steps."""
@@ -35,7 +35,10 @@ class StopPoll:
             return False
         step, moment = self._asked_at
         now = time.monotonic()
-        pace = max(1, round((done - step) * _SECONDS_BETWEEN / max(now - moment, 1e-6)))
+        since = done - step
+        pace = max(1, round(since * _SECONDS_BETWEEN / max(now - moment, 1e-6)))
+        # A device's queue swallows the first steps at once, so the pace is believed bit by bit.
+        pace = min(pace, 10 * since)
         self._asked_at = (done, now)
         # Rank 0 alone decides both, since clocks and files may look different elsewhere.
         verdict, self._next = self._world.broadcast((self._reporter.stop_requested(), done + pace))
