@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-
 from raykd.engine import checkpoint, report, run
 from raykd.engine.checkpoint import Checkpoint
+from raykd.engine.host import prepare_host
 from raykd.engine.run import Place
 from raykd.methods.dafl import Dafl
 from raykd.recipe import Recipe
@@ -85,7 +84,7 @@ def attempt(place: Place, recipe: Recipe, moment: str) -> int:
 
 def main(root: Path) -> None:
     """Die at every moment in turn; print how, and what was on the disk then."""
-    torch.set_num_threads(1)
+    prepare_host(1)
     for name in ("sklearn.datasets", "torch.utils.tensorboard"):  # slow: once, not in every fork
         with suppress(ImportError):
             importlib.import_module(name)

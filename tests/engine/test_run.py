@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from raykd.engine.checkpoint import find_fault, read_checkpoint
+from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter, read_status
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
@@ -29,6 +30,12 @@ from tests.methods.toy import assert_same
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ["schedule.steps=4", "schedule.report_every=1", "controls=[]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host() -> None:
+    """Compute as the killed processes do; the setting stays, so tests before these may have made it too."""
+    prepare_host(1)
 
 
 @pytest.fixture(autouse=True)
