@@ -116,3 +116,11 @@ class Runtime(Section):
         default="auto", description="torch.compile; auto = where the run is long enough to repay it"
     )
     threads: int | None = Field(default=None, gt=0, description="CPU threads of one worker")
+    wave: int | None = Field(
+        default=None, gt=0, description="generators that a worker trains at once; default: what fits its memory"
+    )
+    bank: Literal["auto", "copy", "exchange"] = Field(
+        default="auto",
+        description="a bank of several workers: copy = all generators on each, exchange = each its classes, images "
+        "travel; auto = copy where it fits",
+    )

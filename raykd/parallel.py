@@ -3,11 +3,13 @@
 A world of one needs no process group, so single-process code and many-worker code are the same code.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -63,8 +65,7 @@ class World:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
             torch.cuda.set_device(device)
         if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+            _join("nccl" if device.type == "cuda" else "gloo")
         if not dist.is_initialized():
             return cls(0, 1, device, precision)
         return cls(dist.get_rank(), dist.get_world_size(), device, precision)
@@ -94,9 +95,12 @@ class World:
         The global batch is drawn and cut, so (seed, rank, step) decides the rows, workers never repeat
         each other's, and any number of workers together see the noise that one worker would.
         """
+        return self.randn_whole(global_batch, *shape, seed=seed, step=step)[self.slice(global_batch)]
+
+    def randn_whole(self, global_batch: int, *shape: int, seed: int, step: int) -> Tensor:
+        """Draw all rows of the step's noise, (global batch, *shape), the same on every worker: see ``randn``."""
         generator = torch.Generator(self.device).manual_seed(mix(seed, step))
-        whole = torch.randn(global_batch, *shape, generator=generator, device=self.device)
-        return whole[self.slice(global_batch)]
+        return torch.randn(global_batch, *shape, generator=generator, device=self.device)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Return the mean over workers, gradients included: a loss of it is that of the global batch."""
@@ -121,6 +125,26 @@ class World:
         dist.all_gather(rows, tensor.detach().contiguous())
         return torch.stack(rows)
 
+    def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """Send every worker its rows and return what the others sent here (no gradient).
+
+        All workers call it with equal row shapes and dtypes, and each knows beforehand how much comes from where.
+
+        Args:
+            rows: (n, ...), those for worker 0 first, then those for worker 1, and so on.
+            send: how many of them go to each worker, n in all; this worker's own count among them.
+            receive: how many come from each worker, m in all.
+
+        Returns:
+            (m, ...): worker 0's rows first, each worker's in the order in which it had them.
+        """
+        rows = rows.detach().contiguous()
+        if self.size == 1:
+            return rows
+        received = rows.new_empty(sum(receive), *rows.shape[1:])
+        dist.all_to_all_single(received, rows, list(receive), list(send))
+        return received
+
     def synchronise(self, network: nn.Module) -> None:
         """Give all workers rank 0's parameters and buffers, whatever a network was initialised from."""
         if self.size == 1:
@@ -138,11 +162,37 @@ class World:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return every worker's value, a plain JSON-like object, by rank, on every worker."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run: bfloat16 autocast, or nothing in fp32."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _join(backend: str) -> None:
+    """Join the process group of torchrun's environment, to be left before the interpreter ends.
+
+    gloo's threads, if they outlive it, may abort a process that has done its work. They end with the last reference to
+    the group, and some modules of torch keep one as a default argument unless they were imported before there was any;
+    the first optimizer imports them in any case.
+    """
+    import_module("torch._dynamo")
+    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    if backend == "gloo":
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def mix(*numbers: int) -> int:

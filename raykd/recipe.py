@@ -13,72 +13,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config import Optimizer, Section
 from raykd.errors import UsageError, did_you_mean, unknown
-from raykd.methods import MethodConfig
+from raykd.methods import METHODS, MethodConfig
+from raykd.recipe_sections import (
+    BankConfig,
+    CalibrationConfig,
+    DataConfig,
+    NetworkConfig,
+    ScheduleConfig,
+    TeacherConfig,
+)
 from raykd.yaml_file import explain, load_yaml, parse_value
-
-
-class DataConfig(Section):
-    """Which data set, and how its images reach the network. ``data: NAME`` is short for ``{name: NAME}``.
-
-    Who has no image at all describes them: ``num_classes``, ``channels`` and ``size``, and ``test: false``.
-    """
-
-    name: str
-    size: int | None = Field(default=None, gt=0, description="network input size; default: the set's")
-    mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
-    std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
-    num_classes: int | None = Field(default=None, gt=1, description="of data described, not held")
-    channels: int | None = Field(default=None, gt=0, description="of data described, not held")
-    test: bool = Field(default=True, description="whether there is a test split to measure on")
-    augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate: of the train stream")
-
-    @model_validator(mode="after")
-    def _described_whole(self) -> "DataConfig":
-        if (self.num_classes is None) != (self.channels is None):
-            raise ValueError("data is described by num_classes, channels and size together")
-        if self.num_classes is not None and (self.size is None or self.test):
-            raise ValueError("described data needs a size and test: false, since it has no images")
-        return self
-
-
-class NetworkConfig(Section):
-    """A network: ``model`` by name or ``factory`` as module:function; ``weights`` is a file."""
-
-    model: str | None = None
-    factory: str | None = None
-    weights: str | None = Field(default=None, description="safetensors or weights-only file")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "NetworkConfig":
-        if (self.model is None) == (self.factory is None):
-            raise ValueError("give either 'model' or 'factory' (module:function)")
-        return self
-
-
-class TeacherConfig(Section):
-    """A teacher: a ``recipe`` whose run supplies it, or a network with its weights."""
-
-    recipe: str | None = None
-    model: str | None = None
-    factory: str | None = None
-    weights: str | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "TeacherConfig":
-        sources = [s for s in (self.recipe, self.model, self.factory) if s is not None]
-        if len(sources) != 1:
-            raise ValueError("give exactly one of 'recipe', 'model' and 'factory' (module:function)")
-        if (self.recipe is None) == (self.weights is None):
-            raise ValueError("'weights' (a file) goes with 'model' or 'factory', and must be given there")
-        return self
-
-
-class ScheduleConfig(Section):
-    """The budget. The batch is the global one: workers take shares of it."""
-
-    steps: int = Field(gt=0)
-    report_every: int = Field(gt=0, description="steps between evaluations and checkpoints")
-    global_batch: int = Field(gt=1)
 
 
 class Recipe(Section):
@@ -86,10 +30,12 @@ class Recipe(Section):
 
     name: str
     data: DataConfig
-    student: NetworkConfig
+    student: NetworkConfig | None = None
     teacher: TeacherConfig | None = None
+    bank: BankConfig | None = None
+    calibration: CalibrationConfig | None = None
     method: MethodConfig
-    student_optim: Optimizer
+    student_optim: Optimizer | None = None
     schedule: ScheduleConfig
     controls: tuple[str, ...] = Field(default=(), description="recipes run beside this one")
     published: dict[str, float] = Field(default={}, description="the paper's figures, top-1 in per cent")
@@ -107,6 +53,17 @@ class Recipe(Section):
     def _short_data(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _roles_filled(self) -> "Recipe":
+        method, roles = self.method.name, METHODS[self.method.name].roles
+        filled = {"student": self.student, "student_optim": self.student_optim, "bank": self.bank}
+        wanted = {"student": "student", "student_optim": "student", "bank": "bank"}
+        for section, role in wanted.items():
+            if (filled[section] is None) == (role in roles):
+                verb = "needs a" if role in roles else "takes no"
+                raise ValueError(f"method {method!r} {verb} {section!r} section")
+        return self
+
     @property
     def run_id(self) -> str:
         """Return name, 8 hex digits of the canonical content, seed."""
@@ -116,6 +73,14 @@ class Recipe(Section):
     def content_hash(self) -> str:
         """Return 8 hex digits that change with anything that changes the result, but not with the seed."""
         content = self.model_dump(mode="json", exclude={"name", "seed", "controls", "published"})
+        for newer in ("bank", "calibration"):  # absent from recipes of before these sections existed
+            if content[newer] is None:
+                del content[newer]
+        if self.data.train is None:
+            del content["data"]["train"]
+        bank = bank_run(self)
+        if bank is not None:
+            content["bank"] = bank.run_id
         teacher = teacher_run(self)
         if teacher is not None:  # a teacher trained in another way makes this another run
             content["teacher"] = teacher.run_id
@@ -148,13 +113,20 @@ def teacher_run(recipe: Recipe) -> Recipe | None:
     return load_recipe(recipe.teacher.recipe)
 
 
+def bank_run(recipe: Recipe) -> Recipe | None:
+    """Return the recipe whose run supplies the bank, if that is where it comes from."""
+    if recipe.bank is None or recipe.bank.recipe is None:
+        return None
+    return load_recipe(recipe.bank.recipe, [f"seed={recipe.bank.seed}"])
+
+
 def control_runs(recipe: Recipe) -> list[Recipe]:
     """Return the recipes that run beside this one, with its seed."""
     return [load_recipe(name, [f"seed={recipe.seed}"]) for name in recipe.controls]
 
 
 def entailed_runs(recipe: Recipe, trail: tuple[str, ...] = ()) -> list[Recipe]:
-    """Return all runs that training this recipe means, in their order: teacher's, its own, controls'.
+    """Return all runs that training this recipe means, in their order: teacher's, bank's, its own, controls'.
 
     Raises:
         UsageError: if recipes name each other in a circle (``trail`` holds those on the way).
@@ -162,8 +134,8 @@ def entailed_runs(recipe: Recipe, trail: tuple[str, ...] = ()) -> list[Recipe]:
     if recipe.name in trail:
         raise UsageError(f"recipes name each other in a circle: {' -> '.join([*trail, recipe.name])}")
     trail = (*trail, recipe.name)
-    teacher = teacher_run(recipe)
-    before = entailed_runs(teacher, trail) if teacher else []
+    sources = [run for run in (teacher_run(recipe), bank_run(recipe)) if run is not None]
+    before = [run for source in sources for run in entailed_runs(source, trail)]
     after = [run for control in control_runs(recipe) for run in entailed_runs(control, trail)]
     return list({run.run_id: run for run in [*before, recipe, *after]}.values())
 

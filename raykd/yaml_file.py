@@ -85,6 +85,8 @@ def explain(error: ValidationError, source: str, fields: set[str]) -> UsageError
             lines.append(f"{path!r} is not a field here{did_you_mean(path, fields - {path})}")
         elif item["type"] == "missing":
             lines.append(f"{path!r} is required")
+        elif not path:  # of the file as a whole, which is too much to repeat
+            lines.append(item["msg"].removeprefix("Value error, "))
         elif item["type"].startswith("union_tag"):
             lines.append(f"{path}: {item['msg']}")
         else:

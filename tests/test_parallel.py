@@ -98,6 +98,42 @@ def test_updater_equals_torch_ddp(workers: list[Saved]) -> None:
         assert_close(worker["normalised"], worker["ddp"], 1e-6)
 
 
+def test_rows_go_where_they_are_sent(workers: list[Saved]) -> None:
+    for rank, worker in enumerate(workers):
+        expected = [[sender, rank, number] for sender in range(2) for number in range(rank + 1)]
+        assert worker["exchanged"].tolist() == expected
+    rows = torch.randn(3, 2)
+    assert torch.equal(World.alone().exchange(rows, [3], [3]), rows)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Saved:
+    """What one worker makes of the whole bank."""
+    return two_workers.distilled_from_bank(World.alone(), range(two_workers.CLASSES))
+
+
+@pytest.mark.parametrize("way", ["bank_copy", "bank_exchange"])
+def test_two_workers_learn_from_a_bank_like_one_however_it_is_held(
+    workers: list[Saved], alone: Saved, way: str
+) -> None:
+    rows = torch.cat([worker[way]["images"] for worker in workers], dim=1)
+    torch.testing.assert_close(rows, alone["images"], rtol=1e-5, atol=1e-5)
+    assert (alone["images"].flatten(0, 1).flatten(1).std(0) > 1e-2).any()  # rows that could be confused
+    for worker in workers:
+        assert_close(worker[way]["weights"], alone["weights"], 1e-5)
+        torch.testing.assert_close(worker[way]["sheet"], alone["sheet"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(workers[0][way]["sheet"], workers[1][way]["sheet"])
+    start = two_workers.network(1).state_dict()
+    assert max((alone["weights"][key] - start[key]).abs().max() for key in start) > 1e-3
+
+
+def test_images_that_travel_in_bfloat16_are_nearly_the_same(workers: list[Saved], alone: Saved) -> None:
+    rows = torch.cat([worker["bank_bfloat16"]["images"] for worker in workers], dim=1)
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows, rows.bfloat16().float())
+    assert (rows - alone["images"]).abs().max() < 0.05 * alone["images"].abs().max()
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_what_would() -> None:
     with pytest.raises(UsageError, match=r"10 does not divide among 4 workers.*\[1, 2, 5\]"):
         World(0, 4, torch.device("cpu")).share(10)

@@ -132,8 +132,10 @@ def test_only_one_level_of_extending(made: Path) -> None:
 
 
 def test_numbers_without_a_point_are_floats(made: Path) -> None:
-    assert load_recipe(str(made)).student_optim.lr == 3e-4
-    assert load_recipe(str(made), ["student_optim.lr=1e-5"]).student_optim.lr == 1e-5
+    for pairs, lr in (([], 3e-4), (["student_optim.lr=1e-5"], 1e-5)):
+        optim = load_recipe(str(made), pairs).student_optim
+        assert optim is not None
+        assert optim.lr == lr
 
 
 def test_overrides_take_the_type_of_their_field() -> None:

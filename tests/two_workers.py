@@ -4,17 +4,27 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.two_
 """
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raykd import losses
 from raykd.config import Sgd
+from raykd.data.spec import DataSpec
+from raykd.generators import GeneratorBank, GeneratorConfig
+from raykd.methods.bank_kd import BankKd, BankKdConfig
+from raykd.methods.base import Setting
 from raykd.models import build_model
+from raykd.models.teacher import Teacher
 from raykd.parallel import Updater, World
 
 BATCH, STEPS, CLASSES = 16, 4, 10
+SHARDS = ((0, 4, 9), (1, 2, 3, 5, 6, 7, 8))
+"""The classes each of two workers has generators for."""
 OPTIMIZER = Sgd(name="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3)
 
 
@@ -73,6 +83,48 @@ def synchronised(world: World) -> nn.Module:
     return student
 
 
+def bank(classes: Sequence[int]) -> GeneratorBank:
+    """These members of one and the same bank."""
+    config = GeneratorConfig(latent_dim=6, width=8)
+    whole = GeneratorBank(range(CLASSES), config, channels=1, size=32)
+    whole.initialise(3)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        whole(torch.randn(CLASSES, 4, config.latent_dim, generator=generator))
+    part = GeneratorBank(classes, config, channels=1, size=32)
+    for label in classes:
+        part.load_member(label, whole.member_state(label))
+    return part.eval().requires_grad_(False)
+
+
+def distilled_from_bank(world: World, classes: Sequence[int]) -> dict[str, Any]:
+    """The images a student saw, its weights after that, and a sheet of samples."""
+    teacher = Teacher(network(0), channels=1, size=32)
+    images: list[Tensor] = []
+    teacher.register_forward_pre_hook(lambda _, args: images.append(args[0]))
+    setting = Setting(
+        spec=DataSpec("made", CLASSES, 1, 32, (0.0,), (1.0,)),
+        world=world,
+        networks={"student": network(1), "teacher": teacher, "bank": bank(classes)},
+        student_optim=OPTIMIZER,
+        steps=STEPS,
+        global_batch=BATCH,
+        seed=0,
+        compiler=lambda module: module,
+    )
+    method = BankKd(BankKdConfig(name="bank_kd"), setting)
+    for _ in range(STEPS):
+        method.step({})
+    return {"images": torch.stack(images), "weights": method.student.state_dict(), "sheet": method.sample(23, 5)}
+
+
+def exchanged(world: World) -> Tensor:
+    """Worker r sends s + 1 rows to worker s; a row tells sender, receiver and its own number."""
+    rows = [[world.rank, to, number] for to in range(world.size) for number in range(to + 1)]
+    send = [to + 1 for to in range(world.size)]
+    return world.exchange(torch.tensor(rows, dtype=torch.float32), send, [world.rank + 1] * world.size)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = World.current()
@@ -87,6 +139,10 @@ def main(folder: Path) -> None:
             "synchronised": synchronised(world).state_dict(),
             "sum": world.sum(torch.tensor([1.0, world.rank])),
             "gathered": world.gather(torch.tensor([float(world.rank)])),
+            "exchanged": exchanged(world),
+            "bank_copy": distilled_from_bank(world, range(CLASSES)),
+            "bank_exchange": distilled_from_bank(world, SHARDS[world.rank]),
+            "bank_bfloat16": distilled_from_bank(replace(world, precision="bf16"), SHARDS[world.rank]),
             "heard": world.broadcast({"from": world.rank}),
         },
         folder / f"{world.rank}.pt",

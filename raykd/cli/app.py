@@ -8,6 +8,9 @@ from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
 from raykd.cli.inspect import inspect
 from raykd.cli.list import list_
+from raykd.cli.plan import plan
+from raykd.cli.statistics import statistics
+from raykd.cli.synthesize import synthesize
 from raykd.cli.train import train
 
 
@@ -21,5 +24,5 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-for command in (train, evaluate, inspect, list_, doctor, data):
+for command in (train, plan, evaluate, inspect, statistics, synthesize, list_, doctor, data):
     app.add_command(command)

@@ -22,7 +22,7 @@ class News:
     run: str
     step: int
     steps: int
-    batch: int
+    batch: float
     rows: Sequence[dict[str, Any]]
     done: bool
 
@@ -39,13 +39,13 @@ class Follower:
         """Remember what is there already: it is not news."""
         self._store = store
         self._since = time.time()
-        self._batches = {one.run_id: one.schedule.global_batch for one in runs}
-        self._seen = {run: self._status(run).get("step", 0) for run in self._batches}
+        self._images = {one.run_id: one.schedule.steps * one.schedule.global_batch for one in runs}
+        self._seen = {run: self._status(run).get("step", 0) for run in self._images}
         self._ended: set[str] = set()
 
     def poll(self) -> list[News]:
         """Return the runs that have been at work since this was made, in the order they run."""
-        return [news for run in self._batches if (news := self._news(run)) is not None]
+        return [news for run in self._images if (news := self._news(run)) is not None]
 
     def _news(self, run: str) -> News | None:
         status = self._status(run)
@@ -58,7 +58,7 @@ class Follower:
         step = max(status["step"], rows[-1]["step"] if rows else 0)
         if rows:
             self._seen[run] = rows[-1]["step"]
-        return News(run, step, status["steps"], self._batches[run], rows, done)
+        return News(run, step, status["steps"], self._images[run] / status["steps"], rows, done)
 
     def _status(self, run: str) -> dict[str, Any]:
         try:

@@ -1,17 +1,12 @@
 """``raykd inspect``: look at a teacher before training."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from raykd.cli.command import Command
 from raykd.cli.names import complete_recipe, data_root
-
-if TYPE_CHECKING:
-    from raykd.engine.inspection import Subject
-
-_STORE = Path("runs")
+from raykd.cli.subject import STORE, subject_of
 
 
 @click.command(cls=Command, example="raykd inspect {recipe}")
@@ -30,30 +25,13 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from raykd.engine.build import Roots
     from raykd.engine.inspection import inspect_teacher
 
-    result = inspect_teacher(_subject(teacher, overrides), Roots(data_root(), _STORE))
+    result = inspect_teacher(subject_of(teacher, overrides), Roots(data_root(), STORE))
     if as_json:
         output.print_json(result)
         return
     methods = result.pop("methods")
     output.print_pairs({name: _readable(value) for name, value in result.items() if value is not None})
     output.print_pairs({f"for {name}": verdict for name, verdict in methods.items()})
-
-
-def _subject(source: str, overrides: tuple[str, ...]) -> "Subject":
-    from raykd.engine.inspection import subject_of_file, subject_of_recipe, subject_of_run
-    from raykd.errors import UsageError
-    from raykd.recipe import load_recipe
-
-    path = Path(source)
-    if path.is_dir():
-        if overrides:
-            raise UsageError(f"a run is what it is: {overrides[0]!r} cannot be set for a run directory")
-        return subject_of_run(path)
-    if path.is_file():
-        subject = subject_of_file(path, overrides)
-        if subject is not None:
-            return subject
-    return subject_of_recipe(load_recipe(source, overrides), _STORE)
 
 
 def _readable(value: Any) -> str:

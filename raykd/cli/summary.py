@@ -35,6 +35,8 @@ def print_summary(results: Sequence[Mapping[str, Any]]) -> None:
         rows.append(_row("teacher", _teacher(means), None, published.get("teacher")))
     controls: Mapping[str, Any] = first.get("controls") or {}
     for name, control in controls.items():
+        if "selected" not in control:  # a bank, not a student
+            continue
         selected = control["selected"]
         figures = means["controls"][name][selected]
         deviation = deviations["controls"][name][selected] if several else None
@@ -53,7 +55,10 @@ def _row(label: str, figures: Mapping[str, Any], sd: Mapping[str, Any] | None, p
 
 def _account(results: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     first = results[0]
-    pairs: dict[str, object] = {"selected *": first["selected"]}
+    pairs: dict[str, object] = {"selected *": first["selected"]} if "selected" in first else {}
+    for key, value in (_combined(results, fmean) if len(results) > 1 else first).items():
+        if key.startswith("images/"):
+            pairs[f"synthetic {key.removeprefix('images/').replace('_', ' ')}"] = f"{value:.2f}"
     for role, sets in first["data_opened"].items():
         if sets or role == "train":
             pairs[f"data, {role}"] = ", ".join(sets) or "none"
@@ -62,8 +67,8 @@ def _account(results: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     if any(r["gpu_hours"] for r in results):
         pairs["GPU hours"] = f"{sum(r['gpu_hours'] for r in results):.3f}"
     for result in results:
-        top1 = figure(result[result["selected"]].get("accuracy/top1"))
-        name = "directory" if len(results) == 1 else f"seed {result['seed']}, top-1 {top1} %"
+        top1 = f", top-1 {figure(result[result['selected']].get('accuracy/top1'))} %" if "selected" in result else ""
+        name = "directory" if len(results) == 1 else f"seed {result['seed']}{top1}"
         pairs[name] = result["directory"]
     return pairs
 

@@ -26,6 +26,12 @@ class Cluster(Runtime):
     storage: str = Field(default="runs", description="store of runs; every node must see it")
     data_root: str | None = Field(default=None, description="default: RAYKD_DATA")
     max_failures: int = Field(default=3, ge=0, description="deaths of workers that a run survives")
+    memory_per_worker_gib: float | None = Field(
+        default=None, gt=0, description="what a worker may use, for `raykd plan`; default: its part of this machine's"
+    )
+    price_per_hour: float | None = Field(
+        default=None, ge=0, description="of one worker, in your currency, for `raykd plan`"
+    )
 
     @field_validator("address")
     @classmethod

@@ -11,6 +11,7 @@ from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter
 from raykd.engine.run import Place, run
 from raykd.errors import SetupError, UsageError
+from raykd.methods import METHODS
 from raykd.parallel import World
 from raykd.recipe import Recipe, entailed_runs
 
@@ -36,12 +37,8 @@ def train(
     roots = Roots(data_root.absolute() if data_root else None, store.absolute())
     if cluster.workers == 0:
         prepare_host(cluster.threads)
-        place = Place(
-            World.current(cluster.precision),
-            roots,
-            cluster.runtime,
-            lambda directory: LocalReporter(directory, should_stop),
-        )
+        world = World.current(cluster.precision)
+        place = Place(world, roots, cluster.runtime, lambda directory: LocalReporter(directory, should_stop, world))
         return run(recipe, place)
     prepare_environment(cluster)
     try:
@@ -61,13 +58,17 @@ def fitting_workers(recipe: Recipe, cluster: Cluster) -> list[int]:
     Raises:
         UsageError: if there is none, naming numbers that would do.
     """
-    batches = {run.name: run.schedule.global_batch for run in entailed_runs(recipe)}
+    batches = {
+        run.name: run.schedule.global_batch
+        for run in entailed_runs(recipe)
+        if METHODS[run.method.name].dealt == "images"  # classes may be dealt unevenly
+    }
     low, high = cluster.worker_range
     if high == 0:
         return [0]
     dividing = [
         count
-        for count in range(1, max(batches.values()) // 2 + 1)
+        for count in range(1, max([high, *(batch // 2 for batch in batches.values())]) + 1)
         if all(batch % count == 0 and batch // count >= 2 for batch in batches.values())
     ]
     fitting = [count for count in dividing if low <= count <= high]

@@ -51,22 +51,14 @@ class RayReporter:
 
     def __init__(self, directory: Path, world: World, stop_file: Path) -> None:
         """Write into ``directory``; a file at ``stop_file`` asks to stop."""
-        self._local = LocalReporter(directory, stop_file.exists)
-        self._world = world
+        self._local = LocalReporter(directory, stop_file.exists, world)
 
-    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint | None) -> None:
-        """Write on rank 0, fail everywhere if that failed, then let Ray know of the metrics.
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
+        """Write (which fails on all workers or on none), then let Ray know of the metrics.
 
         Ray's report is a barrier, so it is called by what all workers know alike: whether there are metrics.
         """
-        failure = None
-        try:
-            self._local.report(metrics, checkpoint)
-        except RaykdError as error:
-            failure = pack_error(error)
-        failure = self._world.broadcast(failure)
-        if failure is not None:
-            raise unpack_error(failure)
+        self._local.report(metrics, checkpoint)
         if metrics is not None:
             ray.train.report({name: float(value) for name, value in metrics.items()})
 

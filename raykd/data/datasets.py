@@ -14,7 +14,7 @@ from raykd.data.pixels import fit, require_memory
 from raykd.data.spec import DataSpec
 from raykd.errors import CorruptError, SetupError, UsageError, unknown
 
-Role = Literal["train", "ood", "calibration", "test"]
+Role = Literal["train", "synthetic", "ood", "calibration", "test"]
 
 
 class Images(NamedTuple):
@@ -72,9 +72,9 @@ def data_spec(
 ) -> DataSpec:
     """Return what a network must know of a data set; reads no image.
 
-    A name of ``DATASETS`` needs no data root. Any other is looked up as ``<data_root>/<name>/``,
-    and its metadata read; without mean and std there, 0.5 stands for both. The keywords replace
-    what was found.
+    A name of ``DATASETS`` needs no data root. Any other is looked up as ``<data_root>/<name>/``, or
+    as a folder by itself if it is a path (it contains "/" or begins with "."), and its metadata
+    read; without mean and std there, 0.5 stands for both. The keywords replace what was found.
 
     Raises:
         UsageError: if the name is unknown or a replacement does not fit the channels.
@@ -93,6 +93,42 @@ def data_spec(
     )
 
 
+def train_spec(name: str, spec: DataSpec, data_root: Path | None) -> DataSpec:
+    """Return how a network of ``spec`` must be shown the training images of set ``name``.
+
+    That is ``spec``, but for a synthetic set the mean and std are the set's own: they undo its
+    8-bit storage, so that the network sees what the generators made for ``spec``'s normalisation.
+    A set that is not there is left to ``load_images`` to complain of. Reads no image.
+
+    Raises:
+        UsageError: if the set has other classes, or is synthetic and has other channels.
+        CorruptError: if the set's metadata is damaged.
+    """
+    header = _train_header(name, data_root)
+    synthetic = header is not None and header.synthetic
+    if name == spec.name and not synthetic:
+        return spec
+    if header is not None:
+        theirs = _spec_of(name, header)
+    elif name in DATASETS:
+        theirs = DATASETS[name]
+    else:
+        return spec
+    if theirs.num_classes != spec.num_classes:
+        raise UsageError(
+            f"training set {name!r} has {theirs.num_classes} classes, data {spec.name!r} has "
+            f"{spec.num_classes}; they must be equal: name another set in data.train"
+        )
+    if not synthetic:
+        return spec
+    if theirs.channels != spec.channels:
+        raise UsageError(
+            f"synthetic set {name!r} has images of {theirs.channels} channels, data {spec.name!r} has "
+            f"{spec.channels}; they must be equal: name another set in data.train"
+        )
+    return replace(spec, mean=theirs.mean, std=theirs.std)
+
+
 def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None) -> Images:
     """Load a split as a network of ``spec`` wants it: resized to its size, mapped to its channels.
 
@@ -103,14 +139,16 @@ def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None) -
     if name in _EMBEDDED:
         return _EMBEDDED[name](split, spec)
     if name not in DATASETS:
-        _find_folder(name, data_root)
-    if data_root is None:
+        folder = _find_folder(name, data_root)
+    elif data_root is not None:
+        folder = data_root / name
+    else:
         raise UsageError(
             f"data set {name!r} is a folder of {split}-*.parquet files under the data root, "
             "and none is set; "
             f"{_how_to_make(name)}"
         )
-    files = _files(data_root / name, name, split)
+    files = _files(folder, name, split)
     count = parquet.read_header(files[0]).count
     require_memory(name, split, count, spec)
     pixels = torch.empty(count, spec.channels, spec.size, spec.size, dtype=torch.uint8)
@@ -138,16 +176,37 @@ class OpenedData:
     def open(self, role: Role, name: str, split: str, spec: DataSpec) -> Images:
         """Load a split (see ``load_images``) in a role.
 
+        A synthetic set opened to train on counts as ``synthetic``: it holds no image of the data.
+
         Raises:
-            UsageError: if the role is unknown, or as ``load_images``.
+            UsageError: if the role is unknown, a synthetic set is to be the test, or as ``load_images``.
         """
         if role not in self._opened:
             raise unknown("data role", role, self._opened)
+        if role in ("train", "test") and self._is_synthetic(name):
+            if role == "test":
+                raise UsageError(
+                    f"data set {name!r} is synthetic: what a student learns from it cannot be measured on it; "
+                    "give the real set as data.name and this one as data.train, or set data.test=false"
+                )
+            role = "synthetic"
         entry = f"{name}/{split}"
         # Written down first: a reading that fails half-way has seen images too.
         if entry not in self._opened[role]:
             self._opened[role].append(entry)
         return load_images(name, split, spec, self._data_root)
+
+    def note(self, role: Role, entry: str) -> None:
+        """Remember images that were opened before, by whoever made what this run uses of them."""
+        if entry not in self._opened[role]:
+            self._opened[role].append(entry)
+
+    def _is_synthetic(self, name: str) -> bool:
+        try:
+            header = _train_header(name, self._data_root)
+        except CorruptError:
+            return False  # what is wrong with it shows when it is loaded
+        return header is not None and header.synthetic
 
     def by_role(self) -> dict[str, list[str]]:
         """Return ``name/split`` of everything opened; an unused role is there with []."""
@@ -189,7 +248,27 @@ def _spec_of(name: str, header: parquet.Header) -> DataSpec:
     )
 
 
+def _train_header(name: str, data_root: Path | None) -> parquet.Header | None:
+    """Return what the training files of a set say of themselves, or None where there are none."""
+    if name in _EMBEDDED or (data_root is None and not _is_path(name)):
+        return None
+    folder = Path(name) if data_root is None or _is_path(name) else data_root / name
+    files = parquet.find_files(folder, "train")
+    return parquet.read_header(files[0]) if files else None
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or name.startswith(".")
+
+
 def _find_folder(name: str, data_root: Path | None) -> Path:
+    if _is_path(name):
+        if not parquet.find_splits(Path(name)):
+            raise UsageError(
+                f"data set {name!r} is named by a path, and there is no folder with train-*.parquet files; "
+                "give the folder that `raykd data` or `raykd synthesize` wrote, or the set's name under RAYKD_DATA"
+            )
+        return Path(name)
     folders = []
     if data_root is not None and data_root.is_dir():
         folders = [path.name for path in data_root.iterdir() if path.is_dir() and parquet.find_splits(path)]

@@ -3,7 +3,8 @@
 Columns: ``image`` (binary) and ``label`` (int64). The schema's metadata says what the bytes are:
 name, split, count, shape (JSON [H, W, C]), encoding ("raw uint8 ..." or any file format that PIL
 reads) and classes (JSON list, index = label); mean and std (JSON lists) are there for sets that
-raykd does not know by name.
+raykd does not know by name; synthetic ("true") for images that a generator made (see
+raykd.data.synthetic).
 """
 
 import io
@@ -48,6 +49,7 @@ class Header:
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    synthetic: bool = False
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
@@ -89,8 +91,7 @@ def read_header(file: Path) -> Header:
     Raises:
         CorruptError: if the file is damaged or its metadata incomplete.
     """
-    with _naming(file), pq.ParquetFile(file) as opened:
-        metadata = {key.decode(): value.decode() for key, value in (opened.schema_arrow.metadata or {}).items()}
+    metadata = read_metadata(file)
     try:
         height, width, channels = json.loads(metadata["shape"])
         constants = {key: tuple(json.loads(metadata[key])) for key in ("mean", "std") if key in metadata}
@@ -102,9 +103,20 @@ def read_header(file: Path) -> Header:
             classes=tuple(json.loads(metadata["classes"])),
             mean=constants.get("mean"),
             std=constants.get("std"),
+            synthetic=metadata.get("synthetic") == "true",
         )
     except (KeyError, ValueError) as error:
         raise CorruptError(f"{file}: metadata is missing or wrong ({error!r}); write the set again") from error
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return all of a file's metadata as it stands there.
+
+    Raises:
+        CorruptError: if the file is damaged.
+    """
+    with _naming(file), pq.ParquetFile(file) as opened:
+        return {key.decode(): value.decode() for key, value in (opened.schema_arrow.metadata or {}).items()}
 
 
 def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
@@ -146,20 +158,13 @@ def write(
     one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())], metadata=dict(metadata))
     partial: list[Path] = []
     written = 0
     try:
         for images, labels in _shards(records, shard_bytes):
             partial.append(folder / f".{split}-{len(partial):05d}.partial")
-            table = pa.table([pa.array(images, pa.binary()), pa.array(labels, pa.int64())], schema=schema)
-            pq.write_table(
-                table,
-                partial[-1],
-                row_group_size=_ROWS * 2,
-                compression="zstd",
-                use_dictionary=["label"],
-            )
+            columns = {"image": pa.array(images, pa.binary()), "label": pa.array(labels, pa.int64())}
+            write_file(partial[-1], columns, metadata)
             written += len(images)
         for index, path in enumerate(partial):
             path.rename(folder / f"{split}-{index:05d}-of-{len(partial):05d}.parquet")
@@ -167,6 +172,15 @@ def write(
         for path in partial:
             path.unlink(missing_ok=True)
     return written
+
+
+def write_file(path: Path, columns: Mapping[str, pa.Array], metadata: Mapping[str, str]) -> None:
+    """Write one file of a split and see it to the disk; the columns are ``image``, ``label`` and any others."""
+    table = pa.table(dict(columns)).replace_schema_metadata(dict(metadata))
+    with path.open("wb") as file:
+        pq.write_table(table, file, row_group_size=_ROWS * 2, compression="zstd", use_dictionary=["label"])
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _shards(records: Iterable[tuple[bytes, int]], shard_bytes: int) -> Iterator[tuple[list[bytes], list[int]]]:

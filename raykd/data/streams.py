@@ -46,7 +46,7 @@ class TrainStream:
         for name in augment:
             if name not in AUGMENTATIONS:
                 raise unknown("augmentation", name, AUGMENTATIONS)
-        self._images = images
+        self.images = images
         self._rows = world.slice(global_batch)
         self._global_batch = global_batch
         self._seed = seed
@@ -57,16 +57,16 @@ class TrainStream:
     def batch(self, step: int) -> Batch:
         """Return this worker's batch of the step (0-based)."""
         indices = self._indices(step)
-        pixels = self._input.load(self._images.pixels[indices])
+        pixels = self._input.load(self.images.pixels[indices])
         generator = torch.Generator().manual_seed(mix(self._seed, _AUGMENT, step))
         for augmentation in self._augmentations:
             pixels = augmentation(pixels, generator, self._global_batch, self._rows)
-        return Batch(self._input.normalise(pixels), self._input.move(self._images.labels[indices]))
+        return Batch(self._input.normalise(pixels), self._input.move(self.images.labels[indices]))
 
     def _indices(self, step: int) -> Tensor:
         position = step * self._global_batch + self._rows.start
         left = self._rows.stop - self._rows.start
-        count = len(self._images.labels)
+        count = len(self.images.labels)
         pieces = []
         while left:
             epoch, offset = divmod(position, count)
@@ -81,7 +81,7 @@ class TrainStream:
             generator = torch.Generator().manual_seed(mix(self._seed, _ORDER, epoch))
             # The epoch before stays: batches that cross the border need both.
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = torch.randperm(len(self._images.labels), generator=generator)
+            self._orders[epoch] = torch.randperm(len(self.images.labels), generator=generator)
         return self._orders[epoch]
 
 

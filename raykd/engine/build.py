@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from raykd.config import Runtime
-from raykd.data.datasets import OpenedData, data_spec
+from raykd.data.datasets import OpenedData, data_spec, train_spec
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
+from raykd.engine.bank import load_bank
+from raykd.engine.calibration import class_statistics
 from raykd.engine.evaluate import Exam
 from raykd.engine.host import compile_obstacle
 from raykd.errors import UsageError
@@ -23,7 +25,8 @@ from raykd.models import build_model
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_factory, load_weights
 from raykd.parallel import Compiler, World, mix
-from raykd.recipe import DataConfig, NetworkConfig, Recipe, TeacherConfig, load_recipe
+from raykd.recipe import Recipe, load_recipe
+from raykd.recipe_sections import DataConfig, NetworkConfig, TeacherConfig
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +61,10 @@ def check(recipe: Recipe, world: World, roots: Roots) -> None:
     Raises:
         UsageError: as ``build``, for the batch, the data's description and the student.
     """
-    _share(recipe, world)
-    build_network(recipe.student, spec_of(recipe.data, roots), roots, "student")
+    spec = spec_of(recipe.data, roots)
+    _check_batch(recipe, spec, world)
+    if recipe.student is not None:
+        build_network(recipe.student, spec, roots, "student")
 
 
 def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built:
@@ -69,22 +74,32 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
         UsageError: where recipe, data and networks do not fit together.
     """
     spec = spec_of(recipe.data, roots)
-    _share(recipe, world)
+    _check_batch(recipe, spec, world)
     torch.manual_seed(mix(recipe.seed, 0))
-    student = build_network(recipe.student, spec, roots, "student").to(world.device)
     method_class = METHODS[recipe.method.name]
     teacher, teacher_sha256 = None, None
-    networks = {"student": student}
+    networks: dict[str, nn.Module] = {}
+    if recipe.student is not None:
+        networks["student"] = build_network(recipe.student, spec, roots, "student").to(world.device)
     if "teacher" in method_class.roles:
         if recipe.teacher is None:
             raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
         teacher, teacher_sha256 = load_teacher(recipe.teacher, spec, roots)
         networks["teacher"] = teacher = teacher.to(world.device)
+    if recipe.bank is not None:
+        networks["bank"] = load_bank(recipe, spec, world, runtime, roots.store)
     opened = OpenedData(roots.data)
+    statistics = None
+    if recipe.calibration is not None:
+        assert teacher is not None, "calibration is a teacher's"
+        places = (roots.store, roots.data)
+        statistics = class_statistics(recipe, teacher, teacher_sha256, spec, world, opened, places)
+    source = recipe.data.train or recipe.data.name
+    shown = train_spec(source, spec, roots.data) if method_class.streams else spec
     streams = {
         role: TrainStream(
-            opened.open(role, recipe.data.name, "train", spec),
-            spec,
+            opened.open(role, source, "train", shown),
+            shown,
             world,
             recipe.schedule.global_batch,
             recipe.seed,
@@ -102,6 +117,8 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
         global_batch=recipe.schedule.global_batch,
         seed=recipe.seed,
         compiler=_compiler(runtime, recipe, world),
+        runtime=runtime,
+        statistics=statistics,
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, setting)
@@ -109,14 +126,25 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
     return Built(method, streams, teacher, exam, opened, spec, teacher_sha256)
 
 
-def _share(recipe: Recipe, world: World) -> int:
+def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:
+    """Refuse a batch that leaves a worker, or a class, fewer images than batch normalisation needs."""
+    batch = recipe.schedule.global_batch
+    if METHODS[recipe.method.name].dealt == "classes":
+        if batch % spec.num_classes or batch < 2 * spec.num_classes:
+            times = max(2, batch // spec.num_classes)
+            raise UsageError(
+                f"schedule.global_batch {batch} must give each of the {spec.num_classes} classes equally many images, "
+                f"2 or more: try {times * spec.num_classes}"
+            )
+        if world.size > spec.num_classes:
+            raise UsageError(f"{world.size} workers share {spec.num_classes} classes: use {spec.num_classes} or fewer")
+        return
     share = world.share(recipe.schedule.global_batch)
     if share < 2:
         raise UsageError(
             f"schedule.global_batch {recipe.schedule.global_batch} leaves {share} image to each of "
             f"{world.size} workers; batch normalisation needs 2 or more"
         )
-    return share
 
 
 def spec_of(data: DataConfig, roots: Roots) -> DataSpec:
@@ -184,6 +212,8 @@ def load_teacher(config: TeacherConfig, spec: DataSpec, roots: Roots) -> tuple[T
                 f"this recipe's data {spec.name!r} has {spec.num_classes} of {spec.channels}x{spec.size}x"
                 f"{spec.size} by {spec.mean}/{spec.std}. They must agree: set data.size, mean and std"
             )
+        if source.student is None:
+            raise UsageError(f"teacher recipe {source.name!r} trains no network that could teach")
         path = roots.store / source.run_id / "student.safetensors"
         config = TeacherConfig(**source.student.model_dump(exclude={"weights"}), weights=str(path))
     assert config.weights is not None, "validated by the recipe"
@@ -209,7 +239,7 @@ def find_weights(name: str, roots: Roots) -> Path:
 
 
 def _compiler(runtime: Runtime, recipe: Recipe, world: World) -> Compiler:
-    images = recipe.schedule.steps * _share(recipe, world)
+    images = recipe.schedule.steps * recipe.schedule.global_batch // world.size
     wanted = runtime.compile == "on" or (runtime.compile == "auto" and images >= _IMAGES_WORTH_COMPILING)
     if not wanted:
         return _plain

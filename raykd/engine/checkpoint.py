@@ -1,6 +1,7 @@
 """Checkpoints that are whole or recognised as torn: files first, a manifest with their sha256 sums last.
 
     checkpoints/step_0001200/  last.safetensors blind.safetensors best.safetensors state.pt manifest.json
+                               shard_00000.safetensors ... of what each worker alone holds
 
 Nothing in them can execute, and no path is stored, so a run directory may be moved.
 """
@@ -10,13 +11,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,7 +33,9 @@ _KEEP = 2
 class Checkpoint:
     """All that a run needs to go on: ``state`` of plain numbers and tensors, and named sets of weights.
 
-    ``samples`` is a PNG published beside the checkpoint, not part of it.
+    ``shard`` is what this worker alone holds, when written, and that of all workers, when read. On other ranks than 0
+    nothing else is filled in. ``products`` (this worker's) and ``samples`` (a PNG) are published beside the
+    checkpoint, not part of it.
     """
 
     step: int
@@ -40,10 +43,47 @@ class Checkpoint:
     weights: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
     samples: bytes | None = None
+    shard: Mapping[str, Tensor] = field(default_factory=dict)
+    products: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+Sums = dict[str, dict[str, Any]]
+"""Per file its sha256 and number of bytes."""
+
+
+class _Parts(Mapping[str, Tensor]):
+    """The tensors of several files by name, each read when asked for: a worker wants few of them."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        files: list[Any] = [safe_open(path, "pt") for path in paths]
+        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def write_shard(folder: Path, checkpoint: Checkpoint, rank: int) -> Sums:
+    """Write this worker's shard, if it has any, where ``write_checkpoint`` finds it; return the file's sum."""
+    if not checkpoint.shard:
+        return {}
+    waiting = _waiting(folder, checkpoint.step)
+    waiting.mkdir(parents=True, exist_ok=True)
+    path = waiting / f"shard_{rank:05d}.safetensors"
+    save_weights(checkpoint.shard, path)
+    return {path.name: _fingerprint(path)}
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, shards: Sums | None = None) -> Path:
     """Write into ``folder``/step_N, which appears under that name only when it is complete.
+
+    ``shards`` are the sums of all workers' ``write_shard``, which has left those files here.
 
     Raises:
         SetupError: if the disk does not take it; what was there before is untouched.
@@ -57,6 +97,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             save_weights(weights, staging / f"{name}.safetensors")
         torch.save(dict(checkpoint.state), staging / "state.pt")
         files = {path.name: _fingerprint(path) for path in sorted(staging.iterdir())}
+        for name in shards or {}:
+            (_waiting(folder, checkpoint.step) / name).rename(staging / name)
+        files |= shards or {}
         manifest = {"step": checkpoint.step, "world_size": checkpoint.world_size, "files": files}
         write_text(staging / MANIFEST, json.dumps(manifest, indent=1))
         shutil.rmtree(final, ignore_errors=True)
@@ -67,7 +110,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             f"could not write checkpoint {final.name} ({error}); the one before it is intact: "
             "free some space or mend the storage, then run the same command"
         ) from None
-    for old in _steps(folder)[:-_KEEP]:
+    for old in [*_steps(folder)[:-_KEEP], *folder.glob(".shards-*")]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -114,9 +157,10 @@ def find_fault(path: Path) -> str | None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that ``latest_checkpoint`` has verified."""
     manifest = json.loads((path / MANIFEST).read_text())
-    weights = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    shards = sorted(path.glob("shard_*.safetensors"))
+    weights = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors")) if file not in shards}
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(manifest["step"], manifest["world_size"], weights, state)
+    return Checkpoint(manifest["step"], manifest["world_size"], weights, state, shard=_Parts(shards))
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -137,6 +181,10 @@ def write_text(path: Path, text: str) -> None:
 def step_of(path: Path) -> int:
     """Return the step that a checkpoint directory is named by."""
     return int(path.name.removeprefix("step_"))
+
+
+def _waiting(folder: Path, step: int) -> Path:
+    return folder / f".shards-{step:07d}"
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -62,6 +62,10 @@ def open_run(directory: Path) -> Outcome:
         recipe = recipe_from_dict(load_yaml(directory / _RECIPE))
     except UsageError as error:
         raise CorruptError(f"{directory.name}/{_RECIPE} is damaged: {error}") from error
+    if recipe.student is None:
+        raise UsageError(
+            f"{directory.name} trained no student; it holds a bank: train a student with bank.run={directory.name}"
+        )
     selected = "last" if METHODS[recipe.method.name].streams else "blind"
     checkpoints, student = directory / "checkpoints", directory / _STUDENT
     if student.is_file():
@@ -91,6 +95,7 @@ def examine(directory: Path, data_root: Path | None) -> dict[str, Any]:
     recipe, world = outcome.recipe, World.current()
     roots = Roots(data_root, directory.resolve().parent)
     spec = spec_of(recipe.data, roots)
+    assert recipe.student is not None, "open_run found its weights"
     student = build_network(recipe.student.model_copy(update={"weights": None}), spec, roots, "student")
     teacher, obstacle = _reachable_teacher(recipe, roots)
     opened = OpenedData(data_root)

@@ -1,6 +1,5 @@
 """The whole engine on one screen: step, report, save, stop. It knows no method's name."""
 
-import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from raykd.engine.sentinel import check_finite, parameter_norms
 from raykd.engine.state import averaged_weights, capture, restore
 from raykd.engine.stop import Interrupted, StopPoll
 from raykd.methods.base import Method
-from raykd.recipe import ScheduleConfig
+from raykd.recipe_sections import ScheduleConfig
 
 
 def fit(
@@ -38,18 +37,19 @@ def fit(
         RunFailed: when a reported quantity is not finite.
     """
     world = method.world
-    evaluator = copy.deepcopy(method.student)
-    selection = Selection(method, teacher, evaluator)
+    selection = Selection(method, teacher)
     for network in method.trained.values():
         world.synchronise(network)
     spent = earlier = restore(resume, method, selection)
     first, started = method.steps_done, time.monotonic()
     stop = StopPoll(reporter, world, first)
 
-    for step in range(first, schedule.steps):
-        losses = method.step({name: stream.batch(step) for name, stream in streams.items()})
-        done = step + 1
-        due = done % schedule.report_every == 0 or done == schedule.steps
+    images = 0
+    while method.steps_done < method.total_steps:
+        images += method.images_per_step
+        losses = method.step({name: stream.batch(method.steps_done) for name, stream in streams.items()})
+        done, total = method.steps_done, method.total_steps
+        due = done % schedule.report_every == 0 or done == total or method.milestone
         stopping = stop.asked(done)
         if not due and not stopping:
             continue
@@ -57,18 +57,24 @@ def fit(
         row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
         check_finite({**row, **parameter_norms(method.trained)}, done)
         if due:
-            weights = averaged_weights(method.student, world)
-            evaluator.load_state_dict(weights)
-            test = exam.score(evaluator)
-            blind = selection.consider(weights, done, test)
-            check_finite({**test, **blind}, done)
+            figures = _judge(method, selection, exam)
+            check_finite(figures, done)
             seconds = time.monotonic() - started
-            rate = (done - first) * schedule.global_batch / seconds
-            samples = sample_sheet(method, teacher) if world.rank == 0 else None
-            metrics = {"step": done, "images_per_second": rate, **row, **test, **blind}
+            samples = sample_sheet(method, teacher)
+            metrics = {"step": done, "images_per_second": images / seconds, **row, **figures}
         spent = earlier + time.monotonic() - started
         checkpoint = capture(method, selection, spent, samples)
         reporter.report(metrics, checkpoint)
-        if stopping and done < schedule.steps:
-            raise Interrupted(done, schedule.steps)
+        if stopping and done < total:
+            raise Interrupted(done, total)
     return selection, spent
+
+
+def _judge(method: Method, selection: Selection, exam: Exam) -> dict[str, float]:
+    """Score the student of now and let the selection consider it; without a student there is nothing to say."""
+    if "student" not in method.roles:
+        return {}
+    weights = averaged_weights(method.student, method.world)
+    selection.evaluator.load_state_dict(weights)
+    test = exam.score(selection.evaluator)
+    return {**test, **selection.consider(weights, method.steps_done, test)}

@@ -21,7 +21,8 @@ from raykd.errors import UsageError
 from raykd.methods import METHODS
 from raykd.models.teacher import Teacher
 from raykd.parallel import World
-from raykd.recipe import DataConfig, NetworkConfig, Recipe, TeacherConfig, load_recipe, override
+from raykd.recipe import Recipe, load_recipe, override
+from raykd.recipe_sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.yaml_file import explain, load_yaml
 
 _PROBES = 512
@@ -57,6 +58,7 @@ def subject_of_run(directory: Path) -> Subject:
         CorruptError: if what it holds is damaged.
     """
     recipe = open_run(directory).recipe
+    assert recipe.student is not None, "open_run found its weights"
     return Subject(recipe.data, recipe.student, directory)
 
 
@@ -78,7 +80,7 @@ def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
     except ValidationError as error:
         raise explain(error, str(path), fields) from None
     if pair.teacher.recipe is not None:
-        raise UsageError(f"{path}: the teacher is a recipe; run `raykd inspect {pair.teacher.recipe}`")
+        raise UsageError(f"{path}: the teacher is a recipe; name that instead of this file: {pair.teacher.recipe}")
     return Subject(pair.data, pair.teacher)
 
 
@@ -93,6 +95,8 @@ def subject_of_recipe(recipe: Recipe, store: Path) -> Subject:
     source = recipe
     if recipe.teacher is not None and recipe.teacher.recipe is not None:
         source = load_recipe(recipe.teacher.recipe)
+    if source.student is None:
+        raise UsageError(f"recipe {source.name!r} names no teacher and trains no network")
     directory = store / source.run_id
     if not directory.is_dir():
         raise UsageError(f"the teacher's run {source.run_id} is not in {store}/; train it: raykd train {source.name}")
@@ -107,7 +111,7 @@ def inspect_teacher(subject: Subject, roots: Roots) -> dict[str, Any]:
         CorruptError: if weights or data are damaged.
     """
     spec, world = spec_of(subject.data, roots), World.current()
-    network, digest = _load(subject, spec, roots)
+    network, digest = load_subject(subject, spec, roots)
     parameters = sum(p.numel() for p in network.parameters())
     teacher = Teacher(network, channels=spec.channels, size=spec.size).to(world.device)
     config = subject.network
@@ -135,7 +139,13 @@ def inspect_teacher(subject: Subject, roots: Roots) -> dict[str, Any]:
     }
 
 
-def _load(subject: Subject, spec: DataSpec, roots: Roots) -> tuple[nn.Module, str | None]:
+def load_subject(subject: Subject, spec: DataSpec, roots: Roots) -> tuple[nn.Module, str | None]:
+    """Return the network with its weights, and the sha256 of their file; None while its run is unfinished.
+
+    Raises:
+        UsageError: if network, weights and data do not fit together.
+        CorruptError: if the weights are damaged.
+    """
     if subject.run is None:
         assert subject.network.weights is not None, "validated by the configuration"
         return build_network(subject.network, spec, roots, "teacher"), _digest(

@@ -1,6 +1,6 @@
 """Reporter: the only port outward. LocalReporter writes the run directory.
 
-recipe.yaml environment.json metrics.jsonl status.json tensorboard/ samples/ checkpoints/ student.safetensors
+recipe.yaml environment.json metrics.jsonl status.json tensorboard/ samples/ checkpoints/ student.safetensors bank/
 """
 
 import json
@@ -11,8 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from raykd.engine.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint, write_text
+from safetensors import SafetensorError
+
+from raykd.engine.bank import write_products
+from raykd.engine.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint, write_shard, write_text
 from raykd.errors import SetupError
+from raykd.parallel import World
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +24,8 @@ logger = logging.getLogger(__name__)
 class Reporter(Protocol):
     """Where a run tells the world how it goes. Called on every worker, the same number of times."""
 
-    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint | None) -> None:
-        """Publish metrics (None: only a checkpoint) and the checkpoint (None except on rank 0)."""
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
+        """Publish metrics (None: only a checkpoint) and the checkpoint, of which each worker brings its part."""
 
     def resume_from(self) -> Path | None:
         """Return the checkpoint to go on from."""
@@ -31,32 +35,54 @@ class Reporter(Protocol):
 
 
 class LocalReporter:
-    """Writes the run directory; on other ranks than 0 it is told nothing and writes nothing."""
+    """Writes the run directory: on rank 0 what workers share, on each what it alone holds."""
 
-    def __init__(self, directory: Path, should_stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+        world: World | None = None,
+    ) -> None:
         """Write into ``directory``; ``should_stop`` is asked about twice a second, on rank 0."""
         self._directory = directory
         self._should_stop = should_stop
+        self._world = world or World.alone()
         self._tensorboard: Any = None
 
-    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint | None) -> None:
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
 
         Raises:
-            SetupError: if the disk does not take it; the checkpoint before is intact.
+            SetupError: on all workers, if a disk does not take it; the checkpoint before is intact.
         """
-        if checkpoint is None:
-            return
+        folder, shards, problem = self._directory / "checkpoints", {}, None
         try:
-            if metrics is not None:
-                self._write_metrics(metrics, checkpoint)
-            write_checkpoint(self._directory / "checkpoints", checkpoint)
-            write_status(self._directory, state="running", step=checkpoint.step)
-        except OSError as error:
-            raise SetupError(
-                f"could not write into run directory {self._directory.name} ({error}); free some space or "
-                "mend the storage, then run the same command"
-            ) from None
+            if checkpoint.products:
+                write_products(self._directory, checkpoint.products)
+            shards = write_shard(folder, checkpoint, self._world.rank)
+        except (OSError, SafetensorError) as error:
+            problem = self._told(error)
+        parts = self._world.gather_objects((shards, problem))
+        problem = next((told for _, told in parts if told), None)
+        if problem is None and self._world.rank == 0:
+            try:
+                if metrics is not None:
+                    self._write_metrics(metrics, checkpoint)
+                write_checkpoint(folder, checkpoint, {name: one for sums, _ in parts for name, one in sums.items()})
+                write_status(self._directory, state="running", step=checkpoint.step)
+            except OSError as error:
+                problem = self._told(error)
+            except SetupError as error:
+                problem = str(error)
+        problem = self._world.broadcast(problem)
+        if problem:
+            raise SetupError(problem)
+
+    def _told(self, error: Exception) -> str:
+        return (
+            f"could not write into run directory {self._directory.name} ({error}); free some space or "
+            "mend the storage, then run the same command"
+        )
 
     def resume_from(self) -> Path | None:
         """Return the newest whole checkpoint."""

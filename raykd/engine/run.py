@@ -14,19 +14,17 @@ from typing import Any
 
 from raykd.config import Runtime
 from raykd.engine.build import Built, Roots, build, check
-from raykd.engine.checkpoint import save_weights, step_of, write_text
+from raykd.engine.checkpoint import step_of, write_text
+from raykd.engine.conclusion import conclude
 from raykd.engine.environment import describe
 from raykd.engine.fit import fit
 from raykd.engine.report import Reporter, read_status, rewind_metrics, write_status
-from raykd.engine.selection import Selection
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError
 from raykd.parallel import World
-from raykd.recipe import Recipe, control_runs, dump_recipe, entailed_runs, teacher_run
+from raykd.recipe import Recipe, bank_run, control_runs, dump_recipe, entailed_runs, teacher_run
 
 logger = logging.getLogger(__name__)
-
-SELECTIONS = ("last", "blind", "best")
 
 
 @dataclass(frozen=True)
@@ -40,20 +38,20 @@ class Place:
 
 
 def run(recipe: Recipe, place: Place) -> dict[str, Any]:
-    """Train what the recipe says, its teacher first if that is a run, its controls after; return the result.
+    """Train what the recipe says, its teacher and its bank first if they are runs, its controls after.
 
-    Every worker calls this, and every worker gets the result.
+    Every worker calls this, and every worker gets the run's result.
 
     Raises:
         Interrupted: when a stop was asked for; everything up to that step is saved.
         RaykdError: for what the user must mend.
     """
     entailed_runs(recipe)  # a slip in any of them should show before hours of the first
-    teacher = teacher_run(recipe)
-    if teacher is not None and not _is_finished(teacher, place):
-        check(recipe, place.world, place.roots)
-        logger.info("the teacher's run %s is not there yet: training it first", teacher.run_id)
-        run(teacher, place)
+    for source in (teacher_run(recipe), bank_run(recipe)):
+        if source is not None and not _is_finished(source, place):
+            check(recipe, place.world, place.roots)
+            logger.info("run %s, which this one builds on, is not finished: training it first", source.run_id)
+            run(source, place)
     result = _run_one(recipe, place)
     controls = {}
     for control in control_runs(recipe):
@@ -93,9 +91,9 @@ def _run_one(recipe: Recipe, place: Place) -> dict[str, Any]:
                 state = "interrupted" if isinstance(error, Interrupted) else "failed"
                 write_status(directory, state=state, reason=str(error))
             raise
-        result = _result(recipe, built, selection, seconds, directory)
+        result = conclude(recipe, built, selection, seconds, directory)
         if world.rank == 0:
-            write_status(directory, state="finished", step=recipe.schedule.steps, result=result)
+            write_status(directory, state="finished", step=built.method.steps_done, result=result)
         return result
 
 
@@ -176,29 +174,4 @@ def _write_opening(directory: Path, recipe: Recipe, built: Built, world: World, 
     rewind_metrics(directory, step)
     if step:
         logger.info("%s goes on from step %d", recipe.run_id, step)
-    write_status(directory, state="running", step=step, steps=recipe.schedule.steps, reason=None)
-
-
-def _result(recipe: Recipe, built: Built, selection: Selection, seconds: float, directory: Path) -> dict[str, Any]:
-    """Score the three selections once more, save the chosen weights, and add up what it cost."""
-    world, student = built.method.world, built.method.student
-    figures = {}
-    for name in SELECTIONS:
-        student.load_state_dict(selection.weights[name])
-        figures[name] = {"step": selection.steps[name], **built.exam.score(student)}
-    chosen = "last" if built.method.streams else "blind"
-    if world.rank == 0:
-        save_weights(selection.weights[chosen], directory / "student.safetensors")
-    gpus = world.size if world.device.type == "cuda" else 0
-    return {
-        "run": recipe.run_id,
-        "seed": recipe.seed,
-        "selected": chosen,
-        **figures,
-        **built.exam.score_teacher(),
-        "images": recipe.schedule.steps * recipe.schedule.global_batch,
-        "seconds": round(seconds, 2),
-        "gpu_hours": round(seconds * gpus / 3600, 4),
-        "data_opened": built.opened.by_role(),
-        "published": recipe.published,
-    }
+    write_status(directory, state="running", step=step, steps=built.method.total_steps, reason=None)

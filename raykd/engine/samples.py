@@ -10,7 +10,7 @@ from raykd.data.spec import DataSpec
 from raykd.methods.base import Method
 from raykd.parallel import mix
 
-_COLUMNS, _ROWS = 8, 4
+_COLUMNS, _ROWS = 10, 4
 _CELL, _CAPTION, _GAP = 96, 16, 4
 _BATCH = 256  # generators normalise over the batch, so a few images alone would look unlike training's
 _SEED = 0x5A3  # the same latents at every report, so that the pictures can be compared

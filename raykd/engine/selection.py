@@ -6,6 +6,7 @@ by divergence, and the better one is the incumbent. *Best* is the oracle: it pee
 tell how much peeking would have given.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,11 +29,12 @@ Weights = dict[str, Tensor]
 class Selection:
     """Keeps the last, the blind and the best student, and the pool that decides between blind candidates."""
 
-    def __init__(self, method: Method, teacher: nn.Module | None, evaluator: nn.Module) -> None:
-        """Score with ``evaluator``, a copy of the student's architecture whose weights may be overwritten."""
+    def __init__(self, method: Method, teacher: nn.Module | None) -> None:
+        """Score with a copy of the method's student; a method without one leaves nothing to select."""
         self._method = method
         self._teacher = teacher
-        self._evaluator = evaluator
+        if "student" in method.roles:
+            self.evaluator = copy.deepcopy(method.student)
         self._pool: list[tuple[Tensor, Tensor]] = []
         self.weights: dict[str, Weights] = {}
         self.steps: dict[str, int] = {}
@@ -76,12 +78,12 @@ class Selection:
         return {f"blind/{name}": value for name, value in challenger.items()}
 
     def _score(self, weights: Mapping[str, Tensor], world: World) -> dict[str, float]:
-        self._evaluator.load_state_dict(weights)
+        self.evaluator.load_state_dict(weights)
         mine = slice(world.rank, None, world.size)
         images = torch.cat([images for images, _ in self._pool])[mine]
         teacher_logits = torch.cat([logits for _, logits in self._pool])[mine].to(world.device)
         batches = (b.to(world.device).float() for b in images.split(_BATCH))
-        return score(logits_of(self._evaluator, batches, world), None, teacher_logits, world)
+        return score(logits_of(self.evaluator, batches, world), None, teacher_logits, world)
 
     def state_dict(self) -> dict[str, Any]:
         """Return steps, the oracle's score and the pool; the weights are saved as files of their own."""

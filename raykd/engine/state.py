@@ -27,21 +27,23 @@ def averaged_weights(network: nn.Module, world: World) -> Weights:
     return weights
 
 
-def capture(method: Method, selection: Selection, seconds: float, samples: bytes | None) -> Checkpoint | None:
-    """Collect the checkpoint on rank 0 (None elsewhere); every worker must call it."""
+def capture(method: Method, selection: Selection, seconds: float, samples: bytes | None) -> Checkpoint:
+    """Collect this worker's part of the checkpoint, on rank 0 what all share too; every worker must call it."""
     world = method.world
-    last = averaged_weights(method.student, world)
+    products = method.products() if method.milestone else {}
     rows = world.gather(_flat((b for n in method.trained.values() for _, b in _float_buffers(n)), world))
+    weights = {}
+    if "student" in method.roles:
+        weights = {**selection.weights, "last": averaged_weights(method.student, world)}
     if world.rank != 0:
-        return None
+        return Checkpoint(method.steps_done, world.size, {}, {}, shard=method.shard(), products=products)
     state = {
         "method": method.state_dict(),
         "selection": selection.state_dict(),
         "buffers": rows.cpu(),
         "seconds": seconds,
     }
-    weights = {**selection.weights, "last": last}
-    return Checkpoint(method.steps_done, world.size, weights, state, samples)
+    return Checkpoint(method.steps_done, world.size, weights, state, samples, method.shard(), products)
 
 
 def restore(path: Path | None, method: Method, selection: Selection) -> float:
@@ -50,6 +52,7 @@ def restore(path: Path | None, method: Method, selection: Selection) -> float:
         return 0.0
     checkpoint = read_checkpoint(path)
     method.load_state_dict(checkpoint.state["method"])
+    method.load_shard(checkpoint.shard)
     weights = {name: dict(tensors) for name, tensors in checkpoint.weights.items()}
     selection.load_state_dict(checkpoint.state["selection"], weights)
     rows, world = checkpoint.state["buffers"], method.world

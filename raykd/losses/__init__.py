@@ -9,6 +9,7 @@ from raykd.losses.distillation import kd_divergence
 from raykd.losses.inversion import (
     Average,
     activation,
+    bn_divergence,
     bn_statistics,
     gini,
     identity,
@@ -27,6 +28,7 @@ from raykd.losses.teacher_free import label_smoothing, virtual_teacher
 __all__ = [
     "Average",
     "activation",
+    "bn_divergence",
     "bn_statistics",
     "disagreement",
     "gini",

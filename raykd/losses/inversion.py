@@ -144,6 +144,31 @@ def bn_statistics(batch: Sequence[tuple[Tensor, Tensor]], running: Sequence[tupl
     return torch.stack(distances).sum()
 
 
+def bn_divergence(
+    batch: Sequence[tuple[Tensor, Tensor]], running: Sequence[tuple[Tensor, Tensor]], eps: float = 1e-5
+) -> Tensor:
+    """Return sum_l sum_c KL(N(mean, var) || N(mean', var')), batch against stored, over BatchNorm layers l.
+
+    The other distance that LS-GDFD describes, between Gaussians that are independent over channels c:
+
+        KL = 1/2 [ln(var' / var) + (var + (mean - mean')^2) / var' - 1]
+
+    Unlike `bn_statistics` it weighs a channel by its own spread, and grows without bound as a variance vanishes.
+
+    Args:
+        batch: per layer the (mean, biased variance) of its input over the images, each [C]; or
+            [K, C] with one row per class, whose K values are averaged.
+        running: per layer the stored (mean, variance), broadcast against ``batch``.
+        eps: added to every variance, as BatchNorm does: a channel that is constant has none.
+    """
+    divergences = []
+    for (mean, var), (stored_mean, stored_var) in zip(batch, running, strict=True):
+        var, stored_var = var + eps, stored_var + eps
+        ratio = (var + (mean - stored_mean).square()) / stored_var
+        divergences.append((stored_var.log() - var.log() + ratio - 1).sum(dim=-1).mean() / 2)
+    return torch.stack(divergences).sum()
+
+
 def total_variation(images: Tensor) -> Tensor:
     """Return the l2 norms of the differences to four neighbours, summed, averaged over images.
 

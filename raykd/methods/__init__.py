@@ -4,14 +4,28 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from raykd.methods.bank_kd import BankKd, BankKdConfig
 from raykd.methods.base import Method
 from raykd.methods.dafl import Dafl, DaflConfig
 from raykd.methods.kd import Kd, KdConfig
+from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
+from raykd.methods.lsgdfd_single import LsgdfdSingle, LsgdfdSingleConfig
 from raykd.methods.noise import Noise, NoiseConfig
 from raykd.methods.supervised import Supervised, SupervisedConfig
 
-METHODS: dict[str, Any] = {"supervised": Supervised, "kd": Kd, "noise": Noise, "dafl": Dafl}
+METHODS: dict[str, Any] = {
+    "supervised": Supervised,
+    "kd": Kd,
+    "noise": Noise,
+    "dafl": Dafl,
+    "lsgdfd": Lsgdfd,
+    "lsgdfd_single": LsgdfdSingle,
+    "bank_kd": BankKd,
+}
 
-MethodConfig = Annotated[SupervisedConfig | KdConfig | NoiseConfig | DaflConfig, Field(discriminator="name")]
+MethodConfig = Annotated[
+    SupervisedConfig | KdConfig | NoiseConfig | DaflConfig | LsgdfdConfig | LsgdfdSingleConfig | BankKdConfig,
+    Field(discriminator="name"),
+]
 
 __all__ = ["METHODS", "Method", "MethodConfig"]

@@ -3,14 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Optimizer
+from raykd.config import Optimizer, Runtime
 from raykd.data.spec import DataSpec
 from raykd.parallel import Compiler, Updater, World, mix
+
+ClassMoments = list[tuple[Tensor, Tensor]]
+"""Per BatchNorm layer of the teacher the (mean, biased variance) of its input by class, each float32 (K, C)."""
 
 Metrics = dict[str, Tensor]
 """Scalar tensors by flat name (``loss/kd``), left on the device: the engine syncs once per report."""
@@ -30,11 +33,13 @@ class Setting:
     spec: DataSpec
     world: World
     networks: Mapping[str, nn.Module]
-    student_optim: Optimizer
+    student_optim: Optimizer | None
     steps: int
     global_batch: int
     seed: int
     compiler: Compiler
+    runtime: Runtime = Runtime()
+    statistics: ClassMoments | None = None
 
 
 class Method(ABC):
@@ -48,17 +53,40 @@ class Method(ABC):
 
     roles: ClassVar[tuple[str, ...]] = ("student", "teacher")
     streams: ClassVar[tuple[str, ...]] = ()
+    dealt: ClassVar[Literal["images", "classes"]] = "images"
+    """What is dealt to the workers: the images of a global batch, or the classes, each with its images."""
+    student: nn.Module
+    """There is one only if ``roles`` names it."""
 
     def __init__(self, setting: Setting) -> None:
-        """Take the student and give it its updater."""
+        """Take the student, if the method trains one, and give it its updater."""
         self.setting = setting
         self.world = setting.world
-        self.student = setting.networks["student"]
-        self.trained: dict[str, nn.Module] = {"student": self.student}
-        self.updaters: dict[str, Updater] = {
-            "student": Updater(self.student.parameters(), setting.student_optim, setting.world, setting.steps)
-        }
+        self.trained: dict[str, nn.Module] = {}
+        self.updaters: dict[str, Updater] = {}
+        if "student" in self.roles:
+            assert setting.student_optim is not None, "validated by the recipe"
+            self.student = setting.networks["student"]
+            self.trained["student"] = self.student
+            self.updaters["student"] = Updater(
+                self.student.parameters(), setting.student_optim, setting.world, setting.steps
+            )
         self.steps_done = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Return how many steps there are, those done included; all workers agree."""
+        return self.setting.steps
+
+    @property
+    def images_per_step(self) -> int:
+        """Return how many images all workers together make or take in the step to come."""
+        return self.setting.global_batch
+
+    @property
+    def milestone(self) -> bool:
+        """Tell whether a part has just been finished that should be kept now; all workers agree."""
+        return False
 
     @abstractmethod
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
@@ -78,8 +106,24 @@ class Method(ABC):
         self.steps_done += 1
         return index
 
+    def shard(self) -> dict[str, Tensor]:
+        """Return what this worker alone holds, by names that no other worker uses: for the checkpoint."""
+        return {}
+
+    def load_shard(self, parts: Mapping[str, Tensor]) -> None:
+        """Take what is this worker's from all workers' ``shard`` (read lazily); called after ``load_state_dict``."""
+        assert not parts, "whoever keeps something apart takes it back"
+
+    def products(self) -> dict[str, dict[str, Tensor]]:
+        """Return what this worker finished at a milestone: sets of tensors, each to become a file of that name."""
+        return {}
+
+    def about_products(self) -> dict[str, Any] | None:
+        """Return what a reader of all products must know, as plain data, or None where there are none."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training has changed, as tensors and plain numbers."""
+        """Return all that training has changed and all workers share, as tensors and plain numbers."""
         return {
             "steps_done": self.steps_done,
             "trained": {name: network.state_dict() for name, network in self.trained.items()},

@@ -12,7 +12,7 @@ PACKAGE = "raykd"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd", "raykd.errors"),
     ("raykd.config", "raykd.yaml_file"),
-    ("raykd.parallel", "raykd.losses"),
+    ("raykd.parallel", "raykd.losses", "raykd.recipe_sections"),
     ("raykd.data.spec", "raykd.models", "raykd.generators"),
     ("raykd.methods",),
     ("raykd.recipe", "raykd.recipes", "raykd.search_space"),

@@ -13,16 +13,22 @@ from tests.cli.conftest import Raykd
 
 OPTIONS = {
     "train": {"--cluster", "--out", "--seeds", "--json"},
+    "plan": {"--cluster", "--json"},
     "evaluate": {"--json"},
     "inspect": {"--json"},
+    "statistics": {"--data", "--out", "--per-class", "--json"},
+    "synthesize": {"--images", "--out", "--json"},
     "list": {"--json"},
     "doctor": {"--json"},
     "data": {"--out", "--source", "--download"},
 }
 ARGUMENTS = {
     "train": ["recipe", "overrides"],
+    "plan": ["recipe", "overrides"],
     "evaluate": ["run"],
     "inspect": ["teacher", "overrides"],
+    "statistics": ["teacher", "overrides"],
+    "synthesize": ["run"],
     "list": ["kind"],
     "doctor": [],
     "data": ["name"],

@@ -35,6 +35,12 @@ def test_a_file_by_path_has_its_defaults_and_its_name(tmp_path: Path) -> None:
     assert (cluster.storage, cluster.data_root, cluster.max_failures) == ("runs", None, 3)
 
 
+def test_memory_and_price_are_known_where_they_are_stated(tmp_path: Path) -> None:
+    assert load_cluster(write(tmp_path, "workers: 2\n")).price_per_hour is None
+    stated = load_cluster(write(tmp_path, "memory_per_worker_gib: 70\nprice_per_hour: 2.5\n"))
+    assert (stated.memory_per_worker_gib, stated.price_per_hour) == (70, 2.5)
+
+
 def test_the_users_own_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "clusters").mkdir()
     write(tmp_path / "clusters", "workers: 7\n", "local")
@@ -58,6 +64,8 @@ def test_the_users_own_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
         ("cpus_per_worker: 0", "greater than 0"),
         ("max_failures: -1", "greater than or equal to 0"),
         ("precision: fp8", "fp8"),
+        ("memory_per_worker_gib: 0", "greater than 0"),
+        ("price_per_hour: -1", "greater than or equal to 0"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:

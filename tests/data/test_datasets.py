@@ -65,8 +65,18 @@ def test_unknown_names_are_answered_with_the_nearest(root: Path) -> None:
         data_spec("cifar1O")
     with pytest.raises(UsageError, match="unknown data set 'mades'; did you mean 'made'"):
         load_images("mades", "train", data_spec("mnist"), root)
-    with pytest.raises(UsageError, match="unknown data set '../made'"):
-        data_spec("../made", data_root=root / "made")
+    with pytest.raises(UsageError, match="'../mades' is named by a path.*raykd synthesize"):
+        data_spec("../mades", data_root=root / "made")
+
+
+def test_a_path_names_a_set_without_a_data_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root / "made")
+    for name in (str(root / "made"), "../made", "."):
+        spec = data_spec(name)
+        assert (spec.name, spec.num_classes) == (name, 3)
+        assert torch.equal(load_images(name, "train", spec, None).pixels, torch.from_numpy(PIXELS).permute(0, 3, 1, 2))
+    with pytest.raises(UsageError, match="'./train' is named by a path"):
+        load_images("./train", "train", spec, root)
 
 
 def test_missing_files_say_what_was_looked_for_and_what_to_do(root: Path) -> None:
@@ -117,14 +127,14 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 def test_the_ledger_lists_what_was_opened_in_which_role(root: Path) -> None:
     opened = OpenedData(root)
-    assert opened.by_role() == {"train": [], "ood": [], "calibration": [], "test": []}
+    assert opened.by_role() == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
     spec = data_spec("digits")
     images = opened.open("test", "digits", "test", spec)
     assert len(images.labels) == 359
     opened.open("ood", "made", "train", spec)
     opened.open("ood", "made", "train", spec)
     assert opened.by_role() == {
-        "train": [], "ood": ["made/train"], "calibration": [], "test": ["digits/test"],
+        "train": [], "synthetic": [], "ood": ["made/train"], "calibration": [], "test": ["digits/test"],
     }  # fmt: skip
     opened.by_role()["train"].append("forged")
     assert opened.by_role()["train"] == []

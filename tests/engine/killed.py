@@ -68,7 +68,7 @@ MOMENTS = {
     "before an old checkpoint is removed": lambda: at(
         checkpoint, "_steps", lambda folder: (folder / "step_0000010").exists()
     ),
-    "after the last checkpoint": lambda: at(run, "_result", lambda *_: True),
+    "after the last checkpoint": lambda: at(run, "conclude", lambda *_: True),
 }
 
 

@@ -27,7 +27,7 @@ def test_a_student_is_trained_and_selected_without_an_image(tmp_path: Path) -> N
     recipe = load_recipe("dafl_digits", [DESCRIBED, f"teacher={{model: lenet5, weights: {teacher}}}", *SMALL])
     place = Place(World.alone(), Roots(None, tmp_path / "runs"), Runtime(), LocalReporter)
     result = run(recipe, place)
-    assert result["data_opened"] == {"train": [], "ood": [], "calibration": [], "test": []}
+    assert result["data_opened"] == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
     assert set(result["blind"]) == {"step"}
     lines = (tmp_path / "runs" / recipe.run_id / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]

@@ -28,6 +28,10 @@ VARIANTS = {
 """Choices that no packaged recipe makes, so that their fields are read too."""
 
 
+CONSENT = {"LsgdfdConfig.large_latent"}
+"""Fields that permit what the recipe's validation would refuse; nothing is left to read when it runs."""
+
+
 def sections(section: Section) -> Iterator[Section]:
     yield section
     for name in type(section).model_fields:
@@ -60,10 +64,11 @@ class Reads:
         for section in sections(recipe):
             kind = type(section)
             for field in kind.model_fields:
-                if (id(section), field) in self.seen or is_tag(kind, field):
-                    read.add(f"{kind.__name__}.{field}")
+                name = f"{kind.__name__}.{field}"
+                if (id(section), field) in self.seen or is_tag(kind, field) or name in CONSENT:
+                    read.add(name)
                 elif field in section.model_fields_set:
-                    missed.add(f"{kind.__name__}.{field}")
+                    missed.add(name)
         return read, missed
 
 

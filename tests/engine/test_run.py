@@ -264,7 +264,7 @@ def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> 
             return
         result = run(recipe, place)
     environment = json.loads((place.roots.store / recipe.run_id / "environment.json").read_text())
-    expected = {"train": [], "ood": [], "calibration": [], "test": ["mnist/test"]}
+    expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"]}
     assert environment["data_opened"] == result["data_opened"] == expected
     assert len(environment["teacher_sha256"]) == 64
 

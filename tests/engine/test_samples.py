@@ -22,7 +22,7 @@ def opened(png: bytes) -> Image.Image:
 
 
 def cells(sheet: Image.Image, count: int) -> list[np.ndarray]:
-    corners = [(GAP + i % 8 * (CELL + GAP), GAP + i // 8 * (CELL + CAPTION + GAP)) for i in range(count)]
+    corners = [(GAP + i % 10 * (CELL + GAP), GAP + i // 10 * (CELL + CAPTION + GAP)) for i in range(count)]
     return [np.array(sheet.crop((x, y, x + CELL, y + CELL))) for x, y in corners]
 
 
@@ -32,11 +32,11 @@ def spec(channels: int, names: tuple[str, ...] = ()) -> DataSpec:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_image_has_its_cell(channels: int) -> None:
-    images = torch.randn(32, channels, 8, 8, generator=torch.Generator().manual_seed(0))
-    sheet = opened(draw_samples(images, torch.randn(32, 4), spec(channels)))
-    assert sheet.size == (8 * (CELL + GAP) + GAP, 4 * (CELL + CAPTION + GAP) + GAP)
-    drawn = cells(sheet, 32)
-    assert len({cell.tobytes() for cell in drawn}) == 32
+    images = torch.randn(40, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    sheet = opened(draw_samples(images, torch.randn(40, 4), spec(channels)))
+    assert sheet.size == (10 * (CELL + GAP) + GAP, 4 * (CELL + CAPTION + GAP) + GAP)
+    drawn = cells(sheet, 40)
+    assert len({cell.tobytes() for cell in drawn}) == 40
     for cell, image in zip(drawn, images, strict=True):
         unit = image * 0.25 + 0.5
         stretched = (unit - unit.min()) / (unit.max() - unit.min()) * 255

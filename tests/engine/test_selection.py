@@ -29,7 +29,8 @@ def candidate(distance: float) -> Weights:
 def made_selection(method_name: str = "noise") -> Selection:
     teacher = made_teacher()
     method: Method = made_method(method_name, made_setting(teacher=teacher))
-    return Selection(method, teacher, Plain(8))
+    method.student = Plain(8)  # as wide as the teacher, whose weights the candidates are near
+    return Selection(method, teacher)
 
 
 def considered(distances: list[float], test: list[float]) -> Selection:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from raykd.engine.build import build
 from raykd.engine.run import run
+from raykd.recipe import bank_run, teacher_run
 from tests.golden.shrunk import shrink, shrunk
 
 FOLDER = Path(__file__).parent
@@ -37,18 +38,19 @@ def read_golden(name: str) -> dict[str, Any]:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Return overrides and losses as they are now; a teacher is trained for as many steps first."""
+    """Return overrides and losses as they are now; a teacher or a bank is trained for as many steps first."""
     losses: dict[str, list[float]] = {}
     with TemporaryDirectory() as folder, float64(), shrunk(STEPS, Path(folder)) as (place, load):
-        recipe = load(name)
-        if recipe.teacher is not None and recipe.teacher.recipe is not None:
-            run(load(recipe.teacher.recipe), place)
+        recipe, overrides = load(name), shrink(name, STEPS)
+        for source in (teacher_run(recipe), bank_run(recipe)):
+            if source is not None:
+                run(source, place)
         built = build(recipe, place.world, place.runtime, place.roots)
         for step in range(STEPS):
             batches = {role: stream.batch(step) for role, stream in built.streams.items()}
             for key, value in built.method.step(batches).items():
                 losses.setdefault(key, []).append(float(f"{value.item():.9g}"))
-    return {"overrides": shrink(name, STEPS), "losses": losses}
+    return {"overrides": overrides, "losses": losses}
 
 
 @contextmanager

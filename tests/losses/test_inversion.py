@@ -168,6 +168,49 @@ def test_bn_statistics_wants_equally_many_layers() -> None:
         losses.bn_statistics(layers(0), layers(1)[:1])
 
 
+def slow_divergence(mean: float, var: float, stored_mean: float, stored_var: float) -> float:
+    """KL between two Gaussians as an integral of p ln(p / q), by the trapezoidal rule over 12 deviations."""
+    spread = math.sqrt(var)
+    total, steps = 0.0, 4000
+    for i in range(steps + 1):
+        x = mean + 12 * spread * (2 * i / steps - 1)
+        log_p = -((x - mean) ** 2) / (2 * var) - math.log(2 * math.pi * var) / 2
+        log_q = -((x - stored_mean) ** 2) / (2 * stored_var) - math.log(2 * math.pi * stored_var) / 2
+        total += math.exp(log_p) * (log_p - log_q)
+    return total * 24 * spread / steps
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_bn_divergence(eps: float) -> None:
+    batch = [(m, v + 0.1) for m, v in layers(0, 2)]
+    running = [(m, v + 0.1) for m, v in layers(1)]
+    expected = 0.0
+    for (means, variances), (stored_mean, stored_var) in zip(batch, running, strict=True):
+        for k in range(2):
+            for c in range(means.shape[1]):
+                values = (means[k, c], variances[k, c] + eps, stored_mean[c], stored_var[c] + eps)
+                expected += slow_divergence(*map(float, values)) / 2
+    assert losses.bn_divergence(batch, running, eps).item() == pytest.approx(expected, rel=1e-9)
+    flat = [tensor.requires_grad_() for layer in batch for tensor in layer]
+    assert torch.autograd.gradcheck(lambda *x: losses.bn_divergence([(x[0], x[1]), (x[2], x[3])], running, eps), flat)
+
+
+def test_bn_divergence_in_closed_form() -> None:
+    running = [(m, v + 0.1) for m, v in layers(1)]
+    assert losses.bn_divergence(running, running).item() == 0.0
+    # A mean off by one deviation costs 1/2; a variance of e times too much (e - 2) / 2; each in two channels.
+    ones, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    assert losses.bn_divergence([(zeros, ones)], [(ones, ones)], eps=0).item() == pytest.approx(1.0)
+    assert losses.bn_divergence([(zeros, ones * math.e)], [(zeros, ones)], eps=0).item() == pytest.approx(math.e - 2)
+
+
+def test_bn_divergence_of_a_constant_channel_is_finite() -> None:
+    var = torch.zeros(3, requires_grad=True)
+    loss = losses.bn_divergence([(torch.zeros(3), var)], [(torch.zeros(3), torch.ones(3))])
+    loss.backward()
+    assert loss.isfinite() and var.grad is not None and var.grad.isfinite().all()
+
+
 def slow_variation(images: Tensor) -> float:
     total = 0.0
     for image in images.tolist():

@@ -24,7 +24,7 @@ def test_bfloat16_is_close_to_float32(name: str) -> None:
     for ours, theirs in zip(rounded, exact, strict=True):
         assert ours == pytest.approx(theirs, rel=0.03, abs=0.01)
     parameters = [p for n in rounded_method.trained.values() for p in n.parameters()]
-    assert {p.dtype for p in parameters} == {torch.float32}
+    assert {p.dtype for p in [*parameters, *rounded_method.shard().values()]} == {torch.float32}
 
 
 def compiled(network: nn.Module) -> Callable[..., Any]:
@@ -34,11 +34,12 @@ def compiled(network: nn.Module) -> Callable[..., Any]:
 
 
 @pytest.mark.filterwarnings("default")  # tracing reads attributes that warn, which torch then hides
-def test_compiled_networks_compute_the_same() -> None:
+@pytest.mark.parametrize("name", ["dafl", "lsgdfd"])
+def test_compiled_networks_compute_the_same(name: str) -> None:
     obstacle = compile_obstacle()
     if obstacle:
         pytest.skip(obstacle)
-    exact = advance(made_method("dafl", made_setting(dropout=0.0)), 2)
+    exact = advance(made_method(name, made_setting(dropout=0.0)), 2)
     setting = made_setting(dropout=0.0, compiler=compiled)
-    for ours, theirs in zip(advance(made_method("dafl", setting), 2), exact, strict=True):
+    for ours, theirs in zip(advance(made_method(name, setting), 2), exact, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)

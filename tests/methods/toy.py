@@ -1,5 +1,7 @@
 """Networks of a few hundred weights with everything that can go wrong in one: BatchNorm, dropout."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,19 +12,25 @@ from raykd.config import Optimizer, Sgd
 from raykd.data.datasets import Images
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
+from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.methods import METHODS, Method, MethodConfig
-from raykd.methods.base import Batch, Setting
+from raykd.methods.base import Batch, ClassMoments, Setting
+from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
 from raykd.parallel import Compiler, World
 
 SPEC = DataSpec("made", 4, 1, 8, (0.3,), (0.4,), ("a", "b", "c", "d"))
 BATCH, STEPS = 8, 10
 OPTIM = {"name": "adam", "lr": 1e-2, "schedule": {"name": "cosine"}}
+GENERATOR = {"latent_dim": 6, "width": 8}
 METHOD_CONFIGS: dict[str, dict[str, Any]] = {
     "supervised": {},
     "kd": {},
     "noise": {},
     "dafl": {"latent_dim": 6, "generator_width": 8, "generator_optim": OPTIM},
+    "lsgdfd": {"statistics": "class", "generator": GENERATOR, "generator_optim": {**OPTIM, "lr": 3e-3}},
+    "lsgdfd_single": {"conditional": True, "generator": GENERATOR, "generator_optim": OPTIM},
+    "bank_kd": {},
 }
 """What each method of the table needs besides its defaults."""
 
@@ -61,6 +69,28 @@ def made_teacher(seed: int = 1) -> Teacher:
     return Teacher(network, channels=1, size=8)
 
 
+@torch.no_grad()
+def made_statistics(teacher: Teacher) -> ClassMoments:
+    """The moments that noise of each class's brightness causes in the teacher."""
+    data = made_images(200, seed=3)
+    images = SPEC.normalise(data.pixels[data.labels.argsort(stable=True)] / 255)
+    counts = data.labels.bincount().tolist()
+    look = MomentTeacher(copy.deepcopy(teacher))
+    taken = [look(part)[2] for part in images.split(counts)]
+    return [(torch.cat([m for m, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*taken, strict=True)]
+
+
+@torch.no_grad()
+def made_bank(classes: Sequence[int] = range(SPEC.num_classes)) -> GeneratorBank:
+    """Frozen generators whose running statistics are unlike the initial ones."""
+    bank = GeneratorBank(classes, GeneratorConfig.model_validate(GENERATOR), channels=1, size=8)
+    bank.initialise(0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        bank(torch.randn(len(bank.classes), 16, bank.latent_dim, generator=generator))
+    return bank.eval().requires_grad_(False)
+
+
 def made_setting(
     *,
     teacher: Teacher | None = None,
@@ -71,15 +101,18 @@ def made_setting(
     seed: int = 0,
 ) -> Setting:
     torch.manual_seed(seed)
+    student = Plain(dropout=dropout)
+    teacher = teacher or made_teacher()
     return Setting(
         spec=SPEC,
         world=world or World.alone(),
-        networks={"student": Plain(dropout=dropout), "teacher": teacher or made_teacher()},
+        networks={"student": student, "teacher": teacher, "bank": made_bank()},
         student_optim=optim or Sgd(name="sgd", lr=0.05),
         steps=STEPS,
         global_batch=BATCH,
         seed=seed,
         compiler=compiler,
+        statistics=made_statistics(teacher),
     )
 
 

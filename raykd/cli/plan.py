@@ -1,0 +1,86 @@
+"""``raykd plan``: what a run will need, before it starts."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import complete_recipe, data_root
+
+
+@click.command(cls=Command, example="raykd plan {recipe} --cluster local")
+@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--cluster", metavar="NAME|FILE", help="Where it is to run; default: in one process, without Ray.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: bool) -> None:
+    """Tell what training RECIPE would take: memory, time, traffic and disk.
+
+    A few steps of every run that is not finished are tried on this machine; nothing is kept. What
+    cannot fit into a worker's memory is refused, with what would.
+    """
+    from raykd.cli import output
+    from raykd.cluster.config import Cluster, load_cluster
+    from raykd.cluster.plan import plan_on
+    from raykd.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
+    root = Path(place.data_root).expanduser() if place.data_root else data_root()
+    found = plan_on(loaded, place, store=Path(place.storage).expanduser(), data_root=root)
+    if as_json:
+        output.print_json(found)
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from raykd.cli import output
+
+    for run in found["runs"]:
+        click.echo(f"{run['run']}: {run['state']}")
+        if run["state"] == "to train":
+            output.print_pairs({f"  {name}": value for name, value in _lines(run, found["workers"]).items()})
+        elif "reason" in run:
+            click.echo(f"  {run['reason']}")
+    total = _duration(found["total"])
+    output.print_pairs({"in all": ", ".join(total), **{f"note {i}": n for i, n in enumerate(found["notes"], start=1)}})
+
+
+def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
+    from raykd.cli.output import count
+    from raykd.engine.plan import gib
+
+    lines = {"workers": str(workers)}
+    if "waves" in run:
+        lines["classes"] = f"{run['classes_per_worker']} a worker, {run['images_per_class']} images of each in a step"
+        lines["waves"] = f"{run['waves']}, of {run['wave']} generators a worker"
+    lines["images"] = f"{count(run['images_per_worker'])} a worker in a step"
+    for role, number in run["parameters"].items():
+        lines[f"parameters, {role}"] = count(number)
+    lines["optimizer state"] = gib(run["optimizer_bytes"])
+    lines["activations, gradients"] = gib(run["activation_bytes"])
+    available = run["available_bytes"]
+    lines["peak memory"] = gib(run["peak_bytes"]) + (f" of {gib(available)}" if available else "") + " a worker"
+    sent = {name.replace("_", " "): gib(amount) for name, amount in run["traffic_bytes"].items() if amount}
+    lines["sent in a step"] = ", ".join(f"{name} {amount}" for name, amount in sent.items()) or "nothing"
+    if "bank" in run:
+        bank = run["bank"]
+        lines["bank"] = (
+            f"{bank['mode']}, {bank['members']} generators in {bank['dtype']} a worker: {gib(bank['bytes'])}"
+        )
+    lines["time"] = (
+        f"{run['seconds_per_step']:.3g} s x {count(run['steps'])} steps, "
+        f"{run['seconds_per_report']:.3g} s x {count(run['reports'])} reports: {', '.join(_duration(run))}"
+    )
+    lines["disk"] = f"{run['checkpoints_kept']} checkpoints of {gib(run['checkpoint_bytes'])}"
+    if "bank_bytes" in run:
+        lines["disk"] += f", bank {gib(run['bank_bytes'])}"
+    lines["measured"] = f"on this machine ({run['measured']['device']})"
+    return lines | {f"note {i}": note for i, note in enumerate(run["notes"], start=1)}
+
+
+def _duration(figures: dict[str, Any]) -> list[str]:
+    names = {"hours": "hours", "gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours", "price": "to pay"}
+    return [f"{figures[key]:.3g} {name}" for key, name in names.items() if key in figures]

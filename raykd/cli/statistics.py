@@ -1,0 +1,68 @@
+"""``raykd statistics``: what a teacher sees of each class."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import complete_recipe, data_root
+from raykd.cli.subject import STORE, subject_of
+
+
+@click.command(cls=Command, example="raykd statistics my_teacher.yaml --per-class 50")
+@click.argument("teacher", shell_complete=complete_recipe)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--data", metavar="NAME", help="Set whose train split is opened; default: the teacher's.")
+@click.option(
+    "--out",
+    "file",  # not "out", which stands for a folder that takes tracebacks
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where to; default: statistics-TEACHER-DATA-N.safetensors here.",
+)
+@click.option("--per-class", type=int, default=100, show_default=True, help="Images of each class.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def statistics(
+    teacher: str, overrides: tuple[str, ...], data: str | None, file: Path | None, per_class: int, as_json: bool
+) -> None:
+    """Measure what a teacher's BatchNorm layers see of each class.
+
+    Opens images of the classes. A recipe that uses the file, by calibration.file=FILE, is
+    data-free but for these, and says so.
+
+    TEACHER is what `raykd inspect` takes: a recipe, a YAML file of data and teacher, or a run
+    directory. Runs of recipes are looked for in runs/.
+    """
+    from raykd.cli import output
+    from raykd.engine.build import Roots
+    from raykd.engine.measurement import measure_statistics
+
+    subject = subject_of(teacher, overrides)
+    made = measure_statistics(subject, data, per_class, file, Roots(data_root(), STORE))
+    if as_json:
+        output.print_json(made)
+    else:
+        _print(made)
+
+
+def _print(made: dict[str, Any]) -> None:
+    from raykd.cli import output
+
+    count = output.count
+    rows = [
+        [layer["name"], count(layer["channels"]), count(2 * made["classes"] * layer["channels"])]
+        for layer in made["layers"]
+    ]
+    output.print_table(f"statistics of {made['teacher']}", ["layer", "channels", "numbers"], rows)
+    fewest, most = min(made["counts"]), max(made["counts"])
+    images = count(most) if fewest == most else f"{count(fewest)} to {count(most)}"
+    output.print_pairs(
+        {
+            "images": f"{images} of each of {made['classes']} classes",
+            "data opened": "calibration: " + ", ".join(made["data_opened"]["calibration"]),
+            "teacher sha256": made["teacher_sha256"],
+            "file": made["file"],
+            "bytes": count(made["bytes"]),
+        }
+    )

@@ -1,0 +1,33 @@
+"""What TEACHER means on the command line: a run, a file or a recipe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raykd.engine.inspection import Subject
+
+STORE = Path("runs")
+"""Where runs of recipes are looked for."""
+
+
+def subject_of(source: str, overrides: tuple[str, ...]) -> "Subject":
+    """Return the teacher that a run directory, a YAML file of data and teacher, or a recipe stands for.
+
+    Raises:
+        UsageError: if there is none, or the overrides do not fit it.
+        CorruptError: if the run is damaged.
+    """
+    from raykd.engine.inspection import subject_of_file, subject_of_recipe, subject_of_run
+    from raykd.errors import UsageError
+    from raykd.recipe import load_recipe
+
+    path = Path(source)
+    if path.is_dir():
+        if overrides:
+            raise UsageError(f"a run is what it is: {overrides[0]!r} cannot be set for a run directory")
+        return subject_of_run(path)
+    if path.is_file():
+        subject = subject_of_file(path, overrides)
+        if subject is not None:
+            return subject
+    return subject_of_recipe(load_recipe(source, overrides), STORE)

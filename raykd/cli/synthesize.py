@@ -1,0 +1,42 @@
+"""``raykd synthesize``: make a data set out of a bank of generators."""
+
+from pathlib import Path
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import data_root
+
+
+@click.command(cls=Command, example="raykd synthesize runs/BANK-RUN --images 50000 --out data/synthetic")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--images", type=int, required=True, help="How many, all classes together.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def synthesize(stop: object, run: Path, images: int, out: Path, as_json: bool) -> None:
+    """Write images of the bank in the run directory RUN as a data set.
+
+    RUN may also be a student's that learned from a bank beside it. The same command goes on with an
+    unfinished set. Train on the set by data.train=FOLDER.
+    """
+    from raykd.cli import output
+    from raykd.cli.stop import Stop
+    from raykd.engine.synthesis import synthesize as write_set
+
+    assert isinstance(stop, Stop)
+    with stop.tidying():
+        made = write_set(run, images, out, data_root())
+    if as_json:
+        output.print_json(made)
+        return
+    state = f"{made['written']} written now" if made["written"] else "finished before"
+    output.print_pairs(
+        {
+            "set": made["set"],
+            "folder": made["folder"],
+            "images": output.count(images),
+            "files": f"{made['files']} ({state})",
+            "bank": made["bank"],
+        }
+    )

@@ -1,0 +1,101 @@
+"""Measure a teacher's statistics by class for a file of their own, which recipes may then name."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from raykd.data.datasets import OpenedData, data_spec, train_spec
+from raykd.data.spec import DataSpec
+from raykd.engine.build import Roots, spec_of
+from raykd.engine.inspection import Subject, load_subject
+from raykd.engine.statistics import collect, read_about, save_statistics, used_images
+from raykd.errors import CorruptError, UsageError
+from raykd.models.moments import MomentTeacher
+from raykd.models.teacher import Teacher
+from raykd.parallel import World
+
+_SPLIT = "train"
+
+
+def measure_statistics(
+    subject: Subject, data: str | None, per_class: int, out: Path | None, roots: Roots
+) -> dict[str, Any]:
+    """Write the statistics of a teacher's BatchNorm inputs by class, and return what was done.
+
+    Args:
+        subject: the teacher.
+        data: set whose train split has the images; None for that of the teacher.
+        per_class: images of each class.
+        out: file; None for one in the current directory, named by teacher, data and ``per_class``.
+        roots: where data and runs are.
+
+    Raises:
+        UsageError: if teacher, data and file do not fit together, or the teacher's run is unfinished.
+        CorruptError: if weights or data are damaged.
+        SetupError: if the file cannot be written.
+    """
+    spec, world = spec_of(subject.data, roots), World.current()
+    name = data or subject.data.name
+    path = out or Path(f"statistics-{_name_of(subject)}-{_plain(name)}-{per_class}.safetensors")
+    _check_target(path)
+    shown = _shown_as(name, spec, roots)
+    network, digest = load_subject(subject, spec, roots)
+    if digest is None:
+        raise UsageError(
+            f"run {_name_of(subject)} is not finished: its weights will change, and statistics belong to one set of "
+            "weights; `raykd train` goes on with it"
+        )
+    teacher = MomentTeacher(Teacher(network, channels=spec.channels, size=spec.size).to(world.device))
+    opened = OpenedData(roots.data)
+    images = opened.open("calibration", name, _SPLIT, shown)
+    moments = collect(teacher, images, shown, world, per_class=per_class)
+    about = {"teacher_sha256": digest, "data": name, "split": _SPLIT, "per_class": per_class}
+    counts = used_images(images, shown, per_class)
+    save_statistics(path, moments, teacher.layers, {**about, "counts": counts, "mean": spec.mean, "std": spec.std})
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "teacher": _name_of(subject),
+        **about,
+        "classes": spec.num_classes,
+        "counts": counts,
+        "layers": [{"name": n, "channels": width} for n, width in zip(teacher.layers, teacher.widths, strict=True)],
+        "data_opened": opened.by_role(),
+    }
+
+
+def _check_target(path: Path) -> None:
+    """Refuse to replace anything but statistics, before any work is done."""
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; give the name of a file")
+    try:
+        read_about(path)
+    except (UsageError, CorruptError):
+        raise UsageError(
+            f"--out {path} exists and is no file of statistics by class, so it is left alone; give another name"
+        ) from None
+
+
+def _shown_as(name: str, spec: DataSpec, roots: Roots) -> DataSpec:
+    """Return how the teacher must be shown the images of a set that may be another than its own."""
+    if name != spec.name:
+        theirs = data_spec(name, data_root=roots.data)
+        if theirs.num_classes != spec.num_classes:
+            raise UsageError(
+                f"--data {name!r} has {theirs.num_classes} classes, the teacher has {spec.num_classes}; "
+                "name a set of the same classes"
+            )
+    return train_spec(name, spec, roots.data)
+
+
+def _name_of(subject: Subject) -> str:
+    if subject.run is not None:
+        return subject.run.resolve().name
+    return Path(str(subject.network.weights)).stem
+
+
+def _plain(name: str) -> str:
+    """Return a set's name, which may be a path, as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")

@@ -1,0 +1,116 @@
+"""Stand-ins for runs that do not exist yet, so that what builds on them can be tried: right in size, random in content.
+
+They are written into a store of their own, in which runs that do exist are links.
+"""
+
+from pathlib import Path
+
+import torch
+from raykd.engine.statistics import save_statistics
+
+from raykd.config import Runtime
+from raykd.engine.bank import finish_bank, open_bank, product_name, write_products
+from raykd.engine.build import Roots, build, build_network, load_teacher, spec_of
+from raykd.engine.calibration import BY_PRODUCT
+from raykd.engine.checkpoint import save_weights
+from raykd.errors import UsageError
+from raykd.generators import GeneratorBank, GeneratorConfig
+from raykd.models.moments import MomentTeacher
+from raykd.parallel import World
+from raykd.recipe import Recipe, bank_run, teacher_run
+from raykd.recipe_sections import CalibrationConfig, NetworkConfig
+
+_WEIGHTS = "student.safetensors"
+
+
+def supply(recipe: Recipe, roots: Roots, store: Path) -> tuple[Recipe, list[str]]:
+    """Fill ``store`` with what the recipe builds on; return the recipe to build there, and what is a stand-in.
+
+    Raises:
+        UsageError: where sections of the recipe do not fit together.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    told = [*_supply_teacher(recipe, roots, store), *_supply_bank(recipe, roots, store)]
+    return _with_statistics(recipe, roots, store), told
+
+
+def without_test(recipe: Recipe) -> Recipe:
+    """Return the recipe without its exam."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": False})})
+
+
+def _supply_teacher(recipe: Recipe, roots: Roots, store: Path) -> list[str]:
+    source = teacher_run(recipe)
+    if source is None or source.student is None or _linked(source.run_id, _WEIGHTS, roots, store):
+        return []
+    folder = store / source.run_id
+    if not folder.is_dir():
+        plain = NetworkConfig(**source.student.model_dump(exclude={"weights"}))
+        network = build_network(plain, spec_of(source.data, roots), roots, "teacher")
+        folder.mkdir()
+        save_weights(network.state_dict(), folder / _WEIGHTS)
+    return [f"run {source.run_id} is not there: random weights stand in for its network"]
+
+
+def _supply_bank(recipe: Recipe, roots: Roots, store: Path) -> list[str]:
+    source = bank_run(recipe)
+    run_id = source.run_id if source else recipe.bank.run if recipe.bank else None
+    if run_id is None or _linked(run_id, "bank/manifest.json", roots, store):
+        return []
+    if source is None:
+        open_bank(roots.store / run_id)  # says what is wrong with it
+        return []
+    inner, _ = supply(source, roots, store)
+    built = build(without_test(inner), World.alone(), Runtime(), Roots(roots.data, store))
+    about = built.method.about_products()
+    if about is None:
+        raise UsageError(f"bank recipe {source.name!r} trains no generators")
+    one = one_member(about)
+    label = about["classes"][0]
+    folder = store / run_id
+    folder.mkdir()
+    write_products(folder, {product_name(label): one.member_state(label)})
+    first = folder / "bank" / f"{product_name(label)}.safetensors"
+    for other in about["classes"][1:]:
+        first.with_name(f"{product_name(other)}.safetensors").hardlink_to(first)
+    finish_bank(folder, {**about, "teacher_sha256": built.teacher_sha256}, World.alone())
+    return [f"run {run_id} is not there: untrained generators stand in for its bank"]
+
+
+def one_member(about: dict[str, object]) -> GeneratorBank:
+    """Return a bank of the first member alone, freshly initialised."""
+    classes, channels, size, conditions = (about[key] for key in ("classes", "channels", "size", "conditions"))
+    assert isinstance(classes, list) and isinstance(channels, int), "a manifest"
+    assert isinstance(size, int) and isinstance(conditions, int), "a manifest"
+    config = GeneratorConfig.model_validate(about["generator"])
+    bank = GeneratorBank(classes[:1], config, channels=channels, size=size, conditions=conditions)
+    bank.initialise(0)
+    return bank
+
+
+def _with_statistics(recipe: Recipe, roots: Roots, store: Path) -> Recipe:
+    """Let the teacher's running statistics stand in for those by class: measuring these takes images and minutes."""
+    wanted, source = recipe.calibration, teacher_run(recipe)
+    if wanted is None or wanted.file is not None or recipe.teacher is None:
+        return recipe
+    if wanted.from_teacher and source and (roots.store / source.run_id / BY_PRODUCT).is_file():
+        return recipe
+    spec = spec_of(recipe.data, roots)
+    teacher, digest = load_teacher(recipe.teacher, spec, Roots(roots.data, store))
+    moments = MomentTeacher(teacher)
+    rows = [(mean.expand(spec.num_classes, -1), var.expand(spec.num_classes, -1)) for mean, var in moments.running()]
+    path = store / f"{recipe.run_id}.safetensors"
+    with torch.no_grad():
+        about = {"teacher_sha256": digest, "data": recipe.data.name, "split": "train", "per_class": 2}
+        save_statistics(path, rows, moments.layers, {**about, "mean": spec.mean, "std": spec.std})
+    return recipe.model_copy(update={"calibration": CalibrationConfig(file=str(path))})
+
+
+def _linked(run_id: str, proof: str, roots: Roots, store: Path) -> bool:
+    """Link a run that exists; tell whether it does."""
+    there, link = roots.store / run_id, store / run_id
+    if not (there / proof).is_file():
+        return False
+    if not link.is_symlink():
+        link.symlink_to(there.absolute())
+    return True

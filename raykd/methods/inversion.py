@@ -1,0 +1,154 @@
+"""What methods share that invert a teacher: the objective of their generators, and the account of their bank.
+
+    L = class_weight CE(t, target) + moment_weight L_mom + tv_weight TV(x) + l2_weight |x|_2
+
+for images x, the teacher's logits t and the moments of the inputs of its BatchNorm layers l, seen (m, v) against wanted
+(mu, var). ``moments`` chooses how far apart they are: distance, sum_l |m - mu|_2 + |v - var|_2, or divergence,
+KL(N(m, v) || N(mu, var)) summed over channels and layers.
+
+Units: TV and the l2 norm are those of single images, averaged; published weights belong to the norm of the whole batch
+tensor, which is about sqrt(B) times that of one of its B images, so ours = published * sqrt(B). The defaults are the
+published 6e-3 and 1.5e-5 at B = 256.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raykd import losses
+from raykd.config import Optimizer, Section
+from raykd.errors import UsageError
+from raykd.generators import GeneratorConfig
+from raykd.methods.base import ClassMoments, Setting
+from raykd.models.moments import MomentTeacher
+from raykd.parallel import mix
+
+_JITTER = 13  # keeps these random numbers apart from others of the same seed and step
+
+
+class InversionConfig(Section):
+    """The objective and the generators; weights are in our units, see the module's text."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    class_weight: float = Field(default=1.0, ge=0)
+    moment_weight: float = Field(default=1.0, ge=0)
+    moments: Literal["distance", "divergence"] = "distance"
+    tv_weight: float = Field(default=0.096, ge=0)
+    l2_weight: float = Field(default=2.4e-4, ge=0)
+    jitter: int = Field(default=2, ge=0, description="largest shift in pixels before teacher and TV see the images")
+    settle_passes: int = Field(
+        default=16, ge=0, description="passes at the end that only refine the generators' running statistics"
+    )
+    generator_optim: Optimizer
+
+
+class Terms(NamedTuple):
+    """The parts of the objective without their weights, each a mean over images (moments: over rows)."""
+
+    label: Tensor
+    moments: Tensor
+    total_variation: Tensor
+    l2: Tensor
+
+
+class Objective:
+    """The teacher, compiled, and what is asked of the images it is shown."""
+
+    def __init__(self, config: InversionConfig, setting: Setting) -> None:
+        """Wrap the setting's teacher.
+
+        Raises:
+            UsageError: if it has no BatchNorm layer.
+        """
+        self.config = config
+        self._setting = setting
+        self.teacher = MomentTeacher(setting.networks["teacher"])  # type: ignore[arg-type]
+        self._look = setting.compiler(self.teacher)
+
+    def wanted(self, classes: Sequence[int] | None) -> ClassMoments:
+        """Return the wanted moments on the device: those of some classes, row by row, or (None) the running ones.
+
+        Raises:
+            UsageError: if moments by class are asked for and there are none, or those of another teacher.
+        """
+        running, given = self.teacher.running(), self._setting.statistics
+        if classes is None:
+            return running
+        if given is None:
+            raise UsageError(
+                "method.statistics=class needs the teacher's moments by class: make them from a few images of each "
+                "class by `raykd statistics`, or in the recipe by `calibration`; without images use "
+                "method.statistics=global"
+            )
+        wanted = [(self._setting.spec.num_classes, width) for width in self.teacher.widths]
+        got = [tuple(mean.shape) for mean, _ in given]
+        if got != wanted:
+            raise UsageError(f"the moments by class are {got}, the teacher's layers {wanted}: made for another teacher")
+        rows = torch.as_tensor(classes)
+        return [
+            (mean[rows].to(ours.device, ours.dtype), variance[rows].to(ours.device, ours.dtype))
+            for (mean, variance), (ours, _) in zip(given, running, strict=True)
+        ]
+
+    def look(self, images: Tensor, step: int, groups: int) -> tuple[Tensor, Tensor, ClassMoments]:
+        """Return the images as shown at ``step``, the logits and the moments of ``groups`` equal runs of images."""
+        shown = _shifted(images, self.config.jitter, self._setting.seed, step)
+        with self._setting.world.autocast():
+            logits, _, moments = self._look(shown, groups)
+        return at_least_float32(shown), at_least_float32(logits), moments
+
+    def terms(self, shown: Tensor, label: Tensor, moments: ClassMoments, wanted: ClassMoments) -> Terms:
+        """Return all terms; ``label`` is that of the class, computed by the caller."""
+        apart = losses.bn_statistics if self.config.moments == "distance" else losses.bn_divergence
+        return Terms(label, apart(moments, wanted), losses.total_variation(shown), losses.image_l2(shown))
+
+    def local(self, terms: Terms) -> Tensor:
+        """Return the weighted sum of all terms but the moments."""
+        weights = self.config
+        images = weights.tv_weight * terms.total_variation + weights.l2_weight * terms.l2
+        return weights.class_weight * terms.label + images
+
+
+def about(setting: Setting, generator: GeneratorConfig, classes: list[int], conditions: int = 0) -> dict[str, Any]:
+    """Return what a reader of the finished bank must know."""
+    spec = setting.spec
+    return {
+        "generator": generator.model_dump(),
+        "channels": spec.channels,
+        "size": spec.size,
+        "num_classes": spec.num_classes,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "conditions": conditions,
+        "classes": classes,
+        "seed": setting.seed,
+        "steps": setting.steps,
+    }
+
+
+def by_row(moments: ClassMoments, average: Callable[[Tensor], Tensor]) -> ClassMoments:
+    """Return each row's moments over the images of all workers, which have equally many of every row."""
+    widths = [mean.shape[1] for mean, _ in moments]
+    means, variances = (torch.cat(kind, dim=1) for kind in zip(*moments, strict=True))
+    mean = average(means)
+    variance = average(variances + (means - mean).square())
+    return list(zip(mean.split(widths, dim=1), variance.split(widths, dim=1), strict=True))
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many of a hundred images the teacher gives their label."""
+    return 100.0 * (logits.argmax(dim=1) == labels).to(logits.dtype).mean()
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a bfloat16 tensor as float32, others as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _shifted(images: Tensor, most: int, seed: int, step: int) -> Tensor:
+    """Roll all images by the same up to ``most`` pixels, decided by seed and step alone."""
+    down, right = (mix(seed, _JITTER, step, axis) % (2 * most + 1) - most for axis in range(2))
+    return images.roll((down, right), dims=(2, 3)) if down or right else images

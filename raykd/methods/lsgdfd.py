@@ -1,0 +1,200 @@
+"""LS-GDFD: large-scale generative data-free distillation (Luo et al., 2020, arXiv 2012.05578): the generators.
+
+    for every class c:   z ~ N(0, I)      x = G_c(z)      t = T(x), with the moments (m, v) of its BatchNorm inputs
+    G_c <- CE(t, c) + a L_mom(m, v) + tv TV(x) + l2 |x|_2
+
+Symbols: a = moment_weight; L_mom and the units of tv and l2 are in `raykd.methods.inversion`. The generators are
+independent, one per class, which is what keeps a bank from collapsing to few kinds of images. The student is trained
+afterwards, by another method, on the finished bank.
+
+``statistics`` says which moments are wanted:
+
+* ``class``: those of the inputs that images of class c alone cause, measured from some images per class beforehand
+  (the paper's way on ImageNet: 100 images each). Members do not influence each other, so they are trained in waves of
+  as many as fit the memory, for any number of classes. Not strictly data-free: it needs those measurements.
+* ``global``: the running statistics stored in the teacher. Only images of *all* classes together can have these, so
+  all members train at once and the moments are those of all workers' images, gradients included. Strictly data-free,
+  for as many classes as fit the workers at once.
+
+Where we differ: noise depends on (seed, class, step) only, and the loss is the sum over members of their own means
+(global: the moments count once per member), so neither a member's images nor its gradients depend on how classes were
+dealt to workers and waves. The generators' running statistics are averaged anew at the end of a wave, over
+``settle_passes`` batches: the student phase mixes classes, and therefore samples by them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor
+
+from raykd.errors import UsageError
+from raykd.generators.waves import Wave, plan_waves
+from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.methods.inversion import InversionConfig, Objective, about, hits
+from raykd.methods.members import LATENTS, Members, made_bank, members_at_once, sampled
+from raykd.models.moments import merged
+
+_LARGE = 128
+_METRICS = ("loss/class", "loss/moments", "loss/total_variation", "loss/l2", "teacher/hit")
+
+
+class LsgdfdConfig(InversionConfig):
+    """One generator per class; see the module's text for ``statistics``."""
+
+    name: Literal["lsgdfd"]
+    statistics: Literal["class", "global"]
+    large_latent: bool = False
+
+    @model_validator(mode="after")
+    def _small_members(self) -> "LsgdfdConfig":
+        if not self.large_latent and self.generator.latent_dim > _LARGE:
+            raise ValueError(
+                f"generator.latent_dim is {self.generator.latent_dim}: with one generator per class, the first layer "
+                f"and its optimizer state outgrow all else; use at most {_LARGE}, or say large_latent: true"
+            )
+        return self
+
+
+class Lsgdfd(Method):
+    """A generator per class learns from the teacher, this worker's share of a wave at a time."""
+
+    roles = ("teacher",)
+    dealt = "classes"
+    _members: Members | None
+    _waiting: dict[str, Tensor]
+
+    def __init__(self, config: LsgdfdConfig, setting: Setting) -> None:
+        """Plan the waves.
+
+        Raises:
+            UsageError: if the teacher, its statistics or the workers do not suit the configuration.
+        """
+        super().__init__(setting)
+        classes = setting.spec.num_classes
+        assert setting.global_batch % classes == 0, "checked by the engine"
+        self._config = config
+        self._images = setting.global_batch // classes
+        self._objective = Objective(config, setting)
+        self._whole = config.statistics == "global"
+        self._objective.wanted(None if self._whole else range(classes))  # refuses early
+        self._capacity = self._members_at_once()
+        self._wave = 0
+        self._plan(dict.fromkeys(range(classes), 0))
+
+    @property
+    def total_steps(self) -> int:
+        """Return the steps done and those of the waves to come."""
+        return self.steps_done + sum(self.setting.steps - self._progress[wave.classes[0]] for wave in self._waves)
+
+    @property
+    def images_per_step(self) -> int:
+        """Return how many images all members of the wave to come, or going on, make in a step."""
+        left = self._waves[1:] if self.milestone else self._waves
+        return self._images * len(left[0].classes) if left else 0
+
+    @property
+    def milestone(self) -> bool:
+        """Tell whether the last step was the last of its wave."""
+        return bool(self._waves) and self._progress[self._waves[0].classes[0]] == self.setting.steps
+
+    def step(self, batches: Mapping[str, Batch]) -> Metrics:
+        """Update this worker's members of the wave, beginning the next wave where one has ended."""
+        if self.milestone:
+            del self._waves[0]
+            self._wave, self._members = self._wave + 1, None
+        wave = self._waves[0]
+        share, index = self._share(wave), self._progress[wave.classes[0]]
+        if share and self._members is None:
+            self._begin(share, index)
+        self.begin_step()
+        nothing = [torch.zeros((), device=self.world.device) for _ in _METRICS]
+        values = self._update(self._members, index) if self._members else nothing
+        self._progress.update(dict.fromkeys(wave.classes, index + 1))
+        # The engine averages over workers; weighted so, what comes out is the mean over the wave's members.
+        weight = len(share) * self.world.size / len(wave.classes)
+        metrics = {name: value.detach() * weight for name, value in zip(_METRICS, values, strict=True)}
+        return {**metrics, "wave": torch.full((), float(self._wave), device=self.world.device)}
+
+    def _update(self, members: Members, index: int) -> list[Tensor]:
+        objective, count = self._objective, len(members.bank.classes)
+        with self.world.autocast():
+            images = members.generate(members.latents(LATENTS, index))
+        shown, logits, moments = objective.look(images, index, count)
+        if self._whole:
+            moments = merged(moments, self.world.mean)
+        terms = objective.terms(shown, F.cross_entropy(logits, members.labels), moments, self._wanted)
+        # The adjoint of world.mean is made for gradients averaged over workers; these have one owner each.
+        rows = self.setting.spec.num_classes / self.world.size if self._whole else count
+        members.updater.minimise(count * objective.local(terms) + rows * self._config.moment_weight * terms.moments)
+        if index + 1 == self.setting.steps:
+            members.settle(self._config.settle_passes)
+        return [*terms, hits(logits, members.labels)]
+
+    def sample(self, num_images: int, seed: int) -> Tensor:
+        """Return images of this worker's present members in turn, by their running statistics."""
+        bank = self._members.bank if self._members else made_bank((0,), self._config, self.setting)
+        return sampled(bank, bank.classes, num_images, seed, self.world)
+
+    def products(self) -> dict[str, dict[str, Tensor]]:
+        """Return this worker's members of the wave that has just ended."""
+        bank = self._members.bank if self._members and self.milestone else None
+        return {f"class_{cls:05d}": bank.member_state(cls) for cls in bank.classes} if bank else {}
+
+    def about_products(self) -> dict[str, Any]:
+        """Return what the bank consists of."""
+        return about(self.setting, self._config.generator, list(range(self.setting.spec.num_classes)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far every member is."""
+        return {"steps_done": self.steps_done, "wave": self._wave, "progress": dict(self._progress)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Plan the rest anew: for the workers and the memory of now, whatever they were."""
+        self.steps_done, self._wave = state["steps_done"], state["wave"]
+        self._plan(dict(state["progress"]))
+
+    def shard(self) -> dict[str, Tensor]:
+        """Return this worker's members that are neither finished nor to be begun."""
+        return {**self._waiting, **({} if self._members is None or self.milestone else self._members.shard())}
+
+    def load_shard(self, parts: Mapping[str, Tensor]) -> None:
+        """Take this worker's members that have begun, whoever trained them before.
+
+        Where there is less room than before, some of them have to wait for a later wave.
+        """
+        begun = {cls for wave in self._waves if wave.done for cls in self._share(wave)}
+        self._waiting = {name: parts[name] for name in parts if int(name.split("/")[0]) in begun}
+        if begun and (share := self._share(self._waves[0])):
+            self._begin(share, self._waves[0].done)
+
+    def _plan(self, progress: dict[int, int]) -> None:
+        self._progress = progress
+        self._waves = plan_waves(progress, self.setting.steps, self.world.size, self._capacity)
+        self._members = None
+        self._waiting = {}
+
+    def _share(self, wave: Wave) -> tuple[int, ...]:
+        return wave.share(self.world.rank, self.world.size)
+
+    def _begin(self, share: tuple[int, ...], index: int) -> None:
+        self._members = Members(share, self._images, self._config, self.setting)
+        if index:
+            self._members.load(self._waiting, index)
+            self._waiting = {name: part for name, part in self._waiting.items() if int(name.split("/")[0]) not in share}
+        self._wanted = self._objective.wanted(None if self._whole else share)
+
+    def _members_at_once(self) -> int:
+        if not self._whole:
+            return members_at_once(self._config, self._images, self._objective.teacher, self.setting)
+        classes, workers, given = self.setting.spec.num_classes, self.world.size, self.setting.runtime.wave
+        each = -(-classes // workers)
+        if workers > classes or (given is not None and given < each):
+            raise UsageError(
+                f"method.statistics=global trains all {classes} generators at once, so each of {workers} workers must "
+                f"have one and take its whole share ({each}), not waves of {given}; use fewer workers or larger waves, "
+                "or method.statistics=class"
+            )
+        return each

@@ -1,0 +1,141 @@
+"""LS-GDFD with a single generator (Luo et al., 2020, arXiv 2012.05578): the control for one generator per class.
+
+    z ~ N(0, I)      x = G(z)  or  G(z, onehot c)      t = T(x), with the moments (m, v) of its BatchNorm inputs
+    G <- CE(t, argmax t  or  c) + a L_mom(m, v) + tv TV(x) + l2 |x|_2
+
+Symbols: a = moment_weight, c = a label (``conditional``), of which every batch holds all classes equally often, as far
+as they divide it; L_mom and the units of tv and l2 are in `raykd.methods.inversion`. Without labels the target is the
+teacher's own argmax, and nothing but the moments keeps the generator from making one kind of image; the authors'
+released code has the label at its input, their remedy in the paper is a generator per class.
+
+``statistics`` says which moments are wanted: ``global``, the running ones stored in the teacher, for all images
+together; or ``class``, those measured by class beforehand, each for the images of its label.
+
+Where we differ: with several workers gradients and moments are those of the global batch, while the generator's batch
+normalisation sees a worker's share. What is produced is a bank of one member that serves all classes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor
+
+from raykd import losses
+from raykd.errors import UsageError
+from raykd.generators import EVERY
+from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.methods.inversion import InversionConfig, Objective, about, by_row, hits
+from raykd.methods.members import SETTLE, made_bank, sampled, settle
+from raykd.models.moments import merged
+from raykd.parallel import Updater, mix
+
+
+class LsgdfdSingleConfig(InversionConfig):
+    """One generator for all classes; see the module's text for ``statistics``."""
+
+    name: Literal["lsgdfd_single"]
+    conditional: bool
+    statistics: Literal["class", "global"] = "global"
+
+    @model_validator(mode="after")
+    def _labels_for_classes(self) -> "LsgdfdSingleConfig":
+        if self.statistics == "class" and not self.conditional:
+            raise ValueError(
+                "statistics: class wants moments of the images of each label, and conditional: false has no labels; "
+                "use statistics: global or conditional: true"
+            )
+        return self
+
+
+class LsgdfdSingle(Method):
+    """One generator, a replica on every worker, learns from the teacher."""
+
+    roles = ("teacher",)
+
+    def __init__(self, config: LsgdfdSingleConfig, setting: Setting) -> None:
+        """Build the generator and its updater.
+
+        Raises:
+            UsageError: if the teacher, its statistics or the batch do not suit the configuration.
+        """
+        super().__init__(setting)
+        spec, self._config = setting.spec, config
+        self._classes = spec.num_classes
+        self._rows = self.world.slice(setting.global_batch)
+        self._share = self._rows.stop - self._rows.start
+        self._by_class = config.statistics == "class"
+        if self._by_class and self._share % self._classes:
+            raise UsageError(
+                f"method.statistics=class needs equally many images of all {self._classes} classes on each of "
+                f"{self.world.size} workers, not {self._share}: make schedule.global_batch a multiple of "
+                f"{self._classes * self.world.size}"
+            )
+        self._objective = Objective(config, setting)
+        self._wanted = self._objective.wanted(range(self._classes) if self._by_class else None)
+        self._conditions = self._classes if config.conditional else 0
+        self.generator = made_bank((EVERY,), config, setting, self._conditions)
+        self.trained["generator"] = self.generator
+        self.updaters["generator"] = Updater(
+            self.generator.parameters(), config.generator_optim, self.world, setting.steps
+        )
+        self._generate = setting.compiler(self.generator)
+        source = torch.Generator().manual_seed(mix(setting.seed, EVERY))
+        self._order = torch.randperm(self._classes, generator=source).to(self.world.device)
+
+    @property
+    def milestone(self) -> bool:
+        """Tell whether the generator is finished."""
+        return self.steps_done == self.setting.steps
+
+    def step(self, batches: Mapping[str, Batch]) -> Metrics:
+        """Update the generator by the global batch."""
+        index = self.begin_step()
+        objective = self._objective
+        z, labels = self._drawn(index, index)
+        with self.world.autocast():
+            images = self._generate(z)
+        shown, logits, moments = objective.look(images, index, self._classes if self._by_class else 1)
+        label = F.cross_entropy(logits, labels) if self._conditions else losses.onehot(logits)
+        moments = (by_row if self._by_class else merged)(moments, self.world.mean)
+        terms = objective.terms(shown, label, moments, self._wanted)
+        self.updaters["generator"].minimise(objective.local(terms) + self._config.moment_weight * terms.moments)
+        if self.milestone:
+            settle(self.generator, self._config.settle_passes, lambda p: self._drawn(index, p, SETTLE)[0], self.world)
+        metrics = {
+            "loss/class": terms.label,
+            "loss/moments": terms.moments,
+            "loss/total_variation": terms.total_variation,
+            "loss/l2": terms.l2,
+        }
+        if self._conditions:
+            metrics["teacher/hit"] = hits(logits, labels)
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def sample(self, num_images: int, seed: int) -> Tensor:
+        """Return images of all classes in turn, by the generator's running statistics."""
+        return sampled(self.generator, range(self._classes), num_images, seed, self.world)
+
+    def products(self) -> dict[str, dict[str, Tensor]]:
+        """Return the generator, from one worker, since all have the same."""
+        return {"class_every": self.generator.member_state(EVERY)} if self.milestone and self.world.rank == 0 else {}
+
+    def about_products(self) -> dict[str, Any]:
+        """Return what the bank consists of."""
+        return about(self.setting, self._config.generator, [EVERY], self._conditions)
+
+    def _drawn(self, index: int, number: int, stream: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw this worker's latents (1, B, latent and label), ordered by label where there is one, and the labels."""
+        setting = self.setting
+        z = self.world.randn(
+            setting.global_batch, self._config.generator.latent_dim, seed=mix(setting.seed, stream), step=number
+        )
+        places = torch.arange(self._rows.start, self._rows.stop, device=self.world.device)
+        # Goes on where the last step stopped, so that a batch smaller than the classes serves them all in turn.
+        labels = self._order[(places + index * setting.global_batch) % self._classes]
+        if not self._conditions:
+            return z[None], labels
+        labels, order = labels.sort(stable=True)
+        return torch.cat((z[order], F.one_hot(labels, self._classes).to(z.dtype)), dim=1)[None], labels

@@ -1,0 +1,150 @@
+"""A worker's share of a wave: generators, their optimizer and their noise, saved and restored by class."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from raykd import generators
+from raykd.generators import GeneratorBank
+from raykd.generators.waves import free_memory, member_capacity
+from raykd.methods.base import Setting
+from raykd.methods.inversion import InversionConfig
+from raykd.models.moments import MomentTeacher, activation_bytes
+from raykd.parallel import Updater, World, mix
+
+LATENTS, SETTLE = 11, 12
+"""Streams of noise."""
+_MOMENTUM = 0.1
+"""What one batch weighs in a bank's running statistics."""
+_CHUNK = 32
+"""Images that a bank computes at a time on a processor, where larger tensors only cost memory traffic."""
+
+
+class Members:
+    """Generators that train together but share nothing; every one of them belongs to this worker alone."""
+
+    def __init__(self, classes: Sequence[int], images: int, config: InversionConfig, setting: Setting) -> None:
+        """Build them freshly initialised, with ``images`` images of each in a step."""
+        self._seed, self._images, self._world = setting.seed, images, setting.world
+        device = setting.world.device
+        self.bank = made_bank(classes, config, setting)
+        self.generate = setting.compiler(self.bank)
+        alone = World.alone(device, setting.world.precision)
+        self.updater = Updater(self.bank.parameters(), config.generator_optim, alone, setting.steps)
+        self.labels = torch.tensor(classes, device=device).repeat_interleave(images)
+
+    def latents(self, stream: int, index: int) -> Tensor:
+        """Draw noise (K, images, latent) on the device, each member's by (seed, stream, class, index) alone."""
+        source, shape = torch.Generator(), (self._images, self.bank.latent_dim)
+        seeds = [mix(self._seed, stream, cls, index) for cls in self.bank.classes]
+        z = torch.stack([torch.randn(shape, generator=source.manual_seed(seed)) for seed in seeds])
+        # From pinned memory the copy does not wait for what the device is doing.
+        device = self._world.device
+        return (z.pin_memory() if device.type == "cuda" else z).to(device, non_blocking=True)
+
+    def settle(self, passes: int) -> None:
+        """Refine the running statistics: see the function of this name."""
+        settle(self.bank, passes, lambda number: self.latents(SETTLE, number), self._world)
+
+    def shard(self) -> dict[str, Tensor]:
+        """Return everything of each member: ``00003/param/NAME``, and ``00003/STATE/NAME`` of the optimizer."""
+        parts = {
+            f"{cls:05d}/param/{name}": tensor
+            for cls in self.bank.classes
+            for name, tensor in self.bank.member_state(cls).items()
+        }
+        state = self.updater.state_dict()["optimizer"]
+        for index, (name, parameter) in enumerate(self._parameters()):
+            for kind, value in state.get(index, {}).items():
+                if value is None:  # momentum that was not asked for
+                    continue
+                for row, cls in enumerate(self.bank.classes):
+                    own = value.shape == parameter.shape
+                    parts[f"{cls:05d}/{kind}/{name}"] = value[row] if own else value  # a counter is everybody's
+        return parts
+
+    def load(self, parts: Mapping[str, Tensor], step: int) -> None:
+        """Go on after ``step`` steps from the shards that held these members, however they were dealt."""
+        names = list(self.bank.member_state(self.bank.classes[0]))
+        for cls in self.bank.classes:
+            self.bank.load_member(cls, {name: parts[f"{cls:05d}/param/{name}"] for name in names})
+        first = f"{self.bank.classes[0]:05d}/"
+        kinds = sorted({key.split("/")[1] for key in parts if key.startswith(first)} - {"param"})
+        state = {
+            index: {kind: self._gathered(parts, kind, name, parameter) for kind in kinds}
+            for index, (name, parameter) in enumerate(self._parameters())
+        }
+        self.updater.load_state_dict({"step": step, "optimizer": state})
+
+    def _gathered(self, parts: Mapping[str, Tensor], kind: str, name: str, parameter: Tensor) -> Tensor:
+        rows = [parts[f"{cls:05d}/{kind}/{name}"] for cls in self.bank.classes]
+        # The optimizer keeps a counter as it is given, and several of these may be one tensor.
+        return torch.stack(rows) if rows[0].shape == parameter.shape[1:] else rows[0].clone()
+
+    def _parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Return the parameters in the order in which the optimizer counts them."""
+        return [(name, p) for name, p in self.bank.named_parameters() if p.requires_grad]
+
+
+def made_bank(classes: Sequence[int], config: InversionConfig, setting: Setting, conditions: int = 0) -> GeneratorBank:
+    """Return freshly initialised generators on the device, in train mode."""
+    spec, device = setting.spec, setting.world.device
+    chunk = _CHUNK if device.type == "cpu" else None
+    bank = GeneratorBank(
+        classes, config.generator, channels=spec.channels, size=spec.size, conditions=conditions, chunk_images=chunk
+    )
+    bank.initialise(setting.seed)
+    return bank.to(device).train()
+
+
+def members_at_once(config: InversionConfig, images: int, teacher: MomentTeacher, setting: Setting) -> int:
+    """Return how many members a worker trains at once, with ``images`` images of each: as many as fit everywhere."""
+    spec, world, generator = setting.spec, setting.world, config.generator
+    if setting.runtime.wave is not None:
+        return setting.runtime.wave
+    image = generators.activation_bytes(generator, spec.channels, spec.size)
+    image += activation_bytes(teacher, (spec.channels, spec.size, spec.size))
+    parameters = generators.member_parameters(generator, spec.channels, spec.size)
+    # Workers of one host share its memory, and its devices where these are fewer.
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", str(world.size)))
+    if world.device.type == "cuda":
+        neighbours = -(-neighbours // torch.cuda.device_count())
+    free = free_memory(world.device) // neighbours
+    own = member_capacity(free, parameters, images, image, world.device.type)
+    return int(world.gather(torch.tensor([own], device=world.device)).min())
+
+
+def settle(bank: GeneratorBank, passes: int, draw: Callable[[int], Tensor], world: World) -> None:
+    """Replace the running statistics by averages over ``passes`` batches of fresh noise, parameters as they are.
+
+    Those of training trail behind: they are averages over few steps, of parameters that were still moving.
+    """
+    if not passes:
+        return
+    running = list(bank.buffers())
+    sums = [torch.zeros_like(buffer) for buffer in running]
+    with torch.no_grad(), world.autocast():
+        for number in range(passes):
+            for buffer in running:
+                buffer.zero_()
+            bank(draw(number))
+            for total, buffer in zip(sums, running, strict=True):
+                total.add_(buffer, alpha=1 / (_MOMENTUM * passes))
+        for total, buffer in zip(sums, running, strict=True):
+            buffer.copy_(total)
+
+
+def sampled(bank: GeneratorBank, classes: Sequence[int], num_images: int, seed: int, world: World) -> Tensor:
+    """Return images (num_images, C, H, W) of the classes in turn, by the running statistics."""
+    source = torch.Generator().manual_seed(seed)
+    z = torch.randn(num_images, bank.latent_dim, generator=source)
+    labels = torch.tensor([classes[row % len(classes)] for row in range(num_images)])
+    bank.eval()
+    try:
+        with torch.no_grad():
+            images: Tensor = bank.mixed(z.to(world.device), labels.to(world.device))
+    finally:
+        bank.train()
+    return images

@@ -1,0 +1,98 @@
+"""The sections that a recipe is made of, without the method's own."""
+
+from pydantic import Field, model_validator
+
+from raykd.config import Section
+
+
+class DataConfig(Section):
+    """Which data set, and how its images reach the network. ``data: NAME`` is short for ``{name: NAME}``.
+
+    Who has no image at all describes them: ``num_classes``, ``channels`` and ``size``, and ``test: false``.
+    """
+
+    name: str
+    size: int | None = Field(default=None, gt=0, description="network input size; default: the set's")
+    mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    num_classes: int | None = Field(default=None, gt=1, description="of data described, not held")
+    channels: int | None = Field(default=None, gt=0, description="of data described, not held")
+    test: bool = Field(default=True, description="whether there is a test split to measure on")
+    train: str | None = Field(default=None, description="another set to train on, such as a synthetic one")
+    augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate: of the train stream")
+
+    @model_validator(mode="after")
+    def _described_whole(self) -> "DataConfig":
+        if (self.num_classes is None) != (self.channels is None):
+            raise ValueError("data is described by num_classes, channels and size together")
+        if self.num_classes is not None and (self.size is None or self.test):
+            raise ValueError("described data needs a size and test: false, since it has no images")
+        return self
+
+
+class NetworkConfig(Section):
+    """A network: ``model`` by name or ``factory`` as module:function; ``weights`` is a file."""
+
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = Field(default=None, description="safetensors or weights-only file")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "NetworkConfig":
+        if (self.model is None) == (self.factory is None):
+            raise ValueError("give either 'model' or 'factory' (module:function)")
+        return self
+
+
+class TeacherConfig(Section):
+    """A teacher: a ``recipe`` whose run supplies it, or a network with its weights."""
+
+    recipe: str | None = None
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TeacherConfig":
+        sources = [s for s in (self.recipe, self.model, self.factory) if s is not None]
+        if len(sources) != 1:
+            raise ValueError("give exactly one of 'recipe', 'model' and 'factory' (module:function)")
+        if (self.recipe is None) == (self.weights is None):
+            raise ValueError("'weights' (a file) goes with 'model' or 'factory', and must be given there")
+        return self
+
+
+class BankConfig(Section):
+    """The generators that a student learns from: the bank of a ``recipe``'s run, or of a ``run`` by its id."""
+
+    recipe: str | None = None
+    seed: int = Field(default=0, ge=0, description="of the recipe's run")
+    run: str | None = Field(default=None, description="a run directory's name in the store")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "BankConfig":
+        if (self.recipe is None) == (self.run is None):
+            raise ValueError("give either 'recipe' or 'run' (the name of a run directory in the store)")
+        return self
+
+
+class CalibrationConfig(Section):
+    """Where class-conditional BatchNorm statistics of the teacher come from. They take images of its classes."""
+
+    per_class: int | None = Field(default=None, gt=1, description="training images of each class to open")
+    file: str | None = Field(default=None, description="made by `raykd statistics`; in the data root or from here")
+    from_teacher: bool = Field(default=False, description="what the teacher's run has collected")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CalibrationConfig":
+        if (self.per_class is not None) + (self.file is not None) + self.from_teacher != 1:
+            raise ValueError("give exactly one of 'per_class', 'file' and 'from_teacher: true'")
+        return self
+
+
+class ScheduleConfig(Section):
+    """The budget. The batch is the global one: workers take shares of it, of its images or of its classes."""
+
+    steps: int = Field(gt=0)
+    report_every: int = Field(gt=0, description="steps between evaluations and checkpoints")
+    global_batch: int = Field(gt=1)

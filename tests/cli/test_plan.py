@@ -1,0 +1,82 @@
+"""``raykd plan``: what it prints, for a reader and for a program, and how it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from raykd.engine import prediction, trial
+from tests.cli.conftest import Raykd, WriteRecipe
+
+CLUSTER = "workers: 2\nthreads: 1\n"
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: trial.answer(task, told))
+    monkeypatch.setattr(trial, "prepare_host", lambda threads: None)
+    monkeypatch.setattr("raykd.cluster.plan.find_spec", lambda name: None)
+    torch.set_num_threads(1)
+
+
+def cluster(text: str = "") -> str:
+    Path("mine.yaml").write_text(CLUSTER + text)
+    return "./mine.yaml"
+
+
+def test_a_reader_is_told_everything(raykd: Raykd, tiny: WriteRecipe) -> None:
+    done = raykd("plan", tiny(), "--cluster", cluster("price_per_hour: 2\n"))
+    assert done.exit_code == 0, done.stderr
+    told = dict(line.strip().split("  ", 1) for line in done.stdout.splitlines()[1:])
+    assert told["workers"].strip() == "2"
+    assert told["parameters, student"].strip() == "15,738"
+    assert told["sent in a step"].strip() == "gradients 61.48 KiB", "2 x 1/2 of 4 bytes for each parameter"
+    assert "a worker" in told["peak memory"] and " of " in told["peak memory"]
+    assert "x 4 steps" in told["time"] and "x 2 reports" in told["time"] and "CPU-hours" in told["time"]
+    assert "to pay" in told["in all"]
+    assert "on this machine (" in told["measured"]
+    assert "without the network" in told["note 1"]
+    assert not Path("runs").exists()
+
+
+def test_one_process_and_a_program_that_reads(raykd: Raykd, tiny: WriteRecipe) -> None:
+    done = raykd("plan", tiny(), "schedule.steps=40", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    (run,) = found["runs"]
+    assert (found["cluster"], found["workers"], run["steps"], run["images_per_worker"]) == ("here", 1, 40, 8)
+    assert run["traffic_bytes_in_all"] == 0
+    assert "price" not in found["total"]
+    assert run["peak_bytes"] < run["available_bytes"]
+
+
+def test_an_elastic_cluster_is_planned_at_its_largest_that_fits(raykd: Raykd, tiny: WriteRecipe) -> None:
+    Path("mine.yaml").write_text("workers: [1, 3]\naddress: head:6379\ngpus_per_worker: 1\n")
+    found = json.loads(raykd("plan", tiny(), "--cluster", "./mine.yaml", "--json").stdout)
+    assert (found["workers"], found["allowed_workers"]) == (2, [1, 2])
+    assert "gpu_hours" in found["total"]
+    assert found["runs"][0]["available_bytes"] is None
+    assert any("expect another time" in note for note in found["notes"])
+    assert any("memory_per_worker_gib is not set" in note for note in found["notes"])
+
+
+def test_what_cannot_fit_is_refused(raykd: Raykd, tiny: WriteRecipe) -> None:
+    done = raykd("plan", tiny(), "--cluster", cluster("memory_per_worker_gib: 0.01\n"), "--json")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "on each of 2 workers, which may use 10.24 MiB. What would fit:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["schedule.global_batch=9", "--cluster", "local"], "do not divide"),
+        (["schedule.stps=1"], "schedule.steps"),
+        (["--cluster", "locl"], "local"),
+        (["teacher.weights=none.pt"], "none.pt"),
+    ],
+)
+def test_slips_are_those_of_training(raykd: Raykd, tiny: WriteRecipe, arguments: list[str], word: str) -> None:
+    wrong = raykd("plan", tiny(), *arguments)
+    assert wrong.exit_code == 2
+    assert word in wrong.stderr

@@ -1,0 +1,54 @@
+"""Plans of real generators and of students that learn from them, where neither teacher nor bank exists yet."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raykd.config import Runtime
+from raykd.engine import prediction, trial
+from raykd.engine.build import Roots
+from raykd.engine.prediction import Site, predict
+from raykd.recipe import load_recipe
+
+SMALL = ["data.test=false", "schedule.global_batch=20"]
+# Dense 8 -> 32 maps of 8 x 8 without bias; BatchNorm 32; convolutions 32-32, 32-16, 16-1 of 3 x 3 (the first two
+# followed by BatchNorm 32 and 16, so without bias); the scale of the last BatchNorm.
+MEMBER = 8 * 32 * 64 + 2 * 32 + 9 * 32 * 32 + 2 * 32 + 9 * 32 * 16 + 2 * 16 + 9 * 16 + 1 + 1
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: trial.answer(task, told))
+    monkeypatch.setattr(trial, "prepare_host", lambda threads: None)
+    torch.set_num_threads(1)
+
+
+def site(tmp_path: Path) -> Site:
+    return Site(Roots(None, tmp_path / "runs"), 2)
+
+
+def test_a_wave_of_generators(tmp_path: Path) -> None:
+    recipe = load_recipe("lsgdfd_digits_bank", [*SMALL, "method.generator.latent_dim=8"])
+    found = predict(recipe, Runtime(wave=2), site(tmp_path), tmp_path / "a", memory=None)
+    assert (found.size_is, found.shares, sorted(found.trials)) == ("members", (2, 2, 2), [1, 2])
+    assert found.built["member"]["parameters"] == MEMBER
+    assert found.built["member"]["count"] == 10
+    moments, counters = 2 * 2 * 4 * MEMBER, found.at("optimizer") - 2 * 2 * 4 * MEMBER
+    assert found.at("optimizer") == moments + counters and 0 < counters < 100, "one counter for each tensor"
+    assert sum(found.trials[2]["traffic"].values()) == 0, "members are their worker's own"
+    assert found.at("checkpoint") > 2 * 3 * 2 * 4 * MEMBER, "both workers' members and their moments"
+    assert len(found.stand_ins) == 1
+
+
+@pytest.mark.parametrize(("how", "members"), [("exchange", 5), ("copy", 10)])
+def test_a_student_on_a_bank(tmp_path: Path, how: str, members: int) -> None:
+    recipe = load_recipe("lsgdfd_digits", SMALL)
+    runtime = Runtime.model_validate({"bank": how})
+    found = predict(recipe, runtime, site(tmp_path), tmp_path / "a", memory=None)
+    assert (found.built["bank"]["mode"], found.built["bank"]["members"]) == (how, members)
+    traffic = found.trials[10]["traffic"]
+    assert traffic["gradients"] == 4 * 15_738, "2 x 1/2 of the student's gradient"
+    assert traffic.get("exchanged", 0) % (4 * 32 * 32) == 0
+    assert (traffic.get("exchanged", 0) > 0) == (how == "exchange")
+    assert len(found.stand_ins) == 2, "of the teacher and of the bank"

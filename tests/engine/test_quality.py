@@ -1,0 +1,56 @@
+"""Measures of collapse: known where the answer is known."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raykd.engine.quality import image_quality
+from raykd.parallel import World
+
+CLASSES = 4
+
+
+class Bright(nn.Module):
+    """Tells the class by the first pixel; the features are the pixels."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        flat = images.flatten(1)
+        return nn.functional.one_hot(flat[:, 0].long(), CLASSES).float() * 9, flat
+
+
+def quality(images: Tensor, asked: Tensor | None) -> dict[str, float]:
+    halves = [(i, None if asked is None else asked.split(8)[n]) for n, i in enumerate(images.split(8))]
+    return image_quality(halves, Bright(), CLASSES, World.alone())
+
+
+def made(labels: Tensor, spread: float) -> Tensor:
+    noise = torch.randn(len(labels), 1, 4, 4, generator=torch.Generator().manual_seed(0)) * spread
+    noise[:, 0, 0, 0] = labels.float()
+    return noise
+
+
+def test_balanced_classes_of_one_picture_each() -> None:
+    labels = torch.arange(16) % CLASSES
+    figures = quality(made(labels, 0.0), labels)
+    assert figures["images/classes"] == pytest.approx(CLASSES)
+    assert figures["images/hit"] == 100
+    assert figures["images/pixel_diversity"] == pytest.approx(0, abs=1e-4)
+    assert figures["images/feature_diversity"] == pytest.approx(0, abs=1e-4)
+
+
+def test_one_class_only_and_half_of_the_wishes_met() -> None:
+    labels = torch.ones(16, dtype=torch.int64)
+    figures = quality(made(labels, 1.0), torch.arange(16) % 2)
+    assert figures["images/classes"] == pytest.approx(1)
+    assert figures["images/hit"] == 50
+
+
+def test_diversity_equals_the_slow_reference() -> None:
+    labels = torch.arange(16) % 3
+    images = made(labels, 2.0)
+    rows = images.flatten(1).double()
+    away = torch.stack([row - rows[labels == label].mean(0) for row, label in zip(rows, labels, strict=True)])
+    expected = 100 * (away.square().sum() / rows.square().sum()).sqrt().item()
+    figures = quality(images, None)
+    assert figures["images/pixel_diversity"] == pytest.approx(expected)
+    assert "images/hit" not in figures

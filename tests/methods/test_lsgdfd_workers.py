@@ -1,0 +1,85 @@
+"""Workers that must be joined: moments over the images of all of them."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raykd.parallel import World
+from tests.methods import two_inverters
+from tests.methods.patterns import CLASSES, double_precision
+
+Saved = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
+    """What each of two workers saved."""
+    folder = tmp_path_factory.mktemp("inverters")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.methods.two_inverters", str(folder)],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(240) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("moments", ["distance", "divergence"])
+def test_global_statistics_on_two_workers_train_the_members_of_one(workers: list[Saved], moments: str) -> None:
+    assert [worker["place"] for worker in workers] == [(0, 2, 4), (1, 2, 4)]
+    with double_precision():
+        alone = two_inverters.whole_bank(World.alone(), moments)
+    first, second = (worker[moments] for worker in workers)
+    assert len(first["members"]) == len(second["members"]) == CLASSES // 2
+    together = {**first["members"], **second["members"]}
+    assert together.keys() == alone["members"].keys()
+    for name, state in alone["members"].items():
+        for key, tensor in state.items():
+            torch.testing.assert_close(together[name][key], tensor, rtol=1e-7, atol=1e-9, msg=f"{name} {key}")
+    for name, value in alone["metrics"].items():
+        torch.testing.assert_close(first["metrics"][name], value.detach(), check_dtype=False, msg=name)
+        torch.testing.assert_close(second["metrics"][name], value.detach(), check_dtype=False, msg=name)
+
+
+@pytest.mark.parametrize("statistics", ["global", "class"])
+def test_the_replicas_of_a_single_generator_stay_equal(workers: list[Saved], statistics: str) -> None:
+    first, second = (worker[statistics] for worker in workers)
+    for name, tensor in first["parameters"].items():
+        assert torch.equal(tensor, second["parameters"][name]), name
+    torch.testing.assert_close(first["first"], second["first"])  # a term of all images, so the same everywhere
+    assert (first["products"], second["products"]) == (["class_every"], [])
+
+
+def test_the_moments_of_a_row_are_those_of_all_workers_images(workers: list[Saved]) -> None:
+    layers = [layer.clone().requires_grad_() for layer in two_inverters.seen()]
+    wanted = [(x.transpose(1, 2).flatten(2).mean(2), x.transpose(1, 2).flatten(2).var(2, correction=0)) for x in layers]
+    loss = sum(((mean - 0.3).norm() + (var - 2.0).norm() for mean, var in wanted), torch.zeros(()))
+    gradients = torch.autograd.grad(loss, layers)
+    for worker in workers:
+        for (mean, var), (own_mean, own_var) in zip(wanted, worker["rows"]["moments"], strict=True):
+            torch.testing.assert_close(own_mean, mean.detach(), check_dtype=False)
+            torch.testing.assert_close(own_var, var.detach(), check_dtype=False)
+    for layer, gradient in enumerate(gradients):
+        parts = [worker["rows"]["gradients"][layer] for worker in workers]
+        torch.testing.assert_close(torch.cat(parts, dim=1), gradient, check_dtype=False, rtol=1e-5, atol=1e-6)
+
+
+def test_all_workers_take_what_fits_the_poorest(workers: list[Saved]) -> None:
+    assert [worker["capacity"] for worker in workers] == [2, 2]  # one member each

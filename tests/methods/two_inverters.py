@@ -1,0 +1,83 @@
+"""One of several gloo workers, as torchrun would start it: inverts a teacher and saves what it got.
+
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.methods.two_inverters FOLDER
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from raykd.methods.inversion import by_row
+from raykd.parallel import World
+from tests.methods.patterns import ADAM, CLASSES, EACH, double_precision, lsgdfd, pattern_setting
+from tests.methods.toy import made_method
+
+STEPS, ROWS = 4, 6
+
+
+def whole_bank(world: World, moments: str) -> dict[str, Any]:
+    """The members of this worker, trained by the running statistics, and the last metrics."""
+    method = lsgdfd(pattern_setting(world=world, steps=STEPS), statistics="global", moments=moments, jitter=1)
+    for _ in range(STEPS):
+        metrics = method.step({})
+    return {"members": method.products(), "metrics": {name: world.mean(value) for name, value in metrics.items()}}
+
+
+def replica(world: World, statistics: str) -> dict[str, Any]:
+    """The parameters of the one generator after some steps, and the moments term of the first."""
+    setting = pattern_setting(world=world, steps=STEPS)
+    method = made_method("lsgdfd_single", setting, statistics=statistics, generator_optim=ADAM)
+    first = method.step({})
+    for _ in range(STEPS - 1):
+        method.step({})
+    parameters = dict(method.trained["generator"].named_parameters())
+    return {"parameters": parameters, "first": first["loss/moments"], "products": list(method.products())}
+
+
+def seen() -> tuple[Tensor, Tensor]:
+    """What two layers see: one row of images (2, ROWS, layer's channels, pixels) per class."""
+    generator = torch.Generator().manual_seed(8)
+    shapes = ((2, ROWS, 3, 5), (2, ROWS, 4, 2))
+    first, second = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return first, second
+
+
+def rows_of_all(world: World) -> dict[str, Any]:
+    """The moments of each row over the images of all workers, and the gradient of a loss of them by the own images."""
+    mine = [layer[:, world.slice(ROWS)].clone().requires_grad_() for layer in seen()]
+    own = [(x.mean((1, 3)), x.var((1, 3), correction=0)) for x in mine]
+    merged = by_row(own, world.mean)
+    loss = sum(((mean - 0.3).norm() + (var - 2.0).norm() for mean, var in merged), torch.zeros(()))
+    # Averaged over workers, as an updater does.
+    gradients = [g / world.size for g in torch.autograd.grad(loss, mine)]
+    return {"moments": [[m.detach(), v.detach()] for m, v in merged], "gradients": gradients}
+
+
+def smallest_capacity(world: World) -> int:
+    """The members of a wave where the workers have unequal memory."""
+    with patch("raykd.methods.members.free_memory", lambda device: 10**12 if world.rank else 0):
+        return lsgdfd(pattern_setting(world=world)).images_per_step // EACH
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    world = World.current()
+    with double_precision():
+        result = {
+            "place": (world.rank, world.size, CLASSES),
+            "distance": whole_bank(world, "distance"),
+            "divergence": whole_bank(world, "divergence"),
+            "global": replica(world, "global"),
+            "class": replica(world, "class"),
+            "rows": rows_of_all(world),
+            "capacity": smallest_capacity(world),
+        }
+    torch.save(result, folder / f"{world.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
