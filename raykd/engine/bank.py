@@ -60,6 +60,7 @@ def finish_bank(directory: Path, about: Mapping[str, Any], world: World) -> None
     sums = {name: digest for part in world.gather_objects(mine) for name, digest in part.items()}
     if world.rank == 0:
         write_text(folder / _MANIFEST, json.dumps({**about, "files": dict(sorted(sums.items()))}, indent=1))
+    world.broadcast(None)  # others read it next
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class BankFiles:
         theirs = [self.about[key] for key in ("num_classes", "channels", "size", "mean", "std")]
         return theirs == [spec.num_classes, spec.channels, spec.size, list(spec.mean), list(spec.std)]
 
-    def load(self, classes: Iterable[int], *, dtype: torch.dtype = torch.float32) -> GeneratorBank:
-        """Return the members of ``classes``, frozen, in evaluation mode, on the CPU.
+    def load(self, classes: Iterable[int], *, dtype: torch.dtype | None = None) -> GeneratorBank:
+        """Return the members of ``classes``, frozen, in evaluation mode, on the CPU (default: in torch's dtype).
 
         Raises:
             CorruptError: if a file differs from its sum in the manifest.
@@ -105,7 +106,7 @@ class BankFiles:
             channels=about["channels"],
             size=about["size"],
             conditions=about["conditions"],
-        ).to(dtype)
+        ).to(dtype or torch.get_default_dtype())
         for label in wanted:
             path = self.folder / _file(label)
             if not path.is_file() or _sha256(path) != about["files"][path.name]:
@@ -171,11 +172,11 @@ def _held(files: BankFiles, world: World, runtime: Runtime) -> tuple[tuple[int, 
     if world.device.type != "cuda":
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     room = min(world.gather_objects(int(_FOR_A_COPY * free)))
-    dtype = torch.float32 if 4 * numbers <= room else torch.bfloat16
+    dtype = torch.get_default_dtype() if 4 * numbers <= room else torch.bfloat16
     one_suffices = world.size == 1 or files.classes == (EVERY,)
     if one_suffices or runtime.bank == "copy" or (runtime.bank == "auto" and 2 * numbers <= room):
         return files.classes, dtype
-    return Wave(0, files.classes).share(world.rank, world.size), torch.float32
+    return Wave(0, files.classes).share(world.rank, world.size), torch.get_default_dtype()
 
 
 def _file(label: int) -> str:
