@@ -1,12 +1,14 @@
 """Which student counts: the last, the blind-selected, the best.
 
 Blind selection looks at no real image. A pool keeps held-out synthetic images of the latest reports with the
-teacher's answers; at each report the student and the incumbent are both scored on the same pool, by agreement and then
-by divergence, and the better one is the incumbent. *Best* is the oracle: it peeks at the test split, and is shown to
+teacher's answers; at each report the student and the incumbent are both scored on the same pool, and the better one
+is the incumbent: by agreement, or by divergence where the agreements are within a standard error of each other, as
+they are once almost all images are answered alike. *Best* is the oracle: it peeks at the test split, and is shown to
 tell how much peeking would have given.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +74,7 @@ class Selection:
         challenger = self._score(weights, world)
         if "blind" in self.weights:
             incumbent = self._score(self.weights["blind"], world)
-            if _rank(incumbent) > _rank(challenger):
+            if _is_better(incumbent, challenger, sum(len(images) for images, _ in self._pool)):
                 return {f"blind/{name}": value for name, value in incumbent.items()}
         self._keep("blind", weights, step)
         return {f"blind/{name}": value for name, value in challenger.items()}
@@ -101,5 +103,8 @@ class Selection:
         self.weights = {name: dict(weights[name]) for name in self.steps}
 
 
-def _rank(figures: Mapping[str, float]) -> tuple[float, float]:
-    return figures["agreement"], -figures["kl"]
+def _is_better(incumbent: Mapping[str, float], challenger: Mapping[str, float], images: int) -> bool:
+    share = incumbent["agreement"] / 100
+    error = 100 * math.sqrt(share * (1 - share) / images)
+    lead = incumbent["agreement"] - challenger["agreement"]
+    return lead > 0 if abs(lead) > error else incumbent["kl"] < challenger["kl"]

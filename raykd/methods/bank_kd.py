@@ -15,6 +15,11 @@ mixture has (``benchmarks/class_skew.py`` shows what that costs). The images com
   first layers would round them anyway.
 
 Which it is follows from what the workers were given.
+
+``jitter`` = j shows student and teacher (1 + u) x + v instead of x, with u ~ U(-j, j) and v ~ N(0, j^2) for every
+channel of every image. It is not in the paper. Every generator normalises its own images, so a member's brightness and
+contrast hardly vary and differ from its neighbour's: a student can tell the classes by that, and then fails on real
+images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,14 +36,15 @@ from raykd.generators import EVERY, GeneratorBank
 from raykd.methods.base import Batch, Method, Metrics, Setting
 from raykd.parallel import mix
 
-_ORDER = 1  # keeps the draws of the classes apart from those of the latents, which are mixed of two numbers
+_ORDER, _JITTER = 1, 2  # keep these draws apart from those of the latents, which are mixed of two numbers
 
 
 class BankKdConfig(Section):
-    """Only the temperature can be chosen."""
+    """See the module's text."""
 
     name: Literal["bank_kd"]
     temperature: float = Field(default=1.0, gt=0)
+    jitter: float = Field(default=0.0, ge=0, le=1, description="of brightness and contrast, in standard deviations")
 
 
 class BankKd(Method):
@@ -71,6 +77,7 @@ class BankKd(Method):
         with world.autocast():
             with torch.no_grad():
                 images = self._images(z, labels, parts, torch.float32 if world.precision == "fp32" else torch.bfloat16)
+                images = self._jittered(images, index, parts[world.rank])
                 teacher_logits, _ = self._teacher(images)
             student_logits = self._student(images)
         kd = losses.kd_divergence(student_logits.float(), teacher_logits.float(), self._config.temperature)
@@ -104,6 +111,17 @@ class BankKd(Method):
         labels = torch.arange(num_images) % self.setting.spec.num_classes
         with torch.no_grad():
             return self._images(z, labels, [slice(0, num_images)] * self.world.size, torch.float32)
+
+    def _jittered(self, images: Tensor, step: int, rows: slice) -> Tensor:
+        """Change brightness and contrast; the draws of the global batch are cut, like its latents."""
+        strength = self._config.jitter
+        if not strength:
+            return images
+        generator = torch.Generator().manual_seed(mix(self.setting.seed, _JITTER, step))
+        shape = (self.setting.global_batch, images.shape[1], 1, 1)
+        contrast = (1 - strength + 2 * strength * torch.rand(shape, generator=generator))[rows]
+        brightness = (strength * torch.randn(shape, generator=generator))[rows]
+        return images * contrast.to(images.device) + brightness.to(images.device)
 
     def _find_owners(self) -> Tensor | None:
         """Return the worker that makes each class, int64 (K,), or None where every worker can make all."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.engine.selection import Selection
+from raykd.engine.selection import Selection, _is_better
 from raykd.methods import Method
 from tests.methods.toy import Plain, assert_same, made_method, made_setting, made_teacher
 
@@ -118,3 +118,18 @@ def test_state_round_trips() -> None:
     assert_same(other.state_dict(), selection.state_dict())
     assert_same(other.weights, selection.weights)
     assert other.steps == {"last": 3, "blind": 2, "best": 1}
+
+
+@pytest.mark.parametrize(
+    ("agreement", "kl", "kept"),
+    [
+        (99.0, 0.02, False),  # as good, and nearer
+        (98.9, 0.02, False),  # within the error of 0.31: nearer counts
+        (99.2, 0.04, True),  # within it, and farther
+        (98.5, 0.01, True),  # worse beyond the error: nearness does not count
+        (99.5, 0.09, False),
+    ],
+)
+def test_agreements_within_their_error_are_told_apart_by_divergence(agreement: float, kl: float, kept: bool) -> None:
+    incumbent = {"agreement": 99.0, "kl": 0.03}
+    assert _is_better(incumbent, {"agreement": agreement, "kl": kl}, 1000) is kept

@@ -47,8 +47,8 @@ def shrink(name: str, steps: int) -> list[str]:
     if hasattr(recipe.method, "generator"):
         pairs += ["method.generator.latent_dim=8", "method.generator.width=8"]
     if is_heavy(recipe):
-        pairs += [f"data.size={SMALL_SIZE}"]
         pairs += [f"student.model={SMALL}"] * (recipe.student is not None)
+        pairs += [f"data.size={SMALL_SIZE}"]
         pairs += [f"teacher.model={SMALL}"] * (recipe.teacher is not None and not recipe.teacher.recipe)
     return pairs
 

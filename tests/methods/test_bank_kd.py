@@ -124,3 +124,19 @@ def test_one_generator_for_all_classes_serves_and_is_held_to_a_class_only_if_tol
 def test_a_class_without_a_generator_is_named() -> None:
     with pytest.raises(UsageError, match=r"no generator for 2 of the 4 classes, the first of them 1"):
         bank_kd(made_bank((0, 3)))
+
+
+def test_jitter_changes_brightness_and_contrast_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    for jitter in (0.0, 0.5):
+        method = made_method("bank_kd", jitter=jitter)
+        assert isinstance(method, BankKd)
+        teacher = method._teacher
+        monkeypatch.setattr(method, "_teacher", lambda images, ask=teacher: (seen.append(images), ask(images))[1])
+        method.step({})
+    plain, shown = (images.flatten(2) for images in seen)
+    contrast = shown.std(2) / plain.std(2)
+    brightness = shown.mean(2) - contrast * plain.mean(2)
+    assert torch.allclose(shown, contrast[..., None] * plain + brightness[..., None], atol=1e-5)
+    assert 0.5 <= contrast.min() < contrast.max() <= 1.5
+    assert 0.1 < brightness.std() < 1.0
