@@ -72,8 +72,8 @@ def test_two_workers_make_the_bank_that_one_makes(store: Path) -> None:
     assert two.classes == one.classes == tuple(range(CLASSES))
     z = torch.randn(2 * CLASSES, 6, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(CLASSES).repeat(2)
-    images = [bank.load(range(CLASSES)).mixed(z, labels) for bank in (two, one)]
-    assert torch.allclose(*images, atol=1e-3)
+    ours, theirs = (bank.load(range(CLASSES)).mixed(z, labels) for bank in (two, one))
+    assert torch.allclose(ours, theirs, atol=1e-3)
     checkpoint = latest_checkpoint(store / "two" / recipe.run_id / "checkpoints")
     assert checkpoint is not None
     # 10 members, 3 at once on each of 2 workers: two waves of 5, the second of which is over.
@@ -83,11 +83,12 @@ def test_two_workers_make_the_bank_that_one_makes(store: Path) -> None:
 def test_copied_and_exchanged_images_teach_the_same(store: Path) -> None:
     bank = bank_recipe(store).run_id
     students = {}
-    for name, where in {
+    places: dict[str, dict[str, Any]] = {
         "copy": {"address": "auto", "workers": 2, "bank": "copy"},
         "exchange": {"address": "auto", "workers": 2, "bank": "exchange"},
         "alone": {"workers": 0},
-    }.items():
+    }
+    for name, where in places.items():
         recipe = student_recipe(store, bank, name)
         result = start(recipe, store / "two", **where)
         assert result["data_opened"]["train"] == []

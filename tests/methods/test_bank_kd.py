@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -131,8 +132,13 @@ def test_jitter_changes_brightness_and_contrast_and_nothing_else(monkeypatch: py
     for jitter in (0.0, 0.5):
         method = made_method("bank_kd", jitter=jitter)
         assert isinstance(method, BankKd)
-        teacher = method._teacher
-        monkeypatch.setattr(method, "_teacher", lambda images, ask=teacher: (seen.append(images), ask(images))[1])
+        ask = method._teacher
+
+        def noted(images: Tensor, ask: Any = ask) -> Any:
+            seen.append(images)
+            return ask(images)
+
+        monkeypatch.setattr(method, "_teacher", noted)
         method.step({})
     plain, shown = (images.flatten(2) for images in seen)
     contrast = shown.std(2) / plain.std(2)
