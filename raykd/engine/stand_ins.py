@@ -6,13 +6,13 @@ They are written into a store of their own, in which runs that do exist are link
 from pathlib import Path
 
 import torch
-from raykd.engine.statistics import save_statistics
 
 from raykd.config import Runtime
 from raykd.engine.bank import finish_bank, open_bank, product_name, write_products
 from raykd.engine.build import Roots, build, build_network, load_teacher, spec_of
 from raykd.engine.calibration import BY_PRODUCT
 from raykd.engine.checkpoint import save_weights
+from raykd.engine.statistics import save_statistics
 from raykd.errors import UsageError
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.models.moments import MomentTeacher
