@@ -135,7 +135,7 @@ def inspect_teacher(subject: Subject, roots: Roots) -> dict[str, Any]:
         "test_missing": missing,
         "invertible": probes["gradient_to_input"] and not any(health.values()),
         "sha256": digest,
-        "methods": _suitable(probes["gradient_to_input"], not any(health.values())),
+        "methods": _suitable(probes["gradient_to_input"], not any(health.values()), len(teacher.batch_norms)),
     }
 
 
@@ -226,13 +226,17 @@ def _score(
     return {name.removeprefix("teacher/"): value for name, value in figures.items()}, None
 
 
-def _suitable(has_gradient: bool, is_healthy: bool) -> dict[str, str]:
+def _suitable(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[str, str]:
     """Say of every method that takes a teacher whether this one will do, and what else it wants."""
     verdicts = {}
     for name, method in METHODS.items():
         if "teacher" not in method.roles:
             continue
-        if method.streams:
+        if "bank" in method.roles:
+            verdicts[name] = "suits; needs a bank of generators made from it"
+        elif method.matches_statistics and not batch_norms:
+            verdicts[name] = "does not suit: no BatchNorm layer whose statistics could be matched"
+        elif method.streams:
             verdicts[name] = f"suits; needs data: {', '.join(method.streams)}"
         elif not has_gradient:
             verdicts[name] = "does not suit: no gradient reaches the input"

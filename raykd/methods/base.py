@@ -55,6 +55,8 @@ class Method(ABC):
     streams: ClassVar[tuple[str, ...]] = ()
     dealt: ClassVar[Literal["images", "classes"]] = "images"
     """What is dealt to the workers: the images of a global batch, or the classes, each with its images."""
+    matches_statistics: ClassVar[bool] = False
+    """Whether the teacher must have BatchNorm layers."""
     student: nn.Module
     """There is one only if ``roles`` names it."""
 

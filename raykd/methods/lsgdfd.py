@@ -61,8 +61,7 @@ class LsgdfdConfig(InversionConfig):
 class Lsgdfd(Method):
     """A generator per class learns from the teacher, this worker's share of a wave at a time."""
 
-    roles = ("teacher",)
-    dealt = "classes"
+    roles, dealt, matches_statistics = ("teacher",), "classes", True
     _members: Members | None
     _waiting: dict[str, Tensor]
 

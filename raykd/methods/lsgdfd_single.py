@@ -54,6 +54,7 @@ class LsgdfdSingle(Method):
     """One generator, a replica on every worker, learns from the teacher."""
 
     roles = ("teacher",)
+    matches_statistics = True
 
     def __init__(self, config: LsgdfdSingleConfig, setting: Setting) -> None:
         """Build the generator and its updater.

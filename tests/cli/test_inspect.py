@@ -53,6 +53,8 @@ def test_a_network_of_the_users_own(raykd: Raykd, mine: Path) -> None:
     assert len(found["sha256"]) == 64
     assert found["methods"]["dafl"] == "suits; needs no data"
     assert found["methods"]["kd"] == "suits; needs data: train"
+    assert found["methods"]["lsgdfd"] == "suits; needs no data"
+    assert found["methods"]["bank_kd"] == "suits; needs a bank of generators made from it"
     assert "mine:net" in raykd("inspect", "mine.yaml").stdout
 
 
@@ -105,6 +107,7 @@ def test_recipe_and_run(raykd: Raykd, tiny: WriteRecipe) -> None:
     recipe = tiny()
     of_recipe = inspect(raykd, recipe)
     assert of_recipe["source"] == "lenet5"
+    assert of_recipe["methods"]["lsgdfd"].startswith("does not suit: no BatchNorm")
     result = json.loads(raykd("train", recipe, "--json").stdout)
     assert of_recipe["accuracy/top1"] == pytest.approx(result["teacher/accuracy/top1"])
     of_run = inspect(raykd, result["directory"])
