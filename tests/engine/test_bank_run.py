@@ -16,6 +16,7 @@ from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import UsageError
 from raykd.generators import GeneratorBank
+from raykd.recipe import teacher_run
 from tests.golden.shrunk import shrunk
 
 STEPS, CLASSES = 4, 10
@@ -100,6 +101,19 @@ def test_one_bank_serves_different_students_and_says_so(whole: tuple[Path, torch
         assert (bank / "bank" / "manifest.json").stat().st_mtime_ns == written
         by_id = run(load("lsgdfd_digits", [f"bank={{run: {bank.name}}}", "student.model=lenet5_half"]), place)
         assert by_id["run"] != result["run"]
+
+
+def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, torch.Tensor]) -> None:
+    root, expected = whole
+    with shrunk(STEPS, root) as (place, load):
+        teacher = teacher_run(load("lsgdfd_digits_bank"))
+        assert teacher is not None
+        file = place.roots.store / teacher.run_id / "statistics.safetensors"
+        recipe = load("lsgdfd_digits_bank", [f"calibration={{file: {file}}}"])
+        result = run(recipe, place)
+        found = images(place.roots.store / recipe.run_id)
+    assert result["data_opened"]["calibration"] == ["digits/train (100 of each class)"]
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,9 @@ def test_activations_are_estimated(architecture: str, upsamplings: int, size: in
         alive: list[Tensor] = []  # else an address may be given out twice
 
         def pack(tensor: Tensor) -> Tensor:
-            alive.append(tensor)
+            alive.append(tensor.detach())
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+            return tensor.detach()  # itself it would keep its graph for ever
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             bank(torch.randn(2, images, 8))
