@@ -16,13 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from class_skew import TimedWorld
 
 from raykd.config import Adam, Runtime
 from raykd.data.spec import DataSpec
@@ -41,20 +40,6 @@ from raykd.parallel import World
 CASES = ("bank", "copy", "exchange")
 MEMBERS, IMAGES, BATCH, CLASSES = 5, 20, 128, 20
 OPTIM = Adam.model_validate({"name": "adam", "lr": 1e-3})
-
-
-@dataclass(frozen=True)
-class TimedWorld(World):
-    """A world that adds up the seconds spent in ``exchange``."""
-
-    seconds: list[float] = field(default_factory=list)
-
-    def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
-        """Exchange, and note how long it took, waiting for the others included."""
-        started = time.perf_counter()
-        received = super().exchange(rows, send, receive)
-        self.seconds.append(time.perf_counter() - started)
-        return received
 
 
 def build(case: str, heavy: bool, world: World) -> Method:

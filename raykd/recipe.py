@@ -62,6 +62,8 @@ class Recipe(Section):
             if (filled[section] is None) == (role in roles):
                 verb = "needs a" if role in roles else "takes no"
                 raise ValueError(f"method {method!r} {verb} {section!r} section")
+        if self.calibration is not None and not METHODS[method].matches_statistics:
+            raise ValueError(f"method {method!r} takes no 'calibration' section: it matches no statistics")
         return self
 
     @property

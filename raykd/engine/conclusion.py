@@ -87,6 +87,8 @@ def _of_bank(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor
     """Yield equally many images of every class, this worker's share of the classes, a few members at a time."""
     each = max(_PER_CLASS, _IMAGES // files.num_classes)
     classes = Wave(0, tuple(range(files.num_classes))).share(world.rank, world.size)
+    if world.size > files.num_classes:  # one generator, many workers: each looks at all classes
+        classes, seed = tuple(range(files.num_classes)), mix(seed, world.rank)
     some = max(1, _BATCH // each)
     for first in range(0, len(classes), some):
         group = classes[first : first + some]

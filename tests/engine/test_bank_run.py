@@ -127,6 +127,7 @@ def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, to
         ("lsgdfd_digits_bank", ["method.generator.latent_dim=200"], "large_latent: true"),
         ("lsgdfd_digits_bank", ["calibration={file: absent.safetensors}"], "raykd statistics"),
         ("lsgdfd_digits_bank", ["student={model: lenet5}"], "takes no 'student' section"),
+        ("dafl_digits", ["calibration={per_class: 9}"], "takes no 'calibration' section"),
         ("lsgdfd_digits", ["bank=null"], "needs a 'bank' section"),
         (
             "lsgdfd_digits",
