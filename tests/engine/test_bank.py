@@ -89,7 +89,7 @@ class _Two(World):
     [
         (1e12, "auto", (0, 1, 2), torch.float32),
         (1e12, "exchange", (2,), torch.float32),
-        (12e3, "auto", (0, 1, 2), torch.bfloat16),
+        (9e3, "auto", (0, 1, 2), torch.bfloat16),
         (6e3, "auto", (2,), torch.float32),
         (6e3, "copy", (0, 1, 2), torch.bfloat16),
     ],
