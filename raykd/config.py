@@ -116,6 +116,11 @@ class Runtime(Section):
         default="auto", description="torch.compile; auto = where the run is long enough to repay it"
     )
     threads: int | None = Field(default=None, gt=0, description="CPU threads of one worker")
+    teacher_logits: Literal["cached", "live"] = Field(
+        default="cached",
+        description="of a fixed teacher on fixed images without augmentation: computed once for all runs of the store, "
+        "or in every step",
+    )
     wave: int | None = Field(
         default=None, gt=0, description="generators that a worker trains at once; default: what fits its memory"
     )

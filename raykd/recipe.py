@@ -62,6 +62,9 @@ class Recipe(Section):
             if (filled[section] is None) == (role in roles):
                 verb = "needs a" if role in roles else "takes no"
                 raise ValueError(f"method {method!r} {verb} {section!r} section")
+        if ("ood" in METHODS[method].streams) == (self.data.ood is None):
+            verb = "needs other images: give" if self.data.ood is None else "takes no other images: leave out"
+            raise ValueError(f"method {method!r} {verb} 'data.ood'")
         if self.calibration is not None and not METHODS[method].matches_statistics:
             raise ValueError(f"method {method!r} takes no 'calibration' section: it matches no statistics")
         return self
@@ -78,8 +81,11 @@ class Recipe(Section):
         for newer in ("bank", "calibration"):  # absent from recipes of before these sections existed
             if content[newer] is None:
                 del content[newer]
-        if self.data.train is None:
-            del content["data"]["train"]
+        for newer in ("train", "ood", "ood_images"):
+            if content["data"][newer] is None:
+                del content["data"][newer]
+        if content["teacher"] is not None:
+            del content["teacher"]["overrides"]  # they are in the teacher's run id
         bank = bank_run(self)
         if bank is not None:
             content["bank"] = bank.run_id
@@ -110,9 +116,17 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
 
 def teacher_run(recipe: Recipe) -> Recipe | None:
     """Return the recipe whose run supplies the teacher, if that is where it comes from."""
-    if recipe.teacher is None or recipe.teacher.recipe is None:
-        return None
-    return load_recipe(recipe.teacher.recipe)
+    return teacher_source(recipe.teacher) if recipe.teacher is not None else None
+
+
+def teacher_source(teacher: TeacherConfig) -> Recipe | None:
+    """Return the recipe that a teacher section names, with its overrides, or None where it names none."""
+    return None if teacher.recipe is None else load_recipe(teacher.recipe, override_pairs(teacher.overrides))
+
+
+def override_pairs(overrides: Mapping[str, Any]) -> list[str]:
+    """Write a mapping of dotted fields as the ``KEY=VALUE`` pairs that ``load_recipe`` takes."""
+    return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
 
 
 def bank_run(recipe: Recipe) -> Recipe | None:

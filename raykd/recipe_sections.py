@@ -1,5 +1,7 @@
 """The sections that a recipe is made of, without the method's own."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from raykd.config import Section
@@ -19,7 +21,9 @@ class DataConfig(Section):
     channels: int | None = Field(default=None, gt=0, description="of data described, not held")
     test: bool = Field(default=True, description="whether there is a test split to measure on")
     train: str | None = Field(default=None, description="another set to train on, such as a synthetic one")
-    augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate: of the train stream")
+    ood: str | None = Field(default=None, description="a set of other images, for methods that take such")
+    ood_images: int | None = Field(default=None, gt=0, description="only so many of its first images; default: all")
+    augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate, strong: of what is trained on")
 
     @model_validator(mode="after")
     def _described_whole(self) -> "DataConfig":
@@ -27,6 +31,8 @@ class DataConfig(Section):
             raise ValueError("data is described by num_classes, channels and size together")
         if self.num_classes is not None and (self.size is None or self.test):
             raise ValueError("described data needs a size and test: false, since it has no images")
+        if self.ood_images is not None and self.ood is None:
+            raise ValueError("'ood_images' is a part of the set that 'ood' names; there is none here")
         return self
 
 
@@ -48,6 +54,9 @@ class TeacherConfig(Section):
     """A teacher: a ``recipe`` whose run supplies it, or a network with its weights."""
 
     recipe: str | None = None
+    overrides: dict[str, Any] = Field(
+        default={}, description="dotted fields of that recipe, as in {schedule.steps: 100} for a teacher stopped early"
+    )
     model: str | None = None
     factory: str | None = None
     weights: str | None = None
@@ -59,6 +68,8 @@ class TeacherConfig(Section):
             raise ValueError("give exactly one of 'recipe', 'model' and 'factory' (module:function)")
         if (self.recipe is None) == (self.weights is None):
             raise ValueError("'weights' (a file) goes with 'model' or 'factory', and must be given there")
+        if self.overrides and self.recipe is None:
+            raise ValueError("'overrides' change the 'recipe' of a teacher; there is none here")
         return self
 
 

@@ -33,7 +33,7 @@ def made(tmp_path: Path) -> Path:
 
 def leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "overrides":  # whose own keys are dotted
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -11,6 +11,7 @@ from raykd.cli.list import list_
 from raykd.cli.plan import plan
 from raykd.cli.statistics import statistics
 from raykd.cli.synthesize import synthesize
+from raykd.cli.table import table
 from raykd.cli.train import train
 
 
@@ -24,5 +25,5 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-for command in (train, plan, evaluate, inspect, statistics, synthesize, list_, doctor, data):
+for command in (train, table, plan, evaluate, inspect, statistics, synthesize, list_, doctor, data):
     app.add_command(command)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_root, packaged_recipes
+from raykd.cli.names import data_root, packaged_recipes, packaged_tables
 
 Entry = dict[str, Any]
 
@@ -46,6 +46,11 @@ def _recipes() -> Iterable[Entry]:
         yield {"name": name, "description": description}
 
 
+def _tables() -> Iterable[Entry]:
+    for name, description in packaged_tables().items():
+        yield {"name": name, "description": description}
+
+
 def _clusters() -> Iterable[Entry]:
     from raykd.cluster.config import cluster_names, load_cluster
 
@@ -63,6 +68,7 @@ _KINDS: dict[str, Callable[[], Iterable[Entry]]] = {
     "models": _models,
     "datasets": _datasets,
     "recipes": _recipes,
+    "tables": _tables,
     "clusters": _clusters,
 }
 

@@ -16,7 +16,16 @@ def data_root() -> Path | None:
 
 def packaged_recipes() -> dict[str, str]:
     """Return the first comment line of each packaged recipe by its name; reads text only."""
-    folder = resources.files("raykd") / "recipes"
+    return _packaged("recipes")
+
+
+def packaged_tables() -> dict[str, str]:
+    """Return the first comment line of each packaged table by its name; reads text only."""
+    return _packaged("tables")
+
+
+def _packaged(kind: str) -> dict[str, str]:
+    folder = resources.files("raykd") / kind
     found = {}
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
@@ -33,5 +42,14 @@ def small_recipe() -> str:
 
 def complete_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a recipe's name, or else leave it to the shell's files."""
-    found = [CompletionItem(n, help=d) for n, d in packaged_recipes().items() if n.startswith(incomplete)]
+    return _complete(packaged_recipes(), incomplete)
+
+
+def complete_table(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a table's name, or else leave it to the shell's files."""
+    return _complete(packaged_tables(), incomplete)
+
+
+def _complete(names: dict[str, str], incomplete: str) -> list[CompletionItem]:
+    found = [CompletionItem(n, help=d) for n, d in names.items() if n.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]

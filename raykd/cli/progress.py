@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raykd.recipe import Recipe
 
 _INTERVAL = 0.5  # seconds
+_BARS = 8  # more runs than these lose their bars when they end
 
 
 class _Display(Protocol):
@@ -35,7 +36,7 @@ def following(runs: Sequence["Recipe"], store: Path) -> Iterator[None]:
         yield
         return
     follower = Follower(runs, store)
-    display: _Display = _Live() if sys.stderr.isatty() else _Lines()
+    display: _Display = _Live(len(runs) <= _BARS) if sys.stderr.isatty() else _Lines()
     ended = threading.Event()
 
     def show() -> None:
@@ -75,7 +76,7 @@ class _Lines:
 class _Live:
     """A bar per run, and the newest figures below."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_bars: bool) -> None:
         from rich.console import Console, Group
         from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -87,6 +88,7 @@ class _Live:
         self._bars = Progress(*columns, TextColumn("{task.fields[eta]}"), console=console)
         self._figures = Text("starting", no_wrap=True, overflow="ellipsis", style="dim")
         self._tasks: dict[str, TaskID] = {}
+        self._keep_bars = keep_bars
         # Log lines go through stderr and appear above the bars; stdout is data and stays untouched.
         self._live = Live(Group(self._bars, self._figures), console=console, redirect_stdout=False)
         self._live.start()
@@ -101,7 +103,7 @@ class _Live:
         eta = news.eta()
         if news.done or eta is not None:
             left = "" if news.done or eta is None else f"ETA {duration(eta)}"
-            self._bars.update(task, eta=left)
+            self._bars.update(task, eta=left, visible=self._keep_bars or not news.done)
 
     def close(self) -> None:
         self._figures.plain = ""

@@ -1,28 +1,18 @@
 """The figures of finished runs: one as it is, several as mean and deviation over seeds."""
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
 from typing import Any
 
 from raykd.cli.output import COLUMNS, count, figure, print_pairs, print_table
+from raykd.reporting.seeds import over_seeds
 
 _SELECTIONS = {"last": "last", "blind": "blind", "best": "best (oracle)"}
-_NOT_MEASURED = ("seed", "published")
-
-
-def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return mean and sample standard deviation of every number that all the runs have."""
-    return {
-        "mean": _combined(results, fmean),
-        "sd": _combined(results, lambda values: stdev(values) if len(values) > 1 else 0.0),
-    }
 
 
 def print_summary(results: Sequence[Mapping[str, Any]]) -> None:
     """Print the table of one run, or of the mean over several seeds, and what it took."""
     first, several = results[0], len(results) > 1
-    combined = statistics(results)
+    combined = over_seeds(results)
     means, deviations = (combined["mean"], combined["sd"]) if several else (first, {})
     published: Mapping[str, float] = first.get("published") or {}
     rows = []
@@ -56,7 +46,7 @@ def _row(label: str, figures: Mapping[str, Any], sd: Mapping[str, Any] | None, p
 def _account(results: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     first = results[0]
     pairs: dict[str, object] = {"selected *": first["selected"]} if "selected" in first else {}
-    for key, value in (_combined(results, fmean) if len(results) > 1 else first).items():
+    for key, value in (over_seeds(results)["mean"] if len(results) > 1 else first).items():
         if key.startswith("images/"):
             pairs[f"synthetic {key.removeprefix('images/').replace('_', ' ')}"] = f"{value:.2f}"
     for role, sets in first["data_opened"].items():
@@ -79,22 +69,3 @@ def _teacher(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name(result: Mapping[str, Any]) -> str:
     return str(result["run"]).rpartition("-s")[0]
-
-
-def _combined(results: Sequence[Mapping[str, Any]], how: Any) -> dict[str, Any]:
-    combined: dict[str, Any] = {}
-    for key, value in results[0].items():
-        others = [result.get(key) for result in results]
-        if key in _NOT_MEASURED:
-            continue
-        if isinstance(value, Mapping) and all(isinstance(other, Mapping) for other in others):
-            inner = _combined([other for other in others if isinstance(other, Mapping)], how)
-            if inner:
-                combined[key] = inner
-        elif all(_is_number(other) for other in others):
-            combined[key] = how(others)
-    return combined
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

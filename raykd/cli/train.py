@@ -67,9 +67,10 @@ def train(
 
 def _print(results: list[dict[str, Any]], as_json: bool) -> None:
     from raykd.cli import output, summary
+    from raykd.reporting.seeds import over_seeds
 
     if as_json:
-        whole = results[0] if len(results) == 1 else {"runs": results, **summary.statistics(results)}
+        whole = results[0] if len(results) == 1 else {"runs": results, **over_seeds(results)}
         output.print_json(whole)
     else:
         summary.print_summary(results)

@@ -46,11 +46,9 @@ def check_resources(cluster: Cluster, workers: int) -> None:
     Raises:
         SetupError: with both sums, where Ray Train would wait for ever.
     """
-    needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    needs = {name: amount for name, amount in needs.items() if amount > 0}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs, nodes = _needs(cluster), _nodes()
     needed = _sum_up({name: workers * amount for name, amount in needs.items()})
-    room = sum(math.floor(min(node.get(name, 0.0) / amount for name, amount in needs.items())) for node in nodes)
+    room = room_for(cluster)
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in needs}
     logger.info("%d workers need %s; the cluster has %s", workers, needed, _sum_up(total))
     if room < workers:
@@ -70,6 +68,21 @@ def check_resources(cluster: Cluster, workers: int) -> None:
                 f"{_sum_up(total)} are free: wait for the other jobs, or lower workers"
             )
         time.sleep(0.2)
+
+
+def room_for(cluster: Cluster) -> int:
+    """Return how many workers the nodes have room for, whether or not others use it now."""
+    needs = _needs(cluster)
+    return sum(math.floor(min(node.get(name, 0.0) / amount for name, amount in needs.items())) for node in _nodes())
+
+
+def _needs(cluster: Cluster) -> dict[str, float]:
+    needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    return {name: amount for name, amount in needs.items() if amount > 0}
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _start(cluster: Cluster, workers: int) -> None:

@@ -1,6 +1,7 @@
 """Train a recipe where a cluster says: in this process, or by workers of Ray. Importable without Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,21 @@ def train(
         place = Place(world, roots, cluster.runtime, lambda directory: LocalReporter(directory, should_stop, world))
         return run(recipe, place)
     prepare_environment(cluster)
-    try:
+    with needs_ray(cluster):
         from raykd.cluster.job import run_on_ray
+    return run_on_ray(recipe, cluster, roots, fitting, should_stop)
+
+
+@contextmanager
+def needs_ray(cluster: Cluster) -> Iterator[None]:
+    """Within, an import that fails for want of Ray is a SetupError that says what to install."""
+    try:
+        yield
     except ImportError as error:
         raise SetupError(
-            f"cluster {cluster.name!r} needs Ray ({error}); run `pip install 'raykd[ray]'`, or train without a cluster"
+            f"cluster {cluster.name!r} needs Ray ({error}); run `pip install 'raykd[ray]'`, or `raykd train` without "
+            "a cluster"
         ) from None
-    return run_on_ray(recipe, cluster, roots, fitting, should_stop)
 
 
 def fitting_workers(recipe: Recipe, cluster: Cluster) -> list[int]:

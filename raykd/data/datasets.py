@@ -29,18 +29,7 @@ _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_CIFAR10 = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Chen et al. 2019 normalise both CIFAR sets with the constants of CIFAR-10.
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -93,7 +82,7 @@ def data_spec(
     )
 
 
-def train_spec(name: str, spec: DataSpec, data_root: Path | None) -> DataSpec:
+def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: bool = True) -> DataSpec:
     """Return how a network of ``spec`` must be shown the training images of set ``name``.
 
     That is ``spec``, but for a synthetic set the mean and std are the set's own: they undo its
@@ -101,7 +90,7 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None) -> DataSpec:
     A set that is not there is left to ``load_images`` to complain of. Reads no image.
 
     Raises:
-        UsageError: if the set has other classes, or is synthetic and has other channels.
+        UsageError: if the set has other classes and is ``labelled``, or is synthetic and has other channels.
         CorruptError: if the set's metadata is damaged.
     """
     header = _train_header(name, data_root)
@@ -114,7 +103,7 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None) -> DataSpec:
         theirs = DATASETS[name]
     else:
         return spec
-    if theirs.num_classes != spec.num_classes:
+    if labelled and theirs.num_classes != spec.num_classes:
         raise UsageError(
             f"training set {name!r} has {theirs.num_classes} classes, data {spec.name!r} has "
             f"{spec.num_classes}; they must be equal: name another set in data.train"
@@ -129,15 +118,15 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None) -> DataSpec:
     return replace(spec, mean=theirs.mean, std=theirs.std)
 
 
-def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None) -> Images:
-    """Load a split as a network of ``spec`` wants it: resized to its size, mapped to its channels.
+def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, limit: int | None = None) -> Images:
+    """Load a split, or its first ``limit`` images, as a network of ``spec`` wants it: resized, mapped to its channels.
 
     Raises:
         UsageError: if name or split is unknown, the files are not there or do not fit into memory.
         CorruptError: if a file is damaged.
     """
     if name in _EMBEDDED:
-        return _EMBEDDED[name](split, spec)
+        return Images(*(rows[:limit] for rows in _EMBEDDED[name](split, spec)))
     if name not in DATASETS:
         folder = _find_folder(name, data_root)
     elif data_root is not None:
@@ -149,17 +138,20 @@ def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None) -
             f"{_how_to_make(name)}"
         )
     files = _files(folder, name, split)
-    count = parquet.read_header(files[0]).count
+    promised = parquet.read_header(files[0]).count
+    count = promised if limit is None else min(promised, limit)
     require_memory(name, split, count, spec)
     pixels = torch.empty(count, spec.channels, spec.size, spec.size, dtype=torch.uint8)
     labels = torch.empty(count, dtype=torch.int64)
     row = 0
     for some_pixels, some_labels in parquet.read(files, lambda images: fit(images, spec)):
         end = row + len(some_labels)
-        if end > count:
-            raise CorruptError(f"{files[0].parent}: {split!r} holds more than the {count:,} images it promises")
-        pixels[row:end], labels[row:end] = some_pixels, some_labels
-        row = end
+        if end > promised:
+            raise CorruptError(f"{files[0].parent}: {split!r} holds more than the {promised:,} images it promises")
+        pixels[row:end], labels[row:end] = some_pixels[: count - row], some_labels[: count - row]
+        row = min(end, count)
+        if row == limit:
+            break
     if row != count:
         raise CorruptError(f"{files[0].parent}: {split!r} holds {row:,} images, its metadata says {count:,}")
     return Images(pixels, labels)
@@ -173,8 +165,8 @@ class OpenedData:
         self._data_root = data_root
         self._opened: dict[str, list[str]] = {role: [] for role in get_args(Role)}
 
-    def open(self, role: Role, name: str, split: str, spec: DataSpec) -> Images:
-        """Load a split (see ``load_images``) in a role.
+    def open(self, role: Role, name: str, split: str, spec: DataSpec, limit: int | None = None) -> Images:
+        """Load a split, or its first ``limit`` images (see ``load_images``), in a role.
 
         A synthetic set opened to train on counts as ``synthetic``: it holds no image of the data.
 
@@ -183,7 +175,7 @@ class OpenedData:
         """
         if role not in self._opened:
             raise unknown("data role", role, self._opened)
-        if role in ("train", "test") and self._is_synthetic(name):
+        if role in ("train", "ood", "test") and self._is_synthetic(name):
             if role == "test":
                 raise UsageError(
                     f"data set {name!r} is synthetic: what a student learns from it cannot be measured on it; "
@@ -194,7 +186,7 @@ class OpenedData:
         # Written down first: a reading that fails half-way has seen images too.
         if entry not in self._opened[role]:
             self._opened[role].append(entry)
-        return load_images(name, split, spec, self._data_root)
+        return load_images(name, split, spec, self._data_root, limit)
 
     def note(self, role: Role, entry: str) -> None:
         """Remember images that were opened before, by whoever made what this run uses of them."""

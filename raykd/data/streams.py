@@ -34,8 +34,9 @@ class TrainStream:
         global_batch: int,
         seed: int,
         augment: Sequence[str] = (),
+        teacher_logits: Tensor | None = None,
     ) -> None:
-        """Prepare the stream.
+        """Prepare the stream; ``teacher_logits`` (N, K) are of the images as they are, so without augmentation.
 
         Raises:
             UsageError: if there is no image, an augmentation is unknown, or the workers do not
@@ -46,7 +47,9 @@ class TrainStream:
         for name in augment:
             if name not in AUGMENTATIONS:
                 raise unknown("augmentation", name, AUGMENTATIONS)
+        assert teacher_logits is None or not augment, "the teacher has seen other images"
         self.images = images
+        self._teacher_logits = teacher_logits
         self._rows = world.slice(global_batch)
         self._global_batch = global_batch
         self._seed = seed
@@ -61,7 +64,12 @@ class TrainStream:
         generator = torch.Generator().manual_seed(mix(self._seed, _AUGMENT, step))
         for augmentation in self._augmentations:
             pixels = augmentation(pixels, generator, self._global_batch, self._rows)
-        return Batch(self._input.normalise(pixels), self._input.move(self.images.labels[indices]))
+        known = self._teacher_logits
+        return Batch(
+            self._input.normalise(pixels),
+            self._input.move(self.images.labels[indices]),
+            None if known is None else self._input.move(known[indices]),
+        )
 
     def _indices(self, step: int) -> Tensor:
         position = step * self._global_batch + self._rows.start

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from torch import nn
 
 from raykd.config import Runtime
-from raykd.data.datasets import OpenedData, data_spec, train_spec
+from raykd.data.datasets import Images, OpenedData, data_spec, train_spec
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
 from raykd.engine.bank import load_bank
 from raykd.engine.calibration import class_statistics
 from raykd.engine.evaluate import Exam
 from raykd.engine.host import compile_obstacle
+from raykd.engine.logits import teacher_logits
 from raykd.errors import UsageError
 from raykd.methods import METHODS, Method
 from raykd.methods.base import Setting
@@ -25,7 +27,7 @@ from raykd.models import build_model
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_factory, load_weights
 from raykd.parallel import Compiler, World, mix
-from raykd.recipe import Recipe, load_recipe
+from raykd.recipe import Recipe, teacher_source
 from raykd.recipe_sections import DataConfig, NetworkConfig, TeacherConfig
 
 logger = logging.getLogger(__name__)
@@ -94,19 +96,11 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
         assert teacher is not None, "calibration is a teacher's"
         places = (roots.store, roots.data)
         statistics = class_statistics(recipe, teacher, teacher_sha256, spec, world, opened, places)
-    source = recipe.data.train or recipe.data.name
-    shown = train_spec(source, spec, roots.data) if method_class.streams else spec
-    streams = {
-        role: TrainStream(
-            opened.open(role, source, "train", shown),
-            shown,
-            world,
-            recipe.schedule.global_batch,
-            recipe.seed,
-            recipe.data.augment,
-        )
-        for role in method_class.streams
-    }
+    answering = None
+    if method_class.asks_teacher_of_stream and runtime.teacher_logits == "cached" and not recipe.data.augment:
+        assert teacher is not None and teacher_sha256 is not None, "its method asks a teacher"
+        answering = (teacher, teacher_sha256)
+    streams = {role: _open_stream(role, recipe, spec, world, roots, opened, answering) for role in method_class.streams}
     test = opened.open("test", recipe.data.name, "test", spec) if recipe.data.test else None
     setting = Setting(
         spec=spec,
@@ -124,6 +118,37 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
     method = method_class(recipe.method, setting)
     exam = Exam(test, spec, world, teacher)
     return Built(method, streams, teacher, exam, opened, spec, teacher_sha256)
+
+
+def _open_stream(
+    role: str,
+    recipe: Recipe,
+    spec: DataSpec,
+    world: World,
+    roots: Roots,
+    opened: OpenedData,
+    answering: tuple[Teacher, str] | None,
+) -> TrainStream:
+    """Open what a stream shows: the set to train on, or other images, whose labels and classes do not matter.
+
+    ``answering`` is the teacher, with its weights' sum, whose logits of the images go with them.
+    """
+    data, batch = recipe.data, recipe.schedule.global_batch
+    if role == "ood":
+        assert data.ood is not None, "validated by the recipe"
+        shown = train_spec(data.ood, spec, roots.data, labelled=False)
+        images = opened.open("ood", data.ood, "train", shown, data.ood_images)
+    else:
+        source = data.train or data.name
+        shown = train_spec(source, spec, roots.data)
+        images = opened.open("train", source, "train", shown)
+    logits = teacher_logits(*answering, images, shown, world, roots.store) if answering and len(images.labels) else None
+    if role == "ood" and 0 < len(images.labels) < batch:
+        # An order drawn anew for every image or two would take longer than the step.
+        times = math.ceil(batch / len(images.labels))
+        images = Images(images.pixels.repeat(times, 1, 1, 1), images.labels.repeat(times))
+        logits = None if logits is None else logits.repeat(times, 1)
+    return TrainStream(images, shown, world, batch, recipe.seed, data.augment, logits)
 
 
 def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:
@@ -200,8 +225,8 @@ def load_teacher(config: TeacherConfig, spec: DataSpec, roots: Roots) -> tuple[T
     Raises:
         UsageError: if teacher and data differ in classes, channels, size or normalisation.
     """
-    if config.recipe is not None:
-        source = load_recipe(config.recipe)
+    source = teacher_source(config)
+    if source is not None:
         theirs = spec_of(source.data, roots)
         if (theirs.channels, theirs.size, theirs.num_classes, theirs.mean, theirs.std) != (
             spec.channels, spec.size, spec.num_classes, spec.mean, spec.std

@@ -21,7 +21,7 @@ from raykd.errors import UsageError
 from raykd.methods import METHODS
 from raykd.models.teacher import Teacher
 from raykd.parallel import World
-from raykd.recipe import Recipe, load_recipe, override
+from raykd.recipe import Recipe, override, teacher_run
 from raykd.recipe_sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.yaml_file import explain, load_yaml
 
@@ -92,9 +92,7 @@ def subject_of_recipe(recipe: Recipe, store: Path) -> Subject:
     """
     if recipe.teacher is not None and recipe.teacher.recipe is None:
         return Subject(recipe.data, recipe.teacher)
-    source = recipe
-    if recipe.teacher is not None and recipe.teacher.recipe is not None:
-        source = load_recipe(recipe.teacher.recipe)
+    source = teacher_run(recipe) or recipe
     if source.student is None:
         raise UsageError(f"recipe {source.name!r} names no teacher and trains no network")
     directory = store / source.run_id

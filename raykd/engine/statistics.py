@@ -179,7 +179,7 @@ def _sums(teacher: MomentTeacher, images: Images, spec: DataSpec, world: World, 
     In float64, which merges batches exactly; x is less ``shift``, so that little cancels in the variance.
     """
     total = shift.new_zeros(1 + 2 * len(shift))
-    for some, _ in evaluation_batches(images, spec, world, batch):
+    for some, *_ in evaluation_batches(images, spec, world, batch):
         with torch.no_grad(), world.autocast():
             _, _, moments = teacher(some)
         offset = torch.cat([mean for mean, _ in moments], dim=1)[0].double() - shift

@@ -6,16 +6,24 @@ from pydantic import Field
 
 from raykd.methods.bank_kd import BankKd, BankKdConfig
 from raykd.methods.base import Method
+from raykd.methods.blind_kd import BlindKd, BlindKdConfig
 from raykd.methods.dafl import Dafl, DaflConfig
 from raykd.methods.kd import Kd, KdConfig
+from raykd.methods.label_smoothing import LabelSmoothing, LabelSmoothingConfig
 from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.methods.lsgdfd_single import LsgdfdSingle, LsgdfdSingleConfig
 from raykd.methods.noise import Noise, NoiseConfig
 from raykd.methods.supervised import Supervised, SupervisedConfig
+from raykd.methods.tfkd_reg import TfkdReg, TfkdRegConfig
+from raykd.methods.tfkd_self import TfkdSelf, TfkdSelfConfig
 
 METHODS: dict[str, Any] = {
     "supervised": Supervised,
+    "label_smoothing": LabelSmoothing,
     "kd": Kd,
+    "tfkd_self": TfkdSelf,
+    "tfkd_reg": TfkdReg,
+    "blind_kd": BlindKd,
     "noise": Noise,
     "dafl": Dafl,
     "lsgdfd": Lsgdfd,
@@ -24,7 +32,17 @@ METHODS: dict[str, Any] = {
 }
 
 MethodConfig = Annotated[
-    SupervisedConfig | KdConfig | NoiseConfig | DaflConfig | LsgdfdConfig | LsgdfdSingleConfig | BankKdConfig,
+    SupervisedConfig
+    | LabelSmoothingConfig
+    | KdConfig
+    | TfkdSelfConfig
+    | TfkdRegConfig
+    | BlindKdConfig
+    | NoiseConfig
+    | DaflConfig
+    | LsgdfdConfig
+    | LsgdfdSingleConfig
+    | BankKdConfig,
     Field(discriminator="name"),
 ]
 

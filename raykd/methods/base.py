@@ -1,7 +1,7 @@
 """Method: one distillation algorithm, and all that the engine may know of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -20,10 +20,14 @@ Metrics = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """What a stream yields: normalised images, float (B, C, H, W), and labels, int64 (B,), on the device."""
+    """What a stream yields, on the device: normalised images, float (B, C, H, W), and labels, int64 (B,).
+
+    ``teacher_logits``, float32 (B, K), are there where a fixed teacher's answers to a fixed set are known beforehand.
+    """
 
     images: Tensor
     labels: Tensor
+    teacher_logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Method(ABC):
     """What is dealt to the workers: the images of a global batch, or the classes, each with its images."""
     matches_statistics: ClassVar[bool] = False
     """Whether the teacher must have BatchNorm layers."""
+    asks_teacher_of_stream: ClassVar[bool] = False
+    """Whether all it asks of the teacher are logits of its stream's images, so that cached ones will do."""
     student: nn.Module
     """There is one only if ``roles`` names it."""
 
@@ -100,6 +106,14 @@ class Method(ABC):
         ``seed`` must come from outside training's own noise, so the images are held out.
         """
         return None
+
+    def teacher_logits(self, batch: Batch, teacher: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the teacher's logits of a stream's batch, float32 (B, K): those known beforehand, or asked for now."""
+        if batch.teacher_logits is not None:
+            return batch.teacher_logits
+        with self.world.autocast(), torch.no_grad():
+            logits, _ = teacher(batch.images)
+        return logits.float()
 
     def begin_step(self) -> int:
         """Count the step and seed torch's own generator (dropout) by (seed, rank, step); return the index."""

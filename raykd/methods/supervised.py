@@ -32,9 +32,9 @@ class Supervised(Method):
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Take one step of gradient descent."""
         self.begin_step()
-        images, labels = batches["train"]
+        batch = batches["train"]
         with self.world.autocast():
-            logits = self._student(images)
-        loss = F.cross_entropy(logits.float(), labels)
+            logits = self._student(batch.images)
+        loss = F.cross_entropy(logits.float(), batch.labels)
         self.updaters["student"].minimise(loss)
         return {"loss/cross_entropy": loss}

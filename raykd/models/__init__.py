@@ -8,10 +8,14 @@ from torch import nn
 
 from raykd.errors import UsageError, unknown
 from raykd.models.alexnet import AlexNet
+from raykd.models.densenet import DenseNet
+from raykd.models.googlenet import GoogLeNet
 from raykd.models.lenet import HALF, LeNet5
 from raykd.models.mlp import HintonNet
 from raykd.models.mobilenet import MobileNetV2
 from raykd.models.resnet import BasicBlock, Bottleneck, cifar_resnet, resnet
+from raykd.models.resnext import ResNeXt
+from raykd.models.shufflenet import ShuffleNetV2
 from raykd.models.vgg import Vgg11
 from raykd.models.wide_resnet import WideResNet
 
@@ -26,6 +30,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": partial(resnet, BasicBlock, (2, 2, 2, 2)),
     "resnet34": partial(resnet, BasicBlock, (3, 4, 6, 3)),
     "resnet50": partial(resnet, Bottleneck, (3, 4, 6, 3)),
+    "cifar_resnet8": partial(cifar_resnet, 8),
     "cifar_resnet20": partial(cifar_resnet, 20),
     "cifar_resnet32": partial(cifar_resnet, 32),
     "cifar_resnet44": partial(cifar_resnet, 44),
@@ -37,6 +42,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn_16_1": partial(WideResNet, depth=16, width=1),
     "vgg11": Vgg11,
     "mobilenetv2": MobileNetV2,
+    "shufflenetv2": ShuffleNetV2,
+    "googlenet": GoogLeNet,
+    "densenet121": partial(DenseNet, depths=(6, 12, 24, 16)),
+    "resnext29_8x64d": partial(ResNeXt, depth=29, cardinality=8, width=64),
 }
 
 

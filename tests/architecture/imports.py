@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd.data.spec", "raykd.models", "raykd.generators"),
     ("raykd.methods",),
     ("raykd.recipe", "raykd.recipes", "raykd.search_space"),
-    ("raykd.data",),
+    ("raykd.data", "raykd.table", "raykd.tables"),
     ("raykd.engine",),
     ("raykd.cluster", "raykd.reporting"),
     ("raykd.cli",),

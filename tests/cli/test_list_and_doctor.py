@@ -29,6 +29,7 @@ def entries(raykd: Raykd, kind: str) -> dict[str, str]:
         ("models", set(MODELS)),
         ("datasets", {"digits", "mnist", "imagenet"}),
         ("recipes", {"dafl_digits"}),
+        ("tables", {"dafl_mnist", "tfkd_cifar100"}),
         ("clusters", {"local"}),
     ],
 )

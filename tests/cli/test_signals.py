@@ -114,7 +114,7 @@ def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeyp
     from raykd.cli import progress
     from raykd.cli.follow import News
 
-    display = progress._Live()
+    display = progress._Live(keep_bars=True)
     row = {"step": 2, "images_per_second": 4.0, "loss/kd": 0.5, "accuracy/top1": 50.0}
     display.show(News("a-run", 2, 12, 4, [row], False))
     with display._bars.console.capture() as captured:

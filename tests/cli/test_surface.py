@@ -13,6 +13,7 @@ from tests.cli.conftest import Raykd
 
 OPTIONS = {
     "train": {"--cluster", "--out", "--seeds", "--json"},
+    "table": {"--quick", "--seeds", "--cluster", "--out", "--json"},
     "plan": {"--cluster", "--json"},
     "evaluate": {"--json"},
     "inspect": {"--json"},
@@ -24,6 +25,7 @@ OPTIONS = {
 }
 ARGUMENTS = {
     "train": ["recipe", "overrides"],
+    "table": ["name"],
     "plan": ["recipe", "overrides"],
     "evaluate": ["run"],
     "inspect": ["teacher", "overrides"],

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from raykd.data.augment import AUGMENTATIONS
 from raykd.data.datasets import Images
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream, evaluation_batches
@@ -10,7 +11,7 @@ from raykd.methods.base import Batch
 from raykd.parallel import World
 
 SPEC = DataSpec("made", 3, 3, 8, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
-EVERY = ("crop", "flip", "rotate")
+EVERY = ("crop", "flip", "rotate", "strong")
 
 
 def made(count: int = 10) -> Images:
@@ -149,3 +150,32 @@ def test_mistakes_are_explained() -> None:
         stream(made(0), 4)
     with pytest.raises(UsageError, match="does not divide among 2 workers"):
         stream(made(), 5, world=workers(2)[0])
+
+
+def test_strong_makes_many_images_of_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, 16, 16, generator=generator).repeat(40, 1, 1, 1)
+    made_of_one = AUGMENTATIONS["strong"](images, torch.Generator().manual_seed(1), 40, slice(0, 40))
+    assert made_of_one.shape == images.shape
+    assert made_of_one.min() >= 0
+    assert made_of_one.max() <= 1
+    flat = made_of_one.flatten(1)
+    distances = torch.cdist(flat, flat) + 1e3 * torch.eye(40)
+    assert distances.min() > 0.5, "no two alike"
+    one, two = (
+        AUGMENTATIONS["strong"](images[:20], torch.Generator().manual_seed(1), 40, rows)
+        for rows in (
+            slice(0, 20),
+            slice(20, 40),
+        )
+    )
+    torch.testing.assert_close(torch.cat([one, two]), made_of_one)
+
+
+def test_strong_keeps_what_a_crop_shows() -> None:
+    ramp = torch.linspace(0.3, 0.7, 32).expand(200, 1, 32, 32)  # a picture in which position can be read
+    made_of_ramp = AUGMENTATIONS["strong"](ramp, torch.Generator().manual_seed(0), 200, slice(0, 200))
+    spread = made_of_ramp.amax((1, 2, 3)) - made_of_ramp.amin((1, 2, 3))
+    assert spread.min() < 0.15 < 0.35 < spread.max(), "crops of a part and of nearly all"
+    slope = (made_of_ramp[:, :, :, -4:] - made_of_ramp[:, :, :, :4]).mean((1, 2, 3))
+    assert 0.3 < (slope > 0).float().mean() < 0.7, "mirrored, and inverted now and then"

@@ -96,7 +96,7 @@ def test_a_stream_shows_what_was_stored(root: Path) -> None:
     assert SPEC.mean != BOUNDS.mean
     opened = OpenedData(root)
     stream = TrainStream(opened.open("train", "made", "train", spec), spec, World.alone(), 12, seed=0)
-    shown, labels = stream.batch(0)
+    shown, labels, _ = stream.batch(0)
     nearest = (shown[:, None] - IMAGES).abs().amax((2, 3, 4)).min(1)
     assert (nearest.values <= 30 / 255 / 2 + 1e-5).all()
     assert (labels == nearest.indices % 3).all()

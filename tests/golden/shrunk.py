@@ -28,7 +28,10 @@ from raykd.recipe import Recipe, load_recipe
 
 Load = Callable[..., Recipe]
 
-HEAVY = ("resnet", "cifar_resnet", "alexnet", "vgg", "mobilenet", "wrn", "torchvision")
+HEAVY = (
+    "resnet", "cifar_resnet", "resnext", "alexnet", "vgg", "mobilenet", "shufflenet", "googlenet", "densenet", "wrn",
+    "torchvision",
+)  # fmt: skip
 SMALL = "wrn_16_1"  # stands for heavy networks: convolutions, BatchNorm and shortcuts like theirs
 SMALL_SIZE = 16  # pixels
 ROWS = 48  # of each split of made-up data
@@ -68,13 +71,18 @@ def shrunk(steps: int, root: Path) -> Iterator[tuple[Place, Load]]:
     """Give a place in which runs find their teachers and controls small, and the loader they use."""
 
     def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
-        recipe = load_recipe(name, [*shrink(name, steps), *overrides])
-        make_data(recipe.data.name, root / "data")
+        # A teacher's overrides may choose a network; a heavy one stays the small one.
+        kept = [pair for pair in overrides if not (pair.startswith("student.model=") and is_heavy(load_recipe(name)))]
+        recipe = load_recipe(name, [*shrink(name, steps), *kept])
+        for used in filter(None, (recipe.data.name, recipe.data.ood)):
+            make_data(used, root / "data")
         if recipe.teacher is not None and recipe.teacher.weights is not None:
             make_teacher(recipe, root / "data" / recipe.teacher.weights)
         return recipe
 
-    place = Place(World.alone(), Roots(root / "data", root / "runs"), Runtime(compile="off"), LocalReporter)
+    place = Place(
+        World.alone(), Roots(root / "data", root / "runs"), Runtime(compile="off", teacher_logits="live"), LocalReporter
+    )
     with ExitStack() as patches:
         few = {name: replace(DATASETS[name], num_classes=FEW_CLASSES, class_names=()) for name in FEW}
         patches.enter_context(mock.patch.dict(DATASETS, few))

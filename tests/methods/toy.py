@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,11 @@ OPTIM = {"name": "adam", "lr": 1e-2, "schedule": {"name": "cosine"}}
 GENERATOR = {"latent_dim": 6, "width": 8}
 METHOD_CONFIGS: dict[str, dict[str, Any]] = {
     "supervised": {},
+    "label_smoothing": {},
     "kd": {},
+    "tfkd_self": {},
+    "tfkd_reg": {},
+    "blind_kd": {},
     "noise": {},
     "dafl": {"latent_dim": 6, "generator_width": 8, "generator_optim": OPTIM},
     "lsgdfd": {"statistics": "class", "generator": GENERATOR, "generator_optim": {**OPTIM, "lr": 3e-3}},
@@ -58,10 +63,10 @@ def made_images(count: int = 40, seed: int = 0) -> Images:
     return Images(noise + 50 * labels.to(torch.uint8).view(-1, 1, 1, 1), labels)
 
 
-def made_teacher(seed: int = 1) -> Teacher:
+def made_teacher(seed: int = 1, width: int = 8) -> Teacher:
     """A teacher with opinions: sharp logits, and running statistics unlike the initial ones."""
     torch.manual_seed(seed)
-    network = Plain(8)
+    network = Plain(width)
     for _ in range(5):
         network(torch.randn(64, 1, 8, 8))
     with torch.no_grad():
@@ -123,6 +128,8 @@ def made_config(name: str, **fields: Any) -> Any:
 
 def made_method(name: str, setting: Setting | None = None, **fields: Any) -> Method:
     setting = setting or made_setting()
+    if name == "tfkd_self":  # its teacher is the student's own architecture
+        setting = replace(setting, networks={**setting.networks, "teacher": made_teacher(width=4)})
     torch.manual_seed(setting.seed + 7)
     method: Method = METHODS[name](made_config(name, **fields), setting)
     return method

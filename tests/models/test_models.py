@@ -33,6 +33,7 @@ def batch_norms(network: nn.Module) -> int:
         ("resnet18", 10, 3, 32, 11_173_962),
         ("resnet34", 10, 3, 32, 21_282_122),
         ("resnet50", 10, 3, 32, 23_520_842),
+        ("cifar_resnet8", 10, 3, 32, 75_290),
         ("cifar_resnet20", 10, 3, 32, 269_722),
         ("cifar_resnet32", 10, 3, 32, 464_154),
         ("cifar_resnet44", 10, 3, 32, 658_586),
@@ -44,6 +45,12 @@ def batch_norms(network: nn.Module) -> int:
         ("wrn_16_1", 100, 3, 32, 180_916),
         ("wrn_28_10", 10, 3, 32, 36_479_194),
         ("mobilenetv2", 1000, 3, 32, 3_504_872),
+        ("shufflenetv2", 1000, 3, 32, 2_278_604),
+        ("googlenet", 10, 3, 32, 6_166_250),
+        ("densenet121", 10, 3, 32, 6_956_298),
+        ("densenet121", 100, 3, 32, 7_048_548),
+        ("resnext29_8x64d", 10, 3, 32, 34_426_698),
+        ("resnext29_8x64d", 100, 3, 32, 34_518_948),
     ],
 )
 def test_parameter_count_is_the_published_one(
@@ -80,7 +87,9 @@ def test_every_model_learns_from_every_parameter(name: str, channels: int) -> No
     assert [key for key, tensor in network.named_parameters() if tensor.grad is None] == []
 
 
-@pytest.mark.parametrize("name", ["alexnet_half", "vgg11", "mobilenetv2", "cifar_resnet20"])
+@pytest.mark.parametrize(
+    "name", ["alexnet_half", "vgg11", "mobilenetv2", "cifar_resnet20", "shufflenetv2", "googlenet"]
+)
 def test_larger_images_are_taken(name: str) -> None:
     network = build_model(name, num_classes=2, channels=3, size=128).eval()
     with torch.no_grad():

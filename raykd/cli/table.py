@@ -1,0 +1,132 @@
+"""``raykd table``: all runs of a published table, as parallel trials, and the table they make."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import complete_table, data_root
+from raykd.cli.stop import Stop
+
+if TYPE_CHECKING:
+    from raykd.cluster.trials import Ended
+    from raykd.recipe import Recipe
+
+
+@click.command(cls=Command, example="raykd table digits --quick")
+@click.argument("name", shell_complete=complete_table)
+@click.option("--quick", is_flag=True, help="The reduced budget that the table states, not the published one.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Seeds of every row; default: what the table says.")
+@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: this machine, one CPU for each trial.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Store of the run directories; default: the cluster's, else runs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_obj
+def table(
+    stop: Stop,
+    name: str,
+    quick: bool,
+    seeds: int | None,
+    cluster: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Fill a published table: the paper's figures beside measured ones.
+
+    NAME is a packaged table (`raykd list tables`) or a YAML file.
+
+    All rows and seeds run as parallel trials on Ray, teachers first. What the store holds already is read, not run
+    again, so the same command resumes. table.md and table.json appear in the store under tables/ and grow with every
+    run that ends.
+    """
+    from raykd.cli.progress import following
+    from raykd.cluster.config import Cluster, load_cluster
+    from raykd.cluster.trials import run_trials
+    from raykd.recipe import entailed_runs
+    from raykd.reporting.tables import table_report
+    from raykd.table import load_table, table_entries
+
+    plan = load_table(name)
+    entries = table_entries(plan, quick=quick, seeds=seeds)
+    place = Cluster(name="here") if cluster is None else load_cluster(cluster)
+    store = (out or Path(place.storage)).expanduser()
+    root = Path(place.data_root).expanduser() if place.data_root else data_root()
+    wanted = list({recipe.run_id: recipe for entry in entries for recipe in entry.runs}.values())
+    runs = list({run.run_id: run for recipe in wanted for run in entailed_runs(recipe)}.values())
+    folder = store / "tables" / (f"{plan.name}-quick" if quick else plan.name)
+    outcomes: dict[str, Ended] = {}
+
+    def report() -> dict[str, Any]:
+        finished = {run: ended.result for run, ended in outcomes.items() if ended.result is not None}
+        return table_report(
+            plan,
+            entries,
+            quick=quick,
+            results=finished,
+            reasons={run: ended.reason for run, ended in outcomes.items() if ended.reason is not None},
+            hardware={run: _hardware(store / run) for run in finished},
+            price_per_hour=place.price_per_hour,
+        )
+
+    def ended(recipe: "Recipe", how: "Ended") -> None:
+        outcomes[recipe.run_id] = how
+        _write(folder, report())
+        _tell(len(outcomes), len(runs), recipe.run_id, how.reason)
+
+    stop.watch([store / run.run_id for run in runs])
+    with following(runs, store), stop.tidying():
+        run_trials(wanted, place, store=store, data_root=root, should_stop=stop, ended=ended)
+    final = report()
+    _write(folder, final)
+    _print(final, folder, as_json)
+    if final["runs"]["failed"]:
+        raise click.exceptions.Exit(1)
+
+
+def _tell(done: int, runs: int, run: str, reason: str | None) -> None:
+    import logging
+
+    logger = logging.getLogger(__name__)
+    if reason is None:
+        logger.info("%d of %d runs: %s finished", done, runs, run)
+    else:
+        logger.warning("%d of %d runs: %s failed: %s", done, runs, run, reason)
+
+
+def _hardware(directory: Path) -> str:
+    """Say what a run was trained on, from what it noted at its start."""
+    try:
+        noted = json.loads((directory / "environment.json").read_text())
+        device = noted["gpu"] or f"{noted['cpu']}, {noted['threads_per_worker']} of {noted['cores']} cores"
+        return f"{noted['workers']} x {device}, {noted['precision']}"
+    except (OSError, ValueError, KeyError):
+        return "not noted"
+
+
+def _write(folder: Path, report: Mapping[str, Any]) -> None:
+    from raykd.engine.checkpoint import write_text
+    from raykd.reporting.tables import markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "table.json", json.dumps(report, indent=1))
+    write_text(folder / "table.md", markdown(report))
+
+
+def _print(report: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+    from raykd.cli import output
+    from raykd.reporting.tables import HEADER, account_of, notes_of, table_lines
+
+    if as_json:
+        output.print_json({**report, "directory": str(folder)})
+        return
+    for column, title in report["columns"].items():
+        output.print_table(f"{report['title']}: {title}", HEADER, table_lines(report, column))
+    for note in notes_of(report):
+        click.echo(f"- {note}")
+    output.print_pairs({**account_of(report), "directory": str(folder)})

@@ -1,0 +1,189 @@
+"""The driver's side of parallel trials on Ray: start what is ready, restart what dies, record what ends."""
+
+import logging
+import os
+import shutil
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from raykd.cluster.config import Cluster
+from raykd.cluster.job import run_on_ray
+from raykd.cluster.session import connected, room_for
+from raykd.cluster.train import fitting_workers
+from raykd.cluster.trials import Ended, TrialsStopped, sources_of
+from raykd.cluster.worker import STOP_FILE, Job, pack_error, unpack_error
+from raykd.config import Runtime
+from raykd.engine.build import Roots
+from raykd.engine.checkpoint import write_text
+from raykd.engine.host import prepare_host
+from raykd.engine.report import LocalReporter
+from raykd.engine.run import Place, run
+from raykd.engine.stop import Interrupted
+from raykd.errors import RaykdError
+from raykd.parallel import World
+from raykd.recipe import Recipe, recipe_from_dict
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+
+
+class TrialPool:
+    """Trials that wait, trials at work, and how the others ended."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        roots: Roots,
+        waiting: Sequence[Recipe],
+        outcomes: dict[str, Ended],
+        ended: Callable[[Recipe, Ended], None],
+    ) -> None:
+        """Take over the runs to be done; ``outcomes`` holds those that are."""
+        self._cluster, self._roots, self._ended = cluster, roots, ended
+        self._outcomes = outcomes
+        needed = {source for recipe in waiting for source in sources_of(recipe)}
+        # What others wait for goes first, then what takes longest, so that no long one is left for the end.
+        self._waiting = sorted(waiting, key=lambda one: (one.run_id not in needed, -_images(one)))
+        self._working: dict[Any, Recipe] = {}
+        self._deaths: dict[str, int] = {}
+        self._stopped = 0
+        self._control = roots.store / ".ray" / f"trials-{uuid.uuid4().hex[:8]}"
+
+    def run(self, should_stop: Callable[[], bool]) -> dict[str, Ended]:
+        """Work until all have ended or a stop was asked for; see ``run_trials``."""
+        workers = max(1, self._cluster.worker_range[1])
+        self._control.mkdir(parents=True)
+        try:
+            with connected(self._cluster, max(1, self._cluster.worker_range[0])):
+                places = max(1, room_for(self._cluster) // workers)
+                logger.info("%d runs to do, %d at a time", len(self._waiting), places)
+                while self._waiting or self._working:
+                    stopping = should_stop()
+                    if stopping:
+                        (self._control / STOP_FILE).touch()
+                        if not self._working:
+                            break
+                    else:
+                        self._start(places)
+                    self._collect()
+        finally:
+            shutil.rmtree(self._control, ignore_errors=True)
+        if self._waiting or self._stopped:
+            finished = sum(ended.result is not None for ended in self._outcomes.values())
+            total = len(self._outcomes) + len(self._waiting) + self._stopped
+            raise TrialsStopped(finished, self._stopped, total)
+        return self._outcomes
+
+    def _start(self, places: int) -> None:
+        for recipe in list(self._waiting):
+            sources = [self._outcomes.get(source) for source in sources_of(recipe)]
+            failed = [
+                source for source, ended in zip(sources_of(recipe), sources, strict=True) if ended and not ended.result
+            ]
+            if failed:
+                self._waiting.remove(recipe)
+                self._record(recipe, Ended(None, f"not run: {failed[0]}, which it builds on, failed"))
+            elif len(self._working) < places and all(sources):
+                self._waiting.remove(recipe)
+                self._working[self._submit(recipe)] = recipe
+
+    def _submit(self, recipe: Recipe) -> Any:
+        cluster = self._cluster
+        job = Job(
+            recipe=recipe.model_dump(mode="json"),
+            runtime=cluster.runtime.model_dump(),
+            threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
+            store=str(self._roots.store),
+            data_root=str(self._roots.data) if self._roots.data else None,
+            working_directory=str(Path.cwd()),
+            control=str(self._control),
+        )
+        if cluster.worker_range[1] > 1:
+            together = cluster.model_copy(update={"address": "auto"}).model_dump()
+            return ray.remote(_train_together).options(num_cpus=0, max_retries=0).remote(asdict(job), together)
+        resources = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
+        return ray.remote(_train_alone).options(max_retries=0, **resources).remote(asdict(job))
+
+    def _collect(self) -> None:
+        """Wait a moment for trials to end and record how they did."""
+        done, _ = ray.wait(list(self._working), timeout=_POLL_SECONDS)
+        for trial in done:
+            recipe = self._working.pop(trial)
+            try:
+                outcome = ray.get(trial)
+            except RayError as error:
+                self._died(recipe, error)
+                continue
+            if "result" in outcome:
+                self._record(recipe, Ended(outcome["result"]))
+                continue
+            failure = unpack_error(outcome)
+            if isinstance(failure, Interrupted):
+                self._stopped += 1
+            else:
+                self._record(recipe, Ended(None, str(failure)))
+
+    def _died(self, recipe: Recipe, error: Exception) -> None:
+        deaths = self._deaths[recipe.run_id] = self._deaths.get(recipe.run_id, 0) + 1
+        told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        reason = f"{type(error).__name__}: {told[:200]}"
+        if isinstance(error, RayTaskError) or deaths > self._cluster.max_failures:
+            self._record(recipe, Ended(None, f"its process died {deaths} times ({reason})"))
+            return
+        logger.warning("the process of %s died (%s); starting it again", recipe.run_id, reason)
+        self._waiting.insert(0, recipe)
+
+    def _record(self, recipe: Recipe, ended: Ended) -> None:
+        self._outcomes[recipe.run_id] = ended
+        self._ended(recipe, ended)
+
+
+def _images(recipe: Recipe) -> int:
+    return recipe.schedule.steps * recipe.schedule.global_batch
+
+
+def _train_alone(config: dict[str, Any]) -> dict[str, Any]:
+    """Run a trial in this process; return its result, or an error as data."""
+    job = Job(**config)
+    with suppress(OSError):  # relative names in a recipe mean the driver's directory, where it exists
+        os.chdir(job.working_directory)
+    prepare_host(job.threads)
+    runtime = Runtime.model_validate(job.runtime)
+    world = World.current(runtime.precision)
+    stop_file = Path(job.control) / STOP_FILE
+    roots = Roots(Path(job.data_root) if job.data_root else None, Path(job.store))
+    place = Place(world, roots, runtime, lambda directory: LocalReporter(directory, stop_file.exists, world))
+    return _answered(job, lambda recipe: run(recipe, place))
+
+
+def _train_together(config: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
+    """Run a trial as a Ray Train run of several workers; return its result, or an error as data."""
+    job, place = Job(**config), Cluster.model_validate(cluster)
+    with suppress(OSError):
+        os.chdir(job.working_directory)
+    stop_file = Path(job.control) / STOP_FILE
+    roots = Roots(Path(job.data_root) if job.data_root else None, Path(job.store))
+    return _answered(
+        job, lambda recipe: run_on_ray(recipe, place, roots, fitting_workers(recipe, place), stop_file.exists)
+    )
+
+
+def _answered(job: Job, train: Callable[[Recipe], dict[str, Any]]) -> dict[str, Any]:
+    recipe = recipe_from_dict(job.recipe)
+    try:
+        return {"result": train(recipe)}
+    except RaykdError as error:
+        return pack_error(error)
+    except Exception as error:  # a fault of ours must not take the other trials with it
+        log = Path(job.store) / recipe.run_id / "error.log"
+        write_text(log, traceback.format_exc())
+        return pack_error(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))

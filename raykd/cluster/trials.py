@@ -1,0 +1,95 @@
+"""Many runs in one store as parallel trials, each once, in the order in which they build on each other.
+
+Importable without Ray.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.cluster.config import Cluster
+from raykd.cluster.environment import prepare_environment
+from raykd.cluster.train import fitting_workers, needs_ray
+from raykd.engine.build import Roots, check
+from raykd.engine.report import read_status
+from raykd.errors import RaykdError
+from raykd.parallel import World
+from raykd.recipe import Recipe, bank_run, entailed_runs, teacher_run
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended: with its run's result, or with the reason (one line) why there is none."""
+
+    result: dict[str, Any] | None
+    reason: str | None = None
+
+
+class TrialsStopped(RaykdError):
+    """The trials were asked to stop; those at work have saved first."""
+
+    exit_code = 130
+
+    def __init__(self, finished: int, stopped: int, trials: int) -> None:
+        """Say how far they came."""
+        super().__init__(
+            f"stopped with {finished} of {trials} runs finished and {stopped} saved on the way; "
+            "the same command continues"
+        )
+
+
+def run_trials(
+    recipes: Sequence[Recipe],
+    cluster: Cluster,
+    *,
+    store: Path,
+    data_root: Path | None,
+    should_stop: Callable[[], bool],
+    ended: Callable[[Recipe, Ended], None],
+) -> dict[str, Ended]:
+    """Run recipes, and the teachers and banks they build on, as parallel trials; their controls are left out.
+
+    ``ended`` is called as each trial ends, at once for runs that the store holds finished. A trial that fails is
+    recorded and stops only those that build on it; one whose process dies is started again from its checkpoint, up to
+    ``cluster.max_failures`` times. A trial of one worker is a process, one of several a Ray Train run; as many go at a
+    time as the cluster has room for.
+
+    Returns:
+        How each run ended, by run id, those that others build on among them.
+
+    Raises:
+        TrialsStopped: once ``should_stop`` said so and the trials at work have saved.
+        UsageError: for a slip in any recipe, before anything starts.
+        SetupError: without Ray, an answering address or room for one trial.
+    """
+    roots = Roots(data_root.absolute() if data_root else None, store.absolute())
+    runs = _in_order([recipe.model_copy(update={"controls": ()}) for recipe in recipes])
+    for recipe in runs:
+        check(recipe, World.alone(), roots)
+        fitting_workers(recipe, cluster)
+    outcomes: dict[str, Ended] = {}
+    waiting = []
+    for recipe in runs:
+        status = read_status(roots.store / recipe.run_id)
+        if status.get("state") == "finished":
+            outcomes[recipe.run_id] = Ended(status["result"])
+            ended(recipe, outcomes[recipe.run_id])
+        else:
+            waiting.append(recipe)
+    if not waiting:
+        return outcomes
+    prepare_environment(cluster)
+    with needs_ray(cluster):
+        from raykd.cluster.trial_pool import TrialPool
+    return TrialPool(cluster, roots, waiting, outcomes, ended).run(should_stop)
+
+
+def sources_of(recipe: Recipe) -> list[str]:
+    """Return the ids of the runs that a recipe builds on directly."""
+    return [run.run_id for run in (teacher_run(recipe), bank_run(recipe)) if run is not None]
+
+
+def _in_order(recipes: Sequence[Recipe]) -> list[Recipe]:
+    runs = {run.run_id: run for recipe in recipes for run in entailed_runs(recipe)}
+    return [run.model_copy(update={"controls": ()}) for run in runs.values()]

@@ -1,0 +1,49 @@
+"""Distillation on unlabelled images of another domain: the "alternative data" rows of DAFL's tables.
+
+    S <- T^2 KL(T(x) / T || S(x) / T),   x from the stream ``ood``, whose labels nobody reads
+
+It tells how far other real data alone goes (Chen et al., ICCV 2019, tables 1 and 3: USPS for MNIST), and is the
+baseline of MosaicKD (Fang et al., NeurIPS 2021), who call it blind KD. KL is summed over classes and averaged over the
+batch, in nats.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from raykd import losses
+from raykd.config import Section
+from raykd.methods.base import Batch, Method, Metrics, Setting
+
+
+class BlindKdConfig(Section):
+    """Only the temperature can be chosen."""
+
+    name: Literal["blind_kd"]
+    temperature: float = Field(default=4.0, gt=0)
+
+
+class BlindKd(Method):
+    """The student imitates the teacher on what images there are."""
+
+    streams = ("ood",)
+    asks_teacher_of_stream = True
+
+    def __init__(self, config: BlindKdConfig, setting: Setting) -> None:
+        """Compile both networks."""
+        super().__init__(setting)
+        self._config = config
+        self._student = setting.compiler(self.student)
+        self._teacher = setting.compiler(setting.networks["teacher"])
+
+    def step(self, batches: Mapping[str, Batch]) -> Metrics:
+        """Take one step of gradient descent."""
+        self.begin_step()
+        batch = batches["ood"]
+        teacher_logits = self.teacher_logits(batch, self._teacher)
+        with self.world.autocast():
+            student_logits = self._student(batch.images)
+        kd = losses.kd_divergence(student_logits.float(), teacher_logits, self._config.temperature)
+        self.updaters["student"].minimise(kd)
+        return {"loss/kd": kd}
