@@ -7,6 +7,7 @@ and *stated* budget for the same cells.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,11 @@ class Entry:
     column: str
     cell: Cell
     runs: tuple[Recipe, ...]
+
+    @cached_property
+    def run_ids(self) -> tuple[str, ...]:
+        """Return the ids of the runs; finding them reads the recipes that they build on."""
+        return tuple(recipe.run_id for recipe in self.runs)
 
 
 def table_names() -> list[str]:

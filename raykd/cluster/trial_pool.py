@@ -50,10 +50,14 @@ class TrialPool:
         """Take over the runs to be done; ``outcomes`` holds those that are."""
         self._cluster, self._roots, self._ended = cluster, roots, ended
         self._outcomes = outcomes
-        needed = {source for recipe in waiting for source in sources_of(recipe)}
+        # Ids and sources are found by reading files, so once.
+        runs = {recipe.run_id: recipe for recipe in waiting}
+        self._sources = {run: sources_of(recipe) for run, recipe in runs.items()}
+        needed = {source for sources in self._sources.values() for source in sources}
         # What others wait for goes first, then what takes longest, so that no long one is left for the end.
-        self._waiting = sorted(waiting, key=lambda one: (one.run_id not in needed, -_images(one)))
-        self._working: dict[Any, Recipe] = {}
+        order = sorted(runs, key=lambda run: (run not in needed, -_images(runs[run])))
+        self._waiting = {run: runs[run] for run in order}
+        self._working: dict[Any, tuple[str, Recipe]] = {}
         self._deaths: dict[str, int] = {}
         self._stopped = 0
         self._control = roots.store / ".ray" / f"trials-{uuid.uuid4().hex[:8]}"
@@ -84,17 +88,15 @@ class TrialPool:
         return self._outcomes
 
     def _start(self, places: int) -> None:
-        for recipe in list(self._waiting):
-            sources = [self._outcomes.get(source) for source in sources_of(recipe)]
-            failed = [
-                source for source, ended in zip(sources_of(recipe), sources, strict=True) if ended and not ended.result
-            ]
+        for name, recipe in list(self._waiting.items()):
+            sources = {source: self._outcomes.get(source) for source in self._sources[name]}
+            failed = [source for source, ended in sources.items() if ended and ended.result is None]
             if failed:
-                self._waiting.remove(recipe)
-                self._record(recipe, Ended(None, f"not run: {failed[0]}, which it builds on, failed"))
-            elif len(self._working) < places and all(sources):
-                self._waiting.remove(recipe)
-                self._working[self._submit(recipe)] = recipe
+                del self._waiting[name]
+                self._record(name, recipe, Ended(None, f"not run: {failed[0]}, which it builds on, failed"))
+            elif len(self._working) < places and all(sources.values()):
+                del self._waiting[name]
+                self._working[self._submit(recipe)] = name, recipe
 
     def _submit(self, recipe: Recipe) -> Any:
         cluster = self._cluster
@@ -115,35 +117,37 @@ class TrialPool:
 
     def _collect(self) -> None:
         """Wait a moment for trials to end and record how they did."""
+        if not self._working:  # what was left builds on what failed
+            return
         done, _ = ray.wait(list(self._working), timeout=_POLL_SECONDS)
         for trial in done:
-            recipe = self._working.pop(trial)
+            name, recipe = self._working.pop(trial)
             try:
                 outcome = ray.get(trial)
             except RayError as error:
-                self._died(recipe, error)
+                self._died(name, recipe, error)
                 continue
             if "result" in outcome:
-                self._record(recipe, Ended(outcome["result"]))
+                self._record(name, recipe, Ended(outcome["result"]))
                 continue
             failure = unpack_error(outcome)
             if isinstance(failure, Interrupted):
                 self._stopped += 1
             else:
-                self._record(recipe, Ended(None, str(failure)))
+                self._record(name, recipe, Ended(None, str(failure)))
 
-    def _died(self, recipe: Recipe, error: Exception) -> None:
-        deaths = self._deaths[recipe.run_id] = self._deaths.get(recipe.run_id, 0) + 1
+    def _died(self, name: str, recipe: Recipe, error: Exception) -> None:
+        deaths = self._deaths[name] = self._deaths.get(name, 0) + 1
         told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {told[:200]}"
         if isinstance(error, RayTaskError) or deaths > self._cluster.max_failures:
-            self._record(recipe, Ended(None, f"its process died {deaths} times ({reason})"))
+            self._record(name, recipe, Ended(None, f"its process died {deaths} times ({reason})"))
             return
-        logger.warning("the process of %s died (%s); starting it again", recipe.run_id, reason)
-        self._waiting.insert(0, recipe)
+        logger.warning("the process of %s died (%s); starting it again", name, reason)
+        self._waiting = {name: recipe, **self._waiting}
 
-    def _record(self, recipe: Recipe, ended: Ended) -> None:
-        self._outcomes[recipe.run_id] = ended
+    def _record(self, name: str, recipe: Recipe, ended: Ended) -> None:
+        self._outcomes[name] = ended
         self._ended(recipe, ended)
 
 

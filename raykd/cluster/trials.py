@@ -66,8 +66,9 @@ def run_trials(
     roots = Roots(data_root.absolute() if data_root else None, store.absolute())
     runs = _in_order([recipe.model_copy(update={"controls": ()}) for recipe in recipes])
     for recipe in runs:
-        check(recipe, World.alone(), roots)
         fitting_workers(recipe, cluster)
+        if cluster.address == "local":  # elsewhere the data need not be where this process is
+            check(recipe, World.alone(), roots)
     outcomes: dict[str, Ended] = {}
     waiting = []
     for recipe in runs:

@@ -127,17 +127,7 @@ def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, l
     """
     if name in _EMBEDDED:
         return Images(*(rows[:limit] for rows in _EMBEDDED[name](split, spec)))
-    if name not in DATASETS:
-        folder = _find_folder(name, data_root)
-    elif data_root is not None:
-        folder = data_root / name
-    else:
-        raise UsageError(
-            f"data set {name!r} is a folder of {split}-*.parquet files under the data root, "
-            "and none is set; "
-            f"{_how_to_make(name)}"
-        )
-    files = _files(folder, name, split)
+    files = find_split(name, split, data_root)
     promised = parquet.read_header(files[0]).count
     count = promised if limit is None else min(promised, limit)
     require_memory(name, split, count, spec)
@@ -155,6 +145,24 @@ def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, l
     if row != count:
         raise CorruptError(f"{files[0].parent}: {split!r} holds {row:,} images, its metadata says {count:,}")
     return Images(pixels, labels)
+
+
+def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
+    """Return the files of a split, none for an embedded set; reads nothing.
+
+    Raises:
+        UsageError: if they are not there, saying how to make them.
+    """
+    if name in _EMBEDDED:
+        return []
+    if name not in DATASETS:
+        return _files(_find_folder(name, data_root), name, split)
+    if data_root is None:
+        raise UsageError(
+            f"data set {name!r} is a folder of {split}-*.parquet files under the data root, "
+            f"and none is set; {_how_to_make(name)}"
+        )
+    return _files(data_root / name, name, split)
 
 
 class OpenedData:

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from raykd.config import Runtime
-from raykd.data.datasets import Images, OpenedData, data_spec, train_spec
+from raykd.data.datasets import Images, OpenedData, data_spec, find_split, train_spec
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
 from raykd.engine.bank import load_bank
 from raykd.engine.calibration import class_statistics
 from raykd.engine.evaluate import Exam
 from raykd.engine.host import compile_obstacle
-from raykd.engine.logits import teacher_logits
+from raykd.engine.logits import Asked, teacher_logits
 from raykd.errors import UsageError
 from raykd.methods import METHODS, Method
 from raykd.methods.base import Setting
@@ -61,10 +61,16 @@ def check(recipe: Recipe, world: World, roots: Roots) -> None:
     """Find cheap mistakes before anything is trained for this recipe, its teacher included.
 
     Raises:
-        UsageError: as ``build``, for the batch, the data's description and the student.
+        UsageError: as ``build``, for the batch, the data's description, the student, and files that are not there.
     """
-    spec = spec_of(recipe.data, roots)
+    data = recipe.data
+    spec = spec_of(data, roots)
     _check_batch(recipe, spec, world)
+    shown = {"train": data.train or data.name, "ood": data.ood}
+    wanted = [(shown[role], "train") for role in METHODS[recipe.method.name].streams]
+    for name, split in [*wanted, *([(data.name, "test")] if data.test else [])]:
+        assert name is not None, "validated by the recipe"
+        find_split(name, split, roots.data)
     if recipe.student is not None:
         build_network(recipe.student, spec, roots, "student")
 
@@ -136,13 +142,17 @@ def _open_stream(
     data, batch = recipe.data, recipe.schedule.global_batch
     if role == "ood":
         assert data.ood is not None, "validated by the recipe"
-        shown = train_spec(data.ood, spec, roots.data, labelled=False)
-        images = opened.open("ood", data.ood, "train", shown, data.ood_images)
+        source = data.ood
+        shown = train_spec(source, spec, roots.data, labelled=False)
+        images = opened.open("ood", source, "train", shown, data.ood_images)
     else:
         source = data.train or data.name
         shown = train_spec(source, spec, roots.data)
         images = opened.open("train", source, "train", shown)
-    logits = teacher_logits(*answering, images, shown, world, roots.store) if answering and len(images.labels) else None
+    logits = None
+    if answering and len(images.labels):
+        asked = Asked(*answering, images, shown, f"{source}/train")
+        logits = teacher_logits(asked, world.share(batch), world, roots.store)
     if role == "ood" and 0 < len(images.labels) < batch:
         # An order drawn anew for every image or two would take longer than the step.
         times = math.ceil(batch / len(images.labels))

@@ -3,8 +3,13 @@
 <store>/logits/<teacher>-<images>.parquet    one row per image, column ``logits``: float32 [K]
 
 The two keys are sums: of the teacher's weights, architecture, precision and kind of device; of the pixels and their
-normalisation. On CPUs a network's logits of an image do not depend on the batch it is in, so training on them is
-bit-equal to asking the teacher in every step. On GPUs, whose kernels are chosen by the batch, it is so up to rounding.
+normalisation.
+
+On CPUs, training on them is bit-equal to asking the teacher in every step. Its logits of an image do not depend on the
+batch around it, but for batches of a few images: below about four to a thread, matrix products and convolutions take
+other kernels, which differ in the last bits. So no batch here is that small, and of what a run would ask, one batch is
+asked and compared: where a bit differs, for its own small batches or since another machine wrote the file, the run
+asks its teacher live. On GPUs, and beside a compiled teacher, the two ways agree up to rounding.
 
 Shapes: N images, K classes.
 """
@@ -17,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,26 +40,52 @@ from raykd.parallel import World
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 500
+_MOST, _FEWEST = 500, 64
+"""Images of a batch: ``_FEWEST`` is four for each of 16 threads; the images of a smaller set are repeated."""
 
 
-def teacher_logits(
-    teacher: Teacher, weights_sha256: str, images: Images, spec: DataSpec, world: World, store: Path
-) -> Tensor | None:
-    """Return the teacher's logits of all images, float32 (N, K) on the CPU, or None where they would not fit.
+class Asked(NamedTuple):
+    """Whose answers to what: a teacher with the sum of its weights, and images as networks of ``spec`` see them.
+
+    ``entry`` is their data set and split, for whoever finds the file.
+    """
+
+    teacher: Teacher
+    weights_sha256: str
+    images: Images
+    spec: DataSpec
+    entry: str
+
+
+def teacher_logits(asked: Asked, batch: int, world: World, store: Path) -> Tensor | None:
+    """Return the teacher's logits of all images, float32 (N, K) on the CPU, for batches of ``batch`` on this worker.
 
     They are read if the store has them, else computed by all workers together and kept. Of several runs that want the
     same ones at once, each of one worker, the first computes and the others wait. A file that is damaged is computed
-    again. Every worker must call it.
+    again. None where they would not fit into memory, or asking in every step would give other bits. Every worker must
+    call it.
     """
+    whole = _known(asked, world, store)
+    if whole is None or world.device.type != "cpu":
+        return whole
+    rows = torch.arange(batch) % len(whole)
+    same = world.gather_objects(torch.equal(_answers(asked, rows, batch, world), whole[rows]))
+    if not all(same):
+        logger.info("batches of %d give the teacher's logits other last bits: it is asked in every step", batch)
+        return None
+    return whole
+
+
+def _known(asked: Asked, world: World, store: Path) -> Tensor | None:
+    """Read or compute the logits of all images, or return None where they would not fit."""
+    images, spec = asked.images, asked.spec
     count, size = len(images.labels), len(images.labels) * spec.num_classes * 4
     room = free_memory()
     fits = world.broadcast(room is None or 3 * size <= room)
     if not fits:
         logger.info("the teacher's logits of %d images do not fit into memory: it is asked in every step", count)
         return None
-    keys = (_teacher_key(teacher, weights_sha256, world), _images_key(images, spec))
-    path = store / "logits" / f"{keys[0]}-{keys[1]}.parquet"
+    path = store / "logits" / f"{_teacher_key(asked, world)}-{_images_key(images, spec)}.parquet"
     with _first_come(path, alone=world.size == 1):
         if world.broadcast(path.is_file()):
             whole, problem = None, None
@@ -68,18 +100,20 @@ def teacher_logits(
             if world.rank == 0:
                 logger.warning("%s; computing it again", problems[0])
         began = time.monotonic()
-        whole = _compute(teacher, images, spec, world)
+        whole = _compute(asked, world)
         if world.rank == 0:
             logger.info("the teacher's logits of %d images: computed in %.1f s", count, time.monotonic() - began)
             try:
-                _write(path, whole)
+                _write(path, whole, asked, world)
             except OSError as error:  # what it was kept for is lost, this run is not
                 logger.warning("the teacher's logits cannot be kept in %s: %s", path.parent, error)
     return whole
 
 
-def _teacher_key(teacher: Teacher, weights_sha256: str, world: World) -> str:
-    told = json.dumps([weights_sha256, repr(teacher.network), world.precision, world.device.type])
+def _teacher_key(asked: Asked, world: World) -> str:
+    network = asked.teacher.network
+    kind = f"{type(network).__module__}.{type(network).__qualname__}"  # two factories' may look alike
+    told = json.dumps([asked.weights_sha256, kind, repr(network), world.precision, world.device.type])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -89,16 +123,23 @@ def _images_key(images: Images, spec: DataSpec) -> str:
     return found.hexdigest()[:16]
 
 
-def _compute(teacher: Teacher, images: Images, spec: DataSpec, world: World) -> Tensor:
-    """Let every worker answer its share (rows rank, rank + size, ...) and put the shares together."""
-    batches = (batch.images for batch in evaluation_batches(images, spec, world, _BATCH))
-    count = len(images.labels)
-    rows = -(-count // world.size)
-    share = torch.zeros(rows, spec.num_classes, device=world.device)
-    if world.rank < count:
-        answered = logits_of(teacher, batches, world)
-        share[: len(answered)] = answered
-    return world.gather(share).cpu().transpose(0, 1).reshape(-1, spec.num_classes)[:count].contiguous()
+def _compute(asked: Asked, world: World) -> Tensor:
+    """Let every worker answer its share (rows rank, rank + size, ...) in equal batches, and put the shares together."""
+    count = len(asked.images.labels)
+    share = -(-count // world.size)
+    batches = -(-share // _MOST)
+    width = max(_FEWEST, -(-share // batches))
+    rows = torch.arange(world.rank, batches * width * world.size, world.size) % count
+    answers = _answers(asked, rows, width, world).to(world.device)
+    return world.gather(answers).cpu().transpose(0, 1).reshape(-1, asked.spec.num_classes)[:count].contiguous()
+
+
+def _answers(asked: Asked, rows: Tensor, width: int, world: World) -> Tensor:
+    """Ask about these rows of the images, ``width`` at a time."""
+    alone = World.alone(world.device, world.precision)
+    parts = (Images(asked.images.pixels[part], asked.images.labels[part]) for part in rows.split(width))
+    batches = (batch.images for part in parts for batch in evaluation_batches(part, asked.spec, alone, width))
+    return logits_of(asked.teacher, batches, alone).cpu()
 
 
 @contextmanager
@@ -116,10 +157,18 @@ def _first_come(path: Path, *, alone: bool) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, logits: Tensor) -> None:
+def _write(path: Path, logits: Tensor, asked: Asked, world: World) -> None:
     classes = logits.shape[1]
     column = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), classes)
-    table = pa.table({"logits": column}, metadata={"sha256": _sum(logits)})
+    about = {
+        "teacher_sha256": asked.weights_sha256,
+        "teacher": type(asked.teacher.network).__qualname__,
+        "precision": world.precision,
+        "device": world.device.type,
+        "data": asked.entry,
+        "count": len(logits),
+    }
+    table = pa.table({"logits": column}, metadata={"sha256": _sum(logits), "about": json.dumps(about)})
     staging = path.with_name(f".{path.name}.{time.time_ns()}.writing")
     try:
         pq.write_table(table, staging, compression="zstd")

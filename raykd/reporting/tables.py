@@ -60,14 +60,14 @@ def table_report(
 
 
 def _wanted(entries: Sequence[Entry]) -> int:
-    return len({recipe.run_id for entry in entries for recipe in entry.runs})
+    return len({run for entry in entries for run in entry.run_ids})
 
 
 def _cell(entry: Entry, results: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
     cell: dict[str, Any] = {"published": entry.cell.published, "published_sd": entry.cell.published_sd}
     if not entry.runs:
         return {**cell, "state": "published only"}
-    ids = [recipe.run_id for recipe in entry.runs]
+    ids = list(entry.run_ids)
     done = [results[run] for run in ids if run in results]
     schedule = entry.runs[0].schedule
     cell |= {

@@ -88,6 +88,9 @@ def test_a_failure_stops_only_what_builds_on_it(ray_session: ModuleType, tmp_pat
     teacher = teacher_run(orphan)
     assert teacher is not None
     assert ended[orphan.run_id] == Ended(None, f"not run: {teacher.run_id}, which it builds on, failed")
+    again, order = trials([orphan], tmp_path)  # nothing is at work when the last ones fall away
+    assert order == [teacher.run_id, orphan.run_id]
+    assert again[orphan.run_id] == ended[orphan.run_id]
 
 
 def test_a_fault_of_ours_is_kept_with_its_traceback(ray_session: ModuleType, tmp_path: Path) -> None:
@@ -155,6 +158,8 @@ def test_slips_show_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="do not divide the global batches"):
         trials([student(), student(**{"schedule.global_batch": 2})], tmp_path, workers=2)
     assert not tmp_path.joinpath(".ray").exists()
+    with pytest.raises(UsageError, match="data set 'mnist' is a folder of train-"):
+        trials([student(), load_recipe("kd_mnist")], tmp_path)
     with pytest.raises(UsageError, match="unknown model 'lenet6'"):
         trials([student(), student(**{"student.model": "lenet6"})], tmp_path)
 

@@ -1,47 +1,75 @@
 """A teacher's logits kept in the store: the same training bit for bit, shared, and never trusted when damaged."""
 
+import json
 import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor, nn
 
 from raykd.config import Runtime
-from raykd.data import parquet
-from raykd.data.datasets import Images, load_images
+from raykd.data.datasets import Images
 from raykd.data.spec import DataSpec
+from raykd.data.streams import TrainStream
 from raykd.engine import logits as module
 from raykd.engine.build import Roots, build
 from raykd.engine.checkpoint import save_weights
-from raykd.engine.logits import teacher_logits
+from raykd.engine.logits import Asked, teacher_logits
 from raykd.engine.report import LocalReporter
 from raykd.engine.run import Place, run
+from raykd.engine.stop import Interrupted
 from raykd.models import build_model
+from raykd.models.teacher import Teacher
 from raykd.parallel import World
 from raykd.recipe import Recipe, load_recipe
 from tests.methods.toy import SPEC, made_images, made_teacher
 
+LARGE = DataSpec("large", 10, 1, 32, (0.5,), (0.4,))
+ROOT = Path(__file__).parents[2]
+
+
+def network(name: str) -> nn.Module:
+    """An untrained network with strong opinions, laid out in memory as the engine does."""
+    torch.manual_seed(0)
+    made = build_model(name, num_classes=10, channels=1, size=32)
+    list(made.parameters())[-2].data.mul_(20)  # the weights of the last layer
+    return made.to(memory_format=torch.channels_last)
+
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Weights of an untrained network with strong opinions, as a teacher."""
-    torch.manual_seed(0)
-    network = build_model("cifar_resnet8", num_classes=10, channels=1, size=32)
-    network.linear.weight.data.mul_(20)
-    save_weights(network.state_dict(), tmp_path / "teacher.safetensors")
-    return tmp_path / "teacher.safetensors"
+    """A folder with weights of teachers."""
+    for name in ("lenet5", "cifar_resnet8"):
+        save_weights(network(name).state_dict(), tmp_path / f"{name}.safetensors")
+    return tmp_path
 
 
-def recipe(weights: Path, batch: int = 32, **sections: Any) -> Recipe:
-    pairs = [
-        f"teacher={{model: cifar_resnet8, weights: {weights}}}",
+def recipe(weights: Path, *pairs: str, batch: int = 32, teacher: str = "lenet5") -> Recipe:
+    sections = [
+        f"teacher={{model: {teacher}, weights: {weights / teacher}.safetensors}}",
         f"schedule={{steps: 12, report_every: 6, global_batch: {batch}}}",
-        *(f"{key}={value}" for key, value in sections.items()),
     ]
-    return load_recipe("kd_digits", pairs)
+    return load_recipe("kd_digits", [*sections, *pairs])
+
+
+def asked(teacher: Teacher, images: Images, spec: DataSpec = SPEC, sha256: str = "a") -> Asked:
+    return Asked(teacher, sha256, images, spec, "made/train")
+
+
+def cached(teacher: Teacher, images: Images, store: Path, spec: DataSpec = SPEC, batch: int = 16) -> Tensor:
+    found = teacher_logits(asked(teacher, images, spec), batch, World.alone(), store)
+    assert found is not None
+    return found
 
 
 def place(tmp_path: Path, how: str) -> Place:
@@ -49,24 +77,28 @@ def place(tmp_path: Path, how: str) -> Place:
     return Place(World.alone(), Roots(tmp_path, tmp_path / how), runtime, LocalReporter)
 
 
-def write_set(folder: Path) -> None:
-    """Write nine small images in colour of three classes."""
-    rng = np.random.default_rng(0)
-    records = [(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8).tobytes(), row % 3) for row in range(9)]
-    about = {"name": "ours", "split": "train", "count": "9", "shape": "[8, 8, 3]", "encoding": parquet.RAW}
-    parquet.write(folder, "train", records, {**about, "classes": '["a", "b", "c"]'})
-
-
 def kept(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cached" / "logits").glob("*.parquet"))
 
 
-@pytest.mark.parametrize(("batch", "threads"), [(20, 1), (100, 2), (256, 1)])
-def test_training_from_the_cache_is_bit_equal(tmp_path: Path, weights: Path, batch: int, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("teacher", "student", "batch", "threads"),
+    [
+        ("lenet5", "lenet5_half", 32, 1),
+        ("lenet5", "lenet5_half", 100, 2),
+        ("lenet5", "lenet5_half", 256, 1),
+        ("lenet5", "lenet5_half", 2, 1),  # so small that the arithmetic is another
+        ("cifar_resnet8", "cifar_resnet8", 20, 1),
+        ("cifar_resnet8", "lenet5", 100, 1),
+    ],
+)
+def test_training_from_the_cache_is_bit_equal(
+    tmp_path: Path, weights: Path, teacher: str, student: str, batch: int, threads: int
+) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        one = recipe(weights, batch)
+        one = recipe(weights, f"student.model={student}", batch=batch, teacher=teacher)
         results = {how: run(one, place(tmp_path, how)) for how in ("live", "cached")}
     finally:
         torch.set_num_threads(before)
@@ -83,7 +115,7 @@ def test_runs_share_what_was_computed_once(
     caplog.set_level(logging.INFO, "raykd")
     run(recipe(weights), place(tmp_path, "cached"))
     monkeypatch.setattr(module, "_compute", None)  # a second computation would fail
-    run(recipe(weights, seed=1, **{"student.model": "lenet5", "method.temperature": 2}), place(tmp_path, "cached"))
+    run(recipe(weights, "seed=1", "student.model=lenet5_half", "method.temperature=2"), place(tmp_path, "cached"))
     told = [line for line in caplog.messages if "logits of 1438 images" in line]
     assert len(told) == 2
     assert "computed in" in told[0]
@@ -91,7 +123,7 @@ def test_runs_share_what_was_computed_once(
 
 
 def test_images_that_change_in_every_step_are_asked_about_live(tmp_path: Path, weights: Path) -> None:
-    one = recipe(weights, **{"data.augment": "[crop]"})
+    one = recipe(weights, "data.augment=[crop]")
     built = build(one, World.alone(), Runtime(), Roots(None, tmp_path / "cached"))
     assert built.streams["train"].batch(0).teacher_logits is None
     assert kept(tmp_path) == []
@@ -113,25 +145,142 @@ def test_the_keys_tell_teachers_images_and_precision_apart(tmp_path: Path) -> No
     changed = Images(images.pixels.clone(), images.labels)
     changed.pixels[3, 0, 2, 2] ^= 1
     relabelled = Images(images.pixels, images.labels.flip(0))
+    namesake = made_teacher()
+    namesake.network.__class__ = type("Other", (type(namesake.network),), {"_get_name": lambda self: "Plain"})
+    assert repr(namesake.network) == repr(teacher.network)
     cases = [
-        (teacher, "a", images, SPEC, World.alone()),
-        (teacher, "b", images, SPEC, World.alone()),
-        (made_teacher(width=4), "a", images, SPEC, World.alone()),
-        (teacher, "a", changed, SPEC, World.alone()),
-        (teacher, "a", images, other, World.alone()),
-        (teacher, "a", images, SPEC, half),
-        (teacher, "a", relabelled, SPEC, World.alone()),
+        (asked(teacher, images), World.alone()),
+        (asked(teacher, images, sha256="b"), World.alone()),
+        (asked(made_teacher(width=4), images), World.alone()),
+        (asked(namesake, images), World.alone()),
+        (asked(teacher, changed), World.alone()),
+        (asked(teacher, images, other), World.alone()),
+        (asked(teacher, images), half),
+        (asked(teacher, relabelled), World.alone()),
     ]
-    for case in cases:
-        teacher_logits(*case, tmp_path / "cached")
+    for case, world in cases:
+        teacher_logits(case, 16, world, tmp_path / "cached")
     assert len(kept(tmp_path)) == len(cases) - 1, "labels do not matter"
+
+
+def test_a_file_says_what_it_is(tmp_path: Path) -> None:
+    found = cached(made_teacher(), made_images(), tmp_path / "cached")
+    (path,) = kept(tmp_path)
+    table = pq.read_table(path)
+    assert torch.equal(torch.tensor(table["logits"].to_pylist()), found)
+    assert str(table.schema.field("logits").type) == "fixed_size_list<element: float>[4]"
+    assert json.loads(table.schema.metadata[b"about"]) == {
+        "teacher_sha256": "a", "teacher": "Plain", "precision": "fp32", "device": "cpu", "data": "made/train",
+        "count": 40,
+    }  # fmt: skip
+    assert {other.suffix for other in path.parent.iterdir()} == {".parquet", ".lock"}, "nothing half-written"
+
+
+@pytest.mark.parametrize("count", [1, 3, 65, 501])
+def test_no_image_is_asked_about_in_a_small_batch(tmp_path: Path, count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 1, 32, 32), dtype=torch.uint8, generator=generator)
+    images = Images(pixels, torch.zeros(count, dtype=torch.int64))
+    teacher = Teacher(network("lenet5"), channels=1, size=32)
+    known = cached(teacher, images, tmp_path / "cached", LARGE, batch=32)
+    assert len(known) == count
+    stream = TrainStream(images, LARGE, World.alone(), 32, 0, (), known)
+    for step in range(-(-count // 32)):
+        batch = stream.batch(step)
+        with torch.no_grad():
+            assert torch.equal(batch.teacher_logits, teacher(batch.images)[0])  # type: ignore[arg-type]
+
+
+class Peculiar(nn.Module):
+    """Rounds otherwise in batches of fewer than four images, as many a library does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = made_teacher().network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        return logits * (1 - 1e-6) if len(images) < 4 else logits
+
+
+def test_batches_that_round_otherwise_are_asked_about_live(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "raykd")
+    case = asked(Teacher(Peculiar(), channels=1, size=8), made_images())
+    assert teacher_logits(case, 4, World.alone(), tmp_path / "cached") is not None
+    assert teacher_logits(case, 3, World.alone(), tmp_path / "cached") is None
+    assert "batches of 3 give the teacher's logits other last bits" in caplog.text
+
+
+def test_of_runs_at_once_one_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, asking = module._compute, []
+
+    def slowly(*arguments: Any) -> Tensor:
+        asking.append(threading.get_ident())
+        time.sleep(0.3)
+        return plain(*arguments)
+
+    monkeypatch.setattr(module, "_compute", slowly)
+    found: list[Tensor] = []
+    cases = [(made_teacher(), made_images()) for _ in range(4)]
+
+    def take(teacher: Teacher, images: Images) -> None:
+        found.append(cached(teacher, images, tmp_path / "cached"))
+
+    threads = [threading.Thread(target=take, args=case) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asking) == 1
+    assert len(found) == len(cases)
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+def test_a_stopped_run_goes_on_from_the_cache(tmp_path: Path, weights: Path) -> None:
+    one, where = recipe(weights), place(tmp_path, "cached")
+    with pytest.raises(Interrupted):
+        run(one, replace(where, make_reporter=lambda directory: LocalReporter(directory, lambda: True)))
+    run(one, where)
+    run(one, place(tmp_path, "live"))
+    students = [(tmp_path / how / one.run_id / "student.safetensors").read_bytes() for how in ("live", "cached")]
+    assert students[0] == students[1]
+
+
+@pytest.mark.slow
+def test_two_workers_learn_from_the_cache_what_they_learn_live(tmp_path: Path, weights: Path) -> None:
+    one = recipe(weights, batch=64)
+    (tmp_path / "recipe.json").write_text(one.model_dump_json())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.two_students", str(tmp_path)],
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(120) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    students = [(tmp_path / how / one.run_id / "student.safetensors").read_bytes() for how in ("live", "cached")]
+    assert students[0] == students[1]
+    (path,) = kept(tmp_path)
+    built = build(one, World.alone(), Runtime(), Roots(None, tmp_path / "alone"))
+    assert built.streams["train"].batch(0).teacher_logits is not None
+    (alone,) = (tmp_path / "alone" / "logits").glob("*.parquet")
+    assert path.name == alone.name
+    assert pq.read_table(path).equals(pq.read_table(alone)), "whoever computes them, they are the same"
 
 
 @pytest.mark.parametrize("damage", ["torn", "changed", "other"])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     images, teacher, store = made_images(), made_teacher(), tmp_path / "cached"
-    first = teacher_logits(teacher, "a", images, SPEC, World.alone(), store)
-    assert first is not None
+    first = cached(teacher, images, store)
     (path,) = kept(tmp_path)
     whole = path.read_bytes()
     if damage == "torn":
@@ -141,44 +290,13 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str, caplog: p
         pq.write_table(table.take(list(reversed(range(len(table))))), path)
     else:
         path.write_text("not a table")
-    again = teacher_logits(teacher, "a", images, SPEC, World.alone(), store)
-    assert torch.equal(first, again)  # type: ignore[arg-type]
+    again = cached(teacher, images, store)
+    assert torch.equal(first, again)
     assert "is damaged" in caplog.text
     assert path.read_bytes() == whole
 
 
 def test_what_does_not_fit_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "free_memory", lambda: 40 * 4 * 4)
-    assert teacher_logits(made_teacher(), "a", made_images(), SPEC, World.alone(), tmp_path / "cached") is None
+    assert teacher_logits(asked(made_teacher(), made_images()), 16, World.alone(), tmp_path / "cached") is None
     assert not (tmp_path / "cached").exists()
-
-
-def test_other_images_are_opened_as_such(tmp_path: Path, weights: Path) -> None:
-    write_set(tmp_path / "ours")
-    one = load_recipe(
-        "blind_kd_mnist",
-        [
-            "data={name: digits, ood: ours, ood_images: 5}",
-            f"teacher={{model: cifar_resnet8, weights: {weights}}}",
-            "schedule={steps: 4, report_every: 2, global_batch: 32}",
-        ],
-    )
-    result = run(one, place(tmp_path, "cached"))
-    assert result["data_opened"] == {
-        "train": [],
-        "synthetic": [],
-        "ood": ["ours/train"],
-        "calibration": [],
-        "test": ["digits/test"],
-    }
-    assert result["selected"] == "last"
-    built = build(one, World.alone(), Runtime(), Roots(tmp_path, tmp_path / "cached"))
-    batch = built.streams["ood"].batch(0)
-    spec = built.spec
-    shown = spec.normalise(load_images("ours", "train", spec, tmp_path, 5).pixels / 255)
-    assert batch.images.shape == (32, 1, 32, 32)
-    for image in batch.images:
-        assert min((image - one_of).abs().max().item() for one_of in shown) < 1e-6
-    assert built.teacher is not None and batch.teacher_logits is not None
-    with torch.no_grad():
-        assert torch.equal(batch.teacher_logits, built.teacher(batch.images)[0])
