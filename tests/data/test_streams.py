@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -179,3 +181,44 @@ def test_strong_keeps_what_a_crop_shows() -> None:
     assert spread.min() < 0.15 < 0.35 < spread.max(), "crops of a part and of nearly all"
     slope = (made_of_ramp[:, :, :, -4:] - made_of_ramp[:, :, :, :4]).mean((1, 2, 3))
     assert 0.3 < (slope > 0).float().mean() < 0.7, "mirrored, and inverted now and then"
+
+
+def strong_reference(image: Tensor, draws: list[float]) -> Tensor:
+    """Place one pixel after the other: image (C, S, S), and the ten numbers in [0, 1) drawn for it."""
+    area, aspect, angle, y, x, contrast, brightness, vertical, horizontal, inverted = draws
+    area, aspect = 0.05 + 0.95 * area, 3 / 4 * (16 / 9) ** aspect
+    height, width = min(1.0, math.sqrt(area / aspect)), min(1.0, math.sqrt(area * aspect))
+    size, turn = image.shape[-1], math.radians(60 * angle - 30)
+
+    def mirrored(position: float) -> int:
+        while not 0 <= position < size:
+            position = -1 - position if position < 0 else 2 * size - 1 - position
+        return int(position)
+
+    cut = torch.zeros_like(image)
+    for row in range(size):
+        for column in range(size):
+            # From the middle of the crop, in sides of the image.
+            v = ((row + 0.5) / size - 0.5) * height * (-1 if vertical < 0.5 else 1)
+            u = ((column + 0.5) / size - 0.5) * width * (-1 if horizontal < 0.5 else 1)
+            across = u * math.cos(turn) - v * math.sin(turn) + width / 2 + (1 - width) * x
+            down = u * math.sin(turn) + v * math.cos(turn) + height / 2 + (1 - height) * y
+            left, top = across * size - 0.5, down * size - 0.5
+            for i, j in ((math.floor(top) + di, math.floor(left) + dj) for di in (0, 1) for dj in (0, 1)):
+                weight = (1 - abs(top - i)) * (1 - abs(left - j))
+                cut[:, row, column] += weight * image[:, mirrored(i), mirrored(j)]
+    changed = (cut - cut.mean()) * (0.6 + 0.8 * contrast) + cut.mean() + 0.4 * (brightness - 0.5)
+    changed = changed.clamp(0, 1)
+    return 1 - changed if inverted < 0.2 else changed
+
+
+def test_strong_is_its_reference() -> None:
+    count = 24
+    images = torch.rand(count, 3, 7, 7, generator=torch.Generator().manual_seed(3))
+    ours = AUGMENTATIONS["strong"](images, torch.Generator().manual_seed(4), count, slice(0, count))
+    generator = torch.Generator().manual_seed(4)
+    draws = torch.cat([torch.rand(7, count, generator=generator), torch.rand(3, count, generator=generator)]).double()
+    assert (draws[9] < 0.2).any() and (draws[0] > 0.9).any(), "inverted ones, and crops of nearly all"
+    for row in range(count):
+        expected = strong_reference(images[row].double(), draws[:, row].tolist())
+        torch.testing.assert_close(ours[row].double(), expected, atol=1e-4, rtol=0.0)

@@ -132,8 +132,7 @@ def test_images_that_change_in_every_step_are_asked_about_live(tmp_path: Path, w
 def test_logits_go_with_their_images(tmp_path: Path, weights: Path) -> None:
     built = build(recipe(weights), World.alone(), Runtime(), Roots(None, tmp_path / "cached"))
     batch = built.streams["train"].batch(7)
-    assert batch.teacher_logits is not None
-    assert built.teacher is not None
+    assert batch.teacher_logits is not None and built.teacher is not None
     with torch.no_grad():
         assert torch.equal(batch.teacher_logits, built.teacher(batch.images)[0])
 
@@ -231,8 +230,7 @@ def test_of_runs_at_once_one_computes(tmp_path: Path, monkeypatch: pytest.Monkey
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(asking) == 1
-    assert len(found) == len(cases)
+    assert (len(asking), len(found)) == (1, len(cases))
     assert all(torch.equal(one, found[0]) for one in found)
 
 

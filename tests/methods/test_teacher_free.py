@@ -21,6 +21,7 @@ from tests.methods.toy import SPEC, made_config, made_setting
 K = 100  # classes, as CIFAR-100: the readings differ by this factor
 RATE = 0.25
 ROWS = 6
+Reference = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Head(nn.Module):
@@ -80,7 +81,7 @@ def virtual(labels: Tensor, a: float) -> Tensor:
     return onehot(labels) * a + (1 - onehot(labels)) * (1 - a) / (K - 1)
 
 
-def kd_reference(alpha: float, t: float, factor: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def kd_reference(alpha: float, t: float, factor: float) -> Reference:
     def gradient(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
         soft = p_minus_target(logits, (answers / t).softmax(1), t)
         return alpha * factor * t**2 * soft + (1 - alpha) * p_minus_target(logits, onehot(labels))
@@ -88,7 +89,7 @@ def kd_reference(alpha: float, t: float, factor: float) -> Callable[[Tensor, Ten
     return gradient
 
 
-def reg_reference(alpha: float, t: float, factor: float, released: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def reg_reference(alpha: float, t: float, factor: float, released: bool) -> Reference:
     def gradient(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
         teacher = virtual(labels, 0.99)
         if released:
@@ -101,7 +102,7 @@ def reg_reference(alpha: float, t: float, factor: float, released: bool) -> Call
     return gradient
 
 
-def smoothing_reference(released: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def smoothing_reference(released: bool) -> Reference:
     def gradient(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
         y = onehot(labels)
         target = 0.9 * y + (0.1 * (1 - y) / (K - 1) if released else torch.full_like(y, 0.1 / K))
@@ -110,7 +111,7 @@ def smoothing_reference(released: bool) -> Callable[[Tensor, Tensor, Tensor], Te
     return gradient
 
 
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any], Reference]] = {
     "kd": ("kd", {"alpha": 0.7, "temperature": 3.0}, kd_reference(0.7, 3.0, 1)),
     "kd released": (
         "kd",
