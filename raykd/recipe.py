@@ -81,8 +81,8 @@ class Recipe(Section):
         for newer in ("bank", "calibration"):  # absent from recipes of before these sections existed
             if content[newer] is None:
                 del content[newer]
-        for newer in ("train", "ood", "ood_images"):
-            if content["data"][newer] is None:
+        for newer in ("train", "ood", "ood_images", "ood_index", "ood_balanced", "buffer"):
+            if not content["data"][newer]:
                 del content["data"][newer]
         if content["teacher"] is not None:
             del content["teacher"]["overrides"]  # they are in the teacher's run id

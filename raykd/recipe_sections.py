@@ -23,6 +23,13 @@ class DataConfig(Section):
     train: str | None = Field(default=None, description="another set to train on, such as a synthetic one")
     ood: str | None = Field(default=None, description="a set of other images, for methods that take such")
     ood_images: int | None = Field(default=None, gt=0, description="only so many of its first images; default: all")
+    ood_index: str | None = Field(default=None, description="made by `raykd ood`: which of its images, the best first")
+    ood_balanced: bool = Field(
+        default=False, description="show images of every class, as the teacher sees them, equally often"
+    )
+    buffer: int | None = Field(
+        default=None, gt=0, description="images to train on that are held and shuffled at a time; default: all"
+    )
     augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate, strong: of what is trained on")
 
     @model_validator(mode="after")
@@ -31,8 +38,11 @@ class DataConfig(Section):
             raise ValueError("data is described by num_classes, channels and size together")
         if self.num_classes is not None and (self.size is None or self.test):
             raise ValueError("described data needs a size and test: false, since it has no images")
-        if self.ood_images is not None and self.ood is None:
-            raise ValueError("'ood_images' is a part of the set that 'ood' names; there is none here")
+        for key in ("ood_images", "ood_index", "ood_balanced"):
+            if getattr(self, key) and self.ood is None:
+                raise ValueError(f"{key!r} chooses of the set that 'ood' names; there is none here")
+        if self.buffer is not None and self.ood_balanced:
+            raise ValueError("'ood_balanced' needs all images in memory: leave out 'buffer', or use 'ood_index'")
         return self
 
 

@@ -8,6 +8,7 @@ from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
 from raykd.cli.inspect import inspect
 from raykd.cli.list import list_
+from raykd.cli.ood import ood
 from raykd.cli.plan import plan
 from raykd.cli.statistics import statistics
 from raykd.cli.synthesize import synthesize
@@ -25,5 +26,5 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-for command in (train, table, plan, evaluate, inspect, statistics, synthesize, list_, doctor, data):
+for command in (train, table, plan, evaluate, inspect, statistics, ood, synthesize, list_, doctor, data):
     app.add_command(command)

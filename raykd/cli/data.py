@@ -12,8 +12,9 @@ from raykd.cli.command import Command
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Data root to write to.")
 @click.option("--source", type=click.Path(path_type=Path), help="Where the set's files lie.")
 @click.option("--download", is_flag=True, help="Fetch missing files from the set's own site.")
+@click.option("--size", type=click.IntRange(min=1), help="Resize to so many pixels now; NAME-SIZE is the set's name.")
 @click.pass_obj
-def data(stop: object, name: str, out: Path, source: Path | None, download: bool) -> None:
+def data(stop: object, name: str, out: Path, source: Path | None, download: bool, size: int | None) -> None:
     """Write the data set NAME as Parquet files under --out.
 
     NAME is a torchvision set, or imagefolder for a --source folder of class folders. Then set
@@ -25,7 +26,7 @@ def data(stop: object, name: str, out: Path, source: Path | None, download: bool
 
     assert isinstance(stop, Stop)
     with stop.tidying():
-        made = convert(name, source, out, download=download)
+        made = convert(name, source, out, download=download, size=size)
     output.print_pairs(
         {
             "set": made.name,

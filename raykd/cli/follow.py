@@ -22,14 +22,13 @@ class News:
     run: str
     step: int
     steps: int
-    batch: float
     rows: Sequence[dict[str, Any]]
     done: bool
 
     def eta(self) -> float | None:
         """Return the seconds that the newest report's pace leaves, or None before the first."""
-        rate = self.rows[-1].get("images_per_second") if self.rows else None
-        return (self.steps - self.step) * self.batch / rate if rate else None
+        rate = self.rows[-1].get("steps_per_second") if self.rows else None
+        return (self.steps - self.step) / rate if rate else None
 
 
 class Follower:
@@ -39,13 +38,12 @@ class Follower:
         """Remember what is there already: it is not news."""
         self._store = store
         self._since = time.time()
-        self._images = {one.run_id: one.schedule.steps * one.schedule.global_batch for one in runs}
-        self._seen = {run: self._status(run).get("step", 0) for run in self._images}
+        self._seen = {one.run_id: self._status(one.run_id).get("step", 0) for one in runs}
         self._ended: set[str] = set()
 
     def poll(self) -> list[News]:
         """Return the runs that have been at work since this was made, in the order they run."""
-        return [news for run in self._images if (news := self._news(run)) is not None]
+        return [news for run in list(self._seen) if (news := self._news(run)) is not None]
 
     def _news(self, run: str) -> News | None:
         status = self._status(run)
@@ -58,7 +56,7 @@ class Follower:
         step = max(status["step"], rows[-1]["step"] if rows else 0)
         if rows:
             self._seen[run] = rows[-1]["step"]
-        return News(run, step, status["steps"], self._images[run] / status["steps"], rows, done)
+        return News(run, step, status["steps"], rows, done)
 
     def _status(self, run: str) -> dict[str, Any]:
         try:

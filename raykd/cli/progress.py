@@ -64,7 +64,7 @@ class _Lines:
 
     def show(self, news: News) -> None:
         for row in news.rows:
-            left = (news.steps - row["step"]) * news.batch / max(row["images_per_second"], 1e-9)
+            left = (news.steps - row["step"]) / max(row["steps_per_second"], 1e-9)
             eta = f"  ETA {duration(left)}" if row["step"] < news.steps else ""
             where = f"{news.run}  step {row['step']}/{news.steps}"
             click.echo(f"{where}  {describe(row)}{eta}", err=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.error import URLError
 
 from raykd.data import parquet
-from raykd.data.sources import SOURCES, Source, Split, celeba
+from raykd.data.sources import SOURCES, Source, Split, celeba, resized
 from raykd.errors import RaykdError, SetupError, UsageError, unknown
 
 
@@ -31,6 +31,7 @@ def convert(
     download: bool = False,
     attribute: str | None = None,
     set_name: str | None = None,
+    size: int | None = None,
 ) -> Converted:
     """Write ``<out_dir>/<name>/{split}-*.parquet``, so that ``out_dir`` serves as data root.
 
@@ -43,7 +44,9 @@ def convert(
             test.
         download: fetch missing files from the set's site. Nothing is fetched otherwise.
         attribute: of celeba, the attribute that makes its two classes ("Male" if None).
-        set_name: what an image folder is to be called; its folder's name if None.
+        set_name: what the set is to be called. If None, ``name``, or for an image folder its folder's name, and then
+            the size, as in ``imagenet-32``.
+        size: side in pixels to which images are resized now, once and for all; None leaves them as they are.
 
     Raises:
         UsageError: if name, split or attribute is unknown, files of the source are missing, or the
@@ -54,6 +57,7 @@ def convert(
     source = _choose(name, source_dir, splits, download, attribute)
     if set_name is None:
         set_name = source_dir.resolve().name if name == "imagefolder" and source_dir else name
+        set_name += f"-{size}" if size else ""
     folder = out_dir / set_name
     for split in splits:
         if parquet.find_files(folder, split):
@@ -62,7 +66,8 @@ def convert(
         opened: dict[str, Split] = {}
         for split in splits:
             with _explaining(name, source, root, download):
-                opened[split] = source.open(root, split, download)
+                as_it_is = source.open(root, split, download)
+                opened[split] = resized(as_it_is, size) if size else as_it_is
         _check(opened, set_name)
         constants = next(iter(opened.values()))
         counts = {

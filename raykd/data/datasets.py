@@ -1,9 +1,9 @@
-"""The table of data sets, how one is loaded, and the ledger that proves what a run has opened."""
+"""The table of data sets, and how one is loaded."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,6 @@ from raykd.data import parquet
 from raykd.data.pixels import fit, require_memory
 from raykd.data.spec import DataSpec
 from raykd.errors import CorruptError, SetupError, UsageError, unknown
-
-Role = Literal["train", "synthetic", "ood", "calibration", "test"]
 
 
 class Images(NamedTuple):
@@ -44,7 +42,7 @@ _SPECS = (
     DataSpec("cifar10", 10, 3, 32, _CIFAR_MEAN, _CIFAR_STD, _CIFAR10),
     DataSpec("cifar100", 100, 3, 32, _CIFAR_MEAN, _CIFAR_STD),
     DataSpec("tiny-imagenet-50", 50, 3, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
-    DataSpec("svhn", 10, 3, 32, _HALF, _HALF, _DIGITS),  # as MosaicKD
+    DataSpec("svhn", 10, 3, 32, _HALF, _HALF, _DIGITS),  # as Fang et al. 2021
     DataSpec("celeba", 2, 3, 224, _HALF, _HALF),
     DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
 )
@@ -93,7 +91,7 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: b
         UsageError: if the set has other classes and is ``labelled``, or is synthetic and has other channels.
         CorruptError: if the set's metadata is damaged.
     """
-    header = _train_header(name, data_root)
+    header = train_header(name, data_root)
     synthetic = header is not None and header.synthetic
     if name == spec.name and not synthetic:
         return spec
@@ -118,33 +116,48 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: b
     return replace(spec, mean=theirs.mean, std=theirs.std)
 
 
-def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, limit: int | None = None) -> Images:
-    """Load a split, or its first ``limit`` images, as a network of ``spec`` wants it: resized, mapped to its channels.
+def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, rows: Tensor | None = None) -> Images:
+    """Load a split, or its ``rows`` (ascending), as a network of ``spec`` wants it: resized, mapped to its channels.
 
     Raises:
         UsageError: if name or split is unknown, the files are not there or do not fit into memory.
         CorruptError: if a file is damaged.
     """
     if name in _EMBEDDED:
-        return Images(*(rows[:limit] for rows in _EMBEDDED[name](split, spec)))
+        whole = _EMBEDDED[name](split, spec)
+        return whole if rows is None else Images(whole.pixels[rows], whole.labels[rows])
     files = find_split(name, split, data_root)
     promised = parquet.read_header(files[0]).count
-    count = promised if limit is None else min(promised, limit)
-    require_memory(name, split, count, spec)
-    pixels = torch.empty(count, spec.channels, spec.size, spec.size, dtype=torch.uint8)
-    labels = torch.empty(count, dtype=torch.int64)
-    row = 0
+    wanted = torch.arange(promised) if rows is None else rows
+    require_memory(name, split, len(wanted), spec)
+    pixels = torch.empty(len(wanted), spec.channels, spec.size, spec.size, dtype=torch.uint8)
+    labels = torch.empty(len(wanted), dtype=torch.int64)
+    seen = taken = 0
     for some_pixels, some_labels in parquet.read(files, lambda images: fit(images, spec)):
-        end = row + len(some_labels)
+        end = seen + len(some_labels)
         if end > promised:
             raise CorruptError(f"{files[0].parent}: {split!r} holds more than the {promised:,} images it promises")
-        pixels[row:end], labels[row:end] = some_pixels[: count - row], some_labels[: count - row]
-        row = min(end, count)
-        if row == limit:
-            break
-    if row != count:
-        raise CorruptError(f"{files[0].parent}: {split!r} holds {row:,} images, its metadata says {count:,}")
+        inside = wanted[taken : int(torch.searchsorted(wanted, end))]
+        to = slice(taken, taken + len(inside))
+        pixels[to], labels[to] = some_pixels[inside - seen], some_labels[inside - seen]
+        seen, taken = end, to.stop
+        if rows is not None and taken == len(rows):
+            return Images(pixels, labels)
+    if seen != promised:
+        raise CorruptError(f"{files[0].parent}: {split!r} holds {seen:,} images, its metadata says {promised:,}")
     return Images(pixels, labels)
+
+
+def count_images(name: str, split: str, data_root: Path | None) -> int:
+    """Return how many images a split has; reads none but of an embedded set.
+
+    Raises:
+        UsageError: if the files are not there.
+        CorruptError: if the first is damaged.
+    """
+    if name in _EMBEDDED:
+        return len(_EMBEDDED[name](split, DATASETS[name]).labels)
+    return parquet.read_header(find_split(name, split, data_root)[0]).count
 
 
 def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
@@ -163,54 +176,6 @@ def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
             f"and none is set; {_how_to_make(name)}"
         )
     return _files(data_root / name, name, split)
-
-
-class OpenedData:
-    """A run's ledger: opens data sets and remembers in which role. So data-free can be proven."""
-
-    def __init__(self, data_root: Path | None) -> None:
-        """Open nothing yet; ``data_root`` is the folder of the Parquet sets."""
-        self._data_root = data_root
-        self._opened: dict[str, list[str]] = {role: [] for role in get_args(Role)}
-
-    def open(self, role: Role, name: str, split: str, spec: DataSpec, limit: int | None = None) -> Images:
-        """Load a split, or its first ``limit`` images (see ``load_images``), in a role.
-
-        A synthetic set opened to train on counts as ``synthetic``: it holds no image of the data.
-
-        Raises:
-            UsageError: if the role is unknown, a synthetic set is to be the test, or as ``load_images``.
-        """
-        if role not in self._opened:
-            raise unknown("data role", role, self._opened)
-        if role in ("train", "ood", "test") and self._is_synthetic(name):
-            if role == "test":
-                raise UsageError(
-                    f"data set {name!r} is synthetic: what a student learns from it cannot be measured on it; "
-                    "give the real set as data.name and this one as data.train, or set data.test=false"
-                )
-            role = "synthetic"
-        entry = f"{name}/{split}"
-        # Written down first: a reading that fails half-way has seen images too.
-        if entry not in self._opened[role]:
-            self._opened[role].append(entry)
-        return load_images(name, split, spec, self._data_root, limit)
-
-    def note(self, role: Role, entry: str) -> None:
-        """Remember images that were opened before, by whoever made what this run uses of them."""
-        if entry not in self._opened[role]:
-            self._opened[role].append(entry)
-
-    def _is_synthetic(self, name: str) -> bool:
-        try:
-            header = _train_header(name, self._data_root)
-        except CorruptError:
-            return False  # what is wrong with it shows when it is loaded
-        return header is not None and header.synthetic
-
-    def by_role(self) -> dict[str, list[str]]:
-        """Return ``name/split`` of everything opened; an unused role is there with []."""
-        return {role: list(entries) for role, entries in self._opened.items()}
 
 
 def _load_digits(split: str, spec: DataSpec) -> Images:
@@ -248,7 +213,7 @@ def _spec_of(name: str, header: parquet.Header) -> DataSpec:
     )
 
 
-def _train_header(name: str, data_root: Path | None) -> parquet.Header | None:
+def train_header(name: str, data_root: Path | None) -> parquet.Header | None:
     """Return what the training files of a set say of themselves, or None where there are none."""
     if name in _EMBEDDED or (data_root is None and not _is_path(name)):
         return None

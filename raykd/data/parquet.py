@@ -11,12 +11,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -129,20 +128,54 @@ def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
     """
     with ThreadPoolExecutor(_DECODERS) as pool:
         for file in files:
-            header = read_header(file)
-            first = 0
+            header, first = read_header(file), 0
             with _naming(file), pq.ParquetFile(file) as opened:
                 for batch in opened.iter_batches(_ROWS, columns=["image", "label"]):
-                    images = batch.column("image").to_pylist()
-                    labels = torch.tensor(batch.column("label").to_pylist(), dtype=torch.int64)
-                    if ((labels < 0) | (labels >= len(header.classes))).any():
-                        raise ValueError(f"labels go beyond the {len(header.classes)} classes of the metadata")
-                    if header.raw:
-                        yield fit(_from_raw(images, header.shape)), labels
-                    else:
-                        decode_row = partial(_decode_row, file, header.shape[2], fit)
-                        yield torch.cat(list(pool.map(decode_row, count(first), images))), labels
-                    first += len(images)
+                    yield _decoded(file, header, batch, range(first, first + len(batch)), fit, pool)
+                    first += len(batch)
+
+
+def row_groups(file: Path) -> list[int]:
+    """Return how many images each row group of a file has; a group is the least that can be read.
+
+    Raises:
+        CorruptError: if the file is damaged.
+    """
+    with _naming(file), pq.ParquetFile(file) as opened:
+        return [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+
+
+def read_rows(file: Path, group: int, rows: Tensor, fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (pixels, labels), as ``read`` does, of some rows (int64) of a row group in the order given.
+
+    Raises:
+        CorruptError: if the file is damaged.
+    """
+    header = read_header(file)
+    with ThreadPoolExecutor(_DECODERS) as pool, _naming(file), pq.ParquetFile(file) as opened:
+        # Without threads of its own: this reads ahead of a training, beside it.
+        table = opened.read_row_group(group, columns=["image", "label"], use_threads=False)
+        for some in rows.split(_ROWS):
+            yield _decoded(file, header, table.take(pa.array(some.numpy())), some.tolist(), fit, pool)
+
+
+def _decoded(
+    file: Path,
+    header: Header,
+    rows: pa.RecordBatch | pa.Table,
+    numbers: Sequence[int],
+    fit: Fit,
+    pool: ThreadPoolExecutor,
+) -> tuple[Tensor, Tensor]:
+    """Decode rows; their ``numbers`` tell in messages which they are."""
+    images = rows.column("image").to_pylist()
+    labels = torch.tensor(rows.column("label").to_pylist(), dtype=torch.int64)
+    if ((labels < 0) | (labels >= len(header.classes))).any():
+        raise ValueError(f"labels go beyond the {len(header.classes)} classes of the metadata")
+    if header.raw:
+        return fit(_from_raw(images, header.shape)), labels
+    decode_row = partial(_decode_row, file, header.shape[2], fit)
+    return torch.cat(list(pool.map(decode_row, numbers, images))), labels
 
 
 def write(

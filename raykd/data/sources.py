@@ -6,8 +6,10 @@ made of files are read one file at a time.
 
 import gzip
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ from PIL import Image
 from torchvision import datasets
 
 from raykd.data.parquet import RAW, decode
+from raykd.data.pixels import fit
+from raykd.data.spec import DataSpec
 from raykd.errors import CorruptError, UsageError, unknown
 
 _FILES = "files of the source, byte for byte; sizes and modes may vary"
+_RESIZED = 1024  # images held at a time
 _PROBED = 1000  # files looked at for shape, mean and std
 _DIGITS = tuple("0123456789")
 # Names of the train and test split's files: images, labels.
@@ -166,6 +171,29 @@ def _of_files(
             yield image, label
 
     return Split(len(files), shape, classes, _FILES, records(), mean, std)
+
+
+def resized(split: Split, size: int) -> Split:
+    """Return the split with its shorter sides resized to ``size`` and the centres cut out, as raw pixels."""
+    channels = split.shape[2]
+    half = (0.5,) * channels
+    spec = DataSpec("resized", len(split.classes), channels, size, half, half)
+
+    def pixels(record: tuple[bytes, int]) -> tuple[bytes, int]:
+        image, label = record
+        if split.encoding == RAW:
+            shaped = torch.frombuffer(bytearray(image), dtype=torch.uint8).view(split.shape).permute(2, 0, 1)[None]
+        else:
+            shaped = decode(image, channels)
+        return fit(shaped, spec)[0].permute(1, 2, 0).contiguous().numpy().tobytes(), label
+
+    def records() -> Iterator[tuple[bytes, int]]:
+        rest = iter(split.records)
+        with ThreadPoolExecutor() as pool:
+            while some := list(islice(rest, _RESIZED)):
+                yield from pool.map(pixels, some)
+
+    return replace(split, shape=(size, size, channels), encoding=RAW, records=records())
 
 
 _IDX_FILES = "train-images-idx3-ubyte[.gz] and its three companions, there or in {}/raw/"

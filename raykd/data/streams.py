@@ -11,6 +11,7 @@ from torch import Tensor
 from raykd.data.augment import AUGMENTATIONS
 from raykd.data.datasets import Images
 from raykd.data.spec import DataSpec
+from raykd.data.streamed import StreamedImages
 from raykd.errors import UsageError, unknown
 from raykd.methods.base import Batch
 from raykd.parallel import World, mix
@@ -28,68 +29,95 @@ class TrainStream:
 
     def __init__(
         self,
-        images: Images,
+        images: Images | StreamedImages,
         spec: DataSpec,
         world: World,
         global_batch: int,
         seed: int,
         augment: Sequence[str] = (),
+        *,
         teacher_logits: Tensor | None = None,
+        weights: Tensor | None = None,
+        per_step: int = 1,
     ) -> None:
-        """Prepare the stream; ``teacher_logits`` (N, K) are of the images as they are, so without augmentation.
+        """Prepare the stream.
+
+        Args:
+            images: in memory, or read as they are needed, by this worker's share of the global batch.
+            spec: how a network wants to see them.
+            world: which rows are this worker's.
+            global_batch: images of a batch, of all workers together.
+            seed: of order and augmentation.
+            augment: names of augmentations, in order.
+            teacher_logits: (N, K) of the images as they are, so without augmentation; of images in memory.
+            weights: (N,) how often images come; then an epoch is N draws with replacement. Of images in memory.
+            per_step: batches of a step, one after the other in the result.
 
         Raises:
             UsageError: if there is no image, an augmentation is unknown, or the workers do not
                 divide the batch.
         """
-        if not len(images.labels):
+        self.images = images
+        self._count = images.count if isinstance(images, StreamedImages) else len(images.labels)
+        if not self._count:
             raise UsageError(f"the training stream of {spec.name!r} has no images")
         for name in augment:
             if name not in AUGMENTATIONS:
                 raise unknown("augmentation", name, AUGMENTATIONS)
         assert teacher_logits is None or not augment, "the teacher has seen other images"
-        self.images = images
-        self._teacher_logits = teacher_logits
+        self._teacher_logits, self._weights = teacher_logits, weights
         self._rows = world.slice(global_batch)
-        self._global_batch = global_batch
+        self._global_batch, self._per_step = global_batch, per_step
         self._seed = seed
         self._augmentations = [AUGMENTATIONS[name] for name in augment]
         self._input = _NetworkInput(spec, world.device)
         self._orders: dict[int, Tensor] = {}
 
     def batch(self, step: int) -> Batch:
-        """Return this worker's batch of the step (0-based)."""
-        indices = self._indices(step)
-        pixels = self._input.load(self.images.pixels[indices])
-        generator = torch.Generator().manual_seed(mix(self._seed, _AUGMENT, step))
+        """Return this worker's batch of the step (0-based), or its batches in one."""
+        first = step * self._per_step
+        batches = [self._batch(number) for number in range(first, first + self._per_step)]
+        if len(batches) == 1:
+            return batches[0]
+        images, labels, logits = zip(*batches, strict=True)
+        return Batch(torch.cat(images), torch.cat(labels), None if logits[0] is None else torch.cat(logits))
+
+    def _batch(self, number: int) -> Batch:
+        taken = [self._take(*piece) for piece in self._pieces(number)]
+        some_pixels, some_labels, some_logits = zip(*taken, strict=True)
+        pixels = self._input.load(_joined(some_pixels))
+        generator = torch.Generator().manual_seed(mix(self._seed, _AUGMENT, number))
         for augmentation in self._augmentations:
             pixels = augmentation(pixels, generator, self._global_batch, self._rows)
-        known = self._teacher_logits
-        return Batch(
-            self._input.normalise(pixels),
-            self._input.move(self.images.labels[indices]),
-            None if known is None else self._input.move(known[indices]),
-        )
+        known = None if some_logits[0] is None else self._input.move(_joined(some_logits))
+        return Batch(self._input.normalise(pixels), self._input.move(_joined(some_labels)), known)
 
-    def _indices(self, step: int) -> Tensor:
-        position = step * self._global_batch + self._rows.start
+    def _pieces(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (epoch, first, stop) of the places in epochs that are this worker's share of a batch."""
+        position = number * self._global_batch + self._rows.start
         left = self._rows.stop - self._rows.start
-        count = len(self.images.labels)
-        pieces = []
         while left:
-            epoch, offset = divmod(position, count)
-            piece = self._order(epoch)[offset : offset + left]
-            pieces.append(piece)
-            position += len(piece)
-            left -= len(piece)
-        return torch.cat(pieces)
+            epoch, first = divmod(position, self._count)
+            stop = min(first + left, self._count)
+            yield epoch, first, stop
+            position += stop - first
+            left -= stop - first
+
+    def _take(self, epoch: int, first: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        if isinstance(self.images, StreamedImages):
+            return *self.images.take(epoch, first, stop), None
+        rows, known = self._order(epoch)[first:stop], self._teacher_logits
+        return self.images.pixels[rows], self.images.labels[rows], None if known is None else known[rows]
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
             generator = torch.Generator().manual_seed(mix(self._seed, _ORDER, epoch))
             # The epoch before stays: batches that cross the border need both.
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = torch.randperm(len(self.images.labels), generator=generator)
+            if self._weights is None:
+                self._orders[epoch] = torch.randperm(self._count, generator=generator)
+            else:
+                self._orders[epoch] = torch.multinomial(self._weights, self._count, True, generator=generator)
         return self._orders[epoch]
 
 
@@ -108,6 +136,10 @@ def evaluation_batches(images: Images, spec: DataSpec, world: World, batch_size:
         if len(some_labels):
             unit = network_input.load(some_pixels)
             yield Batch(network_input.normalise(unit), network_input.move(some_labels))
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 class _NetworkInput:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,16 @@ import torch
 from torch import nn
 
 from raykd.config import Runtime
-from raykd.data.datasets import Images, OpenedData, data_spec, find_split, train_spec
+from raykd.data.datasets import data_spec, find_split
+from raykd.data.index import best_rows
+from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
 from raykd.engine.bank import load_bank
 from raykd.engine.calibration import class_statistics
 from raykd.engine.evaluate import Exam
+from raykd.engine.feeding import Feeding, open_streams, sources
 from raykd.engine.host import compile_obstacle
-from raykd.engine.logits import Asked, teacher_logits
 from raykd.errors import UsageError
 from raykd.methods import METHODS, Method
 from raykd.methods.base import Setting
@@ -66,11 +67,11 @@ def check(recipe: Recipe, world: World, roots: Roots) -> None:
     data = recipe.data
     spec = spec_of(data, roots)
     _check_batch(recipe, spec, world)
-    shown = {"train": data.train or data.name, "ood": data.ood}
-    wanted = [(shown[role], "train") for role in METHODS[recipe.method.name].streams]
+    wanted = dict.fromkeys((name, "train") for name in sources(recipe).values())
     for name, split in [*wanted, *([(data.name, "test")] if data.test else [])]:
-        assert name is not None, "validated by the recipe"
         find_split(name, split, roots.data)
+    if data.ood is not None and data.ood_index is not None:
+        best_rows(data.ood_index, data.ood, data.ood_images, roots.data, None)
     if recipe.student is not None:
         build_network(recipe.student, spec, roots, "student")
 
@@ -102,11 +103,8 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
         assert teacher is not None, "calibration is a teacher's"
         places = (roots.store, roots.data)
         statistics = class_statistics(recipe, teacher, teacher_sha256, spec, world, opened, places)
-    answering = None
-    if method_class.asks_teacher_of_stream and runtime.teacher_logits == "cached" and not recipe.data.augment:
-        assert teacher is not None and teacher_sha256 is not None, "its method asks a teacher"
-        answering = (teacher, teacher_sha256)
-    streams = {role: _open_stream(role, recipe, spec, world, roots, opened, answering) for role in method_class.streams}
+    feeding = Feeding(recipe, spec, world, runtime, roots.data, roots.store, opened, teacher, teacher_sha256)
+    streams = open_streams(feeding)
     test = opened.open("test", recipe.data.name, "test", spec) if recipe.data.test else None
     setting = Setting(
         spec=spec,
@@ -124,41 +122,6 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
     method = method_class(recipe.method, setting)
     exam = Exam(test, spec, world, teacher)
     return Built(method, streams, teacher, exam, opened, spec, teacher_sha256)
-
-
-def _open_stream(
-    role: str,
-    recipe: Recipe,
-    spec: DataSpec,
-    world: World,
-    roots: Roots,
-    opened: OpenedData,
-    answering: tuple[Teacher, str] | None,
-) -> TrainStream:
-    """Open what a stream shows: the set to train on, or other images, whose labels and classes do not matter.
-
-    ``answering`` is the teacher, with its weights' sum, whose logits of the images go with them.
-    """
-    data, batch = recipe.data, recipe.schedule.global_batch
-    if role == "ood":
-        assert data.ood is not None, "validated by the recipe"
-        source = data.ood
-        shown = train_spec(source, spec, roots.data, labelled=False)
-        images = opened.open("ood", source, "train", shown, data.ood_images)
-    else:
-        source = data.train or data.name
-        shown = train_spec(source, spec, roots.data)
-        images = opened.open("train", source, "train", shown)
-    logits = None
-    if answering and len(images.labels):
-        asked = Asked(*answering, images, shown, f"{source}/train")
-        logits = teacher_logits(asked, world.share(batch), world, roots.store)
-    if role == "ood" and 0 < len(images.labels) < batch:
-        # An order drawn anew for every image or two would take longer than the step.
-        times = math.ceil(batch / len(images.labels))
-        images = Images(images.pixels.repeat(times, 1, 1, 1), images.labels.repeat(times))
-        logits = None if logits is None else logits.repeat(times, 1)
-    return TrainStream(images, shown, world, batch, recipe.seed, data.augment, logits)
 
 
 def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:

@@ -8,7 +8,8 @@ import hashlib
 import logging
 from pathlib import Path
 
-from raykd.data.datasets import Images, OpenedData, load_images
+from raykd.data.datasets import Images, load_images
+from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
 from raykd.engine.statistics import collect, load_statistics, read_about, save_statistics, used_images
 from raykd.errors import UsageError

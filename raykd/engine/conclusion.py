@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raykd.data.datasets import Images
 from raykd.engine.bank import BankFiles, finish_bank, open_bank
 from raykd.engine.build import Built
 from raykd.engine.calibration import BY_PRODUCT, keep_statistics
@@ -45,7 +46,7 @@ def conclude(recipe: Recipe, built: Built, selection: Selection, seconds: float,
         **figures,
         **built.exam.score_teacher(),
         **images,
-        "images": recipe.schedule.steps * recipe.schedule.global_batch,
+        "images": built.method.total_images,
         "seconds": round(seconds, 2),
         "gpu_hours": round(seconds * gpus / 3600, 4),
         "data_opened": built.opened.by_role(),
@@ -104,7 +105,7 @@ def _of_bank(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor
 def _leave_statistics(recipe: Recipe, built: Built, directory: Path) -> None:
     """Write the class-conditional statistics of a network that learnt from labelled data, if it has BatchNorm."""
     stream = built.streams.get("train")
-    if stream is None or built.teacher is not None:
+    if stream is None or built.teacher is not None or not isinstance(stream.images, Images):
         return
     teacher = Teacher(copy.deepcopy(built.method.student), channels=built.spec.channels, size=built.spec.size)
     if not teacher.batch_norms:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raykd.data.datasets import OpenedData
+from raykd.data.ledger import OpenedData
 from raykd.engine.build import Roots, build_network, load_teacher, spec_of
 from raykd.engine.checkpoint import MANIFEST, latest_checkpoint, read_checkpoint
 from raykd.engine.evaluate import Exam

@@ -43,11 +43,10 @@ def fit(
     spent = earlier = restore(resume, method, selection)
     first, started = method.steps_done, time.monotonic()
     stop = StopPoll(reporter, world, first)
-
     images = 0
     while method.steps_done < method.total_steps:
         images += method.images_per_step
-        losses = method.step({name: stream.batch(method.steps_done) for name, stream in streams.items()})
+        losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
         done, total = method.steps_done, method.total_steps
         due = done % schedule.report_every == 0 or done == total or method.milestone
         stopping = stop.asked(done)
@@ -60,8 +59,9 @@ def fit(
             figures = _judge(method, selection, exam)
             check_finite(figures, done)
             seconds = time.monotonic() - started
-            samples = sample_sheet(method, teacher)
-            metrics = {"step": done, "images_per_second": images / seconds, **row, **figures}
+            samples = sample_sheet(method, teacher, batches)
+            pace = {"images_per_second": images / seconds, "steps_per_second": (done - first) / seconds}
+            metrics = {"step": done, **pace, **row, **figures}
         spent = earlier + time.monotonic() - started
         checkpoint = capture(method, selection, spent, samples)
         reporter.report(metrics, checkpoint)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from raykd.config import Section
-from raykd.data.datasets import OpenedData
+from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
 from raykd.engine.build import Roots, build_network, find_weights, spec_of
 from raykd.engine.evaluate import Exam
@@ -48,6 +49,11 @@ class Subject:
     data: DataConfig
     network: NetworkConfig | TeacherConfig
     run: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """Return what a file made for this teacher is named by: its run, or its file of weights."""
+        return self.run.resolve().name if self.run is not None else Path(str(self.network.weights)).stem
 
 
 def subject_of_run(directory: Path) -> Subject:
@@ -154,6 +160,11 @@ def load_subject(subject: Subject, spec: DataSpec, roots: Roots) -> tuple[nn.Mod
     outcome: Outcome = open_run(subject.run)
     outcome.load_into(network)
     return network, _digest(outcome.weights) if isinstance(outcome.weights, Path) else None
+
+
+def plain(name: str) -> str:
+    """Return a set's name, which may be a path, as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")
 
 
 def _digest(path: Path) -> str:

@@ -34,7 +34,7 @@ from raykd.data.pixels import free_memory
 from raykd.data.spec import DataSpec
 from raykd.data.streams import evaluation_batches
 from raykd.engine.evaluate import logits_of
-from raykd.errors import CorruptError
+from raykd.errors import CorruptError, UsageError
 from raykd.models.teacher import Teacher
 from raykd.parallel import World
 
@@ -74,6 +74,18 @@ def teacher_logits(asked: Asked, batch: int, world: World, store: Path) -> Tenso
         logger.info("batches of %d give the teacher's logits other last bits: it is asked in every step", batch)
         return None
     return whole
+
+
+def teacher_classes(asked: Asked, world: World, store: Path) -> Tensor:
+    """Return the teacher's class of every image, int64 (N,) on the CPU, from the same file. Every worker must call it.
+
+    Raises:
+        UsageError: if the logits do not fit into memory.
+    """
+    whole = _known(asked, world, store)
+    if whole is None:
+        raise UsageError(f"the teacher's answers to {asked.entry} do not fit into memory: set data.ood_images lower")
+    return whole.argmax(1)
 
 
 def _known(asked: Asked, world: World, store: Path) -> Tensor | None:

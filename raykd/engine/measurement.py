@@ -1,13 +1,13 @@
 """Measure a teacher's statistics by class for a file of their own, which recipes may then name."""
 
-import re
 from pathlib import Path
 from typing import Any
 
-from raykd.data.datasets import OpenedData, data_spec, train_spec
+from raykd.data.datasets import data_spec, train_spec
+from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
 from raykd.engine.build import Roots, spec_of
-from raykd.engine.inspection import Subject, load_subject
+from raykd.engine.inspection import Subject, load_subject, plain
 from raykd.engine.statistics import collect, read_about, save_statistics, used_images
 from raykd.errors import CorruptError, UsageError
 from raykd.models.moments import MomentTeacher
@@ -36,13 +36,13 @@ def measure_statistics(
     """
     spec, world = spec_of(subject.data, roots), World.current()
     name = data or subject.data.name
-    path = out or Path(f"statistics-{_name_of(subject)}-{_plain(name)}-{per_class}.safetensors")
+    path = out or Path(f"statistics-{subject.title}-{plain(name)}-{per_class}.safetensors")
     _check_target(path)
     shown = _shown_as(name, spec, roots)
     network, digest = load_subject(subject, spec, roots)
     if digest is None:
         raise UsageError(
-            f"run {_name_of(subject)} is not finished: its weights will change, and statistics belong to one set of "
+            f"run {subject.title} is not finished: its weights will change, and statistics belong to one set of "
             "weights; `raykd train` goes on with it"
         )
     teacher = MomentTeacher(Teacher(network, channels=spec.channels, size=spec.size).to(world.device))
@@ -55,7 +55,7 @@ def measure_statistics(
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "teacher": _name_of(subject),
+        "teacher": subject.title,
         **about,
         "classes": spec.num_classes,
         "counts": counts,
@@ -88,14 +88,3 @@ def _shown_as(name: str, spec: DataSpec, roots: Roots) -> DataSpec:
                 "name a set of the same classes"
             )
     return train_spec(name, spec, roots.data)
-
-
-def _name_of(subject: Subject) -> str:
-    if subject.run is not None:
-        return subject.run.resolve().name
-    return Path(str(subject.network.weights)).stem
-
-
-def _plain(name: str) -> str:
-    """Return a set's name, which may be a path, as a part of a file's name."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._")

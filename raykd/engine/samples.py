@@ -1,13 +1,17 @@
-"""A picture that a person can read: synthetic images in a grid, the teacher's label under each."""
+"""A picture that a person can read: synthetic images in a grid, the teacher's label under each; under them real ones.
+
+The last row are real images of another domain, where a method takes such: what patches can be compared with.
+"""
 
 import io
+from collections.abc import Mapping
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from raykd.data.spec import DataSpec
-from raykd.methods.base import Method
+from raykd.methods.base import Batch, Method
 from raykd.parallel import mix
 
 _COLUMNS, _ROWS = 10, 4
@@ -16,12 +20,14 @@ _BATCH = 256  # generators normalise over the batch, so a few images alone would
 _SEED = 0x5A3  # the same latents at every report, so that the pictures can be compared
 
 
-def sample_sheet(method: Method, teacher: nn.Module | None) -> bytes | None:
-    """Return the picture of a method's present images, or None for one that makes none."""
+def sample_sheet(method: Method, teacher: nn.Module | None, batches: Mapping[str, Batch]) -> bytes | None:
+    """Return the picture of a method's present images, or None for one that makes none; ``batches`` are its last."""
     images = method.sample(_BATCH, mix(method.setting.seed, _SEED))
     if images is None or teacher is None:
         return None
     images = images[: _COLUMNS * _ROWS]
+    if "patches" in batches:
+        images = torch.cat([images, batches["patches"].images[:_COLUMNS]])
     with torch.no_grad():
         teacher_logits = teacher(images)[0]
     return draw_samples(images, teacher_logits.float().cpu(), method.setting.spec)
@@ -32,7 +38,7 @@ def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec) -> byte
 
     Each image is stretched to its own range: a generator works in normalised space, and may leave [0, 1].
     """
-    rows = min(_ROWS, -(-len(images) // _COLUMNS))
+    rows = -(-len(images) // _COLUMNS)
     width, height = _COLUMNS * (_CELL + _GAP), rows * (_CELL + _CAPTION + _GAP)
     sheet = Image.new("RGB", (width + _GAP, height + _GAP), "white")
     pen = ImageDraw.Draw(sheet)

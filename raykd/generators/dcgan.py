@@ -3,11 +3,10 @@
 Shapes: B batch, Z latent, C channels, H = W = size.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raykd.errors import UsageError
-from raykd.generators.upsampling import thin_conv3x3, upsampled_conv3x3
+from raykd.generators.upsampling import activated, channels_last, thin_conv3x3, upsampled_conv3x3
 
 _BODY_EPS = 0.8
 """Of the two inner BatchNorms, as in the authors' code (meant as a momentum, passed as eps)."""
@@ -67,23 +66,12 @@ class Dcgan(nn.Module):
         Call it with at least two rows where possible: the statistics are those of the batch.
         """
         x = self.project(z).unflatten(1, (-1, self.first_size, self.first_size))
-        x = _channels_last(self.norm0(x))
+        x = channels_last(self.norm0(x))
         x = upsampled_conv3x3(x, self.conv1.weight)
-        x = _activated(self.norm1, x)
+        x = activated(self.norm1, x)
         x = upsampled_conv3x3(x, self.conv2.weight)
-        x = _activated(self.norm2, x)
+        x = activated(self.norm2, x)
         # The float32 bias brings the end of the network back from bfloat16 under autocast.
         x = thin_conv3x3(x, self.conv3.weight) + self.conv3.bias  # type: ignore[operator]
         images: Tensor = self.norm3(x.tanh().permute(0, 3, 1, 2))
         return images
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1).contiguous()
-
-
-def _activated(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalise channels-last ``x`` [B, H, W, C] and apply LeakyReLU."""
-    # In place it would be slower, compiled even twice as slow: its backward then reads its result.
-    y: Tensor = F.leaky_relu(norm(x.permute(0, 3, 1, 2)), 0.2).permute(0, 2, 3, 1)
-    return y

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def upsampled_conv3x3(images: Tensor, weight: Tensor) -> Tensor:
@@ -58,6 +58,18 @@ def thin_conv3x3(images: Tensor, weight: Tensor) -> Tensor:
         for column in range(3)
     ]
     return torch.stack(shifted).sum(dim=0)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Lay feature maps [B, C, H, W] out as [B, H, W, C]."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def activated(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalise channels-last ``x`` [B, H, W, C] and apply LeakyReLU(0.2)."""
+    # In place it would be slower, compiled even twice as slow: its backward then reads its result.
+    y: Tensor = F.leaky_relu(norm(x.permute(0, 3, 1, 2)), 0.2).permute(0, 2, 3, 1)
+    return y
 
 
 def _column_products(images: Tensor, taps: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from raykd.methods.kd import Kd, KdConfig
 from raykd.methods.label_smoothing import LabelSmoothing, LabelSmoothingConfig
 from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.methods.lsgdfd_single import LsgdfdSingle, LsgdfdSingleConfig
+from raykd.methods.mosaickd import MosaicKd, MosaicKdConfig
 from raykd.methods.noise import Noise, NoiseConfig
 from raykd.methods.supervised import Supervised, SupervisedConfig
 from raykd.methods.tfkd_reg import TfkdReg, TfkdRegConfig
@@ -29,6 +30,7 @@ METHODS: dict[str, Any] = {
     "lsgdfd": Lsgdfd,
     "lsgdfd_single": LsgdfdSingle,
     "bank_kd": BankKd,
+    "mosaickd": MosaicKd,
 }
 
 MethodConfig = Annotated[
@@ -42,7 +44,8 @@ MethodConfig = Annotated[
     | DaflConfig
     | LsgdfdConfig
     | LsgdfdSingleConfig
-    | BankKdConfig,
+    | BankKdConfig
+    | MosaicKdConfig,
     Field(discriminator="name"),
 ]
 

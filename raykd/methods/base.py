@@ -22,6 +22,8 @@ Metrics = dict[str, Tensor]
 class Batch(NamedTuple):
     """What a stream yields, on the device: normalised images, float (B, C, H, W), and labels, int64 (B,).
 
+    B is this worker's share of the global batch, times the method's ``batches_of`` that stream.
+
     ``teacher_logits``, float32 (B, K), are there where a fixed teacher's answers to a fixed set are known beforehand.
     """
 
@@ -81,6 +83,11 @@ class Method(ABC):
             )
         self.steps_done = 0
 
+    @classmethod
+    def batches_of(cls, config: Any, stream: str) -> int:
+        """Return how many batches of a stream one step takes, given as one, with the method's configuration."""
+        return 1
+
     @property
     def total_steps(self) -> int:
         """Return how many steps there are, those done included; all workers agree."""
@@ -90,6 +97,11 @@ class Method(ABC):
     def images_per_step(self) -> int:
         """Return how many images all workers together make or take in the step to come."""
         return self.setting.global_batch
+
+    @property
+    def total_images(self) -> int:
+        """Return how many images a whole run makes or takes: its budget."""
+        return self.setting.steps * self.setting.global_batch
 
     @property
     def milestone(self) -> bool:

@@ -115,8 +115,8 @@ def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeyp
     from raykd.cli.follow import News
 
     display = progress._Live(keep_bars=True)
-    row = {"step": 2, "images_per_second": 4.0, "loss/kd": 0.5, "accuracy/top1": 50.0}
-    display.show(News("a-run", 2, 12, 4, [row], False))
+    row = {"step": 2, "images_per_second": 4.0, "steps_per_second": 1.0, "loss/kd": 0.5, "accuracy/top1": 50.0}
+    display.show(News("a-run", 2, 12, [row], False))
     with display._bars.console.capture() as captured:
         display._bars.console.print(*display._bars.get_renderables(), display._figures)
     display.close()

@@ -18,10 +18,11 @@ OPTIONS = {
     "evaluate": {"--json"},
     "inspect": {"--json"},
     "statistics": {"--data", "--out", "--per-class", "--json"},
+    "ood": {"--data", "--images", "--out", "--json"},
     "synthesize": {"--images", "--out", "--json"},
     "list": {"--json"},
     "doctor": {"--json"},
-    "data": {"--out", "--source", "--download"},
+    "data": {"--out", "--source", "--download", "--size"},
 }
 ARGUMENTS = {
     "train": ["recipe", "overrides"],
@@ -30,6 +31,7 @@ ARGUMENTS = {
     "evaluate": ["run"],
     "inspect": ["teacher", "overrides"],
     "statistics": ["teacher", "overrides"],
+    "ood": ["teacher", "overrides"],
     "synthesize": ["run"],
     "list": ["kind"],
     "doctor": [],

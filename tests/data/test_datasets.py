@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 
 from raykd.data import parquet
 from raykd.data import pixels as pixels_module
-from raykd.data.datasets import DATASETS, OpenedData, data_spec, load_images
+from raykd.data.datasets import DATASETS, data_spec, load_images
+from raykd.data.ledger import OpenedData
 from raykd.errors import CorruptError, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from raykd.data import parquet
-from raykd.data.datasets import DATASETS, OpenedData, data_spec, load_images, train_spec
+from raykd.data.datasets import DATASETS, data_spec, load_images, train_spec
+from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
 from raykd.data.synthetic import PixelRange, SyntheticFolder, alone_in

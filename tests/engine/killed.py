@@ -18,12 +18,16 @@ from raykd.engine import checkpoint, report, run
 from raykd.engine.checkpoint import Checkpoint
 from raykd.engine.host import prepare_host
 from raykd.engine.run import Place
-from raykd.methods.dafl import Dafl
+from raykd.methods import Method
 from raykd.recipe import Recipe
 from tests.golden.shrunk import shrunk
 
 STEPS, EVERY = 12, 2
 PAIRS = [f"schedule.steps={STEPS}", f"schedule.report_every={EVERY}", "controls=[]"]
+RECIPES = {
+    "dafl_digits": PAIRS,
+    "mosaickd_mnist": [*PAIRS, "data.buffer=48"],  # reading its other images as it goes, three batches an epoch
+}
 
 
 def die(*_: Any, **__: Any) -> Any:
@@ -57,7 +61,9 @@ def half_a_line(step: int) -> Any:
 
 
 MOMENTS = {
-    "in a step": lambda: at(Dafl, "step", lambda self, _: self.steps_done == 3),
+    "in a step": lambda: at(
+        Method, "begin_step", lambda self: "teacher" in self.roles and self.steps_done == 3, after=True
+    ),
     "between the files of a checkpoint": lambda: at(
         checkpoint, "write_text", lambda path, _: "step_0000004" in str(path)
     ),
@@ -82,14 +88,14 @@ def attempt(place: Place, recipe: Recipe, moment: str) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def main(root: Path) -> None:
+def main(root: Path, name: str) -> None:
     """Die at every moment in turn; print how, and what was on the disk then."""
     prepare_host(1)
-    for name in ("sklearn.datasets", "torch.utils.tensorboard"):  # slow: once, not in every fork
+    for module in ("sklearn.datasets", "torch.utils.tensorboard"):  # slow: once, not in every fork
         with suppress(ImportError):
-            importlib.import_module(name)
+            importlib.import_module(module)
     with shrunk(STEPS, root) as (place, load):
-        recipe = load("dafl_digits", PAIRS)
+        recipe = load(name, RECIPES[name])
         for moment in MOMENTS:
             status = attempt(place, recipe, moment)
             saved = sorted(p.name for p in (root / "runs" / recipe.run_id / "checkpoints").glob("*"))
@@ -98,4 +104,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -183,7 +183,7 @@ def test_no_image_is_asked_about_in_a_small_batch(tmp_path: Path, count: int) ->
     teacher = Teacher(network("lenet5"), channels=1, size=32)
     known = cached(teacher, images, tmp_path / "cached", LARGE, batch=32)
     assert len(known) == count
-    stream = TrainStream(images, LARGE, World.alone(), 32, 0, (), known)
+    stream = TrainStream(images, LARGE, World.alone(), 32, 0, teacher_logits=known)
     for step in range(-(-count // 32)):
         batch = stream.batch(step)
         with torch.no_grad():

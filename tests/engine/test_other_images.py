@@ -59,7 +59,7 @@ def test_a_student_is_shown_them_as_the_teacher_wants_images(tmp_path: Path) -> 
     built = build(made(tmp_path), World.alone(), Runtime(), roots(tmp_path))
     batch, spec = built.streams["ood"].batch(0), built.spec
     assert (spec.name, spec.num_classes) == ("digits", 10)
-    shown = spec.normalise(load_images("ours", "train", spec, tmp_path, 5).pixels / 255)
+    shown = spec.normalise(load_images("ours", "train", spec, tmp_path, torch.arange(5)).pixels / 255)
     assert batch.images.shape == (32, 1, 32, 32)
     nearest = (batch.images[:, None] - shown).abs().amax((2, 3, 4)).min(1)
     assert nearest.values.max() < 1e-6
@@ -93,7 +93,7 @@ def test_of_one_image_many_are_made(tmp_path: Path) -> None:
         ("blind_kd_mnist", ["data.ood=null"], "'blind_kd' needs other images: give 'data.ood'"),
         ("kd_digits", ["data.ood=usps"], "'kd' takes no other images: leave out 'data.ood'"),
         ("noise_digits", ["data.ood=usps"], "'noise' takes no other images"),
-        ("kd_digits", ["data.ood_images=3"], "'ood_images' is a part of the set that 'ood' names"),
+        ("kd_digits", ["data.ood_images=3"], "'ood_images' chooses of the set that 'ood' names"),
         ("blind_kd_mnist", ["data.ood_images=0"], "ood_images"),
     ],
 )

@@ -24,7 +24,7 @@ from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.recipe import Recipe, load_recipe
-from tests.engine.killed import MOMENTS, PAIRS, STEPS
+from tests.engine.killed import MOMENTS, RECIPES, STEPS
 from tests.golden.shrunk import Load, shrunk
 from tests.methods.toy import assert_same
 
@@ -48,7 +48,7 @@ def one_thread() -> Iterator[None]:
 
 def rows(directory: Path) -> list[dict[str, Any]]:
     lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k != "images_per_second"} for x in lines]
+    return [{k: v for k, v in json.loads(x).items() if not k.endswith("_per_second")} for x in lines]
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
@@ -63,24 +63,30 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert results[0] == results[1]
 
 
+@pytest.fixture(scope="module", params=RECIPES)
+def name(request: pytest.FixtureRequest) -> str:
+    """The recipe that is disturbed."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that nothing disturbed."""
     with shrunk(STEPS, tmp_path_factory.mktemp("whole")) as (place, load):
-        recipe = load("dafl_digits", PAIRS)
+        recipe = load(name, RECIPES[name])
         run(recipe, place)
         return place.roots.store / recipe.run_id
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], str]:
+def killed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], str]:
     """The directory of the same run after being killed at every moment, what was said, and the log."""
     root = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, "-m", "tests.engine.killed", str(root)]
+    command = [sys.executable, "-m", "tests.engine.killed", str(root), name]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     with shrunk(STEPS, root) as (place, load):
-        recipe = load("dafl_digits", PAIRS)
+        recipe = load(name, RECIPES[name])
         run(recipe, place)
         directory = place.roots.store / recipe.run_id
     deaths = [json.loads(line) for line in done.stdout.splitlines()]
@@ -133,10 +139,10 @@ def stop(recipe: Recipe, place: Place, times: int) -> None:
         assert caught.value.exit_code == 130
 
 
-def test_a_stopped_and_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
+def test_a_stopped_and_moved_run_goes_on(tmp_path: Path, name: str, whole: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     with shrunk(STEPS, before) as (place, load):
-        recipe = load("dafl_digits", PAIRS)
+        recipe = load(name, RECIPES[name])
         assert recipe.teacher is not None
         run(load(str(recipe.teacher.recipe)), place)
         stop(recipe, place, times=3)
@@ -149,19 +155,19 @@ def test_a_stopped_and_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
     assert named == []
     before.rename(after)
     with shrunk(STEPS, after) as (place, load):
-        run(load("dafl_digits", PAIRS), place)
+        run(load(name, RECIPES[name]), place)
     assert_same_run(after / "runs" / whole.name, whole)
     assert rows(after / "runs" / whole.name) == rows(whole)
 
 
-def test_a_finished_run_is_only_read(whole: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_only_read(name: str, whole: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     shutil.copytree(whole.parent, store)
     (store / whole.name / "checkpoints").rename(store / "elsewhere")
     with shrunk(STEPS, tmp_path) as (place, load):
-        result = run(load("dafl_digits", PAIRS), place)
+        result = run(load(name, RECIPES[name]), place)
     assert result == read_status(whole)["result"]
-    assert result["selected"] == "blind"
+    assert result["selected"] == ("last" if "mosaic" in name else "blind")
 
 
 def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:

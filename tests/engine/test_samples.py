@@ -69,9 +69,9 @@ def test_flat_and_non_finite_images_do_not_stop_a_run() -> None:
 
 
 def test_a_method_without_images_has_no_sheet() -> None:
-    assert sample_sheet(made_method("kd"), made_teacher()) is None
+    assert sample_sheet(made_method("kd"), made_teacher(), {}) is None
     method = made_method("dafl")
-    first, again = sample_sheet(method, made_teacher()), sample_sheet(method, made_teacher())
+    first, again = sample_sheet(method, made_teacher(), {}), sample_sheet(method, made_teacher(), {})
     assert first is not None
     assert first == again
     assert opened(first).height == 4 * (CELL + CAPTION + GAP) + GAP

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from raykd.data import parquet
-from raykd.data.datasets import OpenedData, data_spec, load_images, train_spec
+from raykd.data.datasets import data_spec, load_images, train_spec
+from raykd.data.ledger import OpenedData
 from raykd.data.synthetic import SyntheticFolder
 from raykd.engine import synthesis
 from raykd.engine.bank import FOLDER, BankFiles, finish_bank, open_bank, write_products

@@ -144,7 +144,7 @@ def test_the_seed_decides_everything(name: str) -> None:
 def test_data_free_methods_work_without_a_batch(name: str) -> None:
     method = made_method(name)
     if method.streams:
-        with pytest.raises(KeyError, match=method.streams[0]):
+        with pytest.raises(KeyError, match="|".join(method.streams)):
             method.step({})
     else:
         assert method.step({})

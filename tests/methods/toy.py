@@ -36,6 +36,14 @@ METHOD_CONFIGS: dict[str, dict[str, Any]] = {
     "lsgdfd": {"statistics": "class", "generator": GENERATOR, "generator_optim": {**OPTIM, "lr": 3e-3}},
     "lsgdfd_single": {"conditional": True, "generator": GENERATOR, "generator_optim": OPTIM},
     "bank_kd": {},
+    "mosaickd": {
+        "latent_dim": 6,
+        "generator_width": 8,
+        "discriminator_width": 4,
+        "student_steps": 2,
+        "generator_optim": OPTIM,
+        "discriminator_optim": OPTIM,
+    },
 }
 """What each method of the table needs besides its defaults."""
 
@@ -136,8 +144,13 @@ def made_method(name: str, setting: Setting | None = None, **fields: Any) -> Met
 
 
 def made_batches(method: Method, step: int) -> dict[str, Batch]:
-    stream = TrainStream(made_images(), SPEC, method.world, BATCH, 0, ("crop", "flip"))
-    return {role: Batch(*stream.batch(step)) for role in method.streams}
+    config = getattr(method, "_config", None)
+    return {
+        role: TrainStream(
+            made_images(), SPEC, method.world, BATCH, 0, ("crop", "flip"), per_step=method.batches_of(config, role)
+        ).batch(step)
+        for role in method.streams
+    }
 
 
 def advance(method: Method, steps: int) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Workers that must be joined: moments over the images of all of them."""
+"""Workers that must be joined: moments over the images of all of them, and the players of MosaicKD's game."""
 
 import os
 import socket
@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from raykd.parallel import World
-from tests.methods import two_inverters
+from tests.methods import two_workers
 from tests.methods.patterns import CLASSES, double_precision
+from tests.methods.toy import made_method, made_setting
 
 Saved = dict[str, Any]
 
@@ -27,7 +28,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.methods.two_inverters", str(folder)],
+            [sys.executable, "-m", "tests.methods.two_workers", str(folder)],
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=Path(__file__).parents[2],
         )
@@ -45,7 +46,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
 def test_global_statistics_on_two_workers_train_the_members_of_one(workers: list[Saved], moments: str) -> None:
     assert [worker["place"] for worker in workers] == [(0, 2, 4), (1, 2, 4)]
     with double_precision():
-        alone = two_inverters.whole_bank(World.alone(), moments)
+        alone = two_workers.whole_bank(World.alone(), moments)
     first, second = (worker[moments] for worker in workers)
     assert len(first["members"]) == len(second["members"]) == CLASSES // 2
     together = {**first["members"], **second["members"]}
@@ -68,7 +69,7 @@ def test_the_replicas_of_a_single_generator_stay_equal(workers: list[Saved], sta
 
 
 def test_the_moments_of_a_row_are_those_of_all_workers_images(workers: list[Saved]) -> None:
-    layers = [layer.clone().requires_grad_() for layer in two_inverters.seen()]
+    layers = [layer.clone().requires_grad_() for layer in two_workers.seen()]
     wanted = [(x.transpose(1, 2).flatten(2).mean(2), x.transpose(1, 2).flatten(2).var(2, correction=0)) for x in layers]
     loss = sum(((mean - 0.3).norm() + (var - 2.0).norm() for mean, var in wanted), torch.zeros(()))
     gradients = torch.autograd.grad(loss, layers)
@@ -83,3 +84,15 @@ def test_the_moments_of_a_row_are_those_of_all_workers_images(workers: list[Save
 
 def test_all_workers_take_what_fits_the_poorest(workers: list[Saved]) -> None:
     assert [worker["capacity"] for worker in workers] == [2, 2]  # one member each
+
+
+def test_two_workers_play_the_game_of_one(workers: list[Saved]) -> None:
+    with double_precision():
+        alone = two_workers.game(World.alone())
+        start = made_method("mosaickd", made_setting(dropout=0.0)).trained
+    for role, state in alone.items():
+        moved = sum(float((state[key] - start[role].state_dict()[key]).abs().sum()) for key in state)
+        assert moved > 1e-3, f"the {role} learned nothing"
+        for key, tensor in state.items():
+            for worker in workers:
+                torch.testing.assert_close(worker["game"][role][key], tensor, rtol=1e-7, atol=1e-9, msg=f"{role} {key}")

@@ -1,6 +1,6 @@
-"""One of several gloo workers, as torchrun would start it: inverts a teacher and saves what it got.
+"""One of several gloo workers, as torchrun would start it: inverts a teacher, plays a game, and saves what it got.
 
-RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.methods.two_inverters FOLDER
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.methods.two_workers FOLDER
 """
 
 import sys
@@ -9,12 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from raykd.config import Sgd
 from raykd.methods.inversion import by_row
-from raykd.parallel import World
+from raykd.parallel import Updater, World
 from tests.methods.patterns import ADAM, CLASSES, EACH, double_precision, lsgdfd, pattern_setting
-from tests.methods.toy import made_method
+from tests.methods.toy import made_batches, made_method, made_setting
 
 STEPS, ROWS = 4, 6
 
@@ -63,6 +64,25 @@ def smallest_capacity(world: World) -> int:
         return lsgdfd(pattern_setting(world=world)).images_per_step // EACH
 
 
+def game(world: World) -> dict[str, Any]:
+    """All players of MosaicKD after some steps, without the BatchNorms, which see a worker's own images."""
+    method = made_method("mosaickd", made_setting(world=world, dropout=0.0))
+    for player in method.trained.values():
+        for name, module in list(player.named_modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                parent, _, last = name.rpartition(".")
+                setattr(player.get_submodule(parent), last, nn.Identity())
+        player.double()
+    method.updaters = {
+        role: Updater(player.parameters(), Sgd(name="sgd", lr=0.01), world, STEPS)
+        for role, player in method.trained.items()
+    }
+    for step in range(STEPS):
+        batches = made_batches(method, step)
+        method.step({role: batch._replace(images=batch.images.double()) for role, batch in batches.items()})
+    return {role: player.state_dict() for role, player in method.trained.items()}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = World.current()
@@ -75,6 +95,7 @@ def main(folder: Path) -> None:
             "class": replica(world, "class"),
             "rows": rows_of_all(world),
             "capacity": smallest_capacity(world),
+            "game": game(world),
         }
     torch.save(result, folder / f"{world.rank}.pt")
 

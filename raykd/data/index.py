@@ -1,0 +1,99 @@
+"""Which rows of a set are shown, in a file of its own: made once by `raykd ood`, named by recipes.
+
+Parquet, one row per chosen image, the first the best: ``row`` in the split (int64), ``entropy`` in nats (float32) and
+``predicted`` class (int64). Its metadata tells of which set and by which teacher.
+
+Shapes: N images chosen.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from raykd.data.datasets import count_images
+from raykd.errors import CorruptError, SetupError, UsageError
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "raykd.ood-index"
+
+
+def write_index(path: Path, rows: Tensor, entropy: Tensor, predicted: Tensor, about: Mapping[str, Any]) -> None:
+    """Write an index to ``path``, where it appears only when it is whole.
+
+    Args:
+        path: a missing folder is made.
+        rows: int64 (N,), the best first.
+        entropy: float32 (N,), in nats.
+        predicted: int64 (N,), the teacher's classes.
+        about: ``data``, ``of`` (images of its train split), ``teacher``, ``teacher_sha256`` and what else a reader may
+            want to know, as plain data.
+
+    Raises:
+        SetupError: if the disk does not take it.
+    """
+    columns = {"row": rows, "entropy": entropy, "predicted": predicted}
+    told = json.dumps({**about, "sha256": _sum(rows)})
+    table = pa.table({key: value.numpy() for key, value in columns.items()}, metadata={_FORMAT: told})
+    staging = path.with_name(f".{path.name}.{time.time_ns()}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, staging, compression="zstd")
+        staging.replace(path)
+    except OSError as error:
+        raise SetupError(f"could not write {path} ({error}); free some space or give another place") from None
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def best_rows(name: str, data: str, images: int | None, data_root: Path | None, teacher_sha256: str | None) -> Tensor:
+    """Return the rows of the split that an index chose, or the best ``images`` of them, ascending.
+
+    Raises:
+        UsageError: if the file is not there, ranks another set, or holds fewer images.
+        CorruptError: if it is damaged.
+    """
+    path = _find(name, data, data_root)
+    try:
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[_FORMAT.encode()])
+        rows = torch.from_numpy(table.column("row").to_numpy().copy())
+        if about["sha256"] != _sum(rows):
+            raise ValueError("its rows are not those that were written")
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise CorruptError(f"{path} is no index of `raykd ood`, or is damaged ({error}); make it again") from None
+    count = count_images(data, "train", data_root)
+    if (about["data"], about["of"]) != (data, count):
+        raise UsageError(
+            f"{path} ranks {about['of']:,} images of {about['data']!r}; data.ood is {data!r} with {count:,}: "
+            f"make another by `raykd ood TEACHER --data {data}`"
+        )
+    if images is not None and images > len(rows):
+        raise UsageError(f"data.ood_images {images}: {path} holds {len(rows):,}; make it again with --images {images}")
+    if teacher_sha256 is not None and about["teacher_sha256"] != teacher_sha256:
+        logger.warning("%s was ranked by another teacher (%s) than this run's", path, about["teacher"])
+    return rows[:images].sort().values
+
+
+def _find(name: str, data: str, data_root: Path | None) -> Path:
+    places = [Path(name)] + ([data_root / name] if data_root else [])
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        looked = " and ".join(str(place) for place in places)
+        raise UsageError(
+            f"no index file {name!r} (looked at {looked}); make it: raykd ood TEACHER --data {data} --out {name}"
+        )
+    return found
+
+
+def _sum(rows: Tensor) -> str:
+    return hashlib.sha256(rows.contiguous().numpy().data).hexdigest()

@@ -1,0 +1,167 @@
+"""Shuffled images from Parquet files of any size, in bounded memory.
+
+What is read at once is a *window*: row groups drawn at random from all files, ``buffer`` images together, which are
+then shuffled among themselves. The order of an epoch is a pure function of (seed, epoch), so nothing needs saving and a
+resumed run goes on in the middle of an epoch, having read one window. It does not depend on the number of workers
+either: each decodes and holds the rows of a window that its shares of the global batches will take, and no others.
+
+Shapes: N images, C channels, S side of the network input.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raykd.data import parquet
+from raykd.data.pixels import fit
+from raykd.data.spec import DataSpec
+from raykd.errors import UsageError
+from raykd.parallel import mix
+
+_GROUPS, _ROWS = 0, 1  # kinds of draws from one seed
+
+
+class _Chunk(NamedTuple):
+    """Rows, int64 and ascending, of one row group of a file."""
+
+    file: Path
+    group: int
+    rows: Tensor
+
+
+class _Layout(NamedTuple):
+    """The windows of an epoch, and the places in it at which they begin."""
+
+    windows: list[list[_Chunk]]
+    starts: list[int]
+
+
+class _Window(NamedTuple):
+    """This worker's images of a window: their places in the epoch, pixels and labels."""
+
+    positions: Tensor
+    pixels: Tensor
+    labels: Tensor
+
+
+class StreamedImages:
+    """The images of a split, a window at a time; at most two windows, this one and the next, are held."""
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[Path],
+        spec: DataSpec,
+        *,
+        buffer: int,
+        rows: Tensor | None = None,
+        seed: int,
+        global_batch: int,
+        share: slice,
+    ) -> None:
+        """Read how many images the files hold, and no image.
+
+        Args:
+            name: of the set, for messages.
+            files: of the split, in order.
+            spec: how a network wants the images.
+            buffer: images of a window, of all workers together; it decides what is shuffled with what.
+            rows: only these of the split, ascending; None for all.
+            seed: of the order.
+            global_batch: images of a batch, of all workers together.
+            share: what of every global batch this worker takes.
+
+        Raises:
+            UsageError: if the buffer is smaller than a row group, which is what can be read at once.
+            CorruptError: if a file is damaged.
+        """
+        self._spec, self._buffer, self._seed = spec, buffer, seed
+        self._global_batch, self._share = global_batch, share
+        self._chunks: list[_Chunk] = []
+        first = largest = 0
+        for file in files:
+            for group, size in enumerate(parquet.row_groups(file)):
+                inside = torch.arange(size)
+                if rows is not None:
+                    inside = rows[(rows >= first) & (rows < first + size)] - first
+                if len(inside):
+                    self._chunks.append(_Chunk(file, group, inside))
+                first, largest = first + size, max(largest, size)
+        self.count = sum(len(chunk.rows) for chunk in self._chunks)
+        if buffer < largest:
+            raise UsageError(
+                f"data.buffer {buffer} is less than what {name!r} has in one row group, {largest} images; "
+                f"raise it to {largest} or more"
+            )
+        self._loader = ThreadPoolExecutor(1, "raykd-windows")
+        self._windows: dict[tuple[int, int], Future[_Window]] = {}
+        self._layouts: dict[int, _Layout] = {}
+
+    def take(self, epoch: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return pixels uint8 (N, C, S, S) and labels int64 (N,) at places [first, stop) of the epoch's order.
+
+        All of them must be of this worker's share.
+        """
+        starts = self._layout(epoch).starts
+        pieces = []
+        for window in range(bisect_right(starts, first) - 1, bisect_left(starts, stop)):
+            found = self._window(epoch, window)
+            start, end = (int(torch.searchsorted(found.positions, place)) for place in (first, stop))
+            pieces.append((found.pixels[start:end], found.labels[start:end]))
+        pixels, labels = zip(*pieces, strict=True)
+        return torch.cat(pixels), torch.cat(labels)
+
+    def _window(self, epoch: int, window: int) -> _Window:
+        """Return a window, and begin to load the one that follows it."""
+        last = window + 1 == len(self._layout(epoch).windows)
+        wanted = ((epoch, window), (epoch + 1, 0) if last else (epoch, window + 1))
+        self._windows = {key: future for key, future in self._windows.items() if key in wanted}
+        for key in wanted:
+            if key not in self._windows:
+                self._windows[key] = self._loader.submit(self._load, *key, self._layout(key[0]))
+        return self._windows[epoch, window].result()
+
+    def _layout(self, epoch: int) -> _Layout:
+        if epoch not in self._layouts:
+            generator = torch.Generator().manual_seed(mix(self._seed, _GROUPS, epoch))
+            windows: list[list[_Chunk]] = []
+            room = 0
+            for index in torch.randperm(len(self._chunks), generator=generator).tolist():
+                chunk = self._chunks[index]
+                if len(chunk.rows) > room:
+                    windows.append([])
+                    room = self._buffer
+                windows[-1].append(chunk)
+                room -= len(chunk.rows)
+            sizes = (sum(len(chunk.rows) for chunk in window) for window in windows)
+            starts = list(accumulate(sizes, initial=0))[:-1]
+            self._layouts = {e: layout for e, layout in self._layouts.items() if e == epoch - 1}
+            self._layouts[epoch] = _Layout(windows, starts)
+        return self._layouts[epoch]
+
+    def _load(self, epoch: int, window: int, layout: _Layout) -> _Window:
+        """Read and decode what this worker will take of a window, in the order in which it will."""
+        chunks, start = layout.windows[window], layout.starts[window]
+        sizes = [len(chunk.rows) for chunk in chunks]
+        generator = torch.Generator().manual_seed(mix(self._seed, _ROWS, epoch, window))
+        order = torch.randperm(sum(sizes), generator=generator)
+        places = start + torch.arange(len(order))
+        of_batch = (epoch * self.count + places) % self._global_batch
+        mine = (of_batch >= self._share.start) & (of_batch < self._share.stop)
+        positions, order = places[mine], order[mine]
+        pixels = torch.empty(len(order), self._spec.channels, self._spec.size, self._spec.size, dtype=torch.uint8)
+        labels = torch.empty(len(order), dtype=torch.int64)
+        for chunk, offset in zip(chunks, accumulate(sizes, initial=0), strict=False):
+            here = ((order >= offset) & (order < offset + len(chunk.rows))).nonzero().flatten()
+            rows = chunk.rows[order[here] - offset]
+            some = parquet.read_rows(chunk.file, chunk.group, rows, lambda images: fit(images, self._spec))
+            for part_pixels, part_labels in some:
+                to, here = here[: len(part_labels)], here[len(part_labels) :]
+                pixels[to], labels[to] = part_pixels, part_labels
+        return _Window(positions, pixels, labels)

@@ -1,0 +1,116 @@
+"""What a run's streams show: the set to train on, or other images, chosen as the recipe says."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raykd.config import Runtime
+from raykd.data.datasets import Images, count_images, train_spec
+from raykd.data.index import best_rows
+from raykd.data.ledger import OpenedData, Role
+from raykd.data.spec import DataSpec
+from raykd.data.streamed import StreamedImages
+from raykd.data.streams import TrainStream
+from raykd.engine.logits import Asked, teacher_classes, teacher_logits
+from raykd.methods import METHODS
+from raykd.models.teacher import Teacher
+from raykd.parallel import World
+from raykd.recipe import Recipe
+
+PLAIN = "patches"
+"""The stream of other images as they are, which the recipe's augmentations leave alone."""
+
+
+class Feeding(NamedTuple):
+    """For whom streams are opened, and from where."""
+
+    recipe: Recipe
+    spec: DataSpec
+    world: World
+    runtime: Runtime
+    data_root: Path | None
+    store: Path
+    opened: OpenedData
+    teacher: Teacher | None
+    teacher_sha256: str | None
+
+
+def open_streams(of: Feeding) -> dict[str, TrainStream]:
+    """Open every stream that the recipe's method declares, and nothing else.
+
+    Raises:
+        UsageError: if a set is not there, does not fit or is empty.
+        CorruptError: if one is damaged.
+    """
+    streams: dict[str, TrainStream] = {}
+    for role in METHODS[of.recipe.method.name].streams:
+        streams[role] = _open_stream(role, of, streams)
+    return streams
+
+
+def sources(recipe: Recipe) -> dict[str, str]:
+    """Return the data set behind every stream of the recipe's method."""
+    data = recipe.data
+    shown = {"train": data.train or data.name, "ood": data.ood, PLAIN: data.ood}
+    return {role: str(shown[role]) for role in METHODS[recipe.method.name].streams}
+
+
+def _open_stream(role: str, of: Feeding, others: Mapping[str, TrainStream]) -> TrainStream:
+    recipe, world = of.recipe, of.world
+    data, batch = recipe.data, recipe.schedule.global_batch
+    method = METHODS[recipe.method.name]
+    source, labelled = sources(recipe)[role], role == "train"
+    shown = train_spec(source, of.spec, of.data_root, labelled=labelled)
+    augment = () if role == PLAIN else data.augment
+    per_step = method.batches_of(recipe.method, role)
+    images = _images(role, source, shown, of, others)
+    logits = weights = None
+    if isinstance(images, Images) and len(images.labels) and of.teacher is not None:
+        assert of.teacher_sha256 is not None, "a teacher's weights have a sum"
+        asked = Asked(of.teacher, of.teacher_sha256, images, shown, f"{source}/train")
+        if method.asks_teacher_of_stream and of.runtime.teacher_logits == "cached" and not augment:
+            logits = teacher_logits(asked, world.share(batch), world, of.store)
+        if data.ood_balanced and not labelled:
+            classes = teacher_classes(asked, world, of.store)
+            weights = 1 / classes.bincount()[classes]
+    if isinstance(images, Images) and not labelled and 0 < len(images.labels) < batch:
+        # An order drawn anew for every image or two would take longer than the step.
+        times = math.ceil(batch / len(images.labels))
+        images = Images(images.pixels.repeat(times, 1, 1, 1), images.labels.repeat(times))
+        logits = None if logits is None else logits.repeat(times, 1)
+        weights = None if weights is None else weights.repeat(times)
+    return TrainStream(
+        images, shown, world, batch, recipe.seed, augment, teacher_logits=logits, weights=weights, per_step=per_step
+    )
+
+
+def _images(
+    role: str, source: str, shown: DataSpec, of: Feeding, others: Mapping[str, TrainStream]
+) -> Images | StreamedImages:
+    """Load what a stream shows, or open it to be read as it is needed; two streams of one set hold it once."""
+    recipe, world = of.recipe, of.world
+    data = recipe.data
+    asked_as: Role = "train" if role == "train" else "ood"
+    rows = None if asked_as == "train" else _chosen(source, of)
+    if data.buffer is not None:
+        batch = recipe.schedule.global_batch
+        share = {"seed": recipe.seed, "global_batch": batch, "share": world.slice(batch)}
+        return of.opened.stream(asked_as, source, "train", shown, buffer=data.buffer, rows=rows, **share)
+    same = others.get("ood") if role == PLAIN else None
+    if same is not None:
+        return same.images
+    return of.opened.open(asked_as, source, "train", shown, rows)
+
+
+def _chosen(source: str, of: Feeding) -> Tensor | None:
+    """Return which rows of the other images are shown, ascending, or None for all."""
+    data = of.recipe.data
+    if data.ood_index is not None:
+        return best_rows(data.ood_index, source, data.ood_images, of.data_root, of.teacher_sha256)
+    if data.ood_images is None:
+        return None
+    return torch.arange(min(data.ood_images, count_images(source, "train", of.data_root)))

@@ -1,0 +1,181 @@
+"""MosaicKD: mosaicking to distill (Fang et al., NeurIPS 2021, arXiv 2110.15094).
+
+One step, x_ood and x' from unrelated real images, z ~ N(0, I), n images of each, all networks given normalised images:
+
+    x = G(z)
+    D <- w (L(d(x), synthetic) + L(d(x_ood), real)) / 2
+    G <- w L(d(x), real) + a mean_i H(p_i) + b sum_c pbar_c ln pbar_c - v KL(T(x) || S(x))
+    k times, with fresh z and x':   S <- T^2 KL(T([G(z), x']) / T || S([G(z), x']) / T)
+
+Symbols: d(x) are D's logits, one per patch, L their binary cross-entropy, *summed* over an image's patches and averaged
+over images; p_i = softmax of the teacher's logits, pbar their mean; w = local_weight, a = align_weight,
+b = balance_weight, v = adversarial_weight, k = student_steps, T = temperature. The gradient of the last term flows
+through teacher and student into x. The rates of G and D follow their schedules by steps, that of S by its own updates.
+
+Units: nats. The authors' balance is in bits, so their 10 is 10 / ln 2 = 14.427 here, the default. For whole images
+(``patch: image``) there is one patch where there were 64: a local_weight of 64 compares.
+
+Where we differ from the authors' code: G's step leaves the student's running statistics alone (``student_statistics:
+published`` lets G's images in, as theirs does); D and G learn from the same synthetic images; the last, smaller batch
+of an epoch does not exist; S sees other images normalised as the teacher was trained (theirs: as those images' own
+set). With several workers pbar is that of the global batch, gradients included, while batch normalisation, the
+discriminator's too, sees a worker's share.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from raykd import losses
+from raykd.config import Optimizer, Section
+from raykd.generators import MosaicGenerator
+from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.models.patch_discriminator import Patch, PatchDiscriminator
+from raykd.parallel import Updater
+
+
+class MosaicKdConfig(Section):
+    """Weights are in nats; see the module's text for the authors' units."""
+
+    name: Literal["mosaickd"]
+    latent_dim: int = Field(default=100, gt=0)
+    generator_width: int = Field(default=256, gt=3, description="channels of the first maps")
+    discriminator_width: int = Field(default=128, gt=0, description="channels of the first maps")
+    patch: Patch = Field(default=10, description="the discriminator's receptive field in pixels, or image")
+    local_weight: float = Field(default=1.0, ge=0, description="of patches looking real")
+    align_weight: float = Field(default=1.0, ge=0, description="of the teacher's certainty")
+    adversarial_weight: float = Field(default=1.0, ge=0, description="of the student's disagreement")
+    balance_weight: float = Field(default=14.427, ge=0, description="of classes being equally frequent")
+    align: Literal["entropy", "cross_entropy"] = Field(default="entropy", description="of H(p), or to the argmax")
+    student_steps: int = Field(default=5, gt=0, description="student updates in one step")
+    student_statistics: Literal["clean", "published"] = "clean"
+    temperature: float = Field(default=1.0, gt=0)
+    generator_optim: Optimizer
+    discriminator_optim: Optimizer
+
+
+class MosaicKd(Method):
+    """Discriminator, generator and student play; the teacher judges."""
+
+    streams = ("ood", "patches")
+
+    def __init__(self, config: MosaicKdConfig, setting: Setting) -> None:
+        """Build generator, discriminator and their updaters; compile all four networks."""
+        super().__init__(setting)
+        self._config = config
+        spec, device = setting.spec, self.world.device
+        self.generator = MosaicGenerator(config.latent_dim, spec.size, spec.mean, spec.std, config.generator_width).to(
+            device
+        )
+        self.trained["generator"] = self.generator
+        discriminator = PatchDiscriminator(spec.channels, spec.size, config.discriminator_width, config.patch)
+        self.trained["discriminator"] = discriminator.to(memory_format=torch.channels_last).to(device)
+        assert setting.student_optim is not None, "validated by the recipe"
+        budget = setting.steps * config.student_steps
+        self.updaters["student"] = Updater(self.student.parameters(), setting.student_optim, self.world, budget)
+        for role, optim in (("generator", config.generator_optim), ("discriminator", config.discriminator_optim)):
+            self.updaters[role] = Updater(self.trained[role].parameters(), optim, self.world, setting.steps)
+        self._generate, self._student = setting.compiler(self.generator), setting.compiler(self.student)
+        self._teacher = setting.compiler(setting.networks["teacher"])
+        self._discriminate = setting.compiler(discriminator)
+
+    @classmethod
+    def batches_of(cls, config: Any, stream: str) -> int:
+        """Return one for the discriminator, and one for each update of the student."""
+        return int(config.student_steps) if stream == "ood" else 1
+
+    @property
+    def images_per_step(self) -> int:
+        """Return how many images, synthetic and other, the student learns from."""
+        return 2 * self.setting.global_batch * self._config.student_steps
+
+    @property
+    def total_images(self) -> int:
+        """Return the same of a whole run."""
+        return self.setting.steps * self.images_per_step
+
+    def step(self, batches: Mapping[str, Batch]) -> Metrics:
+        """Update the discriminator, the generator, then the student several times."""
+        index = self.begin_step()
+        draws = 1 + self._config.student_steps
+        images = self._images(index * draws)
+        metrics = self._update_discriminator(images.detach(), batches["patches"].images)
+        metrics |= self._update_generator(images)
+        del images
+        for draw, other in enumerate(batches["ood"].images.chunk(self._config.student_steps), start=1):
+            with torch.no_grad():
+                images = self._images(index * draws + draw)
+            kd = self._update_student(torch.cat([images, other]))
+        return {**metrics, "loss/kd": kd}
+
+    def sample(self, num_images: int, seed: int) -> Tensor:
+        """Return images of held-out latents, normalised over the batch as in training."""
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(num_images, self._config.latent_dim, generator=generator)
+        with torch.no_grad():
+            images: Tensor = self.generator(z.to(self.world.device))
+        return images
+
+    def _images(self, draw: int) -> Tensor:
+        setting = self.setting
+        z = self.world.randn(setting.global_batch, self._config.latent_dim, seed=setting.seed, step=draw)
+        with self.world.autocast():
+            images: Tensor = self._generate(z)
+        return images
+
+    def _update_discriminator(self, synthetic: Tensor, real: Tensor) -> Metrics:
+        if not self._config.local_weight:
+            return {}
+        with self.world.autocast():
+            of_synthetic, of_real = self._discriminate(synthetic), self._discriminate(real)
+        loss = 0.5 * (losses.patch_fake(of_synthetic.float()) + losses.patch_real(of_real.float()))
+        self.updaters["discriminator"].minimise(self._config.local_weight * loss)
+        return {"loss/discriminator": loss}
+
+    def _update_generator(self, images: Tensor) -> Metrics:
+        config = self._config
+        with self.world.autocast():
+            teacher_logits = self._teacher(images)[0].float()
+        align = (losses.shannon if config.align == "entropy" else losses.onehot)(teacher_logits)
+        balance = losses.information_entropy(teacher_logits, self.world.mean)
+        loss = config.align_weight * align + config.balance_weight * balance
+        metrics = {"loss/align": align, "loss/balance": balance}
+        if config.adversarial_weight:
+            with self.world.autocast(), self._statistics_kept():
+                student_logits = self._student(images).float()
+            metrics["loss/adversarial"] = losses.disagreement(student_logits, teacher_logits)
+            loss = loss + config.adversarial_weight * metrics["loss/adversarial"]
+        if config.local_weight:
+            with self.world.autocast():
+                patches = self._discriminate(images).float()
+            metrics["loss/local"] = losses.patch_real(patches)
+            loss = loss + config.local_weight * metrics["loss/local"]
+        self.updaters["generator"].minimise(loss)
+        return metrics
+
+    def _update_student(self, images: Tensor) -> Tensor:
+        with self.world.autocast():
+            with torch.no_grad():
+                teacher_logits = self._teacher(images)[0].float()
+            student_logits = self._student(images).float()
+        kd = losses.kd_divergence(student_logits, teacher_logits, self._config.temperature)
+        self.updaters["student"].minimise(kd)
+        return kd
+
+    @contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        """Let the student normalise by the batch, as in training, without remembering it."""
+        norms = [m for m in self.student.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        kept = norms if self._config.student_statistics == "clean" else []
+        for norm in kept:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in kept:
+                norm.track_running_stats = True
