@@ -23,6 +23,10 @@ class UsageError(RaykdError, ValueError):
     exit_code = 2
 
 
+class MissingData(UsageError):
+    """Images, or a choice of them, that are not where they are looked for; other runs may have theirs."""
+
+
 class SetupError(RaykdError):
     """The environment lacks something (Ray, a package, a device): exit code 3."""
 

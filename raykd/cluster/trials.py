@@ -13,7 +13,7 @@ from raykd.cluster.environment import prepare_environment
 from raykd.cluster.train import fitting_workers, needs_ray
 from raykd.engine.build import Roots, check
 from raykd.engine.report import read_status
-from raykd.errors import RaykdError
+from raykd.errors import MissingData, RaykdError
 from raykd.parallel import World
 from raykd.recipe import Recipe, bank_run, entailed_runs, teacher_run
 
@@ -50,7 +50,8 @@ def run_trials(
 ) -> dict[str, Ended]:
     """Run recipes, and the teachers and banks they build on, as parallel trials; their controls are left out.
 
-    ``ended`` is called as each trial ends, at once for runs that the store holds finished. A trial that fails is
+    ``ended`` is called as each trial ends, at once for runs that the store holds finished and for those whose data is
+    not there, unless that is so of all. A trial that fails is
     recorded and stops only those that build on it; one whose process dies is started again from its checkpoint, up to
     ``cluster.max_failures`` times. A trial of one worker is a process, one of several a Ray Train run; as many go at a
     time as the cluster has room for.
@@ -61,23 +62,34 @@ def run_trials(
     Raises:
         TrialsStopped: once ``should_stop`` said so and the trials at work have saved.
         UsageError: for a slip in any recipe, before anything starts.
+        MissingData: if no run has its data.
         SetupError: without Ray, an answering address or room for one trial.
     """
     roots = Roots(data_root.absolute() if data_root else None, store.absolute())
     runs = _in_order([recipe.model_copy(update={"controls": ()}) for recipe in recipes])
+    missing: dict[str, MissingData] = {}
     for recipe in runs:
         fitting_workers(recipe, cluster)
         if cluster.address == "local":  # elsewhere the data need not be where this process is
-            check(recipe, World.alone(), roots)
+            try:
+                check(recipe, World.alone(), roots)
+            except MissingData as error:
+                missing[recipe.run_id] = error
     outcomes: dict[str, Ended] = {}
     waiting = []
     for recipe in runs:
         status = read_status(roots.store / recipe.run_id)
         if status.get("state") == "finished":
             outcomes[recipe.run_id] = Ended(status["result"])
-            ended(recipe, outcomes[recipe.run_id])
+        elif recipe.run_id in missing:
+            outcomes[recipe.run_id] = Ended(None, str(missing[recipe.run_id]))
         else:
             waiting.append(recipe)
+    if missing and not waiting and all(one.result is None for one in outcomes.values()):
+        raise next(iter(missing.values()))
+    for recipe in runs:
+        if recipe.run_id in outcomes:
+            ended(recipe, outcomes[recipe.run_id])
     if not waiting:
         return outcomes
     prepare_environment(cluster)

@@ -12,7 +12,7 @@ from torch import Tensor
 from raykd.data import parquet
 from raykd.data.pixels import fit, require_memory
 from raykd.data.spec import DataSpec
-from raykd.errors import CorruptError, SetupError, UsageError, unknown
+from raykd.errors import CorruptError, MissingData, SetupError, UsageError, unknown
 
 
 class Images(NamedTuple):
@@ -44,6 +44,7 @@ _SPECS = (
     DataSpec("tiny-imagenet-50", 50, 3, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
     DataSpec("svhn", 10, 3, 32, _HALF, _HALF, _DIGITS),  # as Fang et al. 2021
     DataSpec("celeba", 2, 3, 224, _HALF, _HALF),
+    DataSpec("places365", 365, 3, 224, _HALF, _HALF),
     DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
 )
 DATASETS: dict[str, DataSpec] = {spec.name: spec for spec in _SPECS}
@@ -164,14 +165,14 @@ def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
     """Return the files of a split, none for an embedded set; reads nothing.
 
     Raises:
-        UsageError: if they are not there, saying how to make them.
+        MissingData: if they are not there, saying how to make them.
     """
     if name in _EMBEDDED:
         return []
     if name not in DATASETS:
         return _files(_find_folder(name, data_root), name, split)
     if data_root is None:
-        raise UsageError(
+        raise MissingData(
             f"data set {name!r} is a folder of {split}-*.parquet files under the data root, "
             f"and none is set; {_how_to_make(name)}"
         )
@@ -229,7 +230,7 @@ def _is_path(name: str) -> bool:
 def _find_folder(name: str, data_root: Path | None) -> Path:
     if _is_path(name):
         if not parquet.find_splits(Path(name)):
-            raise UsageError(
+            raise MissingData(
                 f"data set {name!r} is named by a path, and there is no folder with train-*.parquet files; "
                 "give the folder that `raykd data` or `raykd synthesize` wrote, or the set's name under RAYKD_DATA"
             )
@@ -238,6 +239,8 @@ def _find_folder(name: str, data_root: Path | None) -> Path:
     if data_root is not None and data_root.is_dir():
         folders = [path.name for path in data_root.iterdir() if path.is_dir() and parquet.find_splits(path)]
     if data_root is None or name not in folders:
+        if _resized_from(name) is not None:
+            raise MissingData(f"data set {name!r} is not under the data root; {_how_to_make(name)}")
         raise unknown("data set", name, {*DATASETS, *folders})
     return data_root / name
 
@@ -246,7 +249,7 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
     files = parquet.find_files(folder, split)
     if not files:
         there = parquet.find_splits(folder)
-        raise UsageError(
+        raise MissingData(
             f"data set {name!r}: no file matches {folder}/{split}-*.parquet"
             + (f" (splits there: {', '.join(there)}); " if there else "; ")
             + _how_to_make(name)
@@ -255,7 +258,15 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
 
 
 def _how_to_make(name: str) -> str:
+    resized = _resized_from(name)
+    what = name if resized is None else f"{resized[0]} --size {resized[1]}"
     return (
         "set the data root by RAYKD_DATA or by data_root in the cluster file, "
-        f"or make the set: `raykd data {name} --out DIR`"
+        f"or make the set: `raykd data {what} --out DIR`"
     )
+
+
+def _resized_from(name: str) -> tuple[str, int] | None:
+    """Return set and size of a name as ``raykd data NAME --size N`` gives it, or None."""
+    original, _, size = name.rpartition("-")
+    return (original, int(size)) if name not in DATASETS and original in DATASETS and size.isdecimal() else None

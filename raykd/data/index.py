@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from raykd.data.datasets import count_images
-from raykd.errors import CorruptError, SetupError, UsageError
+from raykd.errors import CorruptError, MissingData, SetupError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def best_rows(name: str, data: str, images: int | None, data_root: Path | None, 
     """Return the rows of the split that an index chose, or the best ``images`` of them, ascending.
 
     Raises:
-        UsageError: if the file is not there, ranks another set, or holds fewer images.
+        MissingData: if the file is not there.
+        UsageError: if it ranks another set, or holds fewer images.
         CorruptError: if it is damaged.
     """
     path = _find(name, data, data_root)
@@ -89,7 +90,7 @@ def _find(name: str, data: str, data_root: Path | None) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         looked = " and ".join(str(place) for place in places)
-        raise UsageError(
+        raise MissingData(
             f"no index file {name!r} (looked at {looked}); make it: raykd ood TEACHER --data {data} --out {name}"
         )
     return found

@@ -114,6 +114,14 @@ def _imagenet(root: Path, split: str, download: bool) -> Split:
     return _of_files([(Path(path), label) for path, label in opened.imgs], (224, 224, 3), names)
 
 
+def _places365(root: Path, split: str, download: bool) -> Split:
+    variant = "val" if split == "test" else "train-standard"  # its own test split has no labels
+    opened = datasets.Places365(root, split=variant, small=True, download=download)
+    names = sorted(opened.class_to_idx, key=opened.class_to_idx.__getitem__)
+    files = [(Path(path), int(label)) for path, label in opened.imgs]
+    return _of_files(files, (256, 256, 3), tuple(name.removeprefix("/")[2:] for name in names))
+
+
 def _image_folder(root: Path, split: str, download: bool) -> Split:
     names = ("test", "val", "valid") if split == "test" else (split,)
     folder = next((root / name for name in names if (root / name).is_dir()), None)
@@ -210,6 +218,11 @@ SOURCES: dict[str, Source] = {
         "ILSVRC2012_devkit_t12.tar.gz and the train and val archives, or meta.bin, train/ and val/ "
         "(class folders without a devkit: convert as imagefolder)",
         downloads=False,
+    ),
+    "places365": Source(
+        _places365,
+        "categories_places365.txt, the lists places365_train_standard.txt and places365_val.txt, and the images of 256 "
+        "pixels in data_256_standard/ and val_256/",
     ),
     "imagefolder": Source(
         _image_folder,

@@ -15,7 +15,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.train import train
 from raykd.cluster.trials import Ended, TrialsStopped, run_trials
 from raykd.engine.report import read_status
-from raykd.errors import SetupError, UsageError
+from raykd.errors import MissingData, SetupError, UsageError
 from raykd.recipe import Recipe, load_recipe, teacher_run
 from tests.cluster import runs
 
@@ -154,12 +154,21 @@ def test_a_trial_of_several_workers_is_a_train_run(ray_session: ModuleType, tmp_
     assert alone["last"] == result["last"]
 
 
+def test_what_has_no_data_is_told_at_once_and_stops_nothing(ray_session: ModuleType, tmp_path: Path) -> None:
+    without = [load_recipe("kd_mnist"), load_recipe("blind_kd_mnist", ["data={name: digits, ood: imagenet-32}"])]
+    ended, order = trials([*without, student()], tmp_path)
+    assert ended[student().run_id].result is not None
+    assert order.index(without[1].run_id) < order.index(student().run_id)
+    assert "data set 'mnist' is a folder of" in str(ended[without[0].run_id].reason)
+    assert "`raykd data imagenet --size 32 --out DIR`" in str(ended[without[1].run_id].reason)
+
+
 def test_slips_show_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="do not divide the global batches"):
         trials([student(), student(**{"schedule.global_batch": 2})], tmp_path, workers=2)
     assert not tmp_path.joinpath(".ray").exists()
-    with pytest.raises(UsageError, match="data set 'mnist' is a folder of train-"):
-        trials([student(), load_recipe("kd_mnist")], tmp_path)
+    with pytest.raises(MissingData, match="data set 'mnist' is a folder of train-"):
+        trials([load_recipe("kd_mnist")], tmp_path)
     with pytest.raises(UsageError, match="unknown model 'lenet6'"):
         trials([student(), student(**{"student.model": "lenet6"})], tmp_path)
 

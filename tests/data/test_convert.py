@@ -229,6 +229,28 @@ def test_imagenet(tmp_path: Path) -> None:
     assert header.classes == ("tench, Tinca tinca", "goldfish")
 
 
+def test_places365(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = draw(16, 3, classes=2)
+    lists = {"categories": ["/a/airfield 1", "/b/bus_station/indoor 0"]}
+    for split, folder, prefix in (("train", "data_256_standard", "/a/"), ("test", "val_256", "")):
+        pixels, labels = truth[split]
+        (tmp_path / folder / prefix.strip("/")).mkdir(parents=True)
+        for row, image in enumerate(pixels):
+            Image.fromarray(image).save(tmp_path / folder / prefix.strip("/") / f"{row:03d}.png")
+        lists[split] = [f"{prefix}{row:03d}.png {label}" for row, label in enumerate(labels)]
+    names = {"categories": "categories_places365", "train": "places365_train_standard", "test": "places365_val"}
+    paths = {key: tmp_path / f"{name}.txt" for key, name in names.items()}
+    for key, path in paths.items():
+        path.write_text("\n".join(lists[key]) + "\n")
+    own = datasets.Places365
+    monkeypatch.setattr(own, "_CATEGORIES_META", (paths["categories"].name, md5(paths["categories"])))
+    files = {"train-standard": paths["train"], "val": paths["test"]}
+    monkeypatch.setattr(own, "_FILE_LIST_META", {split: (path.name, md5(path)) for split, path in files.items()})
+    folder_made = convert("places365", tmp_path, tmp_path / "out").folder
+    check(tmp_path / "out", "places365", truth, 16)
+    assert parquet.read_header(parquet.find_files(folder_made, "test")[0]).classes == ("bus_station/indoor", "airfield")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_folder_becomes_a_set_of_its_own(tmp_path: Path, channels: int) -> None:
     source = tmp_path / "flowers"

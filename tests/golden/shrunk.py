@@ -49,6 +49,7 @@ def shrink(name: str, steps: int) -> list[str]:
     pairs += [f"method.{key}={n}" for key, n in smaller.items() if hasattr(recipe.method, key)]
     if hasattr(recipe.method, "student_steps"):
         # A student that learns fast and often from few images is chaotic: it would magnify the rounding of float64.
+        assert recipe.student_optim is not None
         pairs += [f"student_optim.lr={recipe.student_optim.lr / 20:g}"]
     if hasattr(recipe.method, "generator"):
         pairs += ["method.generator.latent_dim=8", "method.generator.width=8"]

@@ -1,0 +1,91 @@
+"""What it costs MosaicKD that the batch normalisation of its players sees a worker's share of the batch.
+
+    python benchmarks/mosaic_norm.py [--workers 2 8] [--seeds 3] [KEY=VALUE ...]
+
+The recipe `mosaickd_mnist` is trained in one process, its generator and discriminator normalising the batch in as many
+parts as there would be workers: what that many workers compute, since everything else is averaged over them. One part
+is what synchronised normalisation would give. Needs RAYKD_DATA.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from raykd.config import Runtime
+from raykd.engine.build import Roots, build
+from raykd.engine.host import prepare_host
+from raykd.engine.report import LocalReporter
+from raykd.engine.run import Place, run
+from raykd.parallel import World
+from raykd.recipe import load_recipe, teacher_run
+
+RECIPE = "mosaickd_mnist"
+PLAYERS = ("generator", "discriminator")
+
+
+class InParts(nn.Module):
+    """A batch normalisation whose batch comes in equal parts, one after the other."""
+
+    def __init__(self, norm: nn.BatchNorm2d, parts: int) -> None:
+        """Keep ``norm``, which must not remember what it sees."""
+        super().__init__()
+        assert not norm.track_running_stats
+        self._norm, self._parts = norm, parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each of the parts by itself."""
+        return torch.cat([self._norm(part) for part in x.chunk(self._parts)])
+
+
+def part(network: nn.Module, parts: int) -> None:
+    """Replace all batch normalisations of a network; its parameters stay those that are trained."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            parent, _, last = name.rpartition(".")
+            setattr(network.get_submodule(parent), last, InParts(module, parts))
+
+
+def trained(place: Place, pairs: Iterable[str], seed: int, players: Iterable[str], parts: int) -> float:
+    """Return the test accuracy in per cent of the student of the last step."""
+    recipe = load_recipe(RECIPE, [*pairs, f"seed={seed}"])
+    built = build(recipe, place.world, place.runtime, place.roots)
+    for role in players:
+        part(built.method.trained[role], parts)
+    for step in range(recipe.schedule.steps):
+        built.method.step({role: stream.batch(step) for role, stream in built.streams.items()})
+    return float(built.exam.score(built.method.student)["accuracy/top1"])
+
+
+def main() -> None:
+    """Train, and print a line for each way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    prepare_host(1)
+    with tempfile.TemporaryDirectory() as store:
+        roots = Roots(Path(os.environ["RAYKD_DATA"]), Path(store))
+        place = Place(World.alone(), roots, Runtime(compile="off"), LocalReporter)
+        teacher = teacher_run(load_recipe(RECIPE, options.overrides))
+        assert teacher is not None
+        run(teacher, place)
+        ways = [("all synchronised", (), 1)]
+        for workers in options.workers:
+            ways += [(f"{workers} workers, none synchronised", PLAYERS, workers)]
+            ways += [(f"{workers} workers, discriminator synchronised", PLAYERS[:1], workers)]
+        for name, players, parts in ways:
+            found = [trained(place, options.overrides, seed, players, parts) for seed in range(options.seeds)]
+            spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+            each = ", ".join(f"{value:.2f}" for value in found)
+            print(f"{name}: {statistics.mean(found):.2f}{spread} ({each})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
