@@ -105,13 +105,20 @@ def recipe_names() -> list[str]:
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     """Load a packaged recipe by name, or a file by path, and apply ``KEY=VALUE`` overrides.
 
+    The published figures are of its data and networks; where others are asked for they are left out.
+
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
     path = _find(source)
     raw = _extended(path)
     fields = set(_dotted_fields(_validated(raw, path.name, set())))
-    return _validated(override(raw, overrides, path.stem, fields), source, fields)
+    pairs = list(overrides)
+    recipe = _validated(override(raw, pairs, path.stem, fields), source, fields)
+    changed = {pair.partition("=")[0].partition(".")[0].strip() for pair in pairs}
+    if changed & {"data", "student", "teacher", "bank"} and "published" not in changed:
+        recipe = recipe.model_copy(update={"published": {}})
+    return recipe
 
 
 def teacher_run(recipe: Recipe) -> Recipe | None:

@@ -282,3 +282,10 @@ def test_hostile_names_are_refused(made: Path, name: str) -> None:
     data = load_recipe(str(made)).model_dump(mode="json")
     with pytest.raises(UsageError, match="letters, digits"):
         recipe_from_dict({**data, "name": name})
+
+
+def test_published_figures_are_of_the_recipes_own_data_and_networks() -> None:
+    assert load_recipe("blind_kd_mnist", ["schedule.steps=5"]).published == {"student": 94.56}
+    for pair in ("data.ood=fashion-mnist", "student.model=lenet5", "teacher={recipe: supervised_mnist_lenet5_bn}"):
+        assert load_recipe("blind_kd_mnist", [pair]).published == {}
+    assert load_recipe("blind_kd_mnist", ["data.ood=digits", "published={student: 90}"]).published == {"student": 90}
