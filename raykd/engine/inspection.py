@@ -17,6 +17,7 @@ from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
 from raykd.engine.build import Roots, build_network, find_weights, spec_of
 from raykd.engine.evaluate import Exam
+from raykd.engine.feeding import PLAIN
 from raykd.engine.examine import Outcome, open_run
 from raykd.errors import UsageError
 from raykd.methods import METHODS
@@ -246,7 +247,8 @@ def _suitable(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[st
         elif method.matches_statistics and not batch_norms:
             verdicts[name] = "does not suit: no BatchNorm layer whose statistics could be matched"
         elif method.streams:
-            verdicts[name] = f"suits; needs data: {', '.join(method.streams)}"
+            sets = [stream for stream in method.streams if stream != PLAIN]  # which shows the same set once more
+            verdicts[name] = f"suits; needs data: {', '.join(sets)}"
         elif not has_gradient:
             verdicts[name] = "does not suit: no gradient reaches the input"
         elif not is_healthy:

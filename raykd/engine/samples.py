@@ -26,15 +26,16 @@ def sample_sheet(method: Method, teacher: nn.Module | None, batches: Mapping[str
     if images is None or teacher is None:
         return None
     images = images[: _COLUMNS * _ROWS]
+    synthetic = len(images)
     if "patches" in batches:
         images = torch.cat([images, batches["patches"].images[:_COLUMNS]])
     with torch.no_grad():
         teacher_logits = teacher(images)[0]
-    return draw_samples(images, teacher_logits.float().cpu(), method.setting.spec)
+    return draw_samples(images, teacher_logits.float().cpu(), method.setting.spec, synthetic)
 
 
-def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec) -> bytes:
-    """Return a PNG of the images (N, C, H, W), captioned with the teacher's label and confidence.
+def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec, synthetic: int) -> bytes:
+    """Return a PNG of images (N, C, H, W), captioned with the teacher's label and confidence; the first are synthetic.
 
     Each image is stretched to its own range: a generator works in normalised space, and may leave [0, 1].
     """
@@ -54,7 +55,8 @@ def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec) -> byte
         )
         label = int(labels[index])
         name = spec.class_names[label] if spec.class_names else str(label)
-        pen.text((left, top + _CELL + 2), f"{name[:10]} {100 * confidence[index]:.0f}%", fill="black")
+        origin = "" if index < synthetic else "real: "
+        pen.text((left, top + _CELL + 2), f"{origin}{name[:10]} {100 * confidence[index]:.0f}%", fill="black")
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()

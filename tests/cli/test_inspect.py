@@ -53,6 +53,7 @@ def test_a_network_of_the_users_own(raykd: Raykd, mine: Path) -> None:
     assert len(found["sha256"]) == 64
     assert found["methods"]["dafl"] == "suits; needs no data"
     assert found["methods"]["kd"] == "suits; needs data: train"
+    assert found["methods"]["mosaickd"] == "suits; needs data: ood"
     assert found["methods"]["lsgdfd"] == "suits; needs no data"
     assert found["methods"]["bank_kd"] == "suits; needs a bank of generators made from it"
     assert "mine:net" in raykd("inspect", "mine.yaml").stdout
