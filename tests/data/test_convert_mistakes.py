@@ -10,7 +10,8 @@ from raykd.data.convert import convert
 from raykd.data.datasets import DATASETS
 from raykd.data.sources import SOURCES
 from raykd.errors import SetupError, UsageError
-from tests.data.test_convert import draw, every_class, write_celeba, write_folders, write_idx
+from tests.data.test_convert import draw, write_celeba, write_idx
+from tests.data.test_convert_files import every_class, write_folders
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
