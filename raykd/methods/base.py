@@ -52,9 +52,9 @@ class Method(ABC):
     """One algorithm: declares ``roles`` and ``streams``, then steps, saves and restores.
 
     ``roles`` names the networks the engine must supply, ``streams`` the data: ``train``, ``ood`` (other images) and
-    ``patches`` (the same, never augmented); ``()`` means data-free, and the training set is then never constructed. Networks that are part of the algorithm itself, such as a
-    generator, the method builds. Whatever it trains goes into ``trained`` and ``updaters``, from which the
-    checkpoint is made.
+    ``patches`` (the same, never augmented); ``()`` means data-free, and the training set is then never constructed.
+    Networks that are part of the algorithm itself, such as a generator, the method builds. Whatever it trains goes into
+    ``trained`` and ``updaters``, from which the checkpoint is made.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("student", "teacher")

@@ -33,9 +33,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from raykd import losses
 from raykd.config import Optimizer, Section
-from raykd.generators import MosaicGenerator
+from raykd.generators import MosaicGenerator, Patch, PatchDiscriminator
 from raykd.methods.base import Batch, Method, Metrics, Setting
-from raykd.models.patch_discriminator import Patch, PatchDiscriminator
 from raykd.parallel import Updater
 
 

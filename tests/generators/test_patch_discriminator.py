@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raykd.errors import UsageError
-from raykd.models.patch_discriminator import Patch, PatchDiscriminator
+from raykd.generators.patch_discriminator import Patch, PatchDiscriminator
 
 PATCHES = get_args(Patch)
 
