@@ -65,6 +65,8 @@ class Recipe(Section):
         if ("ood" in METHODS[method].streams) == (self.data.ood is None):
             verb = "needs other images: give" if self.data.ood is None else "takes no other images: leave out"
             raise ValueError(f"method {method!r} {verb} 'data.ood'")
+        if self.data.holdout and not METHODS[method].streams:
+            raise ValueError(f"method {method!r} learns from no images of which 'data.holdout' could be a part")
         if self.calibration is not None and not METHODS[method].matches_statistics:
             raise ValueError(f"method {method!r} takes no 'calibration' section: it matches no statistics")
         return self
@@ -81,7 +83,7 @@ class Recipe(Section):
         for newer in ("bank", "calibration"):  # absent from recipes of before these sections existed
             if content[newer] is None:
                 del content[newer]
-        for newer in ("train", "ood", "ood_images", "ood_index", "ood_balanced", "buffer"):
+        for newer in ("train", "ood", "ood_images", "ood_index", "ood_balanced", "buffer", "holdout"):
             if not content["data"][newer]:
                 del content["data"][newer]
         if content["teacher"] is not None:

@@ -30,6 +30,9 @@ class DataConfig(Section):
     buffer: int | None = Field(
         default=None, gt=0, description="images to train on that are held and shuffled at a time; default: all"
     )
+    holdout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the images to train on that is kept out, to judge students by"
+    )
     augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate, strong: of what is trained on")
 
     @model_validator(mode="after")

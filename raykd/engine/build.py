@@ -19,7 +19,7 @@ from raykd.data.streams import TrainStream
 from raykd.engine.bank import load_bank
 from raykd.engine.calibration import class_statistics
 from raykd.engine.evaluate import Exam
-from raykd.engine.feeding import Feeding, open_streams, sources
+from raykd.engine.feeding import Feeding, held_out_exam, open_streams, sources
 from raykd.engine.host import compile_obstacle
 from raykd.errors import UsageError
 from raykd.methods import METHODS, Method
@@ -120,7 +120,7 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, setting)
-    exam = Exam(test, spec, world, teacher)
+    exam = Exam(test, spec, world, teacher, held_out_exam(feeding))
     return Built(method, streams, teacher, exam, opened, spec, teacher_sha256)
 
 

@@ -59,23 +59,38 @@ def score(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, 
 
 
 class Exam:
-    """The test split, the teacher's answers to it computed once, and the scoring of any student on it."""
+    """The test split, the teacher's answers to it computed once, and the scoring of any student on it.
 
-    def __init__(self, images: Images | None, spec: DataSpec, world: World, teacher: nn.Module | None) -> None:
+    Images held out of the training are another such exam, ``held_out``, whose figures begin with ``holdout/``.
+    """
+
+    def __init__(
+        self,
+        images: Images | None,
+        spec: DataSpec,
+        world: World,
+        teacher: nn.Module | None,
+        held_out: "Exam | None" = None,
+        *,
+        labelled: bool = True,
+    ) -> None:
         """Keep this worker's share; let the teacher sit the exam. Without images there is no exam."""
         self._images, self._spec, self._world = images, spec, world
+        self._held_out = held_out
         self._teacher_logits: Tensor | None = None
         if images is None:
             return
-        self._labels = images.labels[world.rank :: world.size].to(world.device)
+        self._labels = images.labels[world.rank :: world.size].to(world.device) if labelled else None
         if teacher is not None:
             self._teacher_logits = self._logits(teacher)
 
     def score(self, student: nn.Module) -> dict[str, float]:
         """Return the figures of a student over the whole split; none where there is no split."""
+        held_out = self._held_out.score(student) if self._held_out is not None else {}
+        figures = {f"holdout/{name}": value for name, value in held_out.items()}
         if self._images is None:
-            return {}
-        return score(self._logits(student), self._labels, self._teacher_logits, self._world)
+            return figures
+        return {**score(self._logits(student), self._labels, self._teacher_logits, self._world), **figures}
 
     def score_teacher(self) -> dict[str, float]:
         """Return the teacher's own figures, by names starting with ``teacher/``."""

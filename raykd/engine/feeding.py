@@ -15,12 +15,14 @@ from raykd.data.ledger import OpenedData, Role
 from raykd.data.spec import DataSpec
 from raykd.data.streamed import StreamedImages
 from raykd.data.streams import TrainStream
+from raykd.engine.evaluate import Exam
 from raykd.engine.logits import Asked, teacher_classes, teacher_logits
 from raykd.methods import METHODS
 from raykd.models.teacher import Teacher
 from raykd.parallel import World
 from raykd.recipe import Recipe
 
+_HELD_OUT = 0x401D  # keeps this draw apart from others
 PLAIN = "patches"
 """The stream of other images as they are, which the recipe's augmentations leave alone."""
 
@@ -95,7 +97,7 @@ def _images(
     recipe, world = of.recipe, of.world
     data = recipe.data
     asked_as: Role = "train" if role == "train" else "ood"
-    rows = None if asked_as == "train" else _chosen(source, of)
+    rows, _ = _rows(role, source, of)
     if data.buffer is not None:
         batch = recipe.schedule.global_batch
         share = {"seed": recipe.seed, "global_batch": batch, "share": world.slice(batch)}
@@ -104,6 +106,34 @@ def _images(
     if same is not None:
         return same.images
     return of.opened.open(asked_as, source, "train", shown, rows)
+
+
+def held_out_exam(of: Feeding) -> Exam | None:
+    """Return the exam on the images kept out of what a student learns from, or None where none are.
+
+    Of images of another domain the labels mean nothing to the teacher: they measure agreement alone.
+    """
+    named = sources(of.recipe)
+    role = next((role for role in ("train", "ood") if role in named), None)
+    if role is None or not of.recipe.data.holdout:
+        return None
+    shown = train_spec(named[role], of.spec, of.data_root, labelled=role == "train")
+    _, rows = _rows(role, named[role], of)
+    images = of.opened.open("train" if role == "train" else "ood", named[role], "train", shown, rows)
+    return Exam(images, shown, of.world, of.teacher, labelled=role == "train")
+
+
+def _rows(role: str, source: str, of: Feeding) -> tuple[Tensor | None, Tensor]:
+    """Return which rows of a set are learnt from, None for all, and which are held out; both ascending."""
+    chosen = None if role == "train" else _chosen(source, of)
+    share = of.recipe.data.holdout
+    if not share:
+        return chosen, torch.empty(0, dtype=torch.int64)
+    whole = torch.arange(count_images(source, "train", of.data_root)) if chosen is None else chosen
+    # The same for every seed, so that students of several seeds are judged alike.
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(_HELD_OUT))
+    count = max(1, round(share * len(whole)))
+    return whole[order[count:]].sort().values, whole[order[:count]].sort().values
 
 
 def _chosen(source: str, of: Feeding) -> Tensor | None:

@@ -46,7 +46,7 @@ class Selection:
         """Compare the student of ``step`` with the incumbents; return the blind figures."""
         self._keep("last", weights, step)
         best_score = test.get("accuracy/top1", self._best_score)
-        if best_score > self._best_score or not test:
+        if best_score > self._best_score or "accuracy/top1" not in test:
             self._best_score = best_score
             self._keep("best", weights, step)
         blind = self._blind(weights, step)
