@@ -51,6 +51,13 @@ def _tables() -> Iterable[Entry]:
         yield {"name": name, "description": description}
 
 
+def _spaces() -> Iterable[Entry]:
+    from raykd.search_space import space_files
+
+    for name, path in space_files().items():
+        yield {"name": name, "description": _first_line(path.read_text(encoding="utf-8").lstrip("# "))}
+
+
 def _clusters() -> Iterable[Entry]:
     from raykd.cluster.config import cluster_names, load_cluster
 
@@ -69,6 +76,7 @@ _KINDS: dict[str, Callable[[], Iterable[Entry]]] = {
     "datasets": _datasets,
     "recipes": _recipes,
     "tables": _tables,
+    "spaces": _spaces,
     "clusters": _clusters,
 }
 

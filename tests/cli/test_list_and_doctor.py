@@ -30,6 +30,7 @@ def entries(raykd: Raykd, kind: str) -> dict[str, str]:
         ("datasets", {"digits", "mnist", "imagenet"}),
         ("recipes", {"dafl_digits"}),
         ("tables", {"dafl_mnist", "tfkd_cifar100"}),
+        ("spaces", {"dafl_digits", "student_architecture"}),
         ("clusters", {"local"}),
     ],
 )
