@@ -14,6 +14,7 @@ from raykd.cli.statistics import statistics
 from raykd.cli.synthesize import synthesize
 from raykd.cli.table import table
 from raykd.cli.train import train
+from raykd.cli.tune import tune
 
 
 @click.group(
@@ -26,5 +27,5 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-for command in (train, table, plan, evaluate, inspect, statistics, ood, synthesize, list_, doctor, data):
+for command in (train, tune, table, plan, evaluate, inspect, statistics, ood, synthesize, list_, doctor, data):
     app.add_command(command)

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ class Stop:
         self._installed = False
         self._tidying = self._breaking = False
         self._asked_at = 0.0
-        self._runs: Sequence[Path] = ()
+        self._runs: Callable[[], Iterable[Path]] = tuple
 
     @property
     def exit_code(self) -> int:
@@ -43,9 +43,9 @@ class Stop:
             self._take_signals()  # Ray puts handlers of its own there when it starts
         return self.signum is not None
 
-    def watch(self, runs: Sequence[Path]) -> None:
-        """Name the run directories that tell whether there is something to save."""
-        self._runs = runs
+    def watch(self, runs: Iterable[Path] | Callable[[], Iterable[Path]]) -> None:
+        """Name the run directories that tell whether there is something to save, or how to find them then."""
+        self._runs = runs if callable(runs) else lambda: runs
 
     @contextmanager
     def tidying(self, needed: bool = True) -> Iterator[None]:
@@ -93,7 +93,7 @@ class Stop:
 
     def _can_save(self) -> bool:
         """Tell whether a run is going on that has asked since it was opened, so has made steps."""
-        for directory in self._runs:
+        for directory in self._runs():
             try:
                 state = json.loads((directory / "status.json").read_text()).get("state")
                 opened_at = (directory / "environment.json").stat().st_mtime

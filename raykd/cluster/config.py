@@ -29,6 +29,10 @@ class Cluster(Runtime):
     memory_per_worker_gib: float | None = Field(
         default=None, gt=0, description="what a worker may use, for `raykd plan`; default: its part of this machine's"
     )
+    study: str | None = Field(
+        default=None,
+        description="Optuna storage of searches, a URL or journal:FILE; default: SQLite in storage",
+    )
     price_per_hour: float | None = Field(
         default=None, ge=0, description="of one worker, in your currency, for `raykd plan`"
     )

@@ -13,6 +13,7 @@ from tests.cli.conftest import Raykd
 
 OPTIONS = {
     "train": {"--cluster", "--out", "--seeds", "--json"},
+    "tune": {"--cluster", "--out", "--trials", "--json"},
     "table": {"--quick", "--seeds", "--cluster", "--out", "--json"},
     "plan": {"--cluster", "--json"},
     "evaluate": {"--json"},
@@ -26,6 +27,7 @@ OPTIONS = {
 }
 ARGUMENTS = {
     "train": ["recipe", "overrides"],
+    "tune": ["space", "overrides"],
     "table": ["name"],
     "plan": ["recipe", "overrides"],
     "evaluate": ["run"],

@@ -1,0 +1,83 @@
+"""``raykd tune``: search hyper-parameters and architectures."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import data_root
+from raykd.cli.stop import Stop
+
+
+@click.command(cls=Command, example="raykd tune student_architecture --trials 24")
+@click.argument("space")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: Ray here, a CPU for each trial.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Store of the run directories; default: the cluster's, else runs.",
+)
+@click.option("--trials", type=click.IntRange(min=1), help="How many in all; default: the space's.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.pass_obj
+def tune(
+    stop: Stop,
+    space: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    out: Path | None,
+    trials: int | None,
+    as_json: bool,
+) -> None:
+    """Search the recipes that SPACE describes.
+
+    SPACE is a name (`raykd list spaces`) or a YAML file. KEY=VALUE fixes a field of the recipe in all trials.
+
+    Trials run in parallel on Ray; Optuna proposes them and keeps the record, which its dashboard opens. The same
+    command goes on where the last one stopped, and --trials can be raised later. best.yaml is a recipe for
+    `raykd train`.
+    """
+    from raykd.cli.board import board
+    from raykd.cluster.config import Cluster, load_cluster
+    from raykd.cluster.tune import plan_search, search
+    from raykd.search_space import load_space
+
+    chosen = load_space(space, overrides)
+    if trials is not None:
+        chosen = chosen.model_copy(update={"trials": trials})
+    place = Cluster(name="here") if cluster is None else load_cluster(cluster)
+    store = (out or Path(place.storage)).expanduser()
+    root = Path(place.data_root).expanduser() if place.data_root else data_root()
+    planned = plan_search(chosen, store)
+    stop.watch(lambda: [path.parent for path in store.glob("*/status.json")])
+    with board() as show, stop.tidying():
+        report = search(planned, place, store=store, data_root=root, should_stop=stop, show=show)
+    _print(report, as_json)
+    if not report["trials"]["complete"]:
+        raise click.exceptions.Exit(1)
+
+
+def _print(report: dict[str, Any], as_json: bool) -> None:
+    from raykd.cli import output
+    from raykd.cli.board import written
+
+    if as_json:
+        output.print_json(report)
+        return
+    columns = ["trial", *report["objectives"], "test top-1 %", "parameters"]
+    rows = [
+        [
+            str(one["trial"]),
+            *(f"{value:.4g}" for value in one["values"].values()),
+            output.figure(one["test/accuracy/top1"]),
+            written(one["parameters"]),
+        ]
+        for one in report["best"]
+    ]
+    output.print_table(f"{report['study']}: best trials", columns, rows)
+    for one in report["reasons"]:
+        click.echo(f"- trial {one['trial']} failed: {one['reason']}")
+    figures = ", ".join(report["figures"]) or "none"
+    output.print_pairs({**report["trials"], "figures": figures, "directory": report["directory"]})

@@ -1,0 +1,205 @@
+"""A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
+
+import json
+import os
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from raykd.cluster.config import Cluster
+from raykd.cluster.job import run_on_ray
+from raykd.cluster.searcher import FAILED, FINAL, INTERRUPTED, REPORT, TEST
+from raykd.cluster.train import fitting_workers
+from raykd.cluster.worker import STOP_FILE, Job
+from raykd.config import Runtime
+from raykd.engine.build import Roots, build_network, spec_of
+from raykd.engine.checkpoint import Checkpoint, write_text
+from raykd.engine.host import prepare_host
+from raykd.engine.report import LocalReporter
+from raykd.engine.run import Place, run
+from raykd.engine.stop import Interrupted
+from raykd.errors import RaykdError
+from raykd.objectives import reported_as
+from raykd.parallel import World
+from raykd.recipe import Recipe, recipe_from_dict
+
+_WAIT_SECONDS = 0.2
+_TIMED, _WARM = 30, 5  # forward passes
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What a trial's process is told, all of it plain data."""
+
+    job: dict[str, Any]
+    objectives: Sequence[str]
+    cluster: dict[str, Any]
+
+
+class TuneReporter(LocalReporter):
+    """Writes the run directory as any run does, and tells Ray Tune the objectives."""
+
+    def __init__(self, directory: Path, stop_file: Path, world: World, tell: "Telling") -> None:
+        """Write into ``directory``; a file at ``stop_file`` asks to stop."""
+        super().__init__(directory, stop_file.exists, world)
+        self._tell = tell
+
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
+        """Write first: Tune may end the process here."""
+        super().report(metrics, checkpoint)
+        if metrics is not None:
+            self._tell(metrics)
+
+
+class Telling:
+    """Says of a run's rows what Ray Tune wants to know."""
+
+    def __init__(self, recipe: Recipe, objectives: Sequence[str]) -> None:
+        """Find out by which names the run reports them."""
+        self._names = {objective: reported_as(objective, recipe) for objective in objectives}
+        self._every = recipe.schedule.report_every
+
+    def row(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the objectives that a row of metrics has."""
+        found = {objective: metrics[name] for objective, name in self._names.items() if name and name in metrics}
+        return {REPORT: -(-int(metrics["step"]) // self._every), **found}
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        """Report a row."""
+        tune.report(self.row(metrics))
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train what a trial's values make of the recipe, telling how it goes; every way to end is told, none raised."""
+    trial = TrialJob(**config)
+    job = Job(**trial.job)
+    with suppress(OSError):  # relative names in a recipe mean the driver's directory, where it exists
+        os.chdir(job.working_directory)
+    recipe, cluster = recipe_from_dict(job.recipe), Cluster.model_validate(trial.cluster)
+    try:
+        _wait_for_others(job, recipe)
+        result = (_together if cluster.worker_range[1] > 1 else _alone)(job, recipe, trial, cluster)
+        told = _at_the_end(job, recipe, result, trial.objectives)
+    except Interrupted:
+        told = {INTERRUPTED: 1.0}
+    except RaykdError as error:
+        told = {FAILED: str(error)}
+    except Exception as error:  # a fault of ours must not take the other trials with it
+        log = Path(job.store) / recipe.run_id / "error.log"
+        write_text(log, traceback.format_exc())
+        told = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
+    tune.report(told)
+
+
+def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
+    """Train in this process."""
+    prepare_host(job.threads)
+    runtime = Runtime.model_validate(job.runtime)
+    world = World.current(runtime.precision)
+    telling, own = Telling(recipe, trial.objectives), recipe.run_id
+    stop_file = Path(job.control) / STOP_FILE
+
+    def reporter(directory: Path) -> LocalReporter:
+        if directory.name != own:  # the run of a teacher is nobody's trial
+            return LocalReporter(directory, stop_file.exists, world)
+        return TuneReporter(directory, stop_file, world, telling)
+
+    return run(recipe, Place(world, _roots(job), runtime, reporter))
+
+
+def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
+    """Train by workers of Ray Train, reading from the run directory how they do."""
+    telling, ending = Telling(recipe, trial.objectives), threading.Event()
+    outcome: dict[str, Any] = {}
+
+    def work() -> None:
+        stop_file = Path(job.control) / STOP_FILE
+        try:
+            fitting = fitting_workers(recipe, cluster)
+            outcome["result"] = run_on_ray(
+                recipe, cluster, _roots(job), fitting, lambda: ending.is_set() or stop_file.exists()
+            )
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work)
+    rows = _rows(Path(job.store) / recipe.run_id)
+    seen = len(rows)
+    thread.start()
+    try:
+        while thread.is_alive():
+            rows = _rows(Path(job.store) / recipe.run_id)
+            for row in rows[seen:]:
+                telling(row)
+            seen = max(seen, len(rows))
+            thread.join(_WAIT_SECONDS)
+    finally:  # Tune may have ended this trial at a report: then the workers save and leave first
+        ending.set()
+        thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return dict(outcome["result"])
+
+
+def _at_the_end(job: Job, recipe: Recipe, result: Mapping[str, Any], objectives: Sequence[str]) -> dict[str, Any]:
+    """Return all objectives of a finished run, those that it reported by its last row."""
+    rows = _rows(Path(job.store) / recipe.run_id)
+    told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
+    told[TEST] = result["last"].get("accuracy/top1")
+    if "gpu_hours" in objectives:
+        told["gpu_hours"] = result["gpu_hours"] or result["seconds"] / 3600
+    if {"parameters", "latency"} & set(objectives):
+        spec = spec_of(recipe.data, _roots(job))
+        assert recipe.student is not None, "only a student is searched for"
+        student = build_network(recipe.student, spec, _roots(job), "student")
+        told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
+        told["latency"] = _latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
+    return {**told, FINAL: 1.0}
+
+
+@torch.no_grad()
+def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
+    """Return the milliseconds of one image on this machine, the median of some."""
+    device = World.current().device
+    student, image = student.to(device).eval(), image.to(device)
+    seconds = []
+    for _ in range(_WARM + _TIMED):
+        started = time.perf_counter()
+        student(image).cpu()
+        seconds.append(time.perf_counter() - started)
+    return 1e3 * sorted(seconds[_WARM:])[_TIMED // 2]
+
+
+def _wait_for_others(job: Job, recipe: Recipe) -> None:
+    """Wait while another trial of the same values is at work: its result will be this one's too."""
+    import fcntl
+
+    lock = Path(job.store) / recipe.run_id / ".lock"
+    while lock.is_file():
+        with lock.open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                time.sleep(_WAIT_SECONDS)
+
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    rows = []
+    with suppress(OSError):
+        for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # the last one may be half written
+                rows.append(json.loads(line))
+    return rows
+
+
+def _roots(job: Job) -> Roots:
+    return Roots(Path(job.data_root) if job.data_root else None, Path(job.store))

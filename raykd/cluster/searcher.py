@@ -1,0 +1,114 @@
+"""Between Ray Tune and the study: proposes trials, and records how each ends."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+from ray.tune.search import Searcher
+
+from raykd.cluster.study import REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, propose
+from raykd.engine.report import write_status
+from raykd.errors import UsageError
+from raykd.recipe import Recipe
+from raykd.search_space import SearchSpace
+
+FINAL, FAILED, INTERRUPTED, REPORT, TEST = "final", "failed", "interrupted", "report", "test"
+"""What a trial tells beside its objectives: that it is through, why it is not, at which report, its test accuracy."""
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
+    """Asks the study for values and tells it what became of them; only the driver touches the study."""
+
+    def __init__(
+        self,
+        study: Study,
+        space: SearchSpace,
+        objectives: tuple[str, ...],
+        *,
+        tuner: str,
+        target: int,
+        store: Path,
+        should_stop: Callable[[], bool],
+        job: Callable[[Recipe], dict[str, Any]],
+    ) -> None:
+        """Propose until ``target`` trials are finished or at work; ``job`` is what a trial's process is told."""
+        super().__init__()
+        self._study, self._space, self._objectives = study, space, objectives
+        self._tuner, self._target, self._store = tuner, target, store
+        self._should_stop, self._job = should_stop, job
+        self._trials: dict[str, Trial] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Accept what Tune knows: nothing, since the space is ours."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return what the next trial is told, or that there is none."""
+        while not self._should_stop():
+            if len(counted(self._study)) >= self._target:
+                break
+            trial = self._study.ask()
+            trial.set_user_attr(TUNER, self._tuner)
+            if sum(other.number < trial.number for other in counted(self._study)) >= self._target:
+                trial.set_user_attr(TOO_MANY, True)
+                self._study.tell(trial, state=TrialState.FAIL)
+                break
+            try:
+                recipe = self._space.recipe_of(propose(trial, self._space))
+            except UsageError as error:
+                trial.set_user_attr(REASON, str(error))
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr(RUN, recipe.run_id)
+            trial.set_user_attr("directory", str(self._store / recipe.run_id))
+            self._trials[trial_id] = trial
+            return self._job(recipe)
+        return str(Searcher.FINISHED)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Record how a trial goes, if there is one objective and it is told on the way."""
+        value = result.get(self._objectives[0])
+        on_the_way = len(self._objectives) == 1 and not result.get(FINAL)
+        if on_the_way and value is not None and math.isfinite(value):
+            self._trials[trial_id].report(value, result[REPORT])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Record how a trial ended; one that was interrupted stays at work in the study, for the next tuner."""
+        trial = self._trials.pop(trial_id, None)
+        told = result or {}
+        if trial is None or told.get(INTERRUPTED) or (not told and not error):
+            return
+        directory = self._store / trial.user_attrs[RUN]
+        values = [float(told.get(name, math.nan)) for name in self._objectives]
+        reason = told.get(FAILED) or ("its process died" if error else None)
+        if reason is None and told.get(FINAL) and not all(map(math.isfinite, values)):
+            reason = f"its objectives are {dict(zip(self._objectives, values, strict=True))}"
+        if reason is not None:
+            trial.set_user_attr(REASON, str(reason))
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif told.get(FINAL):
+            if told.get(TEST) is not None:
+                trial.set_user_attr("test/accuracy/top1", told[TEST])
+            self._study.tell(trial, values)
+            self._tidy()
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+            write_status(directory, state="pruned")
+            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the study is the record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints of trials that are not among the best; their students and results stay."""
+        kept = {trial.user_attrs[RUN] for trial in best_trials(self._study)[: self._space.keep]}
+        for trial in finished(self._study):
+            if trial.user_attrs.get(RUN) not in kept and RUN in trial.user_attrs:
+                shutil.rmtree(self._store / trial.user_attrs[RUN] / "checkpoints", ignore_errors=True)

@@ -1,0 +1,221 @@
+"""The driver's side of a search on Ray: trials go out, the study fills, the report grows."""
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from raykd.cluster.config import Cluster
+from raykd.cluster.search_trial import TrialJob, run_trial
+from raykd.cluster.searcher import REPORT, StudySearcher
+from raykd.cluster.session import connected, room_for
+from raykd.cluster.study import counted, enqueue, finished, grid_of, learn_from_earlier, open_study, working
+from raykd.cluster.trials import run_trials
+from raykd.cluster.tune import Search, SearchStopped, sources
+from raykd.cluster.worker import STOP_FILE, Job
+from raykd.engine.build import Roots
+from raykd.errors import RunFailed, SetupError
+from raykd.objectives import OBJECTIVES
+from raykd.recipe import Recipe
+from raykd.reporting.search import report_of, write_figures, write_search
+
+logger = logging.getLogger(__name__)
+
+_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails tells its reason and no objective
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+_REPORT_SECONDS = 2.0
+_ENDLESS = 1_000_000  # trials, to Tune: the searcher says when there are enough
+_HEAD = "node:__internal_head__"  # a resource that Ray gives the head node
+
+
+class Tuning:
+    """One search, from its study to its report."""
+
+    def __init__(
+        self,
+        planned: Search,
+        cluster: Cluster,
+        roots: Roots,
+        should_stop: Callable[[], bool],
+        show: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Take what is searched, where, and whom to tell."""
+        self._planned, self._cluster, self._roots = planned, cluster, roots
+        self._should_stop, self._show = should_stop, show
+        self._control = roots.store / ".ray" / f"search-{uuid.uuid4().hex[:8]}"
+        space = planned.space
+        self._study = open_study(space, planned.objectives, planned.folder, cluster.study)
+        self._target = space.trials
+        if space.sampler.name == "grid":
+            self._target = min(space.trials, len(grid_of(space)))
+
+    def run(self) -> dict[str, Any]:
+        """Search; see ``raykd.cluster.tune.search``."""
+        with working(self._study, self._planned.folder) as tuner:
+            enqueue(self._study, self._planned.space)
+            if learnt := learn_from_earlier(self._study, self._planned.space):
+                logger.info("%d trials of %s are known beforehand", learnt, self._planned.space.earlier)
+            if len(finished(self._study)) < self._target:
+                self._control.mkdir(parents=True)
+                try:
+                    self._on_ray(tuner)
+                finally:
+                    shutil.rmtree(self._control, ignore_errors=True)
+        report = self.report()
+        report["figures"] = write_figures(self._study, self._planned.folder / "figures")
+        if self._should_stop() and len(finished(self._study)) < self._target:
+            raise SearchStopped(len(finished(self._study)), self._target)
+        return report
+
+    def report(self) -> dict[str, Any]:
+        """Return the state of the search, written beside the study and shown."""
+        report = report_of(
+            self._study, counted(self._study), self._planned.space, self._planned.objectives, self._target
+        )
+        report["directory"] = str(self._planned.folder)
+        write_search(report, self._planned.space, self._planned.folder)
+        self._show(report)
+        return report
+
+    def _on_ray(self, tuner: str) -> None:
+        os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+        cluster, workers = self._cluster, max(1, self._cluster.worker_range[1])
+        with connected(cluster, max(1, cluster.worker_range[0])):
+            places = room_for(cluster) // workers
+            if places < 1:
+                raise SetupError(
+                    f"cluster {cluster.name!r} has room for {room_for(cluster)} workers and a trial takes {workers}: "
+                    "lower workers, cpus_per_worker or gpus_per_worker"
+                )
+            logger.info("%d trials of %d workers at a time", places, workers)
+            before = sources(self._planned.space)
+            if before:
+                self._train_first(before)
+            if not self._should_stop():
+                self._tune(tuner, places, workers)
+
+    def _train_first(self, runs: list[Recipe]) -> None:
+        ended = run_trials(
+            runs,
+            self._cluster,
+            store=self._roots.store,
+            data_root=self._roots.data,
+            should_stop=self._should_stop,
+            ended=lambda recipe, how: None,
+        )
+        failed = [(run, how.reason) for run, how in ended.items() if how.result is None]
+        if failed:
+            raise RunFailed(f"run {failed[0][0]}, which the trials build on, failed: {failed[0][1]}")
+
+    def _tune(self, tuner: str, places: int, workers: int) -> None:
+        searcher = StudySearcher(
+            self._study,
+            self._planned.space,
+            self._planned.objectives,
+            tuner=tuner,
+            target=self._target,
+            store=self._roots.store,
+            should_stop=self._stopping,
+            job=self._job,
+        )
+        cluster = self._cluster
+        each = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
+        resources = each if workers == 1 else {"cpu": 0, _HEAD: 0.001}
+        with tempfile.TemporaryDirectory(prefix="raykd-tune-") as scratch:
+            tune.Tuner(
+                tune.with_resources(run_trial, resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=self._scheduler(),
+                    num_samples=_ENDLESS,
+                    max_concurrent_trials=places,
+                    reuse_actors=workers == 1,
+                ),
+                run_config=tune.RunConfig(
+                    name="search",
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[_Watching(self.report, self._stopping)],
+                    failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+                ),
+            ).fit()
+
+    def _stopping(self) -> bool:
+        """Pass a stop on to the trials."""
+        stopping = self._should_stop()
+        if stopping:
+            (self._control / STOP_FILE).touch()
+        return stopping
+
+    def _scheduler(self) -> TrialScheduler:
+        settings, objectives = self._planned.space.scheduler, self._planned.objectives
+        if settings.name == "none":
+            return FIFOScheduler()
+        mode = "max" if OBJECTIVES[objectives[0]] == "maximize" else "min"
+        schedule = self._planned.space.recipe_of({}).schedule
+        reports = max(2, -(-schedule.steps // schedule.report_every))
+        if settings.name == "median":
+            return MedianStoppingRule(REPORT, objectives[0], mode, grace_period=settings.grace, min_samples_required=3)
+        return ASHAScheduler(
+            time_attr=REPORT,
+            metric=objectives[0],
+            mode=mode,
+            max_t=reports,
+            grace_period=min(settings.grace, reports),
+            reduction_factor=settings.reduction,
+            stop_last_trials=False,  # the last report is not the end: the run concludes after it
+        )
+
+    def _job(self, recipe: Recipe) -> dict[str, Any]:
+        cluster = self._cluster
+        job = Job(
+            recipe=recipe.model_dump(mode="json"),
+            runtime=cluster.runtime.model_dump(),
+            threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
+            store=str(self._roots.store),
+            data_root=str(self._roots.data) if self._roots.data else None,
+            working_directory=str(Path.cwd()),
+            control=str(self._control),
+        )
+        # Only the driver touches the study, whose address may hold a password.
+        together = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()
+        return asdict(TrialJob(asdict(job), list(self._planned.objectives), together))
+
+
+class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
+    """Looks at a stop now and then, and reports as trials go on and end."""
+
+    def __init__(self, report: Callable[[], Any], stopping: Callable[[], bool]) -> None:
+        self._report, self._stopping = report, stopping
+        self._last = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Pass a stop on; report now and then."""
+        self._stopping()
+        if time.monotonic() - self._last > _REPORT_SECONDS:
+            self._tell()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report."""
+        self._tell()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report."""
+        self._tell()
+
+    def _tell(self) -> None:
+        self._last = time.monotonic()
+        self._report()

@@ -1,0 +1,207 @@
+"""The study: what is proposed, what counts, and what a dead tuner leaves; without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from raykd.cluster.study import (
+    RUN,
+    TUNER,
+    best_trials,
+    counted,
+    enqueue,
+    finished,
+    grid_of,
+    learn_from_earlier,
+    open_study,
+    propose,
+    working,
+)
+from raykd.errors import SetupError, UsageError
+from raykd.recipe import load_recipe
+from raykd.reporting.search import report_of, values_of, write_figures, write_search
+from raykd.search_space import SearchSpace, load_space
+
+SPACE = {
+    "student.model": {"choice": ["lenet5_half", "hinton800"]},
+    "data.augment": {"choice": [[], ["crop"]]},
+    "method.temperature": {"loguniform": [1, 100], "when": {"student.model": "hinton800"}},
+    "schedule.steps": {"int": [3, 9]},
+}
+
+
+def space(folder: Path, **changes: Any) -> SearchSpace:
+    path = folder / "made.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "kd_digits", "space": SPACE, **changes}, sort_keys=False))
+    return load_space(str(path))
+
+
+def opened(folder: Path, searched: SearchSpace, *objectives: str, url: str | None = None) -> optuna.Study:
+    return open_study(searched, objectives or ("accuracy",), folder / "made-0", url)
+
+
+@pytest.mark.parametrize("url", [None, "journal:{}/journal.log", "sqlite:///{}/other.db"])
+def test_values_are_drawn_from_the_space_and_read_back(tmp_path: Path, url: str | None) -> None:
+    searched = space(tmp_path)
+    study = opened(tmp_path, searched, url=url and url.format(tmp_path))
+    seen = []
+    for _ in range(20):
+        trial = study.ask()
+        values = propose(trial, searched)
+        assert ("method.temperature" in values) == (values["student.model"] == "hinton800")
+        assert all(searched.space[key].holds(value) for key, value in values.items())
+        study.tell(trial, 1.0)
+        seen.append(values)
+    again = opened(tmp_path, searched, url=url and url.format(tmp_path))
+    assert [values_of(trial, searched) for trial in again.trials] == seen
+    assert again.metric_names == ["accuracy"]
+    assert len({repr(values["data.augment"]) for values in seen}) == 2
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "grid"])
+def test_every_sampler_proposes(tmp_path: Path, sampler: str) -> None:
+    searched = space(tmp_path, sampler={"name": sampler, "startup": 4})
+    study = opened(tmp_path, searched)
+    for index in range(8):
+        trial = study.ask()
+        propose(trial, searched)
+        study.tell(trial, float(index))
+    assert best_trials(study)[0].number == 7
+
+
+def test_cmaes_moves_numbers(tmp_path: Path) -> None:
+    numbers = {"method.temperature": {"uniform": [1, 9]}, "method.alpha": {"uniform": [0.1, 0.9]}}
+    searched = space(tmp_path, sampler={"name": "cmaes", "startup": 2}, space=numbers)
+    study = opened(tmp_path, searched)
+    for _ in range(30):
+        trial = study.ask()
+        values = propose(trial, searched)
+        study.tell(trial, -((values["method.temperature"] - 6) ** 2))
+    assert best_trials(study)[0].values[0] > -0.1
+
+
+def test_a_grid_has_every_combination_once(tmp_path: Path) -> None:
+    searched = space(tmp_path, sampler={"name": "grid", "grid": 3})
+    grid = grid_of(searched)
+    assert len(grid) == 2 * 3 + 2 * 3 * 3  # without and with a temperature
+    assert sorted({point["method.temperature"] for point in grid if "method.temperature" in point}) == pytest.approx(
+        [1, 10, 100]
+    )
+    study = opened(tmp_path, searched)
+    enqueue(study, searched)
+    enqueue(study, searched)  # as the same command would, once more
+    found = []
+    for _ in grid:
+        trial = study.ask()
+        found.append(propose(trial, searched))
+        study.tell(trial, 0.0)
+    assert sorted(map(repr, found)) == sorted(map(repr, grid))
+
+
+def test_points_come_first(tmp_path: Path) -> None:
+    point = {"student.model": "hinton800", "data.augment": ["crop"], "method.temperature": 4.0, "schedule.steps": 5}
+    searched = space(tmp_path, points=[point])
+    study = opened(tmp_path, searched)
+    enqueue(study, searched)
+    assert propose(study.ask(), searched) == point
+
+
+def test_what_a_dead_tuner_was_at_is_asked_for_again(tmp_path: Path) -> None:
+    searched = space(tmp_path)
+    study = opened(tmp_path, searched)
+    with working(study, tmp_path / "made-0") as dead:
+        at_work = study.ask()
+        values = propose(at_work, searched)
+        at_work.set_user_attr(TUNER, dead)
+        with working(study, tmp_path / "made-0"):  # another that lives takes nothing
+            assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+    elsewhere = study.ask()
+    propose(elsewhere, searched)
+    elsewhere.set_user_attr(TUNER, "of another folder")
+    with working(study, tmp_path / "made-0"):
+        assert propose(study.ask(), searched) == values
+    assert finished(study) == [], "a trial that is repeated does not count"
+    assert study.trials[elsewhere.number].state == TrialState.RUNNING
+
+
+def test_an_earlier_search_is_learnt_from_and_does_not_count(tmp_path: Path) -> None:
+    told(tmp_path, "accuracy")
+    folder = tmp_path / "made-0"
+    narrower = {**SPACE, "schedule.steps": {"int": [3, 6]}}
+    searched = space(tmp_path, earlier=str(folder), space=narrower)
+    study = open_study(searched, ("accuracy",), tmp_path / "new-0", None)
+    learnt = learn_from_earlier(study, searched)
+    assert 0 < learnt <= 6
+    assert learn_from_earlier(study, searched) == 0, "once"
+    assert all(trial.params["schedule.steps"] <= 6 for trial in study.trials)
+    assert counted(study) == best_trials(study) == []
+    propose(study.ask(), searched)
+    with pytest.raises(UsageError, match="no study.db in"):
+        learn_from_earlier(
+            opened(tmp_path, searched, "parameters", url=f"journal:{tmp_path}/x"),
+            space(tmp_path, earlier=str(tmp_path / "none")),
+        )
+    with pytest.raises(UsageError, match=r"wanted \['accuracy'\], this one wants \['parameters'\]"):
+        learn_from_earlier(open_study(searched, ("parameters",), tmp_path / "third-0", None), searched)
+
+
+def test_a_storage_that_cannot_be_opened_is_told_without_its_secret(tmp_path: Path) -> None:
+    for url in ("postgresql://me:secret@127.0.0.1:1/none", "nothing://x", f"sqlite:///{tmp_path}/no/where.db"):
+        with pytest.raises(SetupError, match="the study cannot be opened at") as caught:
+            opened(tmp_path, space(tmp_path), url=url)
+        assert "secret" not in str(caught.value)
+    opened(tmp_path, space(tmp_path))
+    with pytest.raises(SetupError, match="cannot be opened"):  # the same study cannot want something else
+        opened(tmp_path, space(tmp_path), "accuracy", "parameters")
+
+
+def told(tmp_path: Path, *objectives: str) -> tuple[optuna.Study, SearchSpace]:
+    searched = space(tmp_path, overrides={"data.holdout": 0.1})
+    study = opened(tmp_path, searched, *objectives)
+    for index in range(6):
+        trial = study.ask()
+        propose(trial, searched)
+        trial.set_user_attr(RUN, f"run-{index}")
+        if len(objectives) == 1:
+            trial.report(index / 2, 1)
+        study.tell(trial, [float(index), float(-index)][: len(objectives)])
+    failing = study.ask()
+    propose(failing, searched)
+    failing.set_user_attr("reason", "loss is not finite")
+    study.tell(failing, state=TrialState.FAIL)
+    return study, searched
+
+
+def test_the_best_recipe_is_one_that_trains_unchanged(tmp_path: Path) -> None:
+    study, searched = told(tmp_path, "accuracy")
+    report = report_of(study, counted(study), searched, ["accuracy"], 6)
+    assert report["trials"] == {"target": 6, "complete": 6, "pruned": 0, "failed": 1, "running": 0}
+    assert [one["trial"] for one in report["best"]] == [5, 4, 3, 2, 1]
+    assert report["reasons"] == [{"trial": 6, "reason": "loss is not finite"}]
+    write_search(report, searched, tmp_path / "made-0")
+    recipe = load_recipe(str(tmp_path / "made-0" / "best.yaml"))
+    values = report["best"][0]["parameters"]
+    assert (recipe.schedule.steps, recipe.data.augment) == (values["schedule.steps"], tuple(values["data.augment"]))
+    assert recipe.data.holdout == 0, "it learns from all images"
+
+
+def test_a_front_has_a_recipe_for_each(tmp_path: Path) -> None:
+    study, searched = told(tmp_path, "accuracy", "parameters")
+    report = report_of(study, counted(study), searched, ["accuracy", "parameters"], 6)
+    write_search(report, searched, tmp_path / "made-0")
+    assert [path.name for path in (tmp_path / "made-0").glob("best*.yaml")] == ["best-5.yaml"]
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters")])
+def test_the_figures_are_there(tmp_path: Path, objectives: tuple[str, ...]) -> None:
+    study, _ = told(tmp_path, *objectives)
+    written = write_figures(study, tmp_path / "figures")
+    kinds = ("history", "importances", "parallel", "slice")
+    ends = ("",) if len(objectives) == 1 else ("_accuracy", "_parameters")
+    assert set(written) == {kind + end for kind in kinds for end in ends} | ({"pareto"} if len(ends) > 1 else set())
+    for name in written:
+        assert "Plotly.newPlot" in (tmp_path / "figures" / f"{name}.html").read_text()

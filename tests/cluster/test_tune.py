@@ -1,0 +1,193 @@
+"""Searches on Ray: trials are runs of the store, poor ones end early, and a killed search loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from raykd.cluster.config import Cluster
+from raykd.cluster.study import RUN
+from raykd.cluster.train import train
+from raykd.cluster.tune import SearchStopped, plan_search, search
+from raykd.engine.report import read_status
+from raykd.errors import UsageError
+from raykd.recipe import load_recipe
+from raykd.search_space import load_space
+from tests.cluster import runs
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TEACHER = {"schedule.steps": 8, "schedule.report_every": 4, "schedule.global_batch": 16}
+SMALL = {
+    "teacher.overrides": TEACHER,
+    "schedule.steps": 12,
+    "schedule.report_every": 4,
+    "schedule.global_batch": 16,
+}
+RATE = {"student_optim.lr": {"loguniform": [0.0001, 0.01]}}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    raw = {"recipe": "kd_digits", "overrides": SMALL, "trials": 4, "space": RATE, **changes}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return path
+
+
+def searched(
+    folder: Path, should_stop: Callable[[], bool] = lambda: False, where: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    space = load_space(str(written(folder, **changes)))
+    return search(
+        plan_search(space, folder / "runs"),
+        Cluster(name="test", **(where or {})),
+        store=folder / "runs",
+        data_root=None,
+        should_stop=should_stop,
+        show=lambda report: None,
+    )
+
+
+def study_of(report: dict[str, Any]) -> optuna.Study:
+    return optuna.load_study(study_name=report["study"], storage=f"sqlite:///{report['directory']}/study.db")
+
+
+def test_a_trial_is_a_run_and_the_same_call_reads_it(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(tmp_path, objectives=["accuracy", "parameters", "latency", "gpu_hours"], keep=2)
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    study = study_of(report)
+    assert study.metric_names == ["accuracy", "parameters", "latency", "gpu_hours"]
+    for trial in study.trials:
+        directory = tmp_path / "runs" / trial.user_attrs[RUN]
+        last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+        accuracy, parameters, latency, hours = trial.values
+        assert accuracy == last["holdout/accuracy/top1"]
+        assert trial.user_attrs["test/accuracy/top1"] == last["accuracy/top1"]
+        assert parameters == 15_738
+        assert latency > 0
+        assert hours > 0
+    ended = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
+    again = searched(tmp_path, objectives=["accuracy", "parameters", "latency", "gpu_hours"], keep=2)
+    assert again["best"] == report["best"]
+    assert ended == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
+
+
+def test_more_trials_go_on_where_the_last_ended(ray_session: ModuleType, tmp_path: Path) -> None:
+    first = searched(tmp_path, trials=2, keep=1)
+    more = searched(tmp_path, trials=4, keep=1)
+    assert more["study"] == first["study"]
+    trials = study_of(more).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert len({trial.params["student_optim.lr"] for trial in trials}) == 4, "other values than at the first start"
+    assert all(len(trial.intermediate_values) == 3 for trial in trials)
+    kept = [path.parent.name for path in (tmp_path / "runs").glob("kd_digits-*/checkpoints")]
+    assert kept == [more["best"][0]["run"]], "checkpoints of the best only"
+    best = load_recipe(str(Path(more["directory"]) / "best.yaml"))
+    assert best.student_optim is not None
+    assert best.student_optim.lr == more["best"][0]["parameters"]["student_optim.lr"]
+    alone = train(
+        load_recipe("kd_digits", [f"{k}={json.dumps(v)}" for k, v in {**SMALL, **more["best"][0]["parameters"]}.items()]
+                    + ["data.holdout=0.1"]).model_copy(update={"controls": ()}),
+        Cluster(name="here", workers=0, threads=1), store=tmp_path / "alone", data_root=None, should_stop=bool,
+    )  # fmt: skip
+    assert alone["last"]["holdout/accuracy/top1"] == more["best"][0]["values"]["accuracy"]
+
+
+def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:
+    grid = {"student_optim.lr": {"choice": [0.003, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]}}
+    budget = {**SMALL, "schedule.steps": 48, "schedule.report_every": 8}
+    report = searched(
+        tmp_path,
+        overrides=budget,
+        trials=6,
+        space=grid,
+        sampler={"name": "grid"},
+        scheduler={"name": "asha", "grace": 1, "reduction": 2},
+        where={"cpus_per_worker": 4},  # one after the other, so that the good one is there to be compared with
+    )
+    assert report["trials"]["complete"] + report["trials"]["pruned"] == 6
+    assert report["trials"]["pruned"] >= 2
+    assert report["best"][0]["parameters"] == {"student_optim.lr": 0.003}
+    for trial in study_of(report).trials:
+        state = read_status(tmp_path / "runs" / trial.user_attrs[RUN])["state"]
+        assert state == ("finished" if trial.state == TrialState.COMPLETE else "pruned")
+
+
+def test_a_failing_trial_is_recorded_with_its_reason(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(
+        tmp_path, trials=2, sampler={"name": "grid"}, space={"student_optim.lr": {"choice": [0.001, 1e30]}}
+    )
+    assert report["trials"] == {"target": 2, "complete": 1, "pruned": 0, "failed": 1, "running": 0}
+    assert "finite" in report["reasons"][0]["reason"]
+
+
+def test_a_trial_of_two_workers_is_a_train_run(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(tmp_path, trials=1, where={"workers": 2})
+    assert report["trials"]["complete"] == 1, report["reasons"]
+    run = tmp_path / "runs" / report["best"][0]["run"]
+    assert json.loads((run / "environment.json").read_text())["workers"] == 2
+    assert len(study_of(report).trials[0].intermediate_values) == 3
+
+
+def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_path: Path) -> None:
+    long = {**SMALL, "schedule.steps": 300, "schedule.report_every": 20}
+
+    def begun() -> bool:
+        return len(list((tmp_path / "runs").glob("kd_digits-*/checkpoints/step_*"))) > 1
+
+    with pytest.raises(SearchStopped, match=r"stopped with \d of 4 trials finished"):
+        searched(tmp_path, begun, overrides=long)
+    saved = [path for path in (tmp_path / "runs").glob("kd_digits-*") if (path / "checkpoints").is_dir()]
+    assert {read_status(path)["state"] for path in saved} == {"interrupted"}
+    report = searched(tmp_path, overrides=long)
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert {path.name for path in saved} <= {trial.user_attrs.get(RUN) for trial in study_of(report).trials}
+
+
+def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
+    """The command dies in the middle; the same command repeats nothing that was finished and finishes the rest."""
+    slow = {**SMALL, "schedule.steps": 200, "schedule.report_every": 20}
+    space = written(tmp_path, overrides=slow)
+    command = [sys.executable, "-m", "raykd", "tune", str(space), "--out", str(tmp_path / "runs"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    try:
+        while not (done := finished_runs(tmp_path)):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+    finally:
+        below = runs.processes_below(process.pid, "")
+        for pid in (process.pid, *below):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    before = {path: path.stat().st_mtime_ns for path in done}
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout.splitlines()[-1])
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert before == {path: path.stat().st_mtime_ns for path in done}
+    states = [trial.state for trial in study_of(report).trials]
+    assert TrialState.RUNNING not in states
+    assert states.count(TrialState.COMPLETE) == 4
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    found = (folder / "runs").glob("kd_digits-*/status.json")
+    return [path for path in found if read_status(path.parent).get("state") == "finished"]
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="objective 'accuracy' is measured on labelled images"):
+        searched(tmp_path, recipe="dafl_digits", overrides={}, objectives=["accuracy"])
+    assert not (tmp_path / "runs").exists()
