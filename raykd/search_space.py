@@ -217,7 +217,7 @@ def value_of(dimension: Dimension, parameter: Any) -> Any:
 
 
 def load_space(source: str, overrides: Iterable[str] = ()) -> SearchSpace:
-    """Load a space by name or path; ``KEY=VALUE`` pairs fix fields of the recipe for all trials.
+    """Load a space by name or path; ``KEY=VALUE`` pairs fix fields of the recipe, and so are searched no more.
 
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
@@ -232,6 +232,8 @@ def load_space(source: str, overrides: Iterable[str] = ()) -> SearchSpace:
         if not equals or not key:
             raise UsageError(f"expected KEY=VALUE, as in schedule.steps=100; got {pair!r}")
         fixed[key] = parse_value(text)
+    for key in fixed.keys() - (raw.get("overrides") or {}).keys():
+        raw = _without(raw, key, fixed[key])
     try:
         space = SearchSpace.model_validate({**raw, "name": path.stem, "overrides": fixed})
     except ValidationError as error:
@@ -258,6 +260,21 @@ def _find(source: str) -> Path:
     if source not in known:
         raise unknown("search space", source, known)
     return known[source]
+
+
+def _without(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return a raw file whose space lacks a field that is fixed now, and those that wait for another value of it."""
+    space = raw.get("space")
+    if not isinstance(space, dict) or key not in space:
+        return raw
+    left = {}
+    for other, dimension in space.items():
+        when = dimension.get("when") if isinstance(dimension, dict) else None
+        if other == key or (when and key in when and value not in _listed(when[key])):
+            continue
+        kept = {name: wanted for name, wanted in (when or {}).items() if name != key}
+        left[other] = {**dimension, "when": kept} if when else dimension
+    return {**raw, "space": left}
 
 
 def _listed(wanted: Any) -> list[Any]:

@@ -54,6 +54,14 @@ def test_a_trials_recipe_is_what_train_would_make(tmp_path: Path) -> None:
     assert not recipe.controls
 
 
+def test_a_field_fixed_on_the_command_line_is_searched_no_more(tmp_path: Path) -> None:
+    space = made(tmp_path, "student.model=hinton800")
+    assert list(space.space) == [key for key in SPACE if key != "student.model"]
+    assert space.space["method.temperature"].when == {}, "its condition is met"
+    assert space.recipe_of({}).student == load_recipe("dafl_digits", ["student.model=hinton800"]).student
+    assert "method.temperature" not in made(tmp_path, "student.model=lenet5").space
+
+
 def test_a_condition_decides_what_is_drawn(tmp_path: Path) -> None:
     space = made(tmp_path)
     for model, drawn in (("lenet5_half", False), ("hinton800", True)):
