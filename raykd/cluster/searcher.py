@@ -80,7 +80,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         """Record how a trial ended; one that was interrupted stays at work in the study, for the next tuner."""
         trial = self._trials.pop(trial_id, None)
         told = result or {}
-        if trial is None or told.get(INTERRUPTED) or (not told and not error):
+        through = error or told.get(FINAL) or told.get(FAILED)
+        if trial is None or told.get(INTERRUPTED) or (not through and (not told or self._should_stop())):
             return
         directory = self._store / trial.user_attrs[RUN]
         values = [float(told.get(name, math.nan)) for name in self._objectives]

@@ -31,11 +31,6 @@ class Search:
     objectives: tuple[str, ...]
     folder: Path
 
-    @property
-    def name(self) -> str:
-        """Return the study's name."""
-        return self.folder.name
-
 
 class SearchStopped(RaykdError):
     """The search was asked to stop; the trials at work have saved first."""
