@@ -51,11 +51,11 @@ def part(network: nn.Module, parts: int) -> None:
             setattr(network.get_submodule(parent), last, InParts(module, parts))
 
 
-def trained(place: Place, pairs: Iterable[str], seed: int, players: Iterable[str], parts: int) -> float:
+def trained(place: Place, pairs: Iterable[str], seed: int, parts: int) -> float:
     """Return the test accuracy in per cent of the student of the last step."""
     recipe = load_recipe(RECIPE, [*pairs, f"seed={seed}"])
     built = build(recipe, place.world, place.runtime, place.roots)
-    for role in players:
+    for role in PLAYERS:
         part(built.method.trained[role], parts)
     for step in range(recipe.schedule.steps):
         built.method.step({role: stream.batch(step) for role, stream in built.streams.items()})
@@ -76,14 +76,11 @@ def main() -> None:
         teacher = teacher_run(load_recipe(RECIPE, options.overrides))
         assert teacher is not None
         run(teacher, place)
-        ways = [("all synchronised", (), 1)]
-        for workers in options.workers:
-            ways += [(f"{workers} workers, none synchronised", PLAYERS, workers)]
-            ways += [(f"{workers} workers, discriminator synchronised", PLAYERS[:1], workers)]
-        for name, players, parts in ways:
-            found = [trained(place, options.overrides, seed, players, parts) for seed in range(options.seeds)]
+        for parts in (1, *options.workers):
+            found = [trained(place, options.overrides, seed, parts) for seed in range(options.seeds)]
             spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
             each = ", ".join(f"{value:.2f}" for value in found)
+            name = f"{parts} workers, each by itself" if parts > 1 else "synchronised"
             print(f"{name}: {statistics.mean(found):.2f}{spread} ({each})", flush=True)
 
 
