@@ -16,7 +16,9 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 from tests.cluster.test_study import told
 
@@ -75,8 +77,10 @@ def test_two_tuners_share_a_study_in_postgresql(tmp_path: Path, database: str) -
     assert [tuner.returncode for tuner in tuners] == [0, 0], ended
     reports = [json.loads(out.splitlines()[-1]) for out, _ in ended]
     assert reports[0]["study"] == reports[1]["study"]
-    study = optuna.load_study(study_name=reports[0]["study"], storage=database)
-    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    storage = RDBStorage(database, engine_kwargs={"poolclass": NullPool})
+    trials = optuna.load_study(study_name=reports[0]["study"], storage=storage).trials
+    storage.remove_session()  # else its connection stays open until some later test
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(complete) == 6, "together as many as the space wants, not one more"
     stores = {Path(trial.user_attrs["directory"]).parent.name for trial in complete}
     assert stores == {"one", "two"}, "both worked"
