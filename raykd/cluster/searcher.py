@@ -42,6 +42,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         self._should_stop, self._job = should_stop, job
         self._trials: dict[str, Trial] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep nothing: Tune pickles what it is given, and the study is the record."""
+        return {}
+
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Accept what Tune knows: nothing, since the space is ours."""
         return True

@@ -202,6 +202,10 @@ class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
         self._report, self._stopping = report, stopping
         self._last = time.monotonic()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep nothing: Tune pickles what it is given, and what shows the report may be a terminal."""
+        return {}
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass a stop on; report now and then."""
         self._stopping()

@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,16 @@ def written(folder: Path, **changes: Any) -> Path:
     return path
 
 
+class Terminal:
+    """What shows a report, and cannot be pickled, as a live display cannot."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __call__(self, report: Mapping[str, Any]) -> None:
+        assert report["study"]
+
+
 def searched(
     folder: Path, should_stop: Callable[[], bool] = lambda: False, where: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
@@ -55,7 +66,7 @@ def searched(
         store=folder / "runs",
         data_root=None,
         should_stop=should_stop,
-        show=lambda report: None,
+        show=Terminal(),
     )
 
 
