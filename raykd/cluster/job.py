@@ -62,15 +62,7 @@ def run_on_ray(
 
 
 def _trainer(recipe: Recipe, cluster: Cluster, roots: Roots, fitting: list[int], control: Path) -> ElasticTrainer:
-    job = Job(
-        recipe=recipe.model_dump(mode="json"),
-        runtime=cluster.runtime.model_dump(),
-        threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
-        store=str(roots.store),
-        data_root=str(roots.data) if roots.data else None,
-        working_directory=str(Path.cwd()),
-        control=str(control),
-    )
+    job = Job.of(recipe, cluster, roots, control)
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker

@@ -1,5 +1,6 @@
 """A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
 
+import fcntl
 import json
 import os
 import threading
@@ -180,8 +181,6 @@ def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
 
 def _wait_for_others(job: Job, recipe: Recipe) -> None:
     """Wait while another trial of the same values is at work: its result will be this one's too."""
-    import fcntl
-
     lock = Path(job.store) / recipe.run_id / ".lock"
     while lock.is_file():
         with lock.open("r+") as file:

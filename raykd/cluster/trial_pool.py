@@ -100,15 +100,7 @@ class TrialPool:
 
     def _submit(self, recipe: Recipe) -> Any:
         cluster = self._cluster
-        job = Job(
-            recipe=recipe.model_dump(mode="json"),
-            runtime=cluster.runtime.model_dump(),
-            threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
-            store=str(self._roots.store),
-            data_root=str(self._roots.data) if self._roots.data else None,
-            working_directory=str(Path.cwd()),
-            control=str(self._control),
-        )
+        job = Job.of(recipe, cluster, self._roots, self._control)
         if cluster.worker_range[1] > 1:
             together = cluster.model_copy(update={"address": "auto"}).model_dump()
             return ray.remote(_train_together).options(num_cpus=0, max_retries=0).remote(asdict(job), together)

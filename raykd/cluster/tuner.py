@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -18,7 +17,16 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.search_trial import TrialJob, run_trial
 from raykd.cluster.searcher import REPORT, StudySearcher
 from raykd.cluster.session import connected, room_for
-from raykd.cluster.study import counted, enqueue, finished, grid_of, learn_from_earlier, open_study, working
+from raykd.cluster.study import (
+    best_trials,
+    counted,
+    enqueue,
+    finished,
+    grid_of,
+    learn_from_earlier,
+    open_study,
+    working,
+)
 from raykd.cluster.trials import run_trials
 from raykd.cluster.tune import Search, SearchStopped, sources
 from raykd.cluster.worker import STOP_FILE, Job
@@ -83,7 +91,12 @@ class Tuning:
     def report(self) -> dict[str, Any]:
         """Return the state of the search, written beside the study and shown."""
         report = report_of(
-            self._study, counted(self._study), self._planned.space, self._planned.objectives, self._target
+            self._study.study_name,
+            counted(self._study),
+            best_trials(self._study),
+            self._planned.space,
+            self._planned.objectives,
+            self._target,
         )
         report["directory"] = str(self._planned.folder)
         write_search(report, self._planned.space, self._planned.folder)
@@ -181,15 +194,7 @@ class Tuning:
 
     def _job(self, recipe: Recipe) -> dict[str, Any]:
         cluster = self._cluster
-        job = Job(
-            recipe=recipe.model_dump(mode="json"),
-            runtime=cluster.runtime.model_dump(),
-            threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
-            store=str(self._roots.store),
-            data_root=str(self._roots.data) if self._roots.data else None,
-            working_directory=str(Path.cwd()),
-            control=str(self._control),
-        )
+        job = Job.of(recipe, cluster, self._roots, self._control)
         # Only the driver touches the study, whose address may hold a password.
         together = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()
         return asdict(TrialJob(asdict(job), list(self._planned.objectives), together))

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray.train
 
+from raykd.cluster.config import Cluster
 from raykd.config import Runtime
 from raykd.engine.build import Roots
 from raykd.engine.checkpoint import Checkpoint, write_text
@@ -19,7 +20,7 @@ from raykd.engine.report import LocalReporter
 from raykd.engine.run import Place, run
 from raykd.errors import RaykdError
 from raykd.parallel import World
-from raykd.recipe import recipe_from_dict
+from raykd.recipe import Recipe, recipe_from_dict
 
 STOP_FILE = "stop-request"
 _SETTLING_SECONDS = 5.0
@@ -36,6 +37,19 @@ class Job:
     data_root: str | None
     working_directory: str
     control: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, cluster: Cluster, roots: Roots, control: Path) -> "Job":
+        """Return what a worker of ``cluster`` is told to train; called in the driver's directory."""
+        return cls(
+            recipe=recipe.model_dump(mode="json"),
+            runtime=cluster.runtime.model_dump(),
+            threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
+            store=str(roots.store),
+            data_root=str(roots.data) if roots.data else None,
+            working_directory=str(Path.cwd()),
+            control=str(control),
+        )
 
     def as_config(self) -> dict[str, Any]:
         """Return the dictionary that Ray carries to the workers."""

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from raykd.engine.checkpoint import write_text
 from raykd.objectives import OBJECTIVES
 from raykd.recipe import dump_recipe
 from raykd.search_space import SearchSpace, Values, value_of
@@ -27,9 +27,14 @@ _FEWEST = 2  # trials that there is something to draw of
 
 
 def report_of(
-    study: Study, trials: Sequence[FrozenTrial], space: SearchSpace, objectives: Sequence[str], target: int
+    study: str,
+    trials: Sequence[FrozenTrial],
+    best: Sequence[FrozenTrial],
+    space: SearchSpace,
+    objectives: Sequence[str],
+    target: int,
 ) -> dict[str, Any]:
-    """Return the state of a study by those of its ``trials`` that count."""
+    """Return the state of a study by those of its ``trials`` that count, and the ``best`` of them, the best first."""
     of_state = {
         name: [trial for trial in trials if trial.state == state]
         for name, state in (
@@ -39,14 +44,14 @@ def report_of(
             ("running", TrialState.RUNNING),
         )
     }
-    best = _best(study, of_state["complete"])
+    shown = best if len(objectives) > 1 else best[:_BEST]
     return {
-        "study": study.study_name,
+        "study": study,
         "recipe": space.recipe,
         "objectives": {name: OBJECTIVES[name] for name in objectives},
         "trials": {"target": target, **{name: len(found) for name, found in of_state.items()}},
         "at_work": [_at_work(trial, space) for trial in of_state["running"]],
-        "best": [_told(trial, space, objectives) for trial in best],
+        "best": [_told(trial, space, objectives) for trial in shown],
         "reasons": [
             {"trial": trial.number, "reason": trial.user_attrs.get("reason", "not told")}
             for trial in of_state["failed"]
@@ -65,7 +70,7 @@ def write_search(report: dict[str, Any], space: SearchSpace, folder: Path) -> No
     They learn from all images: what was held out to search by is not any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "search.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_text(folder / "search.json", json.dumps(report, indent=1))
     front = len(report["objectives"]) > 1
     for old in folder.glob("best-*.yaml"):
         old.unlink()
@@ -73,7 +78,7 @@ def write_search(report: dict[str, Any], space: SearchSpace, folder: Path) -> No
         recipe = space.recipe_of({**one["parameters"], **({"data.holdout": 0.0} if space.holds_out else {})})
         told = ", ".join(f"{name} {value:.6g}" for name, value in one["values"].items())
         path = folder / (f"best-{one['trial']}.yaml" if front else "best.yaml")
-        path.write_text(f"# Trial {one['trial']} of the search {report['study']}: {told}.\n" + dump_recipe(recipe))
+        write_text(path, f"# Trial {one['trial']} of the search {report['study']}: {told}.\n" + dump_recipe(recipe))
 
 
 def write_figures(study: Study, folder: Path) -> list[str]:
@@ -117,16 +122,6 @@ def write_figures(study: Study, folder: Path) -> list[str]:
 
 def _value(index: int, trial: FrozenTrial) -> float:
     return float(trial.values[index])
-
-
-def _best(study: Study, complete: list[FrozenTrial]) -> list[FrozenTrial]:
-    if not complete:
-        return []
-    if len(study.directions) > 1:
-        numbers = {trial.number for trial in complete}
-        return [trial for trial in study.best_trials if trial.number in numbers]
-    down = study.direction == optuna.study.StudyDirection.MINIMIZE
-    return sorted(complete, key=lambda trial: (trial.values[0] if down else -trial.values[0], trial.number))[:_BEST]
 
 
 def _at_work(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def told(tmp_path: Path, *objectives: str) -> tuple[optuna.Study, SearchSpace]:
 
 def test_the_best_recipe_is_one_that_trains_unchanged(tmp_path: Path) -> None:
     study, searched = told(tmp_path, "accuracy")
-    report = report_of(study, counted(study), searched, ["accuracy"], 6)
+    report = report_of("made-0", counted(study), best_trials(study), searched, ["accuracy"], 6)
     assert report["trials"] == {"target": 6, "complete": 6, "pruned": 0, "failed": 1, "running": 0}
     assert [one["trial"] for one in report["best"]] == [5, 4, 3, 2, 1]
     assert report["reasons"] == [{"trial": 6, "reason": "loss is not finite"}]
@@ -191,7 +191,7 @@ def test_the_best_recipe_is_one_that_trains_unchanged(tmp_path: Path) -> None:
 
 def test_a_front_has_a_recipe_for_each(tmp_path: Path) -> None:
     study, searched = told(tmp_path, "accuracy", "parameters")
-    report = report_of(study, counted(study), searched, ["accuracy", "parameters"], 6)
+    report = report_of("made-0", counted(study), best_trials(study), searched, ["accuracy", "parameters"], 6)
     write_search(report, searched, tmp_path / "made-0")
     assert [path.name for path in (tmp_path / "made-0").glob("best*.yaml")] == ["best-5.yaml"]
 
