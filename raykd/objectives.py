@@ -18,7 +18,8 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
 
 def default_objective(recipe: Recipe) -> str:
     """Return what a search wants where the space does not say: no real image picks a data-free hyper-parameter."""
-    return "accuracy" if "train" in METHODS[recipe.method.name].streams else "agreement"
+    synthetic = recipe.referee is not None or recipe.bank is not None
+    return "accuracy" if "train" in METHODS[recipe.method.name].streams and not synthetic else "agreement"
 
 
 def reported_as(objective: str, recipe: Recipe) -> str | None:
@@ -45,4 +46,6 @@ def reported_as(objective: str, recipe: Recipe) -> str | None:
         raise UsageError(
             f"objective 'agreement' is that with a teacher, and method {recipe.method.name!r} has none: take accuracy"
         )
+    if recipe.referee is not None:
+        return "referee/agreement"
     return "holdout/agreement" if method.sample is Method.sample else "blind/agreement"

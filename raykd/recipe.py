@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config import Optimizer, Section
-from raykd.errors import UsageError, did_you_mean, unknown
+from raykd.errors import UsageError, unknown
 from raykd.methods import METHODS, MethodConfig
+from raykd.recipe_fields import dotted_fields, override, override_pairs, possible_fields, spelled_out
 from raykd.recipe_sections import (
     BankConfig,
     CalibrationConfig,
@@ -22,7 +23,7 @@ from raykd.recipe_sections import (
     ScheduleConfig,
     TeacherConfig,
 )
-from raykd.yaml_file import explain, load_yaml, parse_value
+from raykd.yaml_file import explain, load_yaml
 
 
 class Recipe(Section):
@@ -33,6 +34,9 @@ class Recipe(Section):
     student: NetworkConfig | None = None
     teacher: TeacherConfig | None = None
     bank: BankConfig | None = None
+    referee: BankConfig | None = Field(
+        default=None, description="generators whose images, learnt from by no student, all students are judged on"
+    )
     calibration: CalibrationConfig | None = None
     method: MethodConfig
     student_optim: Optimizer | None = None
@@ -56,12 +60,21 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _roles_filled(self) -> "Recipe":
         method, roles = self.method.name, METHODS[self.method.name].roles
-        filled = {"student": self.student, "student_optim": self.student_optim, "bank": self.bank}
+        frozen = self.bank is not None and self.bank.images is not None
+        filled = {"student": self.student, "student_optim": self.student_optim, "bank": None if frozen else self.bank}
         wanted = {"student": "student", "student_optim": "student", "bank": "bank"}
         for section, role in wanted.items():
             if (filled[section] is None) == (role in roles):
                 verb = "needs a" if role in roles else "takes no"
                 raise ValueError(f"method {method!r} {verb} {section!r} section")
+        if frozen and "train" not in METHODS[method].streams:
+            raise ValueError(f"method {method!r} trains on no set of images: leave out 'bank.images'")
+        if frozen and self.data.train is not None:
+            raise ValueError("the set to train on is given twice: leave out 'data.train' or 'bank.images'")
+        if self.referee is not None and self.referee.images is None:
+            raise ValueError("a referee is a set of images: give 'referee.images', such as 1000")
+        if self.referee is not None and not {"student", "teacher"} <= set(roles):
+            raise ValueError(f"method {method!r} has no student and teacher whose agreement 'referee' could measure")
         if ("ood" in METHODS[method].streams) == (self.data.ood is None):
             verb = "needs other images: give" if self.data.ood is None else "takes no other images: leave out"
             raise ValueError(f"method {method!r} {verb} 'data.ood'")
@@ -80,7 +93,7 @@ class Recipe(Section):
     def content_hash(self) -> str:
         """Return 8 hex digits that change with anything that changes the result, but not with the seed."""
         content = self.model_dump(mode="json", exclude={"name", "seed", "controls", "published"})
-        for newer in ("bank", "calibration"):  # absent from recipes of before these sections existed
+        for newer in ("bank", "calibration", "referee"):  # absent from recipes of before these sections existed
             if content[newer] is None:
                 del content[newer]
         for newer in ("train", "ood", "ood_images", "ood_index", "ood_balanced", "buffer", "holdout"):
@@ -88,9 +101,15 @@ class Recipe(Section):
                 del content["data"][newer]
         if content["teacher"] is not None:
             del content["teacher"]["overrides"]  # they are in the teacher's run id
-        bank = bank_run(self)
-        if bank is not None:
-            content["bank"] = bank.run_id
+        for role, generators in (("bank", self.bank), ("referee", self.referee)):
+            if generators is None:
+                continue
+            source = generators_run(generators)
+            if source is not None:  # the overrides are in its run id
+                content[role] = source.run_id if generators.images is None else [source.run_id, generators.images]
+            else:
+                fields = {"recipe", "seed", "run"} | ({"images"} if generators.images is not None else set())
+                content[role] = generators.model_dump(mode="json", include=fields)
         teacher = teacher_run(self)
         if teacher is not None:  # a teacher trained in another way makes this another run
             content["teacher"] = teacher.run_id
@@ -114,7 +133,7 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     """
     path = _find(source)
     raw = _extended(path)
-    fields = set(_dotted_fields(_validated(raw, path.name, set())))
+    fields = set(dotted_fields(_validated(raw, path.name, set())))
     pairs = list(overrides)
     recipe = _validated(override(raw, pairs, path.stem, fields), source, fields)
     changed = {pair.partition("=")[0].partition(".")[0].strip() for pair in pairs}
@@ -133,16 +152,28 @@ def teacher_source(teacher: TeacherConfig) -> Recipe | None:
     return None if teacher.recipe is None else load_recipe(teacher.recipe, override_pairs(teacher.overrides))
 
 
-def override_pairs(overrides: Mapping[str, Any]) -> list[str]:
-    """Write a mapping of dotted fields as the ``KEY=VALUE`` pairs that ``load_recipe`` takes."""
-    return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-
-
 def bank_run(recipe: Recipe) -> Recipe | None:
     """Return the recipe whose run supplies the bank, if that is where it comes from."""
-    if recipe.bank is None or recipe.bank.recipe is None:
+    return generators_run(recipe.bank) if recipe.bank is not None else None
+
+
+def generators_run(generators: BankConfig) -> Recipe | None:
+    """Return the recipe whose run supplies generators, with its overrides, or None where a run is named."""
+    if generators.recipe is None:
         return None
-    return load_recipe(recipe.bank.recipe, [f"seed={recipe.bank.seed}"])
+    recipe = load_recipe(generators.recipe, override_pairs({**generators.overrides, "seed": generators.seed}))
+    return recipe.model_copy(update={"controls": ()})  # they are run beside who asks for the recipe itself
+
+
+def frozen_sets(recipe: Recipe) -> list[BankConfig]:
+    """Return the generators of which a set of images is made, once, before this recipe is trained."""
+    return [one for one in (recipe.bank, recipe.referee) if one is not None and one.images is not None]
+
+
+def source_runs(recipe: Recipe) -> list[Recipe]:
+    """Return the recipes whose runs this one builds on directly: of its teacher and of its generators."""
+    generators = [generators_run(one) for one in (recipe.bank, recipe.referee) if one is not None]
+    return [run for run in (teacher_run(recipe), *generators) if run is not None]
 
 
 def control_runs(recipe: Recipe) -> list[Recipe]:
@@ -150,17 +181,17 @@ def control_runs(recipe: Recipe) -> list[Recipe]:
     return [load_recipe(name, [f"seed={recipe.seed}"]) for name in recipe.controls]
 
 
-def entailed_runs(recipe: Recipe, trail: tuple[str, ...] = ()) -> list[Recipe]:
+def entailed_runs(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> list[Recipe]:
     """Return all runs that training this recipe means, in their order: teacher's, bank's, its own, controls'.
 
     Raises:
         UsageError: if recipes name each other in a circle (``trail`` holds those on the way).
     """
-    if recipe.name in trail:
-        raise UsageError(f"recipes name each other in a circle: {' -> '.join([*trail, recipe.name])}")
-    trail = (*trail, recipe.name)
-    sources = [run for run in (teacher_run(recipe), bank_run(recipe)) if run is not None]
-    before = [run for source in sources for run in entailed_runs(source, trail)]
+    if recipe in trail:
+        names = " -> ".join(one.name for one in (*trail[trail.index(recipe) :], recipe))
+        raise UsageError(f"recipes name each other in a circle: {names}")
+    trail = (*trail, recipe)
+    before = [run for source in source_runs(recipe) for run in entailed_runs(source, trail)]
     after = [run for control in control_runs(recipe) for run in entailed_runs(control, trail)]
     return list({run.run_id: run for run in [*before, recipe, *after]}.values())
 
@@ -173,38 +204,6 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that ``load_recipe`` reads back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-
-
-def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[str]) -> dict[str, Any]:
-    """Return ``raw`` with dotted ``KEY=VALUE`` pairs applied; only existing fields may be set."""
-    result: dict[str, Any] = json.loads(json.dumps(raw))
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(f"expected KEY=VALUE, as in method.entropy_weight=3; got {pair!r}")
-        if key == "method.name":
-            raise UsageError("method.name cannot be overridden: pick another recipe")
-        if key == "name":
-            raise UsageError("name cannot be overridden: it is the recipe file's")
-        if key not in fields:
-            hint = did_you_mean(key, fields)
-            raise UsageError(f"{key!r} is not a field of the {name!r} recipe{hint}")
-        *sections, leaf = key.split(".")
-        place = result
-        for section in sections:
-            inner = place.get(section)
-            place[section] = inner if isinstance(inner, dict) else {}
-            place = place[section]
-        place[leaf] = parse_value(text)
-        result = _spelled_out(result)
-    if _method_name(result) != _method_name(raw):
-        raise UsageError("method.name cannot be overridden: pick another recipe")
-    return result
-
-
-def _method_name(raw: Mapping[str, Any]) -> Any:
-    method = raw.get("method")
-    return method.get("name") if isinstance(method, dict) else None
 
 
 def _find(source: str) -> Path:
@@ -220,20 +219,15 @@ def _find(source: str) -> Path:
 
 def _extended(path: Path) -> dict[str, Any]:
     """Read a recipe and lay it over the one it extends, section by section (a changed `name` replaces)."""
-    own = _spelled_out(load_yaml(path))
+    own = spelled_out(load_yaml(path))
     base_name = own.pop("extends", None)
     if base_name is None:
         return {"name": path.stem, **own}
     beside = path.parent / f"{base_name}.yaml"
-    base = _spelled_out(load_yaml(beside if beside.is_file() else _find(str(base_name))))
+    base = spelled_out(load_yaml(beside if beside.is_file() else _find(str(base_name))))
     if "extends" in base:
         raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
     return {**_merged(base, own), "name": own.get("name", path.stem)}
-
-
-def _spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
-    """Write ``data: NAME`` as a section, so that a variant or an override may change a part of it."""
-    return {**raw, "data": {"name": raw["data"]}} if isinstance(raw.get("data"), str) else raw
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,32 +247,5 @@ def _validated(raw: dict[str, Any], source: str, fields: set[str]) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        known = fields or set(_possible_fields(Recipe, raw))
+        known = fields or set(possible_fields(Recipe, raw))
         raise explain(error, source, known) from None
-
-
-def _possible_fields(section: type[Section], raw: Any, prefix: str = "") -> Iterable[str]:
-    """Name the fields that a broken recipe could have set, to suggest from."""
-    for field, info in section.model_fields.items():
-        yield prefix + field
-        value = raw.get(field) if isinstance(raw, dict) else None
-        for inner in _sections_in(info.annotation):
-            tag = inner.model_fields.get("name")
-            tags = get_args(tag.annotation) if tag else ()
-            if not tags or (isinstance(value, dict) and value.get("name") in tags):
-                yield from _possible_fields(inner, value, f"{prefix}{field}.")
-
-
-def _sections_in(annotation: Any) -> Iterable[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections_in(part)
-
-
-def _dotted_fields(section: Section, prefix: str = "") -> Iterable[str]:
-    for name in type(section).model_fields:
-        yield prefix + name
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from _dotted_fields(value, f"{prefix}{name}.")

@@ -87,16 +87,24 @@ class TeacherConfig(Section):
 
 
 class BankConfig(Section):
-    """The generators that a student learns from: the bank of a ``recipe``'s run, or of a ``run`` by its id."""
+    """Generators, those of a ``recipe``'s run or of a ``run`` by its id; with ``images`` a frozen set of theirs."""
 
     recipe: str | None = None
+    overrides: dict[str, Any] = Field(
+        default={}, description="dotted fields of that recipe, as in {method.tv_weight: 0.1}"
+    )
     seed: int = Field(default=0, ge=0, description="of the recipe's run")
     run: str | None = Field(default=None, description="a run directory's name in the store")
+    images: int | None = Field(
+        default=None, gt=0, description="so many of their images, made once and kept; default: made anew in every step"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "BankConfig":
         if (self.recipe is None) == (self.run is None):
             raise ValueError("give either 'recipe' or 'run' (the name of a run directory in the store)")
+        if self.overrides and self.recipe is None:
+            raise ValueError("'overrides' change the 'recipe' of generators; there is none here")
         return self
 
 

@@ -16,65 +16,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 import raykd
 from raykd.config import Section
 from raykd.errors import UsageError, did_you_mean, unknown
 from raykd.objectives import OBJECTIVES
-from raykd.recipe import Recipe, load_recipe, override_pairs
+from raykd.recipe import Recipe, entailed_runs, load_recipe
+from raykd.recipe_fields import override_pairs
+from raykd.recipe_sections import BankConfig, TeacherConfig
+from raykd.search_dimension import Dimension, listed
 from raykd.yaml_file import explain, load_yaml, parse_value
 
 Values = dict[str, Any]
 Draw = Callable[[str, "Dimension"], Any]
-
-
-class Dimension(Section):
-    """What a field may be: one of four distributions, everywhere or under a condition."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
-    integer: tuple[int, int] | None = Field(default=None, alias="int", description="both ends included")
-    choice: tuple[Any, ...] | None = Field(default=None, min_length=2)
-    when: dict[str, Any] = Field(default={}, description="other fields and their value, or a list of values")
-
-    @model_validator(mode="after")
-    def _one_of_four(self) -> "Dimension":
-        given = [name for name in ("uniform", "loguniform", "integer", "choice") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of uniform, loguniform, int and choice")
-        bounds = self.bounds
-        if bounds is not None and not bounds[0] < bounds[1]:
-            raise ValueError(f"the bounds are [low, high] with low < high; got {list(bounds)}")
-        if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise ValueError(f"a logarithmic scale starts above 0; got {list(self.loguniform)}")
-        if self.choice is not None and len({repr(value) for value in self.choice}) < len(self.choice):
-            raise ValueError(f"the same choice is given twice in {list(self.choice)}")
-        return self
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """Return the lowest and the highest number, or None for a choice."""
-        return self.uniform or self.loguniform or self.integer
-
-    @property
-    def samples(self) -> tuple[Any, ...]:
-        """Return all choices, or the bounds: what must be valid for everything between to be."""
-        return self.choice if self.choice is not None else tuple(self.bounds or ())
-
-    def holds(self, value: Any) -> bool:
-        """Tell whether a value may be drawn."""
-        if self.choice is not None:
-            return any(value == one and type(value) is type(one) for one in self.choice)
-        low, high = self.bounds or (0, 0)
-        whole = self.integer is None or isinstance(value, int)
-        return isinstance(value, int | float) and not isinstance(value, bool) and whole and low <= value <= high
-
-    def applies(self, drawn: Mapping[str, Any]) -> bool:
-        """Tell whether the field is drawn, given the values of those above it."""
-        return all(key in drawn and drawn[key] in _listed(wanted) for key, wanted in self.when.items())
 
 
 class Sampler(Section):
@@ -110,6 +65,10 @@ class SearchSpace(Section):
         default=None, description="folder of an earlier search of the same fields and objectives, to learn from"
     )
     space: dict[str, Dimension] = Field(min_length=1)
+    images: int | None = Field(default=None, gt=0, description="of a second stage: so many of the first one's best")
+    then: "SearchSpace | None" = Field(
+        default=None, description="a second stage: students of a frozen set that the best generators of this one make"
+    )
 
     @field_validator("space")
     @classmethod
@@ -120,7 +79,7 @@ class SearchSpace(Section):
                 if other not in above:
                     where = "stands below it" if other in space else "is not in the space"
                     raise ValueError(f"{key!r} depends on {other!r}, which {where}{did_you_mean(other, above)}")
-                if never := [value for value in _listed(wanted) if not above[other].holds(value)]:
+                if never := [value for value in listed(wanted) if not above[other].holds(value)]:
                     raise ValueError(f"{key!r} waits for {other!r} to be {never[0]!r}, which it never is")
             above[key] = dimension
         return space
@@ -159,6 +118,36 @@ class SearchSpace(Section):
                     raise ValueError(f"a point has {key!r} at {value!r}, outside of {list(self.space[key].samples)}")
         return self
 
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "SearchSpace":
+        if self.then is None:
+            return self
+        if self.then.then is not None:
+            raise ValueError("'then' stands in 'then': a search has two stages at most")
+        if self.then.images is None:
+            raise ValueError("say how large the frozen set is: 'then.images', such as 20000")
+        if "bank" in {key.partition(".")[0] for key in (*self.then.overrides, *self.then.space)}:
+            raise ValueError("'then' takes the generators of the first stage: leave 'bank' out of its fields")
+        if len(self.objectives) > 1:
+            raise ValueError(
+                f"'then' goes on from the best trial, and by {len(self.objectives)} objectives none is: give one"
+            )
+        return self
+
+    def second(self, values: Mapping[str, Any]) -> "SearchSpace":
+        """Return the second stage, with the generators of a trial of the first: those of its bank, else its own."""
+        assert self.then is not None and self.then.images is not None, "validated where there are two stages"
+        bank = self.generators_of(values, images=self.then.images).model_dump(mode="json", exclude_defaults=True)
+        return self.then.model_copy(update={"overrides": {**self.then.overrides, "bank": bank}})
+
+    def generators_of(self, values: Mapping[str, Any], *, images: int, apart: int = 0) -> BankConfig:
+        """Return a frozen set of a trial's generators, of a seed so far ``apart``: those of its bank, else its own."""
+        recipe = self.recipe_of(values)
+        if recipe.bank is not None:
+            return recipe.bank.model_copy(update={"images": images, "seed": recipe.bank.seed + apart})
+        fixed = {key: value for key, value in {**self.overrides, **values}.items() if key != "seed"}
+        return BankConfig(recipe=self.recipe, overrides=fixed, seed=recipe.seed + apart, images=images)
+
     def drawn(self, draw: Draw) -> Values:
         """Return the values of a trial, in the order of the space: define by run."""
         values: Values = {}
@@ -187,33 +176,31 @@ class SearchSpace(Section):
         Raises:
             UsageError: for a key that the recipe has not, or a value that it does not take, naming them.
         """
-        self.recipe_of({})
+        entailed_runs(self.recipe_of({}))
         for key, dimension in self.space.items():
             for conditions in self._conditions(dimension):
                 for value in dimension.samples:
                     try:
-                        self.recipe_of({**conditions, key: value})
+                        entailed_runs(self.recipe_of({**conditions, key: value}))
                     except UsageError as error:
                         raise UsageError(f"space {self.name!r}, {key} at {value!r}: {error}") from None
+        if self.then is None:
+            return
+        second, first = self.second({}), self.recipe_of({})
+        second.check()
+        theirs, ours = second.recipe_of({}).teacher, first.teacher
+        if theirs is not None and theirs != ours:
+            raise UsageError(
+                f"space {self.name!r}: the generators learn from the teacher {_named(ours)}, the students of 'then' "
+                f"from {_named(theirs)}: they must be one; set it in then.overrides or take another recipe"
+            )
 
     def _conditions(self, dimension: Dimension) -> Iterator[Values]:
         """Yield every combination of values under which a field is drawn, with what those depend on in turn."""
-        for values in product(*(_listed(wanted) for wanted in dimension.when.values())):
+        for values in product(*(listed(wanted) for wanted in dimension.when.values())):
             own = dict(zip(dimension.when, values, strict=True))
             outer = [dict(inner) for key in own for inner in self._conditions(self.space[key]) if inner]
             yield {**{key: value for inner in outer for key, value in inner.items()}, **own}
-
-
-def parameter_of(value: Any) -> Any:
-    """Return a value as a study keeps it, where a choice may be no list or mapping."""
-    return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
-
-
-def value_of(dimension: Dimension, parameter: Any) -> Any:
-    """Return the value that a study keeps as ``parameter``."""
-    if dimension.choice is None:
-        return parameter
-    return next(value for value in dimension.choice if parameter_of(value) == parameter)
 
 
 def load_space(source: str, overrides: Iterable[str] = ()) -> SearchSpace:
@@ -226,6 +213,8 @@ def load_space(source: str, overrides: Iterable[str] = ()) -> SearchSpace:
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a space is called like its file")
+    if "images" in raw:
+        raise UsageError(f"{path}: 'images' is how many a second stage learns from: it stands in 'then'")
     fixed = dict(raw.get("overrides") or {})
     for pair in overrides:
         key, equals, text = pair.partition("=")
@@ -234,6 +223,8 @@ def load_space(source: str, overrides: Iterable[str] = ()) -> SearchSpace:
         fixed[key] = parse_value(text)
     for key in fixed.keys() - (raw.get("overrides") or {}).keys():
         raw = _without(raw, key, fixed[key])
+    if isinstance(raw.get("then"), dict):
+        raw = {**raw, "then": {**raw["then"], "name": f"{path.stem}-then"}}
     try:
         space = SearchSpace.model_validate({**raw, "name": path.stem, "overrides": fixed})
     except ValidationError as error:
@@ -270,12 +261,12 @@ def _without(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     left = {}
     for other, dimension in space.items():
         when = dimension.get("when") if isinstance(dimension, dict) else None
-        if other == key or (when and key in when and value not in _listed(when[key])):
+        if other == key or (when and key in when and value not in listed(when[key])):
             continue
         kept = {name: wanted for name, wanted in (when or {}).items() if name != key}
         left[other] = {**dimension, "when": kept} if when else dimension
     return {**raw, "space": left}
 
 
-def _listed(wanted: Any) -> list[Any]:
-    return list(wanted) if isinstance(wanted, list) else [wanted]
+def _named(teacher: TeacherConfig | None) -> str:
+    return json.dumps(teacher.model_dump(mode="json", exclude_defaults=True)) if teacher else "nobody"

@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from raykd.config import Section
 from raykd.errors import UsageError, unknown
-from raykd.recipe import Recipe, load_recipe, override_pairs
+from raykd.recipe import Recipe, load_recipe
+from raykd.recipe_fields import override_pairs
 from raykd.yaml_file import explain, load_yaml
 
 

@@ -1,5 +1,6 @@
 """Search spaces are data: what a trial's recipe is, and every slip named before anything starts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,8 @@ import yaml
 from raykd.errors import UsageError
 from raykd.objectives import default_objective, reported_as
 from raykd.recipe import load_recipe
-from raykd.search_space import (
-    SearchSpace,
-    load_space,
-    parameter_of,
-    space_files,
-    value_of,
-)
+from raykd.search_dimension import parameter_of, value_of
+from raykd.search_space import SearchSpace, load_space, space_files
 
 RATE = {"loguniform": [0.001, 0.1]}
 SPACE = {
@@ -26,10 +22,14 @@ SPACE = {
 }
 
 
+THEN = {"recipe": "kd_digits", "images": 100, "space": {"student_optim.lr": RATE}}
+
+
 def made(folder: Path, *pairs: str, **changes: Any) -> SearchSpace:
     raw = {"recipe": "dafl_digits", "space": SPACE, **changes}
     path = folder / "made.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in raw.items() if value is not None}, sort_keys=False))
+    plain = json.loads(json.dumps({key: value for key, value in raw.items() if value is not None}))
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))
     return load_space(str(path), pairs)
 
 
@@ -110,6 +110,15 @@ def test_a_choice_may_be_anything_that_a_recipe_takes(tmp_path: Path) -> None:
         ({"points": [{"method.latent_dim": 30}]}, "a point has 'method.latent_dim' at 30, outside of \\[10, 20\\]"),
         ({"recipe": "dafl_digit"}, "unknown recipe 'dafl_digit'; did you mean 'dafl_digits'"),
         ({"name": "x"}, "called like its file"),
+        ({"images": 5}, "it stands in 'then'"),
+        ({"recipe": "lsgdfd_digits", "space": {"bank.overrides.method.tv_wieght": RATE}}, "mean 'method.tv_weight'"),
+        ({"then": {**THEN, "images": None}}, "say how large the frozen set is"),
+        ({"then": {**THEN, "space": {"bank.seed": {"int": [1, 2]}}}}, "takes the generators of the first stage"),
+        ({"then": {**THEN, "then": {**THEN, "name": "x"}}}, "two stages at most"),
+        ({"then": THEN, "objectives": ["agreement", "parameters"]}, "by 2 objectives none is"),
+        ({"then": {**THEN, "overrides": {"teacher": {"recipe": "supervised_digits_lenet5_bn"}}}}, "they must be one"),
+        ({"then": {**THEN, "recipe": "lsgdfd_digits"}}, "needs a 'bank' section"),
+        ({"then": {**THEN, "space": {"student_optim.l": RATE}}}, "did you mean 'student_optim.lr'"),
         ({"trails": 3}, "did you mean 'trials'"),
     ],
 )  # fmt: skip

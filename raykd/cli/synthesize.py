@@ -1,4 +1,4 @@
-"""``raykd synthesize``: make a data set out of a bank of generators."""
+"""``raykd synthesize``: make a data set out of a run's generators."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from raykd.cli.names import data_root
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def synthesize(stop: object, run: Path, images: int, out: Path, as_json: bool) -> None:
-    """Write images of the bank in the run directory RUN as a data set.
+    """Write images of the generators in the run directory RUN as a data set.
 
-    RUN may also be a student's that learned from a bank beside it. The same command goes on with an
-    unfinished set. Train on the set by data.train=FOLDER.
+    RUN trained a bank, a generator beside its student, or a student of a bank beside it. The same command
+    goes on with an unfinished set. Train on the set by data.train=FOLDER.
     """
     from raykd.cli import output
     from raykd.cli.stop import Stop

@@ -61,11 +61,19 @@ def tune(
 
 def _print(report: dict[str, Any], as_json: bool) -> None:
     from raykd.cli import output
-    from raykd.cli.board import written
 
     if as_json:
         output.print_json(report)
         return
+    if "first" in report:
+        _print_stage(report["first"])
+    _print_stage(report)
+
+
+def _print_stage(report: dict[str, Any]) -> None:
+    from raykd.cli import output
+    from raykd.cli.board import written
+
     columns = ["trial", *report["objectives"], "test top-1 %", "parameters"]
     rows = [
         [
@@ -80,4 +88,5 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
     for one in report["reasons"]:
         click.echo(f"- trial {one['trial']} failed: {one['reason']}")
     figures = ", ".join(report["figures"]) or "none"
-    output.print_pairs({**report["trials"], "figures": figures, "directory": report["directory"]})
+    made = {f"images made {when}": output.count(images) for when, images in report["images_made"].items()}
+    output.print_pairs({**report["trials"], **made, "figures": figures, "directory": report["directory"]})

@@ -17,20 +17,24 @@ from ray import tune
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.job import run_on_ray
-from raykd.cluster.searcher import FAILED, FINAL, INTERRUPTED, REPORT, TEST
+from raykd.cluster.searcher import FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
 from raykd.cluster.train import fitting_workers
-from raykd.cluster.worker import STOP_FILE, Job
+from raykd.cluster.worker import STOP_FILE, Job, pack_error
 from raykd.config import Runtime
+from raykd.data.synthetic import MANIFEST
 from raykd.engine.build import Roots, build_network, spec_of
 from raykd.engine.checkpoint import Checkpoint, write_text
+from raykd.engine.frozen import set_folder
 from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
+from raykd.engine.synthesis import make_frozen_sets
 from raykd.errors import RaykdError
+from raykd.methods import METHODS, Method
 from raykd.objectives import reported_as
 from raykd.parallel import World
-from raykd.recipe import Recipe, recipe_from_dict
+from raykd.recipe import Recipe, frozen_sets, recipe_from_dict
 
 _WAIT_SECONDS = 0.2
 _TIMED, _WARM = 30, 5  # forward passes
@@ -87,8 +91,11 @@ def run_trial(config: dict[str, Any]) -> None:
     recipe, cluster = recipe_from_dict(job.recipe), Cluster.model_validate(trial.cluster)
     try:
         _wait_for_others(job, recipe)
+        made = _to_be_made(job, recipe)
         result = (_together if cluster.worker_range[1] > 1 else _alone)(job, recipe, trial, cluster)
-        told = _at_the_end(job, recipe, result, trial.objectives)
+        if METHODS[recipe.method.name].sample is not Method.sample:
+            made += result["images"]
+        told = {MADE: made, **_at_the_end(job, recipe, result, trial.objectives)}
     except Interrupted:
         told = {INTERRUPTED: 1.0}
     except RaykdError as error:
@@ -98,6 +105,24 @@ def run_trial(config: dict[str, Any]) -> None:
         write_text(log, traceback.format_exc())
         told = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
     tune.report(told)
+
+
+def make_sets(config: dict[str, Any]) -> dict[str, Any]:
+    """Make the frozen sets of a recipe in a process of their own; return how many images, or an error as data."""
+    job = Job(**config)
+    with suppress(OSError):
+        os.chdir(job.working_directory)
+    prepare_host(job.threads)
+    try:
+        return {"made": make_frozen_sets(recipe_from_dict(job.recipe), World.current(), _roots(job))}
+    except RaykdError as error:
+        return pack_error(error)
+
+
+def _to_be_made(job: Job, recipe: Recipe) -> int:
+    """Return how many images the frozen sets have that are not there yet."""
+    sets = {set_folder(generators, Path(job.store)): generators.images or 0 for generators in frozen_sets(recipe)}
+    return sum(images for folder, images in sets.items() if not (folder / MANIFEST).is_file())
 
 
 def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:

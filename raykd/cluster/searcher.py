@@ -16,8 +16,9 @@ from raykd.errors import UsageError
 from raykd.recipe import Recipe
 from raykd.search_space import SearchSpace
 
-FINAL, FAILED, INTERRUPTED, REPORT, TEST = "final", "failed", "interrupted", "report", "test"
-"""What a trial tells beside its objectives: that it is through, why it is not, at which report, its test accuracy."""
+FINAL, FAILED, INTERRUPTED, REPORT, TEST, MADE = "final", "failed", "interrupted", "report", "test", "images made"
+"""What a trial tells beside its objectives: that it is through, why it is not, at which report, its test accuracy, and
+how many images its generators have made."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
@@ -96,6 +97,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             trial.set_user_attr(REASON, str(reason))
             self._study.tell(trial, state=TrialState.FAIL)
         elif told.get(FINAL):
+            trial.set_user_attr(MADE, int(told[MADE]))
             if told.get(TEST) is not None:
                 trial.set_user_attr("test/accuracy/top1", told[TEST])
             self._study.tell(trial, values)

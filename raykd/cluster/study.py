@@ -28,7 +28,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from raykd.errors import SetupError, UsageError
 from raykd.objectives import OBJECTIVES
-from raykd.search_space import Dimension, SearchSpace, Values, parameter_of, value_of
+from raykd.search_dimension import Dimension, parameter_of, value_of
+from raykd.search_space import SearchSpace, Values
 
 logger = logging.getLogger(__name__)
 

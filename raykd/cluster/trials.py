@@ -15,7 +15,7 @@ from raykd.engine.build import Roots, check
 from raykd.engine.report import read_status
 from raykd.errors import MissingData, RaykdError
 from raykd.parallel import World
-from raykd.recipe import Recipe, bank_run, entailed_runs, teacher_run
+from raykd.recipe import Recipe, entailed_runs, source_runs
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def run_trials(
 
 def sources_of(recipe: Recipe) -> list[str]:
     """Return the ids of the runs that a recipe builds on directly."""
-    return [run.run_id for run in (teacher_run(recipe), bank_run(recipe)) if run is not None]
+    return [run.run_id for run in source_runs(recipe)]
 
 
 def _in_order(recipes: Sequence[Recipe]) -> list[Recipe]:

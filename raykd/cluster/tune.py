@@ -18,9 +18,10 @@ from raykd.errors import RaykdError
 from raykd.objectives import default_objective, reported_as
 from raykd.parallel import World
 from raykd.recipe import Recipe, entailed_runs
-from raykd.search_space import SearchSpace
+from raykd.search_space import SearchSpace, Values
 
-_HOLDOUT = 0.1  # of what is learnt from, where an objective is measured on real images
+_HOLDOUT = 0.1  # of what is learnt from, where an objective is measured on it
+_REFEREE = 1000  # images
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,11 @@ class SearchStopped(RaykdError):
 
 
 def plan_search(space: SearchSpace, store: Path) -> Search:
-    """Say what will be searched: settle the objectives, and hold images out where one is measured on them.
+    """Say what will be searched: settle the objectives, and on which images they are measured, the same for all trials.
+
+    Agreement on images of a student's own generator says nothing where trials differ in their generators: one that
+    makes few and simple images is agreed on best. There a referee judges, the generators of the recipe as it stands,
+    of another seed.
 
     Raises:
         UsageError: if runs of the recipe do not measure an objective.
@@ -51,16 +56,26 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
     recipe = space.recipe_of({})
     objectives = space.objectives or (default_objective(recipe),)
     reported = [reported_as(name, recipe) for name in objectives]
-    if any(name and name.startswith("holdout/") for name in reported) and not recipe.data.holdout:
+    if "agreement" in objectives and recipe.referee is None and _vary_generators(space, recipe):
+        referee = {"referee": space.generators_of({}, images=_REFEREE, apart=1).model_dump(exclude_defaults=True)}
+        space = space.model_copy(update={"overrides": {**space.overrides, **referee}})
+    elif any(name and name.startswith("holdout/") for name in reported) and not recipe.data.holdout:
         space = space.model_copy(update={"overrides": {**space.overrides, "data.holdout": _HOLDOUT}})
     content = space.model_dump(
-        mode="json", exclude={"name", "trials", "keep", "points", "earlier", "sampler", "scheduler"}
+        mode="json", exclude={"name", "trials", "keep", "points", "earlier", "sampler", "scheduler", "images", "then"}
     )
     content["objectives"] = objectives
     content["recipe"] = space.recipe_of({}).content_hash
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     return Search(space, objectives, store.absolute() / "searches" / f"{space.name}-{digest}")
+
+
+def _vary_generators(space: SearchSpace, recipe: Recipe) -> bool:
+    """Tell whether trials make images, or learn from images, of generators that differ."""
+    if recipe.bank is not None:
+        return any(key.startswith("bank.") for key in space.space)
+    return reported_as("agreement", recipe) == "blind/agreement"
 
 
 def search(
@@ -91,14 +106,32 @@ def search(
     prepare_environment(cluster)
     with needs_ray(cluster):
         from raykd.cluster.tuner import Tuning
-    return Tuning(planned, cluster, roots, should_stop, show).run()
+    report = Tuning(planned, cluster, roots, should_stop, show).run()
+    if planned.space.then is None or not report["best"]:
+        return report
+    second = plan_search(planned.space.second(report["best"][0]["parameters"]), store)
+    return {**Tuning(second, cluster, roots, should_stop, show).run(), "first": report}
 
 
 def sources(space: SearchSpace) -> list[Recipe]:
-    """Return the runs that trials build on, teachers and banks, whatever of their choices they make."""
-    recipes = [space.recipe_of({})]
+    """Return the runs that trials build on, teachers and banks, whatever of their choices they make.
+
+    What a number changes, such as a weight of the generators, is every trial's own.
+    """
+    chosen: list[Values] = [{}]
     for key, dimension in space.space.items():
         if dimension.choice is not None and not dimension.when:
-            recipes += [space.recipe_of({key: value}) for value in dimension.choice]
-    runs = {run.run_id: run for recipe in recipes for run in entailed_runs(recipe)[:-1]}
+            chosen += [{key: value} for value in dimension.choice]
+    numbers = {key: dimension.samples[0] for key, dimension in space.space.items() if dimension.choice is None}
+    runs: dict[str, Recipe] = {}
+    for values in chosen:
+        kept = _sources_of(space, values)
+        for key, number in numbers.items():
+            shared = _sources_of(space, {**values, key: number})
+            kept = {run_id: run for run_id, run in kept.items() if run_id in shared}
+        runs |= kept
     return list(runs.values())
+
+
+def _sources_of(space: SearchSpace, values: Values) -> dict[str, Recipe]:
+    return {run.run_id: run for run in entailed_runs(space.recipe_of(values))[:-1]}

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raykd.cluster.config import Cluster
-from raykd.cluster.search_trial import TrialJob, run_trial
-from raykd.cluster.searcher import REPORT, StudySearcher
+from raykd.cluster.search_trial import TrialJob, make_sets, run_trial
+from raykd.cluster.searcher import MADE, REPORT, StudySearcher
 from raykd.cluster.session import connected, room_for
 from raykd.cluster.study import (
     best_trials,
@@ -29,11 +30,11 @@ from raykd.cluster.study import (
 )
 from raykd.cluster.trials import run_trials
 from raykd.cluster.tune import Search, SearchStopped, sources
-from raykd.cluster.worker import STOP_FILE, Job
+from raykd.cluster.worker import STOP_FILE, Job, unpack_error
 from raykd.engine.build import Roots
 from raykd.errors import RunFailed, SetupError
 from raykd.objectives import OBJECTIVES
-from raykd.recipe import Recipe
+from raykd.recipe import Recipe, frozen_sets, generators_run
 from raykd.reporting.search import report_of, write_figures, write_search
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,10 @@ class Tuning:
             self._planned.objectives,
             self._target,
         )
+        report["images_made"] = {
+            "before the trials": self._study.user_attrs.get(MADE, 0),
+            "by the trials": sum(trial.user_attrs.get(MADE, 0) for trial in finished(self._study)),
+        }
         report["directory"] = str(self._planned.folder)
         write_search(report, self._planned.space, self._planned.folder)
         self._show(report)
@@ -117,6 +122,7 @@ class Tuning:
             before = sources(self._planned.space)
             if before:
                 self._train_first(before)
+            self._make_sets({run.run_id for run in before})
             if not self._should_stop():
                 self._tune(tuner, places, workers)
 
@@ -132,6 +138,19 @@ class Tuning:
         failed = [(run, how.reason) for run, how in ended.items() if how.result is None]
         if failed:
             raise RunFailed(f"run {failed[0][0]}, which the trials build on, failed: {failed[0][1]}")
+
+    def _make_sets(self, finished: set[str]) -> None:
+        """Make the frozen sets that all trials share."""
+        recipe, cluster = self._planned.space.recipe_of({}), self._cluster
+        sources = [generators_run(generators) for generators in frozen_sets(recipe)]
+        if self._should_stop() or not sources or any(run and run.run_id not in finished for run in sources):
+            return
+        resources = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
+        job = asdict(Job.of(recipe, cluster, self._roots, self._control))
+        told = ray.get(ray.remote(make_sets).options(max_retries=0, **resources).remote(job))
+        if "made" not in told:
+            raise unpack_error(told)
+        self._study.set_user_attr(MADE, self._study.user_attrs.get(MADE, 0) + told["made"])
 
     def _tune(self, tuner: str, places: int, workers: int) -> None:
         searcher = StudySearcher(

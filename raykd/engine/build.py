@@ -20,6 +20,7 @@ from raykd.engine.bank import load_bank
 from raykd.engine.calibration import class_statistics
 from raykd.engine.evaluate import Exam
 from raykd.engine.feeding import Feeding, held_out_exam, open_streams, sources
+from raykd.engine.frozen import on_frozen_set, referee_exam
 from raykd.engine.host import compile_obstacle
 from raykd.errors import UsageError
 from raykd.methods import METHODS, Method
@@ -67,7 +68,8 @@ def check(recipe: Recipe, world: World, roots: Roots) -> None:
     data = recipe.data
     spec = spec_of(data, roots)
     _check_batch(recipe, spec, world)
-    wanted = dict.fromkeys((name, "train") for name in sources(recipe).values())
+    made_first = recipe.bank is not None and recipe.bank.images is not None
+    wanted = {} if made_first else dict.fromkeys((name, "train") for name in sources(recipe).values())
     for name, split in [*wanted, *([(data.name, "test")] if data.test else [])]:
         find_split(name, split, roots.data)
     if data.ood is not None and data.ood_index is not None:
@@ -82,6 +84,7 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
     Raises:
         UsageError: where recipe, data and networks do not fit together.
     """
+    recipe = on_frozen_set(recipe, roots.store)
     spec = spec_of(recipe.data, roots)
     _check_batch(recipe, spec, world)
     torch.manual_seed(mix(recipe.seed, 0))
@@ -120,7 +123,8 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, setting)
-    exam = Exam(test, spec, world, teacher, held_out_exam(feeding))
+    referee = referee_exam(recipe, spec, world, teacher, opened, (roots.store, roots.data))
+    exam = Exam(test, spec, world, teacher, {"holdout": held_out_exam(feeding), "referee": referee})
     return Built(method, streams, teacher, exam, opened, spec, teacher_sha256)
 
 

@@ -3,7 +3,7 @@
 Units: accuracy, agreement and expected calibration error in per cent; kl in nats, KL(teacher || student).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ def score(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, 
 class Exam:
     """The test split, the teacher's answers to it computed once, and the scoring of any student on it.
 
-    Images held out of the training are another such exam, ``held_out``, whose figures begin with ``holdout/``.
+    Others may be taken with it, ``beside``: the figures of one called ``holdout`` begin with ``holdout/``.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Exam:
         spec: DataSpec,
         world: World,
         teacher: nn.Module | None,
-        held_out: "Exam | None" = None,
+        beside: "Mapping[str, Exam | None] | None" = None,
         *,
         labelled: bool = True,
     ) -> None:
         """Keep this worker's share; let the teacher sit the exam. Without images there is no exam."""
         self._images, self._spec, self._world = images, spec, world
-        self._held_out = held_out
+        self._beside = {name: exam for name, exam in (beside or {}).items() if exam is not None}
         self._teacher_logits: Tensor | None = None
         if images is None:
             return
@@ -86,8 +86,11 @@ class Exam:
 
     def score(self, student: nn.Module) -> dict[str, float]:
         """Return the figures of a student over the whole split; none where there is no split."""
-        held_out = self._held_out.score(student) if self._held_out is not None else {}
-        figures = {f"holdout/{name}": value for name, value in held_out.items()}
+        figures = {
+            f"{other}/{name}": value
+            for other, exam in self._beside.items()
+            for name, value in exam.score(student).items()
+        }
         if self._images is None:
             return figures
         return {**score(self._logits(student), self._labels, self._teacher_logits, self._world), **figures}

@@ -23,7 +23,8 @@ from raykd.errors import UsageError
 from raykd.methods import METHODS
 from raykd.models.teacher import Teacher
 from raykd.parallel import World
-from raykd.recipe import Recipe, override, teacher_run
+from raykd.recipe import Recipe, teacher_run
+from raykd.recipe_fields import override
 from raykd.recipe_sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.yaml_file import explain, load_yaml
 

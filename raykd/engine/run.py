@@ -20,9 +20,10 @@ from raykd.engine.environment import describe
 from raykd.engine.fit import fit
 from raykd.engine.report import Reporter, read_status, rewind_metrics, write_status
 from raykd.engine.stop import Interrupted
+from raykd.engine.synthesis import make_frozen_sets
 from raykd.errors import CorruptError, RaykdError, UsageError
 from raykd.parallel import World
-from raykd.recipe import Recipe, bank_run, control_runs, dump_recipe, entailed_runs, teacher_run
+from raykd.recipe import Recipe, control_runs, dump_recipe, entailed_runs, source_runs
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def run(recipe: Recipe, place: Place) -> dict[str, Any]:
         RaykdError: for what the user must mend.
     """
     entailed_runs(recipe)  # a slip in any of them should show before hours of the first
-    for source in (teacher_run(recipe), bank_run(recipe)):
-        if source is not None and not _is_finished(source, place):
+    for source in source_runs(recipe):
+        if not _is_finished(source, place):
             check(recipe, place.world, place.roots)
             logger.info("run %s, which this one builds on, is not finished: training it first", source.run_id)
             run(source, place)
@@ -72,6 +73,7 @@ def _run_one(recipe: Recipe, place: Place) -> dict[str, Any]:
             logger.info("%s is finished already: reading its result", recipe.run_id)
             result: dict[str, Any] = world.broadcast(read_status(directory).get("result"))
             return result
+        make_frozen_sets(recipe, world, place.roots)
         built = build(recipe, world, place.runtime, place.roots)
         reporter = place.make_reporter(directory)
         resume = _resume_point(reporter, world)

@@ -8,19 +8,23 @@ from pathlib import Path
 import torch
 
 from raykd.config import Runtime
+from raykd.data.spec import DataSpec
+from raykd.data.synthetic import MANIFEST, PixelRange, SyntheticFolder
 from raykd.engine.bank import finish_bank, open_bank, product_name, write_products
 from raykd.engine.build import Roots, build, build_network, load_teacher, spec_of
 from raykd.engine.calibration import BY_PRODUCT
 from raykd.engine.checkpoint import save_weights
+from raykd.engine.frozen import set_folder
 from raykd.engine.statistics import save_statistics
 from raykd.errors import UsageError
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.models.moments import MomentTeacher
 from raykd.parallel import World
 from raykd.recipe import Recipe, bank_run, teacher_run
-from raykd.recipe_sections import CalibrationConfig, NetworkConfig
+from raykd.recipe_sections import BankConfig, CalibrationConfig, NetworkConfig
 
 _WEIGHTS = "student.safetensors"
+_BATCHES = 4  # of images that stand in for a frozen set
 
 
 def supply(recipe: Recipe, roots: Roots, store: Path) -> tuple[Recipe, list[str]]:
@@ -31,7 +35,8 @@ def supply(recipe: Recipe, roots: Roots, store: Path) -> tuple[Recipe, list[str]
     """
     store.mkdir(parents=True, exist_ok=True)
     told = [*_supply_teacher(recipe, roots, store), *_supply_bank(recipe, roots, store)]
-    return _with_statistics(recipe, roots, store), told
+    recipe, more = _with_small_sets(recipe, roots, store)
+    return _with_statistics(recipe, roots, store), [*told, *more]
 
 
 def without_test(recipe: Recipe) -> Recipe:
@@ -53,6 +58,8 @@ def _supply_teacher(recipe: Recipe, roots: Roots, store: Path) -> list[str]:
 
 
 def _supply_bank(recipe: Recipe, roots: Roots, store: Path) -> list[str]:
+    if recipe.bank is not None and recipe.bank.images is not None:
+        return []
     source = bank_run(recipe)
     run_id = source.run_id if source else recipe.bank.run if recipe.bank else None
     if run_id is None or _linked(run_id, "bank/manifest.json", roots, store):
@@ -75,6 +82,37 @@ def _supply_bank(recipe: Recipe, roots: Roots, store: Path) -> list[str]:
         first.with_name(f"{product_name(other)}.safetensors").hardlink_to(first)
     finish_bank(folder, {**about, "teacher_sha256": built.teacher_sha256}, World.alone())
     return [f"run {run_id} is not there: untrained generators stand in for its bank"]
+
+
+def _with_small_sets(recipe: Recipe, roots: Roots, store: Path) -> tuple[Recipe, list[str]]:
+    """Let random images stand in for a frozen set that is not there, or link the one that is."""
+    told, most = [], _BATCHES * recipe.schedule.global_batch
+    spec = spec_of(recipe.data, roots)
+    for role in ("bank", "referee"):
+        generators: BankConfig | None = getattr(recipe, role)
+        if generators is None or generators.images is None:
+            continue
+        real = set_folder(generators, roots.store)
+        if (real / MANIFEST).is_file():
+            (store / real.parent.name).mkdir(exist_ok=True)
+            if not (link := store / real.parent.name / real.name).is_symlink():
+                link.symlink_to(real.absolute())
+            continue
+        small = generators.model_copy(update={"images": min(generators.images, most)})
+        recipe = recipe.model_copy(update={role: small})
+        _write_random_set(set_folder(small, store), spec, min(generators.images, most))
+        told.append(f"the set {real.name} is not there: {min(generators.images, most):,} random images stand in for it")
+    return recipe, told
+
+
+def _write_random_set(folder: Path, spec: DataSpec, images: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = SyntheticFolder(folder, spec, images, {})
+    bounds = PixelRange((-2.0,) * spec.channels, (2.0,) * spec.channels)
+    for path, rows in files.files.items():
+        pixels = torch.randint(256, (len(rows), spec.channels, spec.size, spec.size), dtype=torch.uint8)
+        labels = torch.tensor(rows) % spec.num_classes
+        files.write(path, pixels, labels, torch.zeros(len(rows), spec.num_classes), bounds)
 
 
 def one_member(about: dict[str, object]) -> GeneratorBank:

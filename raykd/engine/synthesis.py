@@ -1,13 +1,12 @@
-"""A synthetic set made of a bank: images, the classes asked of the generators, and the teacher's answers.
+"""A synthetic set made of a run's generators: images, the classes asked of them, and the teacher's answers.
 
-Row i's class and latent depend on the bank run's seed and on i alone; each of K classes comes once in every K rows.
 Files are written one by one: what is held in memory is one file's content, one group of members, one batch of images.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,50 +19,46 @@ from raykd.data.synthetic import MANIFEST, PixelRange, SyntheticFolder, alone_in
 from raykd.engine.bank import FOLDER, BankFiles, open_bank
 from raykd.engine.build import Roots, load_teacher, spec_of
 from raykd.engine.checkpoint import write_text
-from raykd.errors import CorruptError, RunFailed, UsageError
-from raykd.generators import EVERY, GeneratorBank
+from raykd.engine.frozen import set_folder
+from raykd.engine.generated import BankRows, MethodRows, Rows, makes_images, sample
+from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
 from raykd.models.teacher import Teacher
-from raykd.parallel import World, mix
-from raykd.recipe import Recipe, bank_run, recipe_from_dict
+from raykd.parallel import World
+from raykd.recipe import Recipe, bank_run, frozen_sets, generators_run, recipe_from_dict
+from raykd.recipe_sections import BankConfig
 from raykd.yaml_file import load_yaml
 
 logger = logging.getLogger(__name__)
 
-_SEED = 0x517E  # apart from all that training draws by the recipe's seed
-_ORDER, _LATENT = 0, 1
-_SAMPLE = 1024  # images that the pixel range is taken from
-_SAMPLE_VALUES = 4096  # of each of them and each channel at most
-_GROUP_BYTES = 512 * 2**20  # of members held at a time
-_MOST_IMAGES = 512  # generated or judged at a time
-_BATCH_PIXELS = 2**20  # of them together, so that large images come in smaller batches
-
 
 def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dict[str, Any]:
-    """Write a set of so many images of a run's bank to ``out``, or what is missing of it; return what it is.
+    """Write a set of so many images of a run's generators to ``out``, or what is missing of it; return what it is.
 
-    ``run`` is the directory of a bank's run, or of a run that learned from a bank in the same store. The same call
-    goes on behind the last whole file, and a finished set is only checked.
+    ``run`` is the directory of a bank's run, of a run that learned from a bank in the same store, or of a finished run
+    whose method trains a generator beside its student. The same call goes on behind the last whole file, and a finished
+    set is only checked.
 
     Raises:
-        UsageError: for a run without a bank, a teacher that is not there or another, or a folder in use otherwise.
+        UsageError: for a run without generators, a teacher that is not there or another, or a folder in use otherwise.
         CorruptError: if the bank or what is in ``out`` is damaged.
     """
     if images < 1:
         raise UsageError(f"--images {images}: a set has 1 image or more")
-    home, recipe = _find_bank(run)
-    bank = open_bank(home)
+    home, recipe = _find_generators(run)
     roots = Roots(data_root, home.parent)
     spec = spec_of(recipe.data, roots)
-    teacher, digest = _teacher_of(bank, recipe, spec, roots)
-    facts = {
-        "bank": home.name,
-        "bank_sha256": hashlib.sha256(json.dumps(dict(bank.about), sort_keys=True).encode()).hexdigest(),
-        "teacher_sha256": digest,
-        "seed": str(recipe.seed),
-    }
-    folder = SyntheticFolder(out, spec, images, facts)
     device = World.current().device
-    source = _Source(bank, recipe.seed, device)
+    source: Rows
+    if (home / FOLDER).is_dir():
+        bank = open_bank(home)
+        teacher, digest = _teacher_of(bank, recipe, spec, roots)
+        told = hashlib.sha256(json.dumps(dict(bank.about), sort_keys=True).encode()).hexdigest()
+        source = BankRows(bank, recipe.seed, device)
+    else:
+        source = MethodRows(home, recipe, roots)
+        teacher, digest, told = source.teacher, source.teacher_sha256, source.sha256
+    facts = {"bank": home.name, "bank_sha256": told, "teacher_sha256": digest, "seed": str(recipe.seed)}
+    folder = SyntheticFolder(out, spec, images, facts)
     with alone_in(out):
         present = folder.present()
         finished = len(present) == len(folder.files) and (out / MANIFEST).is_file()
@@ -72,7 +67,7 @@ def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dic
             _verify(out)
         else:
             (out / MANIFEST).unlink(missing_ok=True)
-            bounds = folder.read_range(present[0]) if present else PixelRange.of(source.sample())
+            bounds = folder.read_range(present[0]) if present else PixelRange.of(sample(source))
             shown = replace(spec, mean=bounds.mean, std=bounds.std)
             teacher = teacher.to(device)
             for path, rows in folder.files.items():
@@ -92,16 +87,56 @@ def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dic
     }
 
 
-def _find_bank(run: Path) -> tuple[Path, Recipe]:
-    """Return the directory of the bank's run, with its recipe."""
+def make_frozen_sets(recipe: Recipe, world: World, roots: Roots) -> int:
+    """Make, on rank 0, what is missing of the frozen sets that a recipe names; every worker must call it.
+
+    Who else wants the same set waits and finds it made.
+
+    Returns:
+        How many images are in the sets that were made now.
+
+    Raises:
+        RaykdError: on all workers, as ``synthesize``.
+    """
+    made, problem = 0, None
+    if world.rank == 0:
+        try:
+            made = sum(_make_frozen_set(generators, roots) for generators in frozen_sets(recipe))
+        except RaykdError as error:
+            problem = error
+    made, kind, told = world.broadcast((made, type(problem).__name__, str(problem or "")))
+    if problem is not None:
+        raise problem
+    if told:
+        raise RunFailed(f"{kind}: {told}")
+    return int(made)
+
+
+def _make_frozen_set(generators: BankConfig, roots: Roots) -> int:
+    assert generators.images is not None, "it is a frozen set"
+    folder = set_folder(generators, roots.store)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / MANIFEST).is_file():
+            return 0
+        source = generators_run(generators)
+        run = roots.store / (source.run_id if source else str(generators.run))
+        logger.info("%s images of %s are made once and kept", f"{generators.images:,}", run.name)
+        synthesize(run, generators.images, folder, roots.data)
+    return generators.images
+
+
+def _find_generators(run: Path) -> tuple[Path, Recipe]:
+    """Return the directory of the run that trained the generators, with its recipe."""
     recipe = _recipe_of(run)
     run = run.resolve()
-    if (run / FOLDER).is_dir():
+    if (run / FOLDER).is_dir() or makes_images(recipe):
         return run, recipe
     if recipe.bank is None:
         raise UsageError(
             f"run {run.name} has no bank of generators, nor did it learn from one; give the directory of a run whose "
-            "recipe trains a bank, or of a student of it (`raykd list recipes`)"
+            "recipe trains generators, or of a student of a bank (`raykd list recipes`)"
         )
     source = bank_run(recipe)
     home = run.parent / (recipe.bank.run or "" if source is None else source.run_id)
@@ -142,83 +177,8 @@ def _teacher_of(bank: BankFiles, recipe: Recipe, spec: DataSpec, roots: Roots) -
     return teacher, digest
 
 
-class _Source:
-    """The bank as a numbered row of images, of which one group of members is held at a time."""
-
-    def __init__(self, bank: BankFiles, seed: int, device: torch.device) -> None:
-        about = bank.about
-        self._bank = bank
-        self._seed = mix(seed, _SEED)
-        self._device = device
-        self._values = int(about["size"]) ** 2
-        self.single = bank.classes == (EVERY,)
-        self.labelled = not self.single or about["conditions"] > 0
-        self._classes = torch.tensor(range(bank.num_classes) if self.single else bank.classes)
-        count = max(1, _GROUP_BYTES * len(bank.classes) // (4 * bank.numbers))
-        self._groups = [bank.classes[i : i + count] for i in range(0, len(bank.classes), count)]
-        self._held: tuple[tuple[int, ...], GeneratorBank] | None = None
-
-    @property
-    def batch(self) -> int:
-        """Return how many images to make or judge at a time."""
-        return max(8, min(_MOST_IMAGES, _BATCH_PIXELS // self._values))
-
-    def asked(self, rows: range) -> Tensor:
-        """Return the classes asked of the generators for the rows, int64 (N,)."""
-        every = len(self._classes)
-        rounds = range(rows.start // every, (rows.stop - 1) // every + 1)
-        generator = torch.Generator()
-        order = [
-            torch.randperm(every, generator=generator.manual_seed(mix(self._seed, _ORDER, round_))) for round_ in rounds
-        ]
-        first = rows.start - rounds.start * every
-        return self._classes[torch.cat(order)[first : first + len(rows)]]
-
-    def images(self, rows: range) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images of all rows in pieces: (places among the rows (B,), normalised images (B, C, H, W)).
-
-        Raises:
-            RunFailed: if an image is not finite.
-        """
-        asked = self.asked(rows)
-        for group in self._groups:
-            # By class, so that a batch takes few members.
-            places = asked.argsort(stable=True)
-            if not self.single:
-                places = places[torch.isin(asked[places], torch.tensor(group))]
-            for some in places.split(self.batch):
-                if not len(some):
-                    continue
-                latents = self._latents([rows[place] for place in some.tolist()])
-                with torch.no_grad():
-                    images = self._members(group).mixed(latents, asked[some].to(self._device))
-                if not images.isfinite().all():
-                    raise RunFailed(f"the bank in {self._bank.folder.parent.name} makes images that are not finite")
-                yield some, images
-
-    def sample(self) -> Tensor:
-        """Return values of the first images, (C, M)."""
-        stride = -(-self._values // _SAMPLE_VALUES)
-        pieces = [images.flatten(2)[..., ::stride].cpu() for _, images in self.images(range(_SAMPLE))]
-        return torch.cat(pieces).transpose(0, 1).flatten(1)
-
-    def _latents(self, rows: list[int]) -> Tensor:
-        # On the CPU, whose generator gives the same numbers on every machine.
-        generator = torch.Generator()
-        size = self._bank.config.latent_dim
-        seeds = (mix(self._seed, _LATENT, row) for row in rows)
-        latents = torch.stack([torch.randn(size, generator=generator.manual_seed(seed)) for seed in seeds])
-        return latents.to(self._device)
-
-    def _members(self, group: tuple[int, ...]) -> GeneratorBank:
-        if self._held is None or self._held[0] != group:
-            self._held = None  # before the next ones come
-            self._held = group, self._bank.load(group).to(self._device)
-        return self._held[1]
-
-
 def _make(
-    source: _Source, teacher: Teacher, shown: DataSpec, bounds: PixelRange, rows: range
+    source: Rows, teacher: Teacher, shown: DataSpec, bounds: PixelRange, rows: range
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return one file's pixels, labels and teacher logits; ``shown`` normalises what is stored."""
     pixels = torch.empty(len(rows), shown.channels, shown.size, shown.size, dtype=torch.uint8)

@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from raykd.engine.checkpoint import write_text
 from raykd.objectives import OBJECTIVES
 from raykd.recipe import dump_recipe
-from raykd.search_space import SearchSpace, Values, value_of
+from raykd.search_dimension import value_of
+from raykd.search_space import SearchSpace, Values
 
 logger = logging.getLogger(__name__)
 

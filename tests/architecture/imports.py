@@ -12,11 +12,11 @@ PACKAGE = "raykd"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd", "raykd.errors"),
     ("raykd.config", "raykd.yaml_file"),
-    ("raykd.parallel", "raykd.losses", "raykd.recipe_sections"),
+    ("raykd.parallel", "raykd.losses", "raykd.recipe_sections", "raykd.recipe_fields"),
     ("raykd.data.spec", "raykd.models", "raykd.generators"),
     ("raykd.methods",),
     ("raykd.recipe", "raykd.recipes"),
-    ("raykd.objectives",),
+    ("raykd.objectives", "raykd.search_dimension"),
     ("raykd.data", "raykd.table", "raykd.tables", "raykd.search_space"),
     ("raykd.engine",),
     ("raykd.reporting",),

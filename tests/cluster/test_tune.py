@@ -30,7 +30,7 @@ from tests.cluster import runs
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TEACHER = {"schedule.steps": 8, "schedule.report_every": 4, "schedule.global_batch": 16}
-SMALL = {
+SMALL: dict[str, Any] = {
     "teacher.overrides": TEACHER,
     "schedule.steps": 12,
     "schedule.report_every": 4,
@@ -42,7 +42,7 @@ RATE = {"student_optim.lr": {"loguniform": [0.0001, 0.01]}}
 def written(folder: Path, **changes: Any) -> Path:
     raw = {"recipe": "kd_digits", "overrides": SMALL, "trials": 4, "space": RATE, **changes}
     path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(raw)), sort_keys=False))  # written out, without aliases
     return path
 
 
@@ -135,6 +135,43 @@ def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:
         assert state == ("finished" if trial.state == TrialState.COMPLETE else "pruned")
 
 
+def test_two_stages_and_the_second_makes_no_image(ray_session: ModuleType, tmp_path: Path) -> None:
+    """Generators first, judged by a referee; then students of a frozen set that the best of them made."""
+    then = {
+        "recipe": "kd_digits",
+        "images": 200,
+        "overrides": SMALL,
+        "trials": 3,
+        "objectives": ["agreement", "parameters"],
+        "sampler": {"name": "random"},
+        "space": {"student.model": {"choice": ["lenet5_half", "hinton800"]}},
+    }
+    first: dict[str, Any] = {
+        "recipe": "dafl_digits",
+        "overrides": {**SMALL, "method.generator_width": 8},
+        "trials": 2,
+        "space": {"method.entropy_weight": {"loguniform": [0.5, 20]}},
+        "then": then,
+    }
+    report = searched(tmp_path, **first)
+    assert report["first"]["trials"]["complete"] == 2, report["first"]["reasons"]
+    assert report["trials"]["complete"] == 3, report["reasons"]
+    each = SMALL["schedule.steps"] * SMALL["schedule.global_batch"]
+    assert report["first"]["images_made"] == {"before the trials": 1000, "by the trials": 2 * each}
+    assert report["images_made"] == {"before the trials": 200, "by the trials": 0}
+    chosen = report["first"]["best"][0]["run"]
+    assert sorted(path.name for path in (tmp_path / "runs/synthetic").glob("[!.]*"))[0] == f"{chosen}-200"
+    referees = {path.name for path in (tmp_path / "runs").glob("dafl_digits-*-s1")}
+    assert len(referees) == 1, "the referee is of another seed than all trials"
+    for one in report["best"]:
+        made = load_recipe(str(Path(report["directory"]) / f"best-{one['trial']}.yaml"))
+        assert made.bank is not None
+        assert made.bank.images == 200
+    again = searched(tmp_path, **first)
+    assert again["best"] == report["best"]
+    assert again["images_made"] == report["images_made"]
+
+
 def test_a_failing_trial_is_recorded_with_its_reason(ray_session: ModuleType, tmp_path: Path) -> None:
     report = searched(
         tmp_path, trials=2, sampler={"name": "grid"}, space={"student_optim.lr": {"choice": [0.001, 1e30]}}
@@ -196,6 +233,20 @@ def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
 def finished_runs(folder: Path) -> list[Path]:
     found = (folder / "runs").glob("kd_digits-*/status.json")
     return [path for path in found if read_status(path.parent).get("state") == "finished"]
+
+
+def test_agreement_is_measured_on_the_same_images_for_all_trials(tmp_path: Path) -> None:
+    def planned(recipe: str, key: str) -> Any:
+        space = {key: {"loguniform": [0.1, 10]}}
+        return plan_search(load_space(str(written(tmp_path, recipe=recipe, overrides={}, space=space))), tmp_path)
+
+    judged = planned("dafl_digits", "method.entropy_weight").space.recipe_of({}).referee
+    assert (judged.recipe, judged.seed, judged.images) == ("dafl_digits", 1, 1000)
+    judged = planned("lsgdfd_digits", "bank.overrides.method.tv_weight").space.recipe_of({}).referee
+    assert (judged.recipe, judged.seed) == ("lsgdfd_digits_bank", 1)
+    assert planned("lsgdfd_digits", "student_optim.lr").space.recipe_of({}).referee is None, "all have one bank"
+    labelled = planned("kd_digits", "student_optim.lr").space.recipe_of({})
+    assert (labelled.referee, labelled.data.holdout) == (None, 0.1)
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path: Path) -> None:

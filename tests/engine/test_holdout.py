@@ -30,17 +30,17 @@ def rows(pixels: Tensor) -> set[bytes]:
 def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     where = Roots(None, tmp_path)
     whole, rest = built(where), built(where, "data.holdout=0.1")
-    assert rest.exam._held_out is not None
-    before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, rest.exam._held_out._images
+    apart = rest.exam._beside["holdout"]
+    before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, apart._images
     assert isinstance(before, Images) and isinstance(shown, Images) and isinstance(held_out, Images)
     everything = rows(before.pixels)
     assert len(held_out.labels) == round(0.1 * len(before.labels))
     assert rows(shown.pixels) | rows(held_out.pixels) == everything
     assert not rows(shown.pixels) & rows(held_out.pixels)
     again = built(where, "data.holdout=0.1", "seed=5")
-    assert again.exam._held_out is not None
-    assert again.exam._held_out._images is not None
-    assert torch.equal(again.exam._held_out._images.pixels, held_out.pixels)
+    theirs = again.exam._beside["holdout"]._images
+    assert theirs is not None
+    assert torch.equal(theirs.pixels, held_out.pixels)
 
 
 def test_its_figures_stand_beside_those_of_the_test_split(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from raykd.data import parquet
 from raykd.data.datasets import data_spec, load_images, train_spec
 from raykd.data.ledger import OpenedData
 from raykd.data.synthetic import SyntheticFolder
-from raykd.engine import synthesis
+from raykd.engine import generated, synthesis
 from raykd.engine.bank import FOLDER, BankFiles, finish_bank, open_bank, write_products
 from raykd.engine.synthesis import synthesize
 from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.generators import EVERY, GeneratorBank
 from raykd.models import build_model
 from raykd.parallel import World
+from raykd.recipe import dump_recipe, load_recipe
 from tests.engine.untrained_bank import CONFIG, save_bank, save_run, save_teacher
 
 SPEC = data_spec("digits")
@@ -35,8 +36,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.set_num_threads(1)
     save_teacher(tmp_path)
     monkeypatch.setattr(parquet, "SHARD_BYTES", 100 * (32 * 32 + 4 * 10))
-    monkeypatch.setattr(synthesis, "_MOST_IMAGES", 16)
-    monkeypatch.setattr(synthesis, "_SAMPLE", 64)
+    monkeypatch.setattr(generated, "_MOST_IMAGES", 16)
+    monkeypatch.setattr(generated, "_SAMPLE", 64)
     return tmp_path
 
 
@@ -46,7 +47,7 @@ def run(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = save_run(store, "bank-run")
     save_bank(made, tuple(range(10)))
     files = open_bank(made)
-    monkeypatch.setattr(synthesis, "_GROUP_BYTES", 4 * 3 * files.numbers // 10)
+    monkeypatch.setattr(generated, "_GROUP_BYTES", 4 * 3 * files.numbers // 10)
     return made
 
 
@@ -79,7 +80,7 @@ def test_a_set_holds_what_its_bank_makes(store: Path, run: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(logits, network(shown), atol=1e-5)
     # Row 137 by hand, from the bank as a whole.
-    source = synthesis._Source(open_bank(run), 3, torch.device("cpu"))
+    source = generated.BankRows(open_bank(run), 3, torch.device("cpu"))
     with torch.no_grad():
         image = open_bank(run).load(range(10)).mixed(source._latents([137]), torch.tensor(labels[137:138]))[0]
     manifest = json.loads((store / "made" / "manifest.json").read_text())
@@ -150,7 +151,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
     assert all(whole[name] == data for name, data in left.items())
     stamps = {name: (store / "made" / name).stat().st_mtime_ns for name in left}
     torch.manual_seed(1)  # nothing hangs on torch's own generator
-    monkeypatch.setattr(synthesis, "_SAMPLE", 32)  # nor is the range taken anew
+    monkeypatch.setattr(generated, "_SAMPLE", 32)  # nor is the range taken anew
     (store / "made" / ".train-00001-of-00003.parquet.writing").write_bytes(b"left by SIGKILL")
     made = synthesize(run, 250, store / "made", None)
     assert made["written"] == 3 - len(left)
@@ -223,8 +224,13 @@ def test_runs_that_cannot_serve_say_what_would(store: Path, run: Path) -> None:
         synthesize(run, 0, store / "made", None)
     with pytest.raises(UsageError, match="does not exist; no recipe.yaml"):
         synthesize(store / "nowhere", 10, store / "made", None)
-    with pytest.raises(UsageError, match="run plain has no bank.*trains a bank"):
+    with pytest.raises(UsageError, match="run plain has no checkpoint, in which"):
         synthesize(save_run(store, "plain"), 10, store / "made", None)
+    other = save_run(store, "other")
+    other_recipe = load_recipe("kd_digits", ["controls=[]"])
+    (other / "recipe.yaml").write_text(dump_recipe(other_recipe))
+    with pytest.raises(UsageError, match="run other has no bank.*trains generators"):
+        synthesize(other, 10, store / "made", None)
     (run / FOLDER / "manifest.json").rename(store / "manifest.json")
     with pytest.raises(UsageError, match="has not finished its bank"):
         synthesize(run, 10, store / "made", None)
