@@ -19,7 +19,7 @@ from raykd.cli.stop import Stop
     type=click.Path(path_type=Path, file_okay=False),
     help="Store of the run directories; default: the cluster's, else runs.",
 )
-@click.option("--trials", type=click.IntRange(min=1), help="How many in all; default: the space's.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many in all, of the first stage; default: the space's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.pass_obj
 def tune(
@@ -33,7 +33,8 @@ def tune(
 ) -> None:
     """Search the recipes that SPACE describes.
 
-    SPACE is a name (`raykd list spaces`) or a YAML file. KEY=VALUE fixes a field of the recipe in all trials.
+    SPACE is a name (`raykd list spaces`) or a YAML file. KEY=VALUE fixes a field of the recipe in all trials
+    (of the first stage, where there are two).
 
     Trials run in parallel on Ray; Optuna proposes them and keeps the record, which its dashboard opens. The same
     command goes on where the last one stopped, and --trials can be raised later. best.yaml is a recipe for

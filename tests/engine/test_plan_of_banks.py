@@ -52,3 +52,16 @@ def test_a_student_on_a_bank(tmp_path: Path, how: str, members: int) -> None:
     assert traffic.get("exchanged", 0) % (4 * 32 * 32) == 0
     assert (traffic.get("exchanged", 0) > 0) == (how == "exchange")
     assert len(found.stand_ins) == 2, "of the teacher and of the bank"
+
+
+def test_a_student_of_a_frozen_set(tmp_path: Path) -> None:
+    sets = ["bank={recipe: dafl_digits, images: 100000}", "referee={recipe: dafl_digits, seed: 1, images: 50}"]
+    recipe = load_recipe("kd_digits", ["schedule.global_batch=16", *sets])
+    found = predict(recipe, Runtime(), site(tmp_path), tmp_path / "a", memory=None)
+    assert found.at("steps_peak") > 0
+    assert [told.partition(" is not there: ")[2] for told in found.stand_ins] == [
+        "random weights stand in for its network",
+        "64 random images stand in for it",
+        "50 random images stand in for it",
+    ]
+    assert not (tmp_path / "synthetic").exists(), "a plan makes nothing where runs are"
