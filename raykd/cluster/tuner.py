@@ -46,6 +46,7 @@ _SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 _REPORT_SECONDS = 2.0
+_POLL_SECONDS = 0.2
 _ENDLESS = 1_000_000  # trials, to Tune: the searcher says when there are enough
 _HEAD = "node:__internal_head__"  # a resource that Ray gives the head node
 
@@ -142,12 +143,17 @@ class Tuning:
     def _make_sets(self, finished: set[str]) -> None:
         """Make the frozen sets that all trials share."""
         recipe, cluster = self._planned.space.recipe_of({}), self._cluster
-        sources = [generators_run(generators) for generators in frozen_sets(recipe)]
-        if self._should_stop() or not sources or any(run and run.run_id not in finished for run in sources):
+        runs = [generators_run(generators) for generators in frozen_sets(recipe)]
+        if self._should_stop() or not runs or any(run and run.run_id not in finished for run in runs):
             return
         resources = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
         job = asdict(Job.of(recipe, cluster, self._roots, self._control))
-        told = ray.get(ray.remote(make_sets).options(max_retries=0, **resources).remote(job))
+        task = ray.remote(make_sets).options(max_retries=0, **resources).remote(job)
+        while not ray.wait([task], timeout=_POLL_SECONDS)[0]:
+            if self._should_stop():  # whole files stay, and the next command goes on behind them
+                ray.cancel(task, force=True)
+                return
+        told = ray.get(task)
         if "made" not in told:
             raise unpack_error(told)
         self._study.set_user_attr(MADE, self._study.user_attrs.get(MADE, 0) + told["made"])
