@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raykd.data import parquet
-from raykd.engine import synthesis
+from raykd.engine import generated
 from tests.cli.conftest import Raykd, WriteRecipe
 from tests.engine.untrained_bank import save_bank, save_run, save_teacher
 
@@ -14,7 +14,7 @@ from tests.engine.untrained_bank import save_bank, save_run, save_teacher
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run of an untrained bank of ten members."""
-    monkeypatch.setattr(synthesis, "_SAMPLE", 64)
+    monkeypatch.setattr(generated, "_SAMPLE", 64)
     (tmp_path / "runs").mkdir()
     save_teacher(tmp_path / "runs")
     made = save_run(tmp_path / "runs", "bank-run")
