@@ -140,7 +140,7 @@ def _find_generators(run: Path) -> tuple[Path, Recipe]:
         )
     source = bank_run(recipe)
     home = run.parent / (recipe.bank.run or "" if source is None else source.run_id)
-    if not (home / FOLDER).is_dir():
+    if not (home / FOLDER).is_dir() and not ((home / "recipe.yaml").is_file() and makes_images(_recipe_of(home))):
         raise UsageError(
             f"run {run.name} learned from the bank of run {home.name}, which is not beside it in {run.parent}; "
             "give the directory of that run"

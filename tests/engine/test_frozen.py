@@ -50,6 +50,7 @@ def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_pat
     trained(other, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert make_frozen_sets(other, World.alone(), Roots(None, tmp_path)) == 0
+    assert synthesize(tmp_path / other.run_id, 20, tmp_path / "more", None)["bank"].startswith("dafl_digits-")
 
 
 def test_the_set_holds_the_images_of_the_generator_up_to_its_levels(tmp_path: Path) -> None:
