@@ -27,6 +27,10 @@ class MissingData(UsageError):
     """Images, or a choice of them, that are not where they are looked for; other runs may have theirs."""
 
 
+class InProgress(UsageError):
+    """A run that another process is at; it can be waited for."""
+
+
 class SetupError(RaykdError):
     """The environment lacks something (Ray, a package, a device): exit code 3."""
 

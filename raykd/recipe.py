@@ -12,12 +12,13 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config import Optimizer, Section
-from raykd.errors import UsageError, unknown
+from raykd.errors import UsageError, did_you_mean, unknown
 from raykd.methods import METHODS, MethodConfig
-from raykd.recipe_fields import dotted_fields, override, override_pairs, possible_fields, spelled_out
+from raykd.recipe_fields import dotted_fields, numbers_of, override, override_pairs, possible_fields, spelled_out
 from raykd.recipe_sections import (
     BankConfig,
     CalibrationConfig,
+    Change,
     DataConfig,
     NetworkConfig,
     ScheduleConfig,
@@ -41,6 +42,7 @@ class Recipe(Section):
     method: MethodConfig
     student_optim: Optimizer | None = None
     schedule: ScheduleConfig
+    changes: tuple[Change, ...] = Field(default=(), description="numbers that become others during the training")
     controls: tuple[str, ...] = Field(default=(), description="recipes run beside this one")
     published: dict[str, float] = Field(default={}, description="the paper's figures, top-1 in per cent")
     seed: int = Field(default=0, ge=0)
@@ -84,6 +86,45 @@ class Recipe(Section):
             raise ValueError(f"method {method!r} takes no 'calibration' section: it matches no statistics")
         return self
 
+    @model_validator(mode="after")
+    def _changes_hold(self) -> "Recipe":
+        every, before = self.schedule.report_every, 0
+        for change in self.changes:
+            if "student" not in METHODS[self.method.name].roles:
+                raise ValueError(f"method {self.method.name!r} takes no 'changes': it trains no student")
+            if change.at <= before or change.at % every or change.at >= self.schedule.steps:
+                raise ValueError(
+                    f"a change at step {change.at}: they stand in their order, between steps 0 and "
+                    f"{self.schedule.steps}, at multiples of schedule.report_every, {every}"
+                )
+            before = change.at
+            numbers = {name for part in ("method", "student_optim") for name in numbers_of(getattr(self, part), part)}
+            for key in change.values:
+                if key not in numbers:
+                    raise ValueError(f"{key!r} cannot change during a training{did_you_mean(key, numbers)}")
+        self.stretches()
+        return self
+
+    def stretches(self) -> list[tuple["Recipe", int | None]]:
+        """Return the recipes of its training, one after the other, each with the step that it ends at (None: the last).
+
+        Raises:
+            ValueError: if a change makes no recipe.
+        """
+        if not self.changes:
+            return [(self, None)]
+        content = {**self.model_dump(mode="json"), "changes": []}
+        found, ends = [], [*(change.at for change in self.changes), None]
+        for values, end in zip([{}, *(change.values for change in self.changes)], ends, strict=True):
+            for key, value in values.items():
+                *sections, leaf = key.split(".")
+                place = content
+                for section in sections:
+                    place = place[section]
+                place[leaf] = value
+            found.append((type(self).model_validate(content), end))
+        return found
+
     @property
     def run_id(self) -> str:
         """Return name, 8 hex digits of the canonical content, seed."""
@@ -93,8 +134,8 @@ class Recipe(Section):
     def content_hash(self) -> str:
         """Return 8 hex digits that change with anything that changes the result, but not with the seed."""
         content = self.model_dump(mode="json", exclude={"name", "seed", "controls", "published"})
-        for newer in ("bank", "calibration", "referee"):  # absent from recipes of before these sections existed
-            if content[newer] is None:
+        for newer in ("bank", "calibration", "referee", "changes"):  # absent from recipes of before these existed
+            if not content[newer]:
                 del content[newer]
         for newer in ("train", "ood", "ood_images", "ood_index", "ood_balanced", "buffer", "holdout"):
             if not content["data"][newer]:

@@ -88,3 +88,13 @@ def dotted_fields(section: Section, prefix: str = "") -> Iterable[str]:
         value = getattr(section, name)
         if isinstance(value, Section):
             yield from dotted_fields(value, f"{prefix}{name}.")
+
+
+def numbers_of(section: Section | None, prefix: str) -> Iterable[str]:
+    """Name the numbers of a section, and of those in it, that are no counts: weights, temperatures, rates."""
+    for name, info in type(section).model_fields.items() if section is not None else ():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from numbers_of(value, f"{prefix}.{name}")
+        elif info.annotation is float:
+            yield f"{prefix}.{name}"

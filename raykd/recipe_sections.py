@@ -128,3 +128,12 @@ class ScheduleConfig(Section):
     steps: int = Field(gt=0)
     report_every: int = Field(gt=0, description="steps between evaluations and checkpoints")
     global_batch: int = Field(gt=1)
+
+
+class Change(Section):
+    """Numbers that become others at a step, as population-based training finds them."""
+
+    at: int = Field(gt=0, description="the first step that they hold for; a multiple of report_every")
+    values: dict[str, float] = Field(
+        min_length=1, description="dotted numbers of 'method' and 'student_optim' with a fraction, from here on"
+    )

@@ -11,10 +11,10 @@ the recipe's. ``overrides`` are the same for all trials, such as a smaller budge
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -26,27 +26,11 @@ from raykd.recipe import Recipe, entailed_runs, load_recipe
 from raykd.recipe_fields import override_pairs
 from raykd.recipe_sections import BankConfig, TeacherConfig
 from raykd.search_dimension import Dimension, listed
+from raykd.search_sections import Sampler, Scheduler
 from raykd.yaml_file import explain, load_yaml, parse_value
 
 Values = dict[str, Any]
 Draw = Callable[[str, "Dimension"], Any]
-
-
-class Sampler(Section):
-    """Who proposes the next trial."""
-
-    name: Literal["tpe", "random", "grid", "nsga2", "cmaes"] = "tpe"
-    seed: int = Field(default=0, ge=0)
-    startup: int = Field(default=8, ge=1, description="random trials before tpe and cmaes propose their own")
-    grid: int = Field(default=4, ge=2, description="values of a number for grid; of a choice it takes all")
-
-
-class Scheduler(Section):
-    """Who ends a trial early, by its objective at its reports."""
-
-    name: Literal["none", "asha", "median"] = "none"
-    grace: int = Field(default=1, ge=1, description="reports that every trial is given")
-    reduction: int = Field(default=3, ge=2, description="of asha: one in so many goes on at each rung")
 
 
 class SearchSpace(Section):
@@ -108,6 +92,8 @@ class SearchSpace(Section):
             raise ValueError("sampler 'cmaes' moves numbers, and the space has none: take tpe, random or grid")
         if self.sampler.name == "cmaes" and any(one.when for one in self.space.values()):
             raise ValueError("sampler 'cmaes' needs every field in every trial, and some have 'when': take tpe")
+        if self.scheduler.name == "pbt":
+            self._can_change()
         if fixed := sorted(set(self.overrides) & set(self.space)):
             raise ValueError(f"{fixed[0]!r} is both in overrides, so fixed, and in the space")
         for point in self.points:
@@ -117,6 +103,21 @@ class SearchSpace(Section):
                 if not self.space[key].holds(value):
                     raise ValueError(f"a point has {key!r} at {value!r}, outside of {list(self.space[key].samples)}")
         return self
+
+    def _can_change(self) -> None:
+        """Refuse what population-based training cannot do."""
+        if "name" in self.sampler.model_fields_set and self.sampler.name != "random":
+            raise ValueError(
+                f"scheduler 'pbt' finds new values by itself, so sampler {self.sampler.name!r} has no say: take random"
+            )
+        for key, dimension in self.space.items():
+            if dimension.choice is not None or dimension.integer is not None or dimension.when:
+                raise ValueError(
+                    f"scheduler 'pbt' changes numbers during a training, and {key!r} is a choice, a count or under a "
+                    "condition: give uniform or loguniform, or take asha"
+                )
+        if self.then is not None:
+            raise ValueError("'then' makes images of generators of one recipe without 'changes': leave out 'pbt'")
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "SearchSpace":
@@ -161,14 +162,23 @@ class SearchSpace(Section):
         """Tell whether images are held out that the recipe by itself would learn from."""
         return "data.holdout" in self.overrides
 
-    def recipe_of(self, values: Mapping[str, Any]) -> Recipe:
+    def recipe_of(self, values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()) -> Recipe:
         """Return the recipe of a trial: what `raykd train` makes of the same overrides, without controls.
+
+        ``changes`` are what became of the values during the training, as a recipe has them.
 
         Raises:
             UsageError: if they do not make a recipe.
         """
-        recipe = load_recipe(self.recipe, override_pairs({**self.overrides, **values}))
+        changed = {"changes": list(changes)} if changes else {}
+        recipe = load_recipe(self.recipe, override_pairs({**self.overrides, **values, **changed}))
         return recipe.model_copy(update={"controls": ()})
+
+    def generation_ends(self) -> list[int]:
+        """Return the steps at which members of a population are compared, and the last step."""
+        schedule = self.recipe_of({}).schedule
+        each = schedule.report_every * self.scheduler.interval
+        return [*range(each, schedule.steps, each), schedule.steps]
 
     def check(self) -> None:
         """Try both ends of every number and every choice on the recipe.
@@ -184,6 +194,15 @@ class SearchSpace(Section):
                         entailed_runs(self.recipe_of({**conditions, key: value}))
                     except UsageError as error:
                         raise UsageError(f"space {self.name!r}, {key} at {value!r}: {error}") from None
+        if self.scheduler.name == "pbt":
+            ends = self.generation_ends()
+            if len(ends) == 1:
+                raise UsageError(
+                    f"space {self.name!r}: scheduler 'pbt' would compare its trials once, at the end, step "
+                    f"{ends[0]}: lower scheduler.interval ({self.scheduler.interval} reports) or schedule.report_every"
+                )
+            at_once = {key: dimension.samples[0] for key, dimension in self.space.items()}
+            self.recipe_of({}, [{"at": ends[0], "values": at_once}])
         if self.then is None:
             return
         second, first = self.second({}), self.recipe_of({})

@@ -38,6 +38,7 @@ def run_on_ray(
     roots: Roots,
     fitting: list[int],
     should_stop: Callable[[], bool],
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Run ``raykd.engine.run.run`` on as many of the ``fitting`` numbers of workers as there is room for.
 
@@ -52,7 +53,8 @@ def run_on_ray(
         try:
             # A connection of its own, whose end frees what a dead controller has left reserved.
             with connected(cluster, fitting[0]):
-                fitted = _start(_trainer(recipe, cluster, roots, fitting, control).fit)
+                job = Job.of(recipe, cluster, roots, control, until)
+                fitted = _start(_trainer(job, cluster, fitting, control).fit)
                 return _outcome(fitted, control, should_stop, roots.store / recipe.run_id)
         except (RayActorError, OutOfMemoryError) as error:
             logger.warning("Ray's controller died (%s); starting it again", _last_line(error))
@@ -61,8 +63,7 @@ def run_on_ray(
     raise RunFailed(f"Ray's controller died {_CONTROLLER_LIVES} times; {_LOGS}. The same command continues")
 
 
-def _trainer(recipe: Recipe, cluster: Cluster, roots: Roots, fitting: list[int], control: Path) -> ElasticTrainer:
-    job = Job.of(recipe, cluster, roots, control)
+def _trainer(job: Job, cluster: Cluster, fitting: list[int], control: Path) -> ElasticTrainer:
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker

@@ -1,12 +1,11 @@
 """A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
 
-import fcntl
 import json
 import os
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,11 @@ from raykd.engine.build import Roots, build_network, spec_of
 from raykd.engine.checkpoint import Checkpoint, write_text
 from raykd.engine.frozen import set_folder
 from raykd.engine.host import prepare_host
-from raykd.engine.report import LocalReporter
+from raykd.engine.report import LocalReporter, read_status
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
-from raykd.errors import RaykdError
+from raykd.errors import InProgress, RaykdError
 from raykd.methods import METHODS, Method
 from raykd.objectives import reported_as
 from raykd.parallel import World
@@ -47,6 +46,7 @@ class TrialJob:
     job: dict[str, Any]
     objectives: Sequence[str]
     cluster: dict[str, Any]
+    begin: int
 
 
 class TuneReporter(LocalReporter):
@@ -89,13 +89,21 @@ def run_trial(config: dict[str, Any]) -> None:
     with suppress(OSError):  # relative names in a recipe mean the driver's directory, where it exists
         os.chdir(job.working_directory)
     recipe, cluster = recipe_from_dict(job.recipe), Cluster.model_validate(trial.cluster)
+    begin, end, train = trial.begin, job.until, _together if cluster.worker_range[1] > 1 else _alone
     try:
-        _wait_for_others(job, recipe)
         made = _to_be_made(job, recipe)
-        result = (_together if cluster.worker_range[1] > 1 else _alone)(job, recipe, trial, cluster)
+        try:
+            result = _after_others(lambda: train(job, recipe, trial, cluster), Path(job.control) / STOP_FILE)
+        except Interrupted:
+            if end is None or read_status(Path(job.store) / recipe.run_id)["step"] < end:
+                raise
+            result = {}  # what is told at the end of a run is told of no part
         if METHODS[recipe.method.name].sample is not Method.sample:
-            made += result["images"]
-        told = {MADE: made, **_at_the_end(job, recipe, result, trial.objectives)}
+            part = begin or end is not None
+            made += (
+                ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
+            )
+        told = {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives)}
     except Interrupted:
         told = {INTERRUPTED: 1.0}
     except RaykdError as error:
@@ -138,7 +146,7 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
             return LocalReporter(directory, stop_file.exists, world)
         return TuneReporter(directory, stop_file, world, telling)
 
-    return run(recipe, Place(world, _roots(job), runtime, reporter))
+    return run(recipe, Place(world, _roots(job), runtime, reporter, until=job.until))
 
 
 def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
@@ -151,7 +159,7 @@ def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> di
         try:
             fitting = fitting_workers(recipe, cluster)
             outcome["result"] = run_on_ray(
-                recipe, cluster, _roots(job), fitting, lambda: ending.is_set() or stop_file.exists()
+                recipe, cluster, _roots(job), fitting, lambda: ending.is_set() or stop_file.exists(), job.until
             )
         except BaseException as error:
             outcome["error"] = error
@@ -175,11 +183,13 @@ def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> di
     return dict(outcome["result"])
 
 
-def _at_the_end(job: Job, recipe: Recipe, result: Mapping[str, Any], objectives: Sequence[str]) -> dict[str, Any]:
-    """Return all objectives of a finished run, those that it reported by its last row."""
-    rows = _rows(Path(job.store) / recipe.run_id)
+def _at_the_end(
+    job: Job, recipe: Recipe, end: int | None, result: Mapping[str, Any], objectives: Sequence[str]
+) -> dict[str, Any]:
+    """Return all objectives of a finished run, or part of one, those that it reported by its last row."""
+    rows = [row for row in _rows(Path(job.store) / recipe.run_id) if end is None or row["step"] <= end]
     told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
-    told[TEST] = result["last"].get("accuracy/top1")
+    told[TEST] = rows[-1].get("accuracy/top1") if rows else None
     if "gpu_hours" in objectives:
         told["gpu_hours"] = result["gpu_hours"] or result["seconds"] / 3600
     if {"parameters", "latency"} & set(objectives):
@@ -204,16 +214,15 @@ def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
     return 1e3 * sorted(seconds[_WARM:])[_TIMED // 2]
 
 
-def _wait_for_others(job: Job, recipe: Recipe) -> None:
-    """Wait while another trial of the same values is at work: its result will be this one's too."""
-    lock = Path(job.store) / recipe.run_id / ".lock"
-    while lock.is_file():
-        with lock.open("r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError:
-                time.sleep(_WAIT_SECONDS)
+def _after_others(train: Callable[[], dict[str, Any]], stop_file: Path) -> dict[str, Any]:
+    """Train once nobody else is at the same run, such as a trial of equal values, whose result is this one's too."""
+    while True:
+        try:
+            return train()
+        except InProgress:
+            if stop_file.exists():
+                raise Interrupted(0, 0) from None
+            time.sleep(_WAIT_SECONDS)
 
 
 def _rows(directory: Path) -> list[dict[str, Any]]:

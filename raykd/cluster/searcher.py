@@ -10,7 +10,8 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 
-from raykd.cluster.study import REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, propose
+from raykd.cluster.population import Population
+from raykd.cluster.study import REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, ours, propose
 from raykd.engine.report import write_status
 from raykd.errors import UsageError
 from raykd.recipe import Recipe
@@ -19,6 +20,11 @@ from raykd.search_space import SearchSpace
 FINAL, FAILED, INTERRUPTED, REPORT, TEST, MADE = "final", "failed", "interrupted", "report", "test", "images made"
 """What a trial tells beside its objectives: that it is through, why it is not, at which report, its test accuracy, and
 how many images its generators have made."""
+
+
+Stretch = tuple[int, int | None]
+"""The steps of its run that a trial is about: from which, and up to which (None: its end)."""
+WHOLE: Stretch = (0, None)
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
@@ -34,13 +40,14 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         target: int,
         store: Path,
         should_stop: Callable[[], bool],
-        job: Callable[[Recipe], dict[str, Any]],
+        job: Callable[[Recipe, Stretch], dict[str, Any]],
+        population: Population | None,
     ) -> None:
         """Propose until ``target`` trials are finished or at work; ``job`` is what a trial's process is told."""
         super().__init__()
         self._study, self._space, self._objectives = study, space, objectives
         self._tuner, self._target, self._store = tuner, target, store
-        self._should_stop, self._job = should_stop, job
+        self._should_stop, self._job, self._population = should_stop, job, population
         self._trials: dict[str, Trial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,18 +59,30 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return what the next trial is told, or that there is none."""
+        """Return what the next trial is told, that there is none (yet: None)."""
         while not self._should_stop():
             if len(counted(self._study)) >= self._target:
                 break
+            if self._population is not None:
+                room = self._population.has_room()
+                if room is None:
+                    break
+                if not room:
+                    return None
             trial = self._study.ask()
             trial.set_user_attr(TUNER, self._tuner)
             if sum(other.number < trial.number for other in counted(self._study)) >= self._target:
-                trial.set_user_attr(TOO_MANY, True)
-                self._study.tell(trial, state=TrialState.FAIL)
+                self._refuse(trial)
                 break
             try:
-                recipe = self._space.recipe_of(propose(trial, self._space))
+                values = propose(trial, self._space)
+                if self._population is None:
+                    recipe, stretch = self._space.recipe_of(values), WHOLE
+                elif self._population.is_taken(trial):
+                    self._refuse(trial)
+                    continue
+                else:
+                    recipe, stretch = self._population.recipe_of(trial), self._population.stretch(trial)
             except UsageError as error:
                 trial.set_user_attr(REASON, str(error))
                 self._study.tell(trial, state=TrialState.FAIL)
@@ -71,8 +90,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             trial.set_user_attr(RUN, recipe.run_id)
             trial.set_user_attr("directory", str(self._store / recipe.run_id))
             self._trials[trial_id] = trial
-            return self._job(recipe)
+            return self._job(recipe, stretch)
         return str(Searcher.FINISHED)
+
+    def _refuse(self, trial: Trial) -> None:
+        """Give back a trial that another tuner of the same study had asked for before."""
+        trial.set_user_attr(TOO_MANY, True)
+        self._study.tell(trial, state=TrialState.FAIL)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record how a trial goes, if there is one objective and it is told on the way."""
@@ -101,7 +125,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             if told.get(TEST) is not None:
                 trial.set_user_attr("test/accuracy/top1", told[TEST])
             self._study.tell(trial, values)
-            self._tidy()
+            if self._population is None or self._population.stretch(trial)[1] is None:
+                self._tidy()
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
             write_status(directory, state="pruned")
@@ -116,6 +141,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
     def _tidy(self) -> None:
         """Remove the checkpoints of trials that are not among the best; their students and results stay."""
         kept = {trial.user_attrs[RUN] for trial in best_trials(self._study)[: self._space.keep]}
+        going = {trial.user_attrs.get(RUN) for trial in ours(self._study) if not trial.state.is_finished()}
         for trial in finished(self._study):
-            if trial.user_attrs.get(RUN) not in kept and RUN in trial.user_attrs:
+            if RUN in trial.user_attrs and trial.user_attrs[RUN] not in kept | going:
                 shutil.rmtree(self._store / trial.user_attrs[RUN] / "checkpoints", ignore_errors=True)

@@ -20,12 +20,12 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from raykd.cluster.samplers import SeededByTrial
 from raykd.errors import SetupError, UsageError
 from raykd.objectives import OBJECTIVES
 from raykd.search_dimension import Dimension, parameter_of, value_of
@@ -36,8 +36,10 @@ logger = logging.getLogger(__name__)
 _TRIES = 4
 
 RUN, TUNER, REASON, REPEATS, TOO_MANY, EARLIER = "run", "tuner", "reason", "repeats", "too many", "earlier"
+GENERATION = "generation"
 """User attributes of trials: run id, which process works at it, why it failed, which earlier trial it goes on with,
-that another tuner of the same study had asked for the last one, and of which earlier search it was."""
+that another tuner of the same study had asked for the last one, of which earlier search it was, and of a population
+the generation."""
 _NOT_OURS = (TOO_MANY, EARLIER)
 
 
@@ -58,7 +60,7 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
     try:
         storage = _storage(folder, url)
         study = optuna.create_study(storage=storage, study_name=folder.name, directions=directions, load_if_exists=True)
-        study.sampler = _sampler(space, len(study.get_trials(deepcopy=False)))
+        study.sampler = SeededByTrial(space)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(objectives))
@@ -100,8 +102,11 @@ def propose(trial: Trial, space: SearchSpace) -> Values:
 
 
 def enqueue(study: Study, space: SearchSpace) -> None:
-    """Ask for the space's points, and for a grid if that is how it is searched, once in a study's life."""
-    wanted = [dict(point) for point in space.points]
+    """Ask for the space's points, and for a grid if that is how it is searched, once in a study's life.
+
+    A population has them as its first members.
+    """
+    wanted = [dict(point) for point in space.points if space.scheduler.name != "pbt"]
     if space.sampler.name == "grid":
         wanted += grid_of(space)
     asked = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
@@ -166,17 +171,20 @@ def _given(values: Values, key: str, dimension: Dimension) -> Any:
     return values[key]
 
 
-def counted(study: Study) -> list[FrozenTrial]:
-    """Return the trials that are at work or have ended, without those repeated, too many, or of an earlier search."""
+def ours(study: Study) -> list[FrozenTrial]:
+    """Return the trials of this search, without those repeated, too many, or of an earlier search."""
     trials = study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
     return [
         trial
         for trial in trials
-        if trial.state != TrialState.WAITING
-        and trial.number not in repeated
-        and not any(name in trial.user_attrs for name in _NOT_OURS)
+        if trial.number not in repeated and not any(name in trial.user_attrs for name in _NOT_OURS)
     ]
+
+
+def counted(study: Study) -> list[FrozenTrial]:
+    """Return the trials of this search that are at work or have ended."""
+    return [trial for trial in ours(study) if trial.state != TrialState.WAITING]
 
 
 def finished(study: Study) -> list[FrozenTrial]:
@@ -185,8 +193,13 @@ def finished(study: Study) -> list[FrozenTrial]:
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
-    """Return the best trials that ran to their end, the best first; with several objectives the Pareto front."""
+    """Return the best trials that ran to their end, the best first; with several objectives the Pareto front.
+
+    Of a population they are those of its last generation.
+    """
     done = [trial for trial in counted(study) if trial.state == TrialState.COMPLETE]
+    latest = max((trial.user_attrs.get(GENERATION, 0) for trial in done), default=0)
+    done = [trial for trial in done if trial.user_attrs.get(GENERATION, 0) == latest]
     if len(study.directions) > 1:
         numbers = {trial.number for trial in done}
         return [trial for trial in study.best_trials if trial.number in numbers] if done else []
@@ -198,7 +211,8 @@ def _take_over(study: Study, tuners: Path) -> None:
     """Ask once more for what dead tuners of this folder were at."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if _is_dead(tuners / str(trial.user_attrs.get(TUNER))):
-            study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
+            known = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS)}
+            study.enqueue_trial(trial.params, user_attrs={**known, REPEATS: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
 
@@ -224,22 +238,6 @@ def _steps(space: SearchSpace, dimension: Dimension) -> list[Any]:
     if dimension.loguniform is not None:
         return [low * (high / low) ** (step / (count - 1)) for step in range(count - 1)] + [high]
     return [low + (high - low) * step / (count - 1) for step in range(count)]
-
-
-def _sampler(space: SearchSpace, trials: int) -> BaseSampler:
-    # A study that is opened again must not be proposed the same random values once more.
-    seed, startup = space.sampler.seed + trials, space.sampler.startup
-    match space.sampler.name:
-        case "tpe":
-            with warnings.catch_warnings():  # of conditions, in groups: "experimental" since Optuna 2.8
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True)
-        case "nsga2":
-            return NSGAIISampler(seed=seed, population_size=max(4, startup))
-        case "cmaes":
-            return CmaEsSampler(seed=seed, n_startup_trials=startup)
-        case _:
-            return RandomSampler(seed=seed)
 
 
 def _storage(folder: Path, url: str | None) -> BaseStorage:

@@ -14,7 +14,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.cluster.train import fitting_workers, needs_ray
 from raykd.engine.build import Roots, check
-from raykd.errors import RaykdError
+from raykd.errors import RaykdError, UsageError
 from raykd.objectives import default_objective, reported_as
 from raykd.parallel import World
 from raykd.recipe import Recipe, entailed_runs
@@ -56,6 +56,11 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
     recipe = space.recipe_of({})
     objectives = space.objectives or (default_objective(recipe),)
     reported = [reported_as(name, recipe) for name in objectives]
+    if space.scheduler.name != "none" and reported[0] is None:
+        raise UsageError(
+            f"scheduler {space.scheduler.name!r} compares trials on their way, and objective {objectives[0]!r} is told "
+            "at their end: take agreement or accuracy, or scheduler.name none"
+        )
     if "agreement" in objectives and recipe.referee is None and _vary_generators(space, recipe):
         referee = {"referee": space.generators_of({}, images=_REFEREE, apart=1).model_dump(exclude_defaults=True)}
         space = space.model_copy(update={"overrides": {**space.overrides, **referee}})
@@ -64,6 +69,8 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
     content = space.model_dump(
         mode="json", exclude={"name", "trials", "keep", "points", "earlier", "sampler", "scheduler", "images", "then"}
     )
+    if space.scheduler.name == "pbt":  # its trials are parts of trainings, which no other sampler may learn from
+        content["population"] = [space.trials, space.scheduler.interval]
     content["objectives"] = objectives
     content["recipe"] = space.recipe_of({}).content_hash
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

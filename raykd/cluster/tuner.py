@@ -15,8 +15,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raykd.cluster.config import Cluster
+from raykd.cluster.population import Population
 from raykd.cluster.search_trial import TrialJob, make_sets, run_trial
-from raykd.cluster.searcher import MADE, REPORT, StudySearcher
+from raykd.cluster.searcher import MADE, REPORT, Stretch, StudySearcher
 from raykd.cluster.session import connected, room_for
 from raykd.cluster.study import (
     best_trials,
@@ -69,8 +70,13 @@ class Tuning:
         space = planned.space
         self._study = open_study(space, planned.objectives, planned.folder, cluster.study)
         self._target = space.trials
+        self._population = None
         if space.sampler.name == "grid":
             self._target = min(space.trials, len(grid_of(space)))
+        if space.scheduler.name == "pbt":
+            sign = 1 if OBJECTIVES[planned.objectives[0]] == "maximize" else -1
+            self._population = Population(self._study, space, roots.store, sign)
+            self._target = space.trials * len(space.generation_ends())
 
     def run(self) -> dict[str, Any]:
         """Search; see ``raykd.cluster.tune.search``."""
@@ -168,6 +174,7 @@ class Tuning:
             store=self._roots.store,
             should_stop=self._stopping,
             job=self._job,
+            population=self._population,
         )
         cluster = self._cluster
         each = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
@@ -200,7 +207,7 @@ class Tuning:
 
     def _scheduler(self) -> TrialScheduler:
         settings, objectives = self._planned.space.scheduler, self._planned.objectives
-        if settings.name == "none":
+        if settings.name in ("none", "pbt"):  # Tune's own pbt takes no search algorithm, whose study is our record
             return FIFOScheduler()
         mode = "max" if OBJECTIVES[objectives[0]] == "maximize" else "min"
         schedule = self._planned.space.recipe_of({}).schedule
@@ -217,12 +224,12 @@ class Tuning:
             stop_last_trials=False,  # the last report is not the end: the run concludes after it
         )
 
-    def _job(self, recipe: Recipe) -> dict[str, Any]:
+    def _job(self, recipe: Recipe, stretch: Stretch) -> dict[str, Any]:
         cluster = self._cluster
-        job = Job.of(recipe, cluster, self._roots, self._control)
+        job = Job.of(recipe, cluster, self._roots, self._control, stretch[1])
         # Only the driver touches the study, whose address may hold a password.
         together = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()
-        return asdict(TrialJob(asdict(job), list(self._planned.objectives), together))
+        return asdict(TrialJob(asdict(job), list(self._planned.objectives), together, stretch[0]))
 
 
 class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here

@@ -37,10 +37,11 @@ class Job:
     data_root: str | None
     working_directory: str
     control: str
+    until: int | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, cluster: Cluster, roots: Roots, control: Path) -> "Job":
-        """Return what a worker of ``cluster`` is told to train; called in the driver's directory."""
+    def of(cls, recipe: Recipe, cluster: Cluster, roots: Roots, control: Path, until: int | None = None) -> "Job":
+        """Return what a worker of ``cluster`` is told to train, ``until`` a step; called in the driver's directory."""
         return cls(
             recipe=recipe.model_dump(mode="json"),
             runtime=cluster.runtime.model_dump(),
@@ -49,6 +50,7 @@ class Job:
             data_root=str(roots.data) if roots.data else None,
             working_directory=str(Path.cwd()),
             control=str(control),
+            until=until,
         )
 
     def as_config(self) -> dict[str, Any]:
@@ -99,7 +101,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     runtime = Runtime.model_validate(job.runtime)
     world = World.current(runtime.precision)
     roots = Roots(Path(job.data_root) if job.data_root else None, Path(job.store))
-    place = Place(world, roots, runtime, lambda directory: RayReporter(directory, world, control / STOP_FILE))
+    stop_file = control / STOP_FILE
+    place = Place(world, roots, runtime, lambda directory: RayReporter(directory, world, stop_file), until=job.until)
     try:
         return {"result": run(recipe_from_dict(job.recipe), place)}
     except RaykdError as error:

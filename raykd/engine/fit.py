@@ -27,8 +27,9 @@ def fit(
     schedule: ScheduleConfig,
     reporter: Reporter,
     resume: Path | None,
+    until: int | None = None,
 ) -> tuple[Selection, float]:
-    """Train to the end of the schedule, going on from the checkpoint ``resume``.
+    """Train to the end of the schedule or ``until`` a step, going on from the checkpoint ``resume``.
 
     Returns the selected students and the seconds spent, earlier parts of a resumed run included.
 
@@ -41,10 +42,9 @@ def fit(
     for network in method.trained.values():
         world.synchronise(network)
     spent = earlier = restore(resume, method, selection)
-    first, started = method.steps_done, time.monotonic()
+    first, started, images = method.steps_done, time.monotonic(), 0
     stop = StopPoll(reporter, world, first)
-    images = 0
-    while method.steps_done < method.total_steps:
+    while method.steps_done < (until or method.total_steps):
         images += method.images_per_step
         losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
         done, total = method.steps_done, method.total_steps

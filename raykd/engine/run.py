@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from raykd.engine.conclusion import conclude
 from raykd.engine.environment import describe
 from raykd.engine.fit import fit
 from raykd.engine.report import Reporter, read_status, rewind_metrics, write_status
+from raykd.engine.selection import Selection
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
-from raykd.errors import CorruptError, RaykdError, UsageError
+from raykd.errors import CorruptError, InProgress, RaykdError, UsageError
 from raykd.parallel import World
 from raykd.recipe import Recipe, control_runs, dump_recipe, entailed_runs, source_runs
 
@@ -36,6 +37,8 @@ class Place:
     roots: Roots
     runtime: Runtime
     make_reporter: Callable[[Path], Reporter]
+    until: int | None = None
+    """Step of the run, a report's, behind which it is left to be continued."""
 
 
 def run(recipe: Recipe, place: Place) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def run(recipe: Recipe, place: Place) -> dict[str, Any]:
     Every worker calls this, and every worker gets the run's result.
 
     Raises:
-        Interrupted: when a stop was asked for; everything up to that step is saved.
+        Interrupted: when a stop was asked for, or at ``place.until``; everything up to that step is saved.
         RaykdError: for what the user must mend.
     """
     entailed_runs(recipe)  # a slip in any of them should show before hours of the first
@@ -52,12 +55,12 @@ def run(recipe: Recipe, place: Place) -> dict[str, Any]:
         if not _is_finished(source, place):
             check(recipe, place.world, place.roots)
             logger.info("run %s, which this one builds on, is not finished: training it first", source.run_id)
-            run(source, place)
+            run(source, replace(place, until=None))
     result = _run_one(recipe, place)
     controls = {}
     for control in control_runs(recipe):
         logger.info("control beside it: %s", control.run_id)
-        controls[control.name] = run(control, place)
+        controls[control.name] = run(control, replace(place, until=None))
     return {**result, "controls": controls} if controls else result
 
 
@@ -74,29 +77,51 @@ def _run_one(recipe: Recipe, place: Place) -> dict[str, Any]:
             result: dict[str, Any] = world.broadcast(read_status(directory).get("result"))
             return result
         make_frozen_sets(recipe, world, place.roots)
-        built = build(recipe, world, place.runtime, place.roots)
         reporter = place.make_reporter(directory)
         resume = _resume_point(reporter, world)
-        _open_directory(directory, recipe, built, world, resume)
-        try:
-            selection, seconds = fit(
-                built.method,
-                built.streams,
-                built.teacher,
-                built.exam,
-                schedule=recipe.schedule,
-                reporter=reporter,
-                resume=resume,
-            )
-        except RaykdError as error:
-            if world.rank == 0:
-                state = "interrupted" if isinstance(error, Interrupted) else "failed"
-                write_status(directory, state=state, reason=str(error))
-            raise
+        trained: tuple[Built, Selection, float] | None = None
+        for part, end in recipe.stretches():
+            leave = place.until is not None and (end is None or place.until <= end)
+            if not leave and end is not None and resume and step_of(resume) >= end:
+                continue
+            trained = None  # its memory is the next one's
+            trained = _train(part, recipe, place, reporter, resume, place.until if leave else end, leave)
+            if end is not None:
+                resume = _resume_point(reporter, world)
+        assert trained is not None, "the last stretch is never left out"
+        built, selection, seconds = trained
         result = conclude(recipe, built, selection, seconds, directory)
         if world.rank == 0:
             write_status(directory, state="finished", step=built.method.steps_done, result=result)
         return result
+
+
+def _train(
+    part: Recipe, recipe: Recipe, place: Place, reporter: Reporter, resume: Path | None, end: int | None, leave: bool
+) -> tuple[Built, Selection, float]:
+    """Train one stretch of a recipe, and note why the run does not go on if it does not."""
+    world, directory = place.world, place.roots.store / recipe.run_id
+    built = build(part, world, place.runtime, place.roots)
+    _open_directory(directory, recipe, built, world, resume)
+    try:
+        selection, seconds = fit(
+            built.method,
+            built.streams,
+            built.teacher,
+            built.exam,
+            schedule=recipe.schedule,
+            reporter=reporter,
+            resume=resume,
+            until=end,
+        )
+        if leave:
+            raise Interrupted(built.method.steps_done, built.method.total_steps)
+    except RaykdError as error:
+        if world.rank == 0:
+            state = "interrupted" if isinstance(error, Interrupted) else "failed"
+            write_status(directory, state=state, reason=str(error))
+        raise
+    return built, selection, seconds
 
 
 @contextmanager
@@ -105,7 +130,7 @@ def _alone_in(directory: Path, world: World) -> Iterator[None]:
     if world.rank != 0:
         problem = world.broadcast(None)
         if problem:
-            raise UsageError(problem)
+            raise InProgress(problem)
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,7 +147,7 @@ def _alone_in(directory: Path, world: World) -> Iterator[None]:
             logger.warning("run %s cannot be locked (%s): let no second job use it", directory.name, error)
         world.broadcast(problem)
         if problem:
-            raise UsageError(problem)
+            raise InProgress(problem)
         yield
 
 

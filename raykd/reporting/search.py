@@ -76,7 +76,10 @@ def write_search(report: dict[str, Any], space: SearchSpace, folder: Path) -> No
     for old in folder.glob("best-*.yaml"):
         old.unlink()
     for one in report["best"] if front else report["best"][:1]:
-        recipe = space.recipe_of({**one["parameters"], **({"data.holdout": 0.0} if space.holds_out else {})})
+        values = one.get("start", one["parameters"])  # of a population's member, which changed on the way
+        recipe = space.recipe_of(
+            {**values, **({"data.holdout": 0.0} if space.holds_out else {})}, one.get("changes", ())
+        )
         told = ", ".join(f"{name} {value:.6g}" for name, value in one["values"].items())
         path = folder / (f"best-{one['trial']}.yaml" if front else "best.yaml")
         write_text(path, f"# Trial {one['trial']} of the search {report['study']}: {told}.\n" + dump_recipe(recipe))
@@ -140,4 +143,5 @@ def _told(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> 
         "parameters": values_of(trial, space),
         "run": trial.user_attrs.get("run"),
         "test/accuracy/top1": trial.user_attrs.get("test/accuracy/top1"),
+        **{name: trial.user_attrs[name] for name in ("start", "changes") if name in trial.user_attrs},
     }

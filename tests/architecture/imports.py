@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd.data.spec", "raykd.models", "raykd.generators"),
     ("raykd.methods",),
     ("raykd.recipe", "raykd.recipes"),
-    ("raykd.objectives", "raykd.search_dimension"),
+    ("raykd.objectives", "raykd.search_dimension", "raykd.search_sections"),
     ("raykd.data", "raykd.table", "raykd.tables", "raykd.search_space"),
     ("raykd.engine",),
     ("raykd.reporting",),

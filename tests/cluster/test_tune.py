@@ -249,6 +249,12 @@ def test_agreement_is_measured_on_the_same_images_for_all_trials(tmp_path: Path)
     assert (labelled.referee, labelled.data.holdout) == (None, 0.1)
 
 
+@pytest.mark.parametrize("name", ["asha", "median", "pbt"])
+def test_nobody_is_compared_by_what_is_told_at_the_end(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' compares trials on their way, and objective 'latency' is told at"):
+        searched(tmp_path, objectives=["latency"], scheduler={"name": name})
+
+
 def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="objective 'accuracy' is measured on labelled images"):
         searched(tmp_path, recipe="dafl_digits", overrides={}, objectives=["accuracy"])

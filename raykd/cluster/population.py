@@ -1,0 +1,132 @@
+"""Population-based training (Jaderberg et al. 2017, arXiv 1711.09846) as trials of a study, by generations.
+
+All members train to the end of a generation. Then the worst go on from copies of the best with other numbers, the
+others as they are. A trial is one generation of one member. Its recipe holds the numbers of every generation so far as
+``changes``, so a member's run id names all that made it, and training that recipe alone gives the same weights.
+"""
+
+import math
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from raykd.cluster.study import GENERATION, RUN, counted, ours
+from raykd.engine.inheritance import inherit
+from raykd.engine.report import write_status
+from raykd.recipe import Recipe
+from raykd.search_dimension import Dimension
+from raykd.search_space import SearchSpace, Values
+
+MEMBER, START, CHANGES = "member", "start", "changes"
+"""User attributes of trials: which member of the population, its first numbers, and how they became others."""
+_FACTORS = (0.8, 1.2)
+_DIGITS = 6  # of a number, so that a recipe stays readable
+
+
+class Population:
+    """Says which members are to train next; asked again by any tuner of the study, it says the same."""
+
+    def __init__(self, study: Study, space: SearchSpace, store: Path, sign: int) -> None:
+        """``sign`` is 1 where a greater objective is better, -1 where a smaller one is."""
+        self._study, self._space, self._store, self._sign = study, space, store, sign
+        self._ends = space.generation_ends()
+
+    def has_room(self) -> bool | None:
+        """Tell whether a trial can be asked for: None where there will never be one again, as all have failed."""
+        trials = ours(self._study)
+        generation = max((trial.user_attrs[GENERATION] for trial in trials), default=0)
+        mine = [trial for trial in trials if trial.user_attrs[GENERATION] == generation]
+        if len({trial.user_attrs[MEMBER] for trial in mine}) < self._space.trials:  # a tuner may have died in between
+            self._propose(generation)
+        elif all(trial.state.is_finished() for trial in mine):
+            if all(trial.state == TrialState.FAIL for trial in mine):
+                return None
+            self._propose(generation + 1)
+        return any(trial.state == TrialState.WAITING for trial in ours(self._study))
+
+    def is_taken(self, trial: Trial) -> bool:
+        """Tell whether another tuner asked for the same member's generation before."""
+        place = (trial.user_attrs[MEMBER], trial.user_attrs[GENERATION])
+        earlier = [other.user_attrs for other in counted(self._study) if other.number < trial.number]
+        return any((told[MEMBER], told[GENERATION]) == place for told in earlier)
+
+    def recipe_of(self, trial: Trial | FrozenTrial) -> Recipe:
+        """Return the recipe that a placed trial trains a part of."""
+        return self._space.recipe_of(trial.user_attrs[START], trial.user_attrs[CHANGES])
+
+    def stretch(self, trial: Trial) -> tuple[int, int | None]:
+        """Return the step that a trial begins at and the one that it is left at, None at the end."""
+        generation = trial.user_attrs[GENERATION]
+        begin = self._ends[generation - 1] if generation else 0
+        return begin, None if generation == len(self._ends) - 1 else self._ends[generation]
+
+    def _propose(self, generation: int) -> None:
+        """Ask for the members of a generation that are not asked for yet."""
+        asked = {t.user_attrs[MEMBER] for t in ours(self._study) if t.user_attrs[GENERATION] == generation}
+        rng = random.Random(f"{self._space.sampler.seed}-{generation}")
+        for member, (values, told) in enumerate(self._next(generation, rng) if generation else self._first(rng)):
+            if member not in asked:
+                self._study.enqueue_trial(values, user_attrs={MEMBER: member, GENERATION: generation, **told})
+
+    def _first(self, rng: random.Random) -> Iterator[tuple[Values, Values]]:
+        for member in range(self._space.trials):
+            values = {key: self._drawn(dimension, rng.random()) for key, dimension in self._space.space.items()}
+            if member < len(self._space.points):
+                values |= self._space.points[member]
+            yield values, {START: values, CHANGES: []}
+
+    def _next(self, generation: int, rng: random.Random) -> Iterator[tuple[Values, Values]]:
+        """Yield the values of all members and what made them, having given copies of the best to the worst."""
+        trials = [trial for trial in counted(self._study) if trial.user_attrs[GENERATION] == generation - 1]
+        before = sorted(trials, key=lambda trial: int(trial.user_attrs[MEMBER]))
+        ranking = sorted(before, key=self._badness)
+        replaced = min(max(1, int(len(before) * self._space.scheduler.quantile)), len(before) // 2)
+        best = [trial for trial in ranking[: max(1, replaced)] if trial.state == TrialState.COMPLETE]
+        worst = ranking[len(ranking) - replaced :]
+        step, runs = self._ends[generation - 1], set()
+        for trial in before:
+            donor, values, changes = trial, trial.params, trial.user_attrs[CHANGES]
+            if trial in worst or trial.state != TrialState.COMPLETE:
+                donor = rng.choice(best)
+                values = self._explored(donor.params, rng)
+                changes = [*donor.user_attrs[CHANGES], {"at": step, "values": values}]
+            run = self._space.recipe_of(donor.user_attrs[START], changes).run_id
+            runs.add(run)
+            if run != donor.user_attrs[RUN]:
+                inherit(self._store / run, self._store / donor.user_attrs[RUN], step)
+            yield values, {START: donor.user_attrs[START], CHANGES: changes, RUN: run}
+        for directory in {self._store / trial.user_attrs[RUN] for trial in before if RUN in trial.user_attrs}:
+            if directory.name not in runs and directory.is_dir():  # a failing run may have made none
+                write_status(directory, state="pruned")
+                shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+    def _badness(self, trial: FrozenTrial) -> tuple[float, int]:
+        value = trial.values[0] if trial.state == TrialState.COMPLETE else -math.inf * self._sign
+        return -self._sign * value, trial.number
+
+    def _explored(self, values: Values, rng: random.Random) -> Values:
+        """Return numbers near those of a better member, some of them drawn anew."""
+        found = {}
+        for key, dimension in self._space.space.items():
+            anew, factor, at = rng.random(), rng.choice(_FACTORS), rng.random()
+            if anew < self._space.scheduler.resample:
+                found[key] = self._drawn(dimension, at)
+            else:
+                found[key] = _rounded(values[key] * factor, dimension)
+        return found
+
+    @staticmethod
+    def _drawn(dimension: Dimension, at: float) -> float:
+        """Return the number at a share of a dimension's range, on its scale."""
+        low, high = dimension.bounds or (0.0, 1.0)
+        scaled = low * (high / low) ** at if dimension.loguniform is not None else low + (high - low) * at
+        return _rounded(scaled, dimension)
+
+
+def _rounded(value: float, dimension: Dimension) -> float:
+    low, high = dimension.bounds or (0.0, 1.0)
+    return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
