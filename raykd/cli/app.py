@@ -3,6 +3,7 @@
 import click
 
 import raykd
+from raykd.cli.cluster import cluster
 from raykd.cli.data import data
 from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
@@ -27,5 +28,5 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-for command in (train, tune, table, plan, evaluate, inspect, statistics, ood, synthesize, list_, doctor, data):
+for command in (train, tune, table, plan, evaluate, inspect, statistics, ood, synthesize, list_, doctor, data, cluster):
     app.add_command(command)

@@ -1,6 +1,8 @@
 """Cluster: where a run happens. What is computed stays in the recipe, so moving a run keeps its id."""
 
+import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -33,6 +35,16 @@ class Cluster(Runtime):
         default=None,
         description="Optuna storage of searches, a URL or journal:FILE; default: SQLite in storage",
     )
+    dashboard: str | None = Field(
+        default=None, description="http(s)://HOST:PORT of Ray's dashboard, which takes jobs; default: port 8265 here"
+    )
+    launcher: str | None = Field(
+        default=None, description="beside this file: for `ray up` or `kubectl apply` (YAML), or for sbatch (a script)"
+    )
+    dependencies: Literal["installed", "pinned"] = Field(
+        default="installed",
+        description="of a submitted job: what the nodes have, or what pip installs there in the versions of here",
+    )
     price_per_hour: float | None = Field(
         default=None, ge=0, description="of one worker, in your currency, for `raykd plan`"
     )
@@ -46,6 +58,13 @@ class Cluster(Runtime):
         if "://" in address:
             raise ValueError("Ray Client (ray://) cannot train; give HOST:PORT or submit a job")
         return address
+
+    @field_validator("dashboard")
+    @classmethod
+    def _of_http(cls, dashboard: str | None) -> str | None:
+        if dashboard is not None and not re.fullmatch(r"https?://[^/@\s]+/?", dashboard):
+            raise ValueError("a dashboard is http://HOST:PORT or https://HOST, without user or path")
+        return dashboard and dashboard.rstrip("/")
 
     @field_validator("workers")
     @classmethod
@@ -78,23 +97,37 @@ def load_cluster(source: str) -> Cluster:
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    if "/" in source or source.endswith((".yaml", ".yml")):
-        path = Path(source)
-        if not path.is_file():
-            raise UsageError(f"no cluster file {source!r}; `raykd list clusters` shows the named ones")
-    else:
-        known = _known()
-        if source not in known:
-            raise unknown("cluster", source, known)
-        path = known[source]
+    path = cluster_file(source)
     fields = set(Cluster.model_fields) - {"name"}
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a cluster is called like its file")
     try:
-        return Cluster.model_validate({**raw, "name": path.stem})
+        cluster = Cluster.model_validate({**raw, "name": path.stem})
     except ValidationError as error:
         raise explain(error, str(path), fields) from None
+    if cluster.launcher is None:
+        return cluster
+    launcher = path.parent / cluster.launcher
+    if not launcher.is_file():
+        raise UsageError(f"{path}: launcher: there is no {launcher}; name a file beside this one, or leave it out")
+    return cluster.model_copy(update={"launcher": str(launcher)})
+
+
+def cluster_file(source: str) -> Path:
+    """Return the file of a cluster by its path, or by its name.
+
+    Raises:
+        UsageError: if there is none, naming the nearest match.
+    """
+    if "/" in source or source.endswith((".yaml", ".yml")):
+        if not Path(source).is_file():
+            raise UsageError(f"no cluster file {source!r}; `raykd list clusters` shows the named ones")
+        return Path(source)
+    known = _known()
+    if source not in known:
+        raise unknown("cluster", source, known)
+    return known[source]
 
 
 def cluster_names() -> list[str]:

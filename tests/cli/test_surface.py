@@ -24,6 +24,10 @@ OPTIONS = {
     "list": {"--json"},
     "doctor": {"--json"},
     "data": {"--out", "--source", "--download", "--size"},
+    "cluster validate": {"--json"},
+    "cluster up": {"--dry-run"},
+    "cluster down": {"--dry-run"},
+    "cluster status": {"--dry-run"},
 }
 ARGUMENTS = {
     "train": ["recipe", "overrides"],
@@ -38,32 +42,45 @@ ARGUMENTS = {
     "list": ["kind"],
     "doctor": [],
     "data": ["name"],
+    "cluster validate": ["names"],
+    "cluster up": ["name"],
+    "cluster down": ["name"],
+    "cluster status": ["name"],
 }
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by what is typed, those of groups with their group's name."""
+    found: dict[str, click.Command] = {}
+    for name, command in app.commands.items():
+        inner = command.commands if isinstance(command, click.Group) else {"": command}
+        found |= {f"{name} {sub}".strip(): one for sub, one in inner.items()}
+    return found
 
 
 def test_commands_and_options_are_these() -> None:
     found = {
         name: {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
-        for name, command in app.commands.items()
+        for name, command in commands().items()
     }
     assert found == OPTIONS
 
 
 def test_arguments_are_these() -> None:
     found = {
-        name: [p.name for p in command.params if isinstance(p, click.Argument)]
-        for name, command in app.commands.items()
+        name: [p.name for p in command.params if isinstance(p, click.Argument)] for name, command in commands().items()
     }
     assert found == ARGUMENTS
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_help_ends_with_a_command_that_parses(raykd: Raykd, name: str) -> None:
-    shown = raykd(name, "--help")
+    words = name.split()
+    shown = raykd(*words, "--help")
     assert shown.exit_code == 0
     example = shown.stdout.rstrip().rpartition("Example:\n")[2].split()
-    assert example[:2] == ["raykd", name]
-    app.commands[name].make_context(name, example[2:])  # raises for what it does not take
+    assert example[: len(words) + 1] == ["raykd", *words]
+    commands()[name].make_context(name, example[len(words) + 1 :])  # raises for what it does not take
 
 
 def test_version(raykd: Raykd) -> None:

@@ -1,0 +1,79 @@
+"""``raykd cluster``: check cluster files, and start and end what they name, by the tools made for that."""
+
+import shlex
+
+import click
+
+from raykd.cli.command import Command
+
+_DRY = click.option("--dry-run", is_flag=True, help="Print the command and do nothing.")
+
+
+@click.group()
+def cluster() -> None:
+    """Check cluster files; start and end clusters."""
+
+
+@cluster.command(cls=Command, example="raykd cluster validate ssh")
+@click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def validate(names: tuple[str, ...], as_json: bool) -> None:
+    """Check cluster files and the launcher files that they name; without a NAME, all that there are.
+
+    Nothing is contacted. Files of `ray up` are checked by Ray's own schema, manifests by Kubernetes' schemas, batch
+    scripts by bash; all of them for a token, and for room for the workers. Exit code 2 if anything is wrong.
+    """
+    from raykd.cli import output
+    from raykd.cluster.config import cluster_names
+    from raykd.cluster.validation import validate as problems_of
+
+    found = {name: problems_of(name) for name in names or cluster_names()}
+    if as_json:
+        output.print_json({"problems": found})
+    else:
+        for name, problems in found.items():
+            click.echo(f"{name}: {'ok' if not problems else ''}".rstrip())
+            for problem in problems:
+                click.echo(f"- {problem}")
+    if any(found.values()):
+        raise click.exceptions.Exit(2)
+
+
+@cluster.command(cls=Command, example="raykd cluster up ssh --dry-run")
+@click.argument("name", metavar="NAME|FILE")
+@_DRY
+def up(name: str, dry_run: bool) -> None:
+    """Start the cluster of a cluster file: `ray up`, `kubectl apply` or `sbatch` with its launcher file."""
+    from raykd.cluster.validation import validate as problems_of
+    from raykd.errors import UsageError
+
+    if problems := problems_of(name):
+        raise UsageError("\n".join(problems))
+    _do(name, "up", dry_run)
+
+
+@cluster.command(cls=Command, example="raykd cluster down ssh --dry-run")
+@click.argument("name", metavar="NAME|FILE")
+@_DRY
+def down(name: str, dry_run: bool) -> None:
+    """End the cluster of a cluster file, and with it whatever runs there."""
+    _do(name, "down", dry_run)
+
+
+@cluster.command(cls=Command, example="raykd cluster status ssh")
+@click.argument("name", metavar="NAME|FILE")
+@_DRY
+def status(name: str, dry_run: bool) -> None:
+    """Ask what the cluster of a cluster file is doing."""
+    _do(name, "status", dry_run)
+
+
+def _do(name: str, verb: str, dry_run: bool) -> None:
+    from raykd.cluster.config import load_cluster
+    from raykd.cluster.launcher import perform, read_launcher
+
+    launcher = read_launcher(load_cluster(name))
+    if dry_run:
+        click.echo(shlex.join(launcher.command(verb)))
+    else:
+        perform(launcher, verb, lambda line: click.echo(line, err=True))

@@ -1,0 +1,173 @@
+"""Cluster files and launcher files: ours are right, and what is wrong is named with its file, its key and a remedy."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raykd.cluster.config import cluster_names, load_cluster
+from raykd.cluster.launcher import read_launcher
+from raykd.cluster.validation import validate
+from raykd.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ["aws", "gcp", "gpu_cluster", "gpu_node", "kuberay", "kuberay_job", "local", "slurm", "ssh"]
+
+
+def test_there_is_a_file_for_every_kind_of_cluster() -> None:
+    assert set(SHIPPED) <= set(cluster_names())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_shipped_is_right(name: str) -> None:
+    assert validate(name) == []
+
+
+def copied(folder: Path, name: str, change: Callable[[dict[str, Any], Any], Any]) -> str:
+    """A copy of a shipped cluster whose file, or launcher file (parsed, or the text of a script), is changed."""
+    shutil.copytree(ROOT / "clusters", folder / "clusters")
+    path = folder / "clusters" / f"{name}.yaml"
+    raw = yaml.safe_load(path.read_text())
+    launcher = path.parent / raw["launcher"]
+    script = launcher.suffix == ".sh"
+    content = launcher.read_text() if script else yaml.safe_load(launcher.read_text())
+    changed = change(raw, content)
+    content = changed if isinstance(changed, str) else content
+    path.write_text(yaml.safe_dump(raw))
+    launcher.write_text(content if script else yaml.safe_dump(json.loads(json.dumps(content))))
+    return str(path)
+
+
+def first_pod(manifest: Any) -> Any:
+    return manifest["spec"]["workerGroupSpecs"][0]["template"]["spec"]
+
+
+def head_pod(spec: Any) -> Any:
+    return spec["headGroupSpec"]["template"]["spec"]
+
+
+BROKEN: dict[str, tuple[str, Callable[[dict[str, Any], Any], Any], str]] = {
+    "a key that a cluster file has not": (
+        "ssh", lambda raw, _: raw.update(worker=3), "ssh.yaml: 'worker' is not a field here; did you mean 'workers'?",
+    ),
+    "a launcher that is not there": (
+        "ssh", lambda raw, _: raw.update(launcher="launchers/shh.yaml"), "ssh.yaml: launcher: there is no .*shh.yaml",
+    ),
+    "a launcher of no kind": (
+        "ssh", lambda _, ray: ray.__delitem__("cluster_name"), "ssh.yaml: neither 'cluster_name' .* nor 'apiV",
+    ),
+    "a cluster that would not use its launcher": (
+        "aws", lambda raw, _: raw.update(address="local"), "address: 'local' starts a Ray of its own.*set it to auto",
+    ),
+    "a key that ray up has not": (
+        "aws", lambda _, ray: ray.update(initial_workers=2), "launchers/aws.yaml: .*'initial_workers' was unexpected",
+    ),
+    "a node type that is not there": (
+        "gcp", lambda _, ray: ray.update(head_node_type="haed"), "launchers/gcp.yaml: .*Ray does not take it",
+    ),
+    "no token on the workers": (
+        "ssh",
+        lambda _, ray: ray.update(worker_start_ray_commands=["ray start --address=$RAY_HEAD_IP:6379 --num-gpus=4"]),
+        "launchers/ssh.yaml: worker_start_ray_commands: .*want of a token; write `export RAY_AUTH_MODE=token`",
+    ),
+    "a token that reaches no node": (
+        "gcp", lambda _, ray: ray.__delitem__("file_mounts"), "gcp.yaml: file_mounts: .*get-auth-token --gen",
+    ),
+    "a dashboard for everybody": (
+        "aws",
+        lambda _, ray: ray.update(
+            head_start_ray_commands=["RAY_AUTH_MODE=token ray start --head --dashboard-host=0.0.0.0"]
+        ),
+        "launchers/aws.yaml: head_start_ray_commands: --dashboard-host=0.0.0.0 opens.*leave it at 127.0.0.1",
+    ),
+    "fewer machines than workers": (
+        "aws", lambda raw, _: raw.update(workers=[1, 9]), "max_workers: there is room for 8 workers .* wants 9",
+    ),
+    "fewer GPUs over SSH than workers": (
+        "ssh", lambda _, ray: ray["provider"].update(worker_ips=["10.0.0.2"]), "there is room for 4 workers .* wants 8",
+    ),
+    "a manifest of an old API": (
+        "kuberay", lambda _, k8s: k8s.update(apiVersion="ray.io/v1alpha1"), "apiVersion: .*'ray.io/v1'; see KubeRay",
+    ),
+    "a manifest of another kind": (
+        "kuberay", lambda _, k8s: k8s.update(kind="RayService"), "kind: got 'RayService'; .*RayCluster and RayJob",
+    ),
+    "a key that KubeRay has not": (
+        "kuberay",
+        lambda _, k8s: k8s["spec"]["workerGroupSpecs"][0].update(maxReplica=4),
+        "raycluster.yaml: spec.workerGroupSpecs.0.maxReplica: .*remove it, or mend its spelling",
+    ),
+    "a pod that Kubernetes does not take": (
+        "kuberay_job",
+        lambda _, k8s: head_pod(k8s["spec"]["rayClusterSpec"])["containers"][0].update(imag="x"),
+        "rayjob.yaml: spec.rayClusterSpec.headGroupSpec.template.spec.containers.0: .*'imag' was unexpected",
+    ),
+    "a memory that is no quantity's place": (
+        "kuberay", lambda _, k8s: first_pod(k8s)["containers"][0].update(resources="32Gi"), "containers.0.resources",
+    ),
+    "a cluster of pods without a token": (
+        "kuberay", lambda _, k8s: k8s["spec"].__delitem__("authOptions"), "spec.authOptions: .*set `authOptions: ",
+    ),
+    "another Ray": (
+        "kuberay", lambda _, k8s: k8s["spec"].update(rayVersion="2.9.0"), "spec.rayVersion: got '2.9.0', and Ray is 2",
+    ),
+    "fewer pods than workers": (
+        "kuberay", lambda raw, _: raw.update(gpus_per_worker=2), "spec.workerGroupSpecs: there is room for 0 workers",
+    ),
+    "a script that bash does not take": (
+        "slurm", lambda _, script: script.replace("fi\n", "\n", 1), "slurm.sh: as a whole: bash does not take it: line",
+    ),
+    "a node that is shared": (
+        "slurm", lambda _, script: script.replace("#SBATCH --exclusive\n", ""), "#SBATCH --exclusive: is not given",
+    ),
+    "two Rays on a node": (
+        "slurm",
+        lambda _, script: script.replace("--ntasks-per-node=1", "--ntasks-per-node=4"),
+        "#SBATCH --ntasks-per-node: got 4; .*set it to 1",
+    ),
+    "fewer nodes than workers": (
+        "slurm", lambda _, script: script.replace("--nodes=4", "--nodes=2"), "#SBATCH --nodes: there is room for 8",
+    ),
+    "a script without a token": (
+        "slurm", lambda _, script: script.replace("RAY_AUTH_MODE=token", ""), "as a whole: .*write `export RAY_A",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_wrong_is_named_with_file_key_and_remedy(tmp_path: Path, case: str) -> None:
+    name, change, says = BROKEN[case]
+    problems = validate(copied(tmp_path, name, change))
+    assert len(problems) == 1, problems
+    assert re.search(says, problems[0]), problems[0]
+
+
+def test_without_a_launcher_there_is_nothing_to_start() -> None:
+    with pytest.raises(UsageError, match="names no 'launcher' file: Ray starts with each run there"):
+        read_launcher(load_cluster("local"))
+    with pytest.raises(UsageError, match="it is to be running already"):
+        read_launcher(load_cluster("gpu_cluster"))
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 64])
+def test_the_batch_script_works_out_its_sums_for_any_number_of_nodes(nodes: int) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "RAYKD_DRY_RUN": "1",
+        "SLURM_NNODES": str(nodes),
+        "SLURM_JOB_ID": "123456",
+    }
+    script = ROOT / "clusters/launchers/slurm.sh"
+    command = ["bash", str(script), "train", "dafl_cifar10", "published={a b: 1}"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told[0] == f"nodes {nodes}, GPUs {4 * nodes}, CPUs {32 * nodes}"
+    assert told[1].startswith(f"srun --nodes={nodes} --ntasks={nodes} ")
+    assert f"--address HEAD:23456 --min-nodes {nodes} --num-cpus 32 --num-gpus 4 " in told[1]
+    assert r"-- python -m raykd train dafl_cifar10 published=\{a\ b:\ 1\} --cluster slurm" in told[1]
