@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path("runs/pruning"))
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     raw = yaml.safe_load(space_files()[asked.space].read_text())
     raw["sampler"] = {"name": "random"}
     asked.out.mkdir(parents=True, exist_ok=True)

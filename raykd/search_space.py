@@ -43,6 +43,7 @@ class SearchSpace(Section):
     sampler: Sampler = Sampler()
     scheduler: Scheduler = Scheduler()
     trials: int = Field(default=24, gt=0)
+    seeds: int = Field(default=1, ge=1, description="runs of each trial, from the recipe's seed up; their mean counts")
     keep: int = Field(default=3, ge=1, description="best trials whose checkpoints stay")
     points: tuple[dict[str, Any], ...] = Field(default=(), description="values to try first")
     earlier: str | None = Field(
@@ -94,6 +95,10 @@ class SearchSpace(Section):
             raise ValueError("sampler 'cmaes' needs every field in every trial, and some have 'when': take tpe")
         if self.scheduler.name == "pbt":
             self._can_change()
+        if self.seeds > 1 and "seed" in self.space:
+            raise ValueError(
+                f"'seed' is in the space, and each trial has {self.seeds} of them: leave out one of the two"
+            )
         if fixed := sorted(set(self.overrides) & set(self.space)):
             raise ValueError(f"{fixed[0]!r} is both in overrides, so fixed, and in the space")
         for point in self.points:
@@ -116,6 +121,10 @@ class SearchSpace(Section):
                     f"scheduler 'pbt' changes numbers during a training, and {key!r} is a choice, a count or under a "
                     "condition: give uniform or loguniform, or take asha"
                 )
+        if self.seeds > 1:
+            raise ValueError(
+                f"members of 'pbt' are compared on their way, so a trial has one run, not seeds: {self.seeds}"
+            )
         if self.then is not None:
             raise ValueError("'then' makes images of generators of one recipe without 'changes': leave out 'pbt'")
 

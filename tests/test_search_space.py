@@ -105,6 +105,7 @@ def test_a_choice_may_be_anything_that_a_recipe_takes(tmp_path: Path) -> None:
         ({"sampler": {"name": "cmaes"}}, "needs every field in every trial"),
         ({"sampler": {"name": "cmaes"}, "space": {"student.model": SPACE["student.model"]}}, "the space has none"),
         ({"sampler": {"name": "tpp"}}, "sampler.name"),
+        ({"seeds": 2, "space": {"seed": {"int": [0, 9]}}}, "each trial has 2 of them"),
         ({"overrides": {"student.model": "lenet5"}}, "is both in overrides, so fixed, and in the space"),
         ({"points": [{"student_optim.l": 1}]}, "a point names 'student_optim.l', which is not in the space"),
         ({"points": [{"method.latent_dim": 30}]}, "a point has 'method.latent_dim' at 30, outside of \\[10, 20\\]"),

@@ -8,10 +8,12 @@ from raykd.cli.data import data
 from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
 from raykd.cli.inspect import inspect
+from raykd.cli.jobs import jobs
 from raykd.cli.list import list_
 from raykd.cli.ood import ood
 from raykd.cli.plan import plan
 from raykd.cli.statistics import statistics
+from raykd.cli.submit import submit
 from raykd.cli.synthesize import synthesize
 from raykd.cli.table import table
 from raykd.cli.train import train
@@ -28,5 +30,8 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-for command in (train, tune, table, plan, evaluate, inspect, statistics, ood, synthesize, list_, doctor, data, cluster):
+_RUNS = (train, tune, table, plan, evaluate)
+_NETWORKS = (inspect, statistics, ood, synthesize)
+_PLACES = (cluster, submit, jobs, list_, doctor, data)
+for command in (*_RUNS, *_NETWORKS, *_PLACES):
     app.add_command(command)

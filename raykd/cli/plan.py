@@ -32,10 +32,11 @@ def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: 
     if as_json:
         output.print_json(found)
     else:
-        _print(found)
+        print_plan(found)
 
 
-def _print(found: dict[str, Any]) -> None:
+def print_plan(found: dict[str, Any]) -> None:
+    """Print a plan for a reader."""
     from raykd.cli import output
 
     for run in found["runs"]:

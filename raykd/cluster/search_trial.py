@@ -47,6 +47,7 @@ class TrialJob:
     objectives: Sequence[str]
     cluster: dict[str, Any]
     begin: int
+    seeds: int
 
 
 class TuneReporter(LocalReporter):
@@ -89,21 +90,16 @@ def run_trial(config: dict[str, Any]) -> None:
     with suppress(OSError):  # relative names in a recipe mean the driver's directory, where it exists
         os.chdir(job.working_directory)
     recipe, cluster = recipe_from_dict(job.recipe), Cluster.model_validate(trial.cluster)
-    begin, end, train = trial.begin, job.until, _together if cluster.worker_range[1] > 1 else _alone
+    seeds: list[dict[str, Any]] = []
     try:
-        made = _to_be_made(job, recipe)
-        try:
-            result = _after_others(lambda: train(job, recipe, trial, cluster), Path(job.control) / STOP_FILE)
-        except Interrupted:
-            if end is None or read_status(Path(job.store) / recipe.run_id)["step"] < end:
-                raise
-            result = {}  # what is told at the end of a run is told of no part
-        if METHODS[recipe.method.name].sample is not Method.sample:
-            part = begin or end is not None
-            made += (
-                ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
-            )
-        told = {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives)}
+        for number in range(trial.seeds):
+            seeds.append(_told_of_run(job, recipe.model_copy(update={"seed": recipe.seed + number}), trial, cluster))
+            told = {
+                name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0] if seeds[0][name] is not None
+            }
+            if number:  # the first one has told its rows
+                tune.report({**told, REPORT: (number + 1) * _reports(recipe)})
+        told |= {MADE: sum(each[MADE] for each in seeds), FINAL: 1.0}
     except Interrupted:
         told = {INTERRUPTED: 1.0}
     except RaykdError as error:
@@ -113,6 +109,26 @@ def run_trial(config: dict[str, Any]) -> None:
         write_text(log, traceback.format_exc())
         told = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
     tune.report(told)
+
+
+def _told_of_run(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
+    """Train one run of a trial, or its part of it, and return what there is to tell of it."""
+    begin, end, train = trial.begin, job.until, _together if cluster.worker_range[1] > 1 else _alone
+    made = _to_be_made(job, recipe)
+    try:
+        result = _after_others(lambda: train(job, recipe, trial, cluster), Path(job.control) / STOP_FILE)
+    except Interrupted:
+        if end is None or read_status(Path(job.store) / recipe.run_id)["step"] < end:
+            raise
+        result = {}  # what is told at the end of a run is told of no part
+    if METHODS[recipe.method.name].sample is not Method.sample:
+        part = begin or end is not None
+        made += ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
+    return {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives)}
+
+
+def _reports(recipe: Recipe) -> int:
+    return -(-recipe.schedule.steps // recipe.schedule.report_every)
 
 
 def make_sets(config: dict[str, Any]) -> dict[str, Any]:
@@ -138,11 +154,11 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
     prepare_host(job.threads)
     runtime = Runtime.model_validate(job.runtime)
     world = World.current(runtime.precision)
-    telling, own = Telling(recipe, trial.objectives), recipe.run_id
+    telling, own = Telling(recipe, trial.objectives), recipe_from_dict(job.recipe).run_id
     stop_file = Path(job.control) / STOP_FILE
 
     def reporter(directory: Path) -> LocalReporter:
-        if directory.name != own:  # the run of a teacher is nobody's trial
+        if directory.name != own:  # the run of a teacher is nobody's trial, and further seeds are told by their means
             return LocalReporter(directory, stop_file.exists, world)
         return TuneReporter(directory, stop_file, world, telling)
 
@@ -152,6 +168,7 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
 def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
     """Train by workers of Ray Train, reading from the run directory how they do."""
     telling, ending = Telling(recipe, trial.objectives), threading.Event()
+    first = recipe.run_id == recipe_from_dict(job.recipe).run_id  # further seeds are told by their means
     outcome: dict[str, Any] = {}
 
     def work() -> None:
@@ -171,7 +188,7 @@ def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> di
     try:
         while thread.is_alive():
             rows = _rows(Path(job.store) / recipe.run_id)
-            for row in rows[seen:]:
+            for row in rows[seen:] if first else ():
                 telling(row)
             seen = max(seen, len(rows))
             thread.join(_WAIT_SECONDS)
@@ -198,7 +215,7 @@ def _at_the_end(
         student = build_network(recipe.student, spec, _roots(job), "student")
         told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
         told["latency"] = _latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
-    return {**told, FINAL: 1.0}
+    return told
 
 
 @torch.no_grad()

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from raykd.cluster.population import Population
 from raykd.cluster.study import REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, ours, propose
-from raykd.engine.report import write_status
+from raykd.engine.report import read_status, write_status
 from raykd.errors import UsageError
 from raykd.recipe import Recipe
 from raykd.search_space import SearchSpace
@@ -112,7 +112,6 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         through = error or told.get(FINAL) or told.get(FAILED)
         if trial is None or told.get(INTERRUPTED) or (not through and (not told or self._should_stop())):
             return
-        directory = self._store / trial.user_attrs[RUN]
         values = [float(told.get(name, math.nan)) for name in self._objectives]
         reason = told.get(FAILED) or ("its process died" if error else None)
         if reason is None and told.get(FINAL) and not all(map(math.isfinite, values)):
@@ -129,8 +128,15 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
                 self._tidy()
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
-            write_status(directory, state="pruned")
-            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+            for directory in self._directories(trial):
+                if read_status(directory).get("state") not in (None, "finished"):  # of further seeds one may be
+                    write_status(directory, state="pruned")
+                shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+
+    def _directories(self, trial: Trial | FrozenTrial) -> list[Path]:
+        """Return the directories of a trial's runs, one for each seed."""
+        stem, _, seed = str(trial.user_attrs[RUN]).rpartition("-s")
+        return [self._store / f"{stem}-s{int(seed) + number}" for number in range(self._space.seeds)]
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the study is the record."""
@@ -144,4 +150,5 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         going = {trial.user_attrs.get(RUN) for trial in ours(self._study) if not trial.state.is_finished()}
         for trial in finished(self._study):
             if RUN in trial.user_attrs and trial.user_attrs[RUN] not in kept | going:
-                shutil.rmtree(self._store / trial.user_attrs[RUN] / "checkpoints", ignore_errors=True)
+                for directory in self._directories(trial):
+                    shutil.rmtree(directory / "checkpoints", ignore_errors=True)

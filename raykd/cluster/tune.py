@@ -71,6 +71,8 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
     )
     if space.scheduler.name == "pbt":  # its trials are parts of trainings, which no other sampler may learn from
         content["population"] = [space.trials, space.scheduler.interval]
+    if space.seeds == 1:
+        del content["seeds"]
     content["objectives"] = objectives
     content["recipe"] = space.recipe_of({}).content_hash
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

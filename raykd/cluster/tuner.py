@@ -211,7 +211,7 @@ class Tuning:
             return FIFOScheduler()
         mode = "max" if OBJECTIVES[objectives[0]] == "maximize" else "min"
         schedule = self._planned.space.recipe_of({}).schedule
-        reports = max(2, -(-schedule.steps // schedule.report_every))
+        reports = max(2, -(-schedule.steps // schedule.report_every)) * self._planned.space.seeds
         if settings.name == "median":
             return MedianStoppingRule(REPORT, objectives[0], mode, grace_period=settings.grace, min_samples_required=3)
         return ASHAScheduler(
@@ -229,7 +229,9 @@ class Tuning:
         job = Job.of(recipe, cluster, self._roots, self._control, stretch[1])
         # Only the driver touches the study, whose address may hold a password.
         together = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()
-        return asdict(TrialJob(asdict(job), list(self._planned.objectives), together, stretch[0]))
+        return asdict(
+            TrialJob(asdict(job), list(self._planned.objectives), together, stretch[0], self._planned.space.seeds)
+        )
 
 
 class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here

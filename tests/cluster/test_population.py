@@ -277,6 +277,7 @@ def test_the_best_of_the_last_generation_is_a_recipe_that_trains_all_of_it(tmp_p
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"seeds": 2}, "one run, not seeds: 2"),
         ({"sampler": {"name": "tpe"}}, "sampler 'tpe' has no say"),
         ({"space": {"student.model": {"choice": ["lenet5", "lenet5_half"]}}}, "'student.model' is a choice, a count"),
         ({"space": {"schedule.global_batch": {"int": [8, 16]}}}, "'schedule.global_batch' is a choice, a count"),

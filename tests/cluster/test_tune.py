@@ -172,6 +172,27 @@ def test_two_stages_and_the_second_makes_no_image(ray_session: ModuleType, tmp_p
     assert again["images_made"] == report["images_made"]
 
 
+def test_a_trial_of_several_seeds_counts_by_their_mean(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(tmp_path, trials=2, seeds=3, keep=1)
+    assert report["trials"]["complete"] == 2, report["reasons"]
+    for trial in study_of(report).trials:
+        stem = trial.user_attrs[RUN].removesuffix("-s0")
+        found = [
+            json.loads((tmp_path / f"runs/{stem}-s{seed}/metrics.jsonl").read_text().splitlines()[-1])
+            for seed in range(3)
+        ]
+        values = [row["holdout/accuracy/top1"] for row in found]
+        assert trial.values[0] == pytest.approx(sum(values) / 3)
+        assert trial.user_attrs["test/accuracy/top1"] == pytest.approx(sum(row["accuracy/top1"] for row in found) / 3)
+        told = trial.intermediate_values
+        assert list(told) == [1, 2, 3, 6, 9], "rows of the first seed, then the mean so far"
+        assert told[3] == values[0]
+        assert told[6] == pytest.approx(sum(values[:2]) / 2)
+    kept = {path.parent.name.rpartition("-s")[0] for path in (tmp_path / "runs").glob("kd_digits-*/checkpoints")}
+    assert kept == {report["best"][0]["run"].removesuffix("-s0")}
+    assert searched(tmp_path, trials=2, seeds=3, keep=1)["best"] == report["best"]
+
+
 def test_a_failing_trial_is_recorded_with_its_reason(ray_session: ModuleType, tmp_path: Path) -> None:
     report = searched(
         tmp_path, trials=2, sampler={"name": "grid"}, space={"student_optim.lr": {"choice": [0.001, 1e30]}}

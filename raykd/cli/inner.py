@@ -1,0 +1,34 @@
+"""The command inside ``raykd submit -- ...``, read as it will be read on the cluster."""
+
+from pathlib import Path
+
+import click
+
+from raykd.cluster.submission import Asked
+from raykd.errors import UsageError, unknown
+
+COMMANDS = ("train", "tune", "table")
+
+
+def read_words(words: tuple[str, ...], working_dir: Path) -> Asked:
+    """Return what a command is about.
+
+    Raises:
+        UsageError: if it is none that can be submitted, or names what is not in the working directory.
+    """
+    from raykd.cli.app import app
+    from raykd.cluster.submission import asked_of
+
+    name, *arguments = words
+    if name not in COMMANDS:
+        raise unknown("command to submit", name, COMMANDS)
+    command = app.commands[name]
+    try:
+        values = command.make_context(f"raykd submit -- {name}", list(arguments)).params
+    except click.exceptions.Exit:  # --help
+        raise
+    for option in ("cluster", "out"):
+        if values.get(option) is not None:
+            other = "submit has its own" if option == "cluster" else "runs land in the cluster's storage"
+            raise UsageError(f"leave out --{option} of {name}: {other}")
+    return asked_of(name, tuple(arguments), values, working_dir)

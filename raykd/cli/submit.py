@@ -1,0 +1,90 @@
+"""``raykd submit``: a command of raykd as a job on a running cluster."""
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raykd.cli.command import Command
+from raykd.cli.names import data_root
+from raykd.cli.stop import Stop
+
+
+@click.command(
+    cls=Command,
+    example="raykd submit --cluster gpu_cluster -- train {recipe}",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.option("--cluster", metavar="NAME|FILE", required=True, help="Where: a cluster that is running.")
+@click.option("--no-wait", is_flag=True, help="Come back once the job is submitted.")
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted, and what it would take; do nothing.")
+@click.option(
+    "--working-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("."),
+    help="What the job takes along; default: this folder.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.argument("words", metavar="-- train|tune|table ...", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.pass_obj
+def submit(
+    stop: Stop, cluster: str, no_wait: bool, dry_run: bool, working_dir: Path, as_json: bool, words: tuple[str, ...]
+) -> None:
+    """Run a command of raykd on a cluster, and show what it says until it ends.
+
+    The working directory goes along, without what .git, .gitignore and .rayignore leave out, and so does raykd
+    itself. The run lands in the cluster's storage. Submitted again, a run that is at work is joined, and one that
+    was stopped goes on. Ctrl-C leaves the job running. The exit code is the job's.
+    """
+    from raykd.cli import output
+    from raykd.cli.inner import read_words
+    from raykd.cluster.config import load_cluster
+    from raykd.cluster.package import collect
+    from raykd.cluster.submission import Submission, api_of
+
+    place = load_cluster(cluster)
+    asked = read_words(words, working_dir)
+    package = collect(working_dir, data_root())
+    submission = Submission.of(asked, package, place)
+    package.check()
+    if dry_run:
+        _tell(submission, as_json)
+        return
+    with tempfile.TemporaryDirectory(prefix="raykd-job-") as folder, stop.tidying():
+        jobs = api_of(place)
+        job, new = submission.send(jobs, Path(folder))
+    click.echo(f"job {job.id} {'submitted' if new else 'is at work already: joining it'}", err=True)
+    told: dict[str, Any] = {"job": job.id, "run": job.run, "new": new}
+    code = 0
+    if not no_wait:
+        try:
+            with stop.tidying():
+                code = jobs.follow(job, lambda text: click.echo(text, nl=False, err=as_json))
+        except KeyboardInterrupt:
+            again = f"`raykd jobs logs -f {job.run} --cluster {cluster}` shows it, `raykd jobs stop` ends it"
+            click.echo(f"\nraykd: job {job.id} goes on; {again}", err=True)
+            raise
+        told["status"] = jobs.find(job.id).status
+    if as_json:
+        output.print_json(told)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _tell(submission: Any, as_json: bool) -> None:
+    from raykd.cli import output
+    from raykd.cli.plan import print_plan
+
+    told = submission.told()
+    plans = submission.plan()
+    if as_json:
+        output.print_json({**told, **plans})
+        return
+    output.print_pairs({name: value for name, value in told.items() if not isinstance(value, dict)})
+    click.echo(f"command            {shlex.join(submission.command())}")
+    if "plan" in plans:
+        print_plan(plans["plan"])
+    if "in all" in plans:
+        click.echo(plans["in all"])

@@ -1,0 +1,220 @@
+"""Jobs on a running cluster, through Ray's job submission: the same run is never there twice."""
+
+import asyncio
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from raykd.cluster.environment import token_source
+from raykd.errors import SetupError, UsageError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+RUN = "run"
+"""Metadata of a job: which run, search or table it is about."""
+_ID = "raykd-"
+_ANSWER_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 90.0
+_RESTS = (0.5, 1, 2, 4, 8)  # seconds between tries of a connection that was lost
+_STOPPED = 130
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of ours, as the cluster tells of it."""
+
+    id: str
+    run: str
+    status: str
+    metadata: Mapping[str, str]
+    started: str | None
+    ended: str | None
+    message: str
+    exit_code: int | None
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether it has ended, in whatever way."""
+        return bool(JobStatus(self.status).is_terminal())
+
+
+class Jobs:
+    """The jobs of one cluster, at the address of its dashboard."""
+
+    def __init__(self, url: str) -> None:
+        """Connect.
+
+        Raises:
+            SetupError: if nobody answers, or not to us.
+        """
+        self._url = url
+        logging.getLogger("ray").setLevel(logging.WARNING)  # what it says of uploads and sockets is for its developers
+        _warn_of_open(url)
+        with self._answering():
+            self._client = JobSubmissionClient(url)
+
+    def submit(self, run: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]) -> tuple[Job, bool]:
+        """Submit a job for a run, or find the one that is at it; return it, and whether it is new."""
+        before = [job for job in self.all() if job.run == run]
+        going = [job for job in before if not job.is_over]
+        if going:
+            return going[-1], False
+        name = f"{_ID}{run}" + (f"-{len(before) + 1}" if before else "")
+        with self._answering():
+            try:
+                self._client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=name,
+                    runtime_env=runtime,
+                    metadata={**metadata, RUN: run},
+                )
+            except RuntimeError as error:
+                if "already exists" not in str(error):
+                    raise SetupError(f"{self._url} takes no such job: {_last_line(error)}") from None
+                return self.find(name), False  # somebody was faster with the same run
+        return self.find(name), True
+
+    def all(self) -> list[Job]:
+        """Return the jobs that raykd submitted, in the order of their start."""
+        with self._answering():
+            found = [self._told(one) for one in self._client.list_jobs() if (one.submission_id or "").startswith(_ID)]
+        return sorted(found, key=lambda job: (job.started or "", len(job.id), job.id))
+
+    def find(self, name: str) -> Job:
+        """Return the last job of a run, by the run's id, the beginning of it, or the job's own id.
+
+        Raises:
+            UsageError: if there is none, or several runs begin so.
+        """
+        jobs = self.all()
+        for match in (lambda job: name in (job.id, job.run), lambda job: job.run.startswith(name)):
+            found = [job for job in jobs if match(job)]
+            if len({job.run for job in found}) > 1:
+                raise UsageError(f"several runs begin with {name!r}: {', '.join(sorted({job.run for job in found}))}")
+            if found:
+                return found[-1]
+        hint = did_you_mean(name, [job.run for job in jobs])
+        raise UsageError(f"no job of a run {name!r} at {self._url}{hint}; `raykd jobs list` shows all")
+
+    def logs(self, job: Job) -> str:
+        """Return what a job has said so far."""
+        with self._answering():
+            return str(self._client.get_job_logs(job.id))
+
+    def follow(self, job: Job, say: Callable[[str], None]) -> int:
+        """Say what a job says until it ends; return its exit code. A connection that is lost is made again."""
+        said = 0
+
+        async def tail() -> None:
+            nonlocal said
+            heard = 0  # a new connection begins with the first line again
+            async for text in self._client.tail_job_logs(job.id):
+                new, heard = text[max(0, said - heard) :], heard + len(text)
+                if new:
+                    say(new)
+                    said = heard
+
+        for rest in (*_RESTS, None):
+            try:
+                asyncio.run(tail())
+                break
+            except (OSError, RuntimeError) as error:
+                if rest is None:
+                    told = _last_line(error)
+                    raise SetupError(f"{self._url} does not answer any more ({told}); the job may go on") from None
+                time.sleep(rest)
+        return self.wait(job)
+
+    def wait(self, job: Job) -> int:
+        """Wait for the end of a job; return its exit code, that of its process where it had one."""
+        while not (now := self.find(job.id)).is_over:
+            time.sleep(_POLL_SECONDS)
+        if now.status == JobStatus.SUCCEEDED:
+            return 0
+        return _STOPPED if now.status == JobStatus.STOPPED else now.exit_code or 1
+
+    def stop(self, job: Job) -> Job:
+        """Ask a job to save and stop, and wait until it has.
+
+        Raises:
+            SetupError: if it does not.
+        """
+        with self._answering():
+            self._client.stop_job(job.id)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not (now := self.find(job.id)).is_over:
+            if time.monotonic() > deadline:
+                raise SetupError(
+                    f"job {job.id} is {now.status} still, {_STOP_SECONDS:.0f} s after it was asked to stop; Ray cannot "
+                    "stop one that waits for resources: add them, or end the cluster"
+                )
+            time.sleep(_POLL_SECONDS)
+        return now
+
+    def _told(self, one: Any) -> Job:
+        return Job(
+            id=one.submission_id,
+            run=(one.metadata or {}).get(RUN, one.submission_id.removeprefix(_ID)),
+            status=str(one.status.value),
+            metadata=one.metadata or {},
+            started=_moment(one.start_time),
+            ended=_moment(one.end_time),
+            message=one.message or "",
+            exit_code=one.driver_exit_code,
+        )
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Within: failing to reach the cluster is told in one line."""
+        try:
+            yield
+        except AuthenticationError:
+            source = token_source()
+            told = f"the token of {source} is not the cluster's" if source else "it asks for a token, and there is none"
+            raise SetupError(
+                f"{self._url} refuses: {told}; set RAY_AUTH_TOKEN_PATH to a copy of the cluster's token file "
+                "(`ray get-auth-token` prints it on its head node)"
+            ) from None
+        except ConnectionError:
+            raise SetupError(
+                f"nothing answers at {self._url}: does the cluster run, and is its dashboard forwarded to here? "
+                "(`ray dashboard FILE`, `kubectl port-forward`; `dashboard` in the cluster file)"
+            ) from None
+
+
+def _warn_of_open(url: str) -> None:
+    """Warn of an address that takes jobs from anybody, or shows the token to who listens."""
+    parts = urlsplit(url)
+    if parts.hostname in _LOOPBACK:
+        return
+    try:
+        urllib.request.urlopen(f"{url}/api/version", timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError):  # refused, as it should be; or not there, which is told soon
+        if parts.scheme == "http" and token_source() is not None:
+            logger.warning(
+                "%s is not encrypted: who listens on the way reads the token; forward the port over SSH", url
+            )
+        return
+    logger.warning(
+        "%s takes jobs from anybody who reaches it, and a job is any program: start Ray with RAY_AUTH_MODE=token", url
+    )
+
+
+def _moment(milliseconds: int | None) -> str | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds") if milliseconds else None
+
+
+def _last_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -1,0 +1,142 @@
+"""What a submitted job takes along: the working directory without what is ignored, raykd itself, its cluster file."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pathspec
+import yaml
+
+import raykd
+from raykd.cluster.config import Cluster
+from raykd.engine.report import read_status
+from raykd.errors import UsageError
+
+MAX_BYTES = 100 * 2**20
+"""More than this is data, which a cluster reads from its own storage."""
+FOLDER = ".raykd"
+"""Where the job finds its cluster file, inside the working directory."""
+_IGNORE_FILES = (".gitignore", ".rayignore")
+_NEVER = (".git/", ".hg/", ".svn/", ".venv/", "venv/", "__pycache__/", "*.py[cod]", ".*_cache/", "*.egg-info/", FOLDER)
+_OFFENDERS = 5
+
+
+@dataclass(frozen=True)
+class Package:
+    """The files of a working directory that go along, by their relative paths, with their bytes."""
+
+    root: Path
+    files: dict[PurePosixPath, int]
+
+    @property
+    def total(self) -> int:
+        """Return all bytes."""
+        return sum(self.files.values())
+
+    def check(self) -> None:
+        """Refuse what is too large to upload.
+
+        Raises:
+            UsageError: with the largest folders and files.
+        """
+        if self.total <= MAX_BYTES:
+            return
+        sums: dict[str, int] = {}
+        for path, size in self.files.items():
+            top = path.parts[0] + ("/" if len(path.parts) > 1 else "")
+            sums[top] = sums.get(top, 0) + size
+        largest = sorted(sums.items(), key=lambda one: -one[1])[:_OFFENDERS]
+        raise UsageError(
+            f"{self.root} has {_mib(self.total)} in {len(self.files)} files, and a job takes along at most "
+            f"{_mib(MAX_BYTES)}; the largest: {', '.join(f'{name} {_mib(size)}' for name, size in largest)}. List what "
+            "is not needed in .gitignore or .rayignore, or give another --working-dir; data belong into data_root"
+        )
+
+    def write(self, folder: Path, cluster: Cluster) -> Path:
+        """Write all that the job takes along into ``folder``; return the path of its cluster file in there."""
+        for path in self.files:
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.root / path, target)
+        package = Path(raykd.__file__).parent
+        unwanted = shutil.ignore_patterns("__pycache__", "*.py[cod]")
+        shutil.copytree(package, folder / "raykd", ignore=unwanted, dirs_exist_ok=True)
+        for name in ("clusters", "search_spaces"):  # as in a wheel, which a checkout is not
+            beside = package.parent / name
+            if beside.is_dir() and not (package / name).exists():
+                shutil.copytree(beside, folder / "raykd" / name, dirs_exist_ok=True)
+        own = Path(FOLDER) / f"{cluster.name}.yaml"
+        (folder / FOLDER).mkdir()
+        (folder / own).write_text(yaml.safe_dump(remote_content(cluster), sort_keys=False))
+        return own
+
+
+def collect(root: Path, data_root: Path | None) -> Package:
+    """Find the files of a working directory, without what version control, .gitignore and .rayignore leave out.
+
+    Runs and the data root are left out wherever they are.
+    """
+    root = root.resolve()
+    data = data_root.resolve() if data_root else None
+    files: dict[PurePosixPath, int] = {}
+    never = pathspec.GitIgnoreSpec.from_lines(_NEVER)
+    for path in _walk(root, [(root, never)], data):
+        files[PurePosixPath(path.relative_to(root).as_posix())] = path.stat().st_size
+    return Package(root, files)
+
+
+def _walk(folder: Path, specs: list[tuple[Path, pathspec.GitIgnoreSpec]], data: Path | None) -> Iterator[Path]:
+    for name in _IGNORE_FILES:
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
+            specs = [*specs, (folder, pathspec.GitIgnoreSpec.from_lines(lines))]
+    for entry in sorted(os.scandir(folder), key=lambda one: one.name):
+        path, is_folder = Path(entry.path), entry.is_dir(follow_symlinks=False)
+        if _ignored(path, is_folder, specs) or path == data or entry.name in _IGNORE_FILES:
+            continue
+        if is_folder and not read_status(path):
+            yield from _walk(path, specs, data)
+        elif not is_folder and path.is_file():
+            yield path
+
+
+def _ignored(path: Path, is_folder: bool, specs: list[tuple[Path, pathspec.GitIgnoreSpec]]) -> bool:
+    """Ask the deepest ignore file that has an opinion."""
+    for base, spec in reversed(specs):
+        verdict = spec.check_file(path.relative_to(base).as_posix() + ("/" if is_folder else "")).include
+        if verdict is not None:
+            return bool(verdict)
+    return False
+
+
+def remote_content(cluster: Cluster) -> dict[str, Any]:
+    """Return a cluster file as the job sees it, from inside the cluster.
+
+    Raises:
+        UsageError: if the job's folder would hold the runs, or a password would travel.
+    """
+    if cluster.address == "local":
+        raise UsageError(
+            f"cluster {cluster.name!r} starts a Ray of its own with each run, and a job goes to one that is running: "
+            f"set address to auto, or run `raykd train ... --cluster {cluster.name}`"
+        )
+    if not Path(cluster.storage).is_absolute():
+        raise UsageError(
+            f"storage {cluster.storage!r} of cluster {cluster.name!r} would lie in the job's own folder, which Ray "
+            "removes: give an absolute path that every node sees"
+        )
+    user, _, _ = (cluster.study or "").partition("@")
+    if "@" in (cluster.study or "") and ":" in user.partition("://")[2]:
+        raise UsageError(
+            f"the study of cluster {cluster.name!r} has a password in its address, which would be stored with the job: "
+            "leave it out, and set PGPASSWORD (or a ~/.pgpass) on the cluster"
+        )
+    content = cluster.model_dump(mode="json", exclude_defaults=True, exclude={"name", "launcher", "dashboard"})
+    return {**content, "address": "auto"}
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
