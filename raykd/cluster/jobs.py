@@ -28,6 +28,11 @@ _POLL_SECONDS = 0.5
 _STOP_SECONDS = 90.0
 _RESTS = (0.5, 1, 2, 4, 8)  # seconds between tries of a connection that was lost
 _STOPPED = 130
+_TALKATIVE = (  # of uploads and sockets, which are no user's concern
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -60,7 +65,8 @@ class Jobs:
             SetupError: if nobody answers, or not to us.
         """
         self._url = url
-        logging.getLogger("ray").setLevel(logging.WARNING)  # what it says of uploads and sockets is for its developers
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         _warn_of_open(url)
         with self._answering():
             self._client = JobSubmissionClient(url)
@@ -72,18 +78,22 @@ class Jobs:
         if going:
             return going[-1], False
         name = f"{_ID}{run}" + (f"-{len(before) + 1}" if before else "")
-        with self._answering():
+        for rest in (*_RESTS, None):
             try:
-                self._client.submit_job(
-                    entrypoint=entrypoint,
-                    submission_id=name,
-                    runtime_env=runtime,
-                    metadata={**metadata, RUN: run},
-                )
+                with self._answering():
+                    self._client.submit_job(
+                        entrypoint=entrypoint,
+                        submission_id=name,
+                        runtime_env=runtime,
+                        metadata={**metadata, RUN: run},
+                    )
+                break
             except RuntimeError as error:
-                if "already exists" not in str(error):
+                if "already exists" in str(error):  # somebody was faster with the same run
+                    return self.find(name), False
+                if rest is None or "try again later" not in str(error):  # as a head says that has just started
                     raise SetupError(f"{self._url} takes no such job: {_last_line(error)}") from None
-                return self.find(name), False  # somebody was faster with the same run
+                time.sleep(rest)
         return self.find(name), True
 
     def all(self) -> list[Job]:

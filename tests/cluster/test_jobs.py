@@ -1,0 +1,266 @@
+"""Jobs on a real cluster of two nodes: followed, stopped, submitted again, refused without the token."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raykd.engine.report import read_status
+from raykd.recipe import load_recipe
+from tests.conftest import TOKEN
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+BIN = Path(sys.executable).parent
+SMALL = ["teacher.overrides={schedule.steps: 8, schedule.report_every: 4, schedule.global_batch: 16}"]
+BRIEF = [*SMALL, "schedule.steps=20", "schedule.report_every=10", "schedule.global_batch=16"]
+LONG = [*SMALL, "schedule.steps=90000", "schedule.report_every=20", "schedule.global_batch=16"]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Nodes:
+    """A head and further nodes, each a process with its own two logical CPUs, on the loopback device."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, list[subprocess.Popen[bytes]]()
+        self.port, self.dashboard = free_port(), free_port()
+        head = ["--head", f"--port={self.port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
+        self._start(*head)
+        self.wait_for(self.dashboard)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def add(self) -> "subprocess.Popen[bytes]":
+        return self._start(f"--address=127.0.0.1:{self.port}")
+
+    def _start(self, *options: str) -> "subprocess.Popen[bytes]":
+        common = ["--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--object-store-memory={100 * 2**20}"]
+        environment = {**os.environ, "RAY_JOB_STOP_WAIT_TIME_S": "60", "PATH": f"{BIN}:{os.environ['PATH']}"}
+        # The code that a job runs is what it brings along, not this checkout.
+        environment["PYTHONPATH"] = ""
+        # Nodes of one machine would all want the same.
+        temporary = f"--temp-dir=/tmp/raykd-{os.getpid()}-{len(self.processes)}"  # short: sockets' names are
+        names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+        ports = [f"--{name}-port={free_port()}" for name in names]
+        command = [str(BIN / "ray"), "start", *options, *common, *ports, temporary]
+        with (self.folder / f"node-{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.processes.append(process)
+        return process
+
+    def wait_for(self, port: int) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        pytest.fail(f"nothing listens at {port}")
+
+    def end(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        for number in range(len(self.processes)):
+            shutil.rmtree(f"/tmp/raykd-{os.getpid()}-{number}", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    made = Nodes(tmp_path_factory.mktemp("nodes"))
+    made.add()
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="module")
+def project(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder, with the cluster's file."""
+    folder = tmp_path_factory.mktemp("project")
+    cluster = {"address": "auto", "workers": 2, "storage": str(folder / "store"), "dashboard": nodes.url}
+    (folder / "two.yaml").write_text(yaml.safe_dump(cluster))
+    (folder / ".rayignore").write_text("store/\n")
+    return folder
+
+
+def raykd(project: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "raykd", *words]
+    settings = {**os.environ, **environment}
+    return subprocess.run(command, cwd=project, env=settings, capture_output=True, text=True, check=False, timeout=240)
+
+
+def submit(project: Path, *words: str, options: tuple[str, ...] = (), **environment: str) -> Any:
+    return raykd(project, "submit", "--cluster", "two.yaml", *options, "--", *words, **environment)
+
+
+def until(holds: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def steps(directory: Path) -> list[int]:
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [int(json.loads(line)["step"]) for line in lines]
+
+
+def test_a_job_trains_where_the_cluster_stores_and_its_run_is_read_from_here(project: Path) -> None:
+    told = submit(project, "train", "kd_digits", *BRIEF)
+    assert told.returncode == 0, told.stdout + told.stderr
+    run = load_recipe("kd_digits", BRIEF).run_id
+    assert f"job raykd-{run} submitted" in told.stderr
+    assert "step 20/20" in told.stdout, "its log is followed"
+    assert "INFO" not in told.stderr, "Ray's own chatter is not"
+    directory = project / "store" / run
+    assert read_status(directory)["state"] == "finished"
+    environment = json.loads((directory / "environment.json").read_text())
+    assert environment["workers"] == 2
+    judged = raykd(project, "evaluate", str(directory), "--json")
+    assert judged.returncode == 0, judged.stderr
+    written = (directory / "metrics.jsonl").stat().st_mtime_ns
+    again = submit(project, "train", "kd_digits", *BRIEF, options=("--json",))
+    assert again.returncode == 0
+    assert json.loads(again.stdout) == {"job": f"raykd-{run}-2", "run": run, "new": True, "status": "SUCCEEDED"}
+    assert (directory / "metrics.jsonl").stat().st_mtime_ns == written, "it is read, not trained again"
+
+
+def test_a_stopped_job_saves_and_goes_on_when_submitted_again(project: Path) -> None:
+    run = load_recipe("kd_digits", LONG).run_id
+    directory = project / "store" / run
+    started = submit(project, "train", "kd_digits", *LONG, options=("--no-wait", "--json"))
+    assert json.loads(started.stdout) == {"job": f"raykd-{run}", "run": run, "new": True}
+    until(lambda: (directory / "checkpoints/step_0000040").exists())
+    joined = submit(project, "train", "kd_digits", *LONG, options=("--no-wait", "--json"))
+    assert json.loads(joined.stdout)["new"] is False, "the same run is never there twice"
+    listed = json.loads(raykd(project, "jobs", "list", "--cluster", "two.yaml", "--json").stdout)["jobs"]
+    assert [job["status"] for job in listed if job["run"] == run] == ["RUNNING"]
+    stopped = raykd(project, "jobs", "stop", run, "--cluster", "two.yaml")
+    assert stopped.stdout == f"raykd-{run}: STOPPED\n", stopped.stderr
+    assert read_status(directory)["state"] == "interrupted", "it had time to save"
+    at, before = int(read_status(directory)["step"]), (directory / "metrics.jsonl").read_text()
+    shorter = subprocess.Popen(
+        [sys.executable, "-m", "raykd", "submit", "--cluster", "two.yaml", "--", "train", "kd_digits", *LONG],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: max(steps(directory)) > at + 40)
+    shorter.send_signal(signal.SIGINT)
+    _, said = shorter.communicate(timeout=60)
+    assert shorter.returncode == 130
+    assert f"job raykd-{run}-2 goes on" in said
+    logs = raykd(project, "jobs", "logs", run, "--cluster", "two.yaml").stdout
+    assert "/90000" in logs
+    assert (directory / "metrics.jsonl").read_text().startswith(before), "it went on, and did not begin again"
+    status = json.loads(raykd(project, "jobs", "status", run[:16], "--cluster", "two.yaml", "--json").stdout)
+    assert (status["job"], status["status"], status["command"]) == (f"raykd-{run}-2", "RUNNING", "train")
+    assert raykd(project, "jobs", "stop", run, "--cluster", "two.yaml").returncode == 0
+    done = steps(directory)
+    assert done == sorted(set(done)), "no step twice"
+
+
+def test_the_exit_code_is_the_jobs(project: Path) -> None:
+    failed = submit(project, "train", "kd_digits", *BRIEF, "student_optim.lr=1e30")
+    assert failed.returncode == 1
+    assert "finite" in failed.stdout
+    missing = submit(project, "train", "kd_mnist", "schedule.steps=4")
+    assert missing.returncode == 2, "its data is not on the cluster"
+
+
+def test_a_search_runs_as_a_job(project: Path) -> None:
+    overrides = {
+        "teacher.overrides": {"schedule.steps": 8, "schedule.report_every": 4, "schedule.global_batch": 16},
+        "schedule.steps": 12,
+        "schedule.report_every": 4,
+        "schedule.global_batch": 16,
+    }
+    space = {
+        "recipe": "kd_digits",
+        "overrides": overrides,
+        "space": {"student_optim.lr": {"loguniform": [0.0001, 0.01]}},
+    }
+    (project / "rates.yaml").write_text(yaml.safe_dump(space))
+    (project / "one.yaml").write_text((project / "two.yaml").read_text().replace("workers: 2", "workers: 1"))
+    told = raykd(project, "submit", "--cluster", "one.yaml", "--", "tune", "rates.yaml", "--trials", "6", "--json")
+    assert told.returncode == 0, told.stdout + told.stderr
+    report = json.loads(next(line for line in reversed(told.stdout.splitlines()) if line.startswith("{")))
+    assert report["trials"] == {"target": 6, "complete": 6, "pruned": 0, "failed": 0, "running": 0}
+    assert (project / "store/searches" / report["study"] / "best.yaml").is_file()
+
+
+def test_a_hostile_name_does_no_harm(project: Path, tmp_path: Path) -> None:
+    pwned = tmp_path / "pwned"
+    (project / "x; touch pwned.yaml").write_text("extends: kd_digits\nname: x\n")
+    told = submit(project, "train", "./x; touch pwned.yaml", *BRIEF, f"data.train=$(touch {pwned})")
+    assert told.returncode == 2, "there is no such data set"
+    assert not pwned.exists()
+    assert not list(project.rglob("pwned"))
+
+
+def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_line(project: Path, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_MODE": ""}
+    without = raykd(project, "jobs", "list", "--cluster", "two.yaml", **home)
+    assert without.returncode == 3
+    assert "it asks for a token, and there is none; set RAY_AUTH_TOKEN_PATH" in without.stderr
+    wrong = raykd(project, "jobs", "list", "--cluster", "two.yaml", **{**home, "RAY_AUTH_TOKEN": "0" * 64})
+    assert wrong.returncode == 3
+    assert "the token of RAY_AUTH_TOKEN is not the cluster's" in wrong.stderr
+    for told in (without, wrong):
+        assert len(told.stderr.splitlines()) == 1
+        assert TOKEN.read_text() not in told.stderr + told.stdout
+    right = raykd(project, "jobs", "list", "--cluster", "two.yaml")
+    assert right.returncode == 0
+
+
+def test_nobody_there_is_told_in_a_line(project: Path) -> None:
+    (project / "gone.yaml").write_text(
+        yaml.safe_dump({"address": "auto", "dashboard": f"http://127.0.0.1:{free_port()}"})
+    )
+    told = raykd(project, "jobs", "list", "--cluster", "gone.yaml")
+    assert told.returncode == 3
+    assert told.stderr.startswith("error: nothing answers at http://127.0.0.1:")
+
+
+def test_an_unknown_run_is_told_with_the_nearest(project: Path) -> None:
+    told = raykd(project, "jobs", "status", "kd_digtis", "--cluster", "two.yaml")
+    assert told.returncode == 2
+    assert "no job of a run 'kd_digtis'" in told.stderr
+
+
+def test_a_node_that_goes_in_mid_run_costs_nothing_but_time(nodes: Nodes, project: Path) -> None:
+    """The last test, since the node does not come back: two workers of two CPUs each, then one."""
+    wide = yaml.safe_load((project / "two.yaml").read_text()) | {"workers": [1, 2], "cpus_per_worker": 2}
+    (project / "wide.yaml").write_text(yaml.safe_dump(wide))
+    pairs = [*SMALL, "schedule.steps=400", "schedule.report_every=20", "schedule.global_batch=16", "seed=5"]
+    run = load_recipe("kd_digits", pairs).run_id
+    directory = project / "store" / run
+    started = raykd(project, "submit", "--cluster", "wide.yaml", "--no-wait", "--", "train", "kd_digits", *pairs)
+    assert started.returncode == 0, started.stderr
+    until(lambda: (directory / "checkpoints/step_0000040").exists())
+    os.killpg(nodes.processes[1].pid, signal.SIGKILL)
+    ended = raykd(project, "jobs", "logs", "-f", run, "--cluster", "wide.yaml")
+    assert ended.returncode == 0, ended.stdout[-2000:]
+    assert read_status(directory)["state"] == "finished"
+    assert steps(directory) == list(range(20, 401, 20))

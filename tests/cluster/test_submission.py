@@ -1,0 +1,170 @@
+"""What a job takes along, what it is called, and what its command line is; without a cluster."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raykd.cli.inner import read_words
+from raykd.cluster import package as packages
+from raykd.cluster.config import Cluster
+from raykd.cluster.package import collect, remote_content
+from raykd.cluster.submission import Submission
+from raykd.errors import UsageError
+from raykd.recipe import load_recipe
+
+CLUSTER = Cluster(name="far", address="auto", workers=2, storage="/shared/runs")
+
+
+def written(folder: Path, *names: str, size: int = 1) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * size)
+
+
+def taken(folder: Path, data_root: Path | None = None) -> list[str]:
+    return sorted(map(str, collect(folder, data_root).files))
+
+
+def test_what_nobody_wants_stays_behind(tmp_path: Path) -> None:
+    wanted = ["mine.yaml", "code/model.py", "code/runs.py"]
+    written(
+        tmp_path,
+        *wanted,
+        ".git/HEAD",
+        ".venv/bin/python",
+        "code/__pycache__/model.pyc",
+        ".mypy_cache/x",
+        "a.egg-info/x",
+    )
+    written(tmp_path, "data/mnist/train.parquet", ".raykd/old.yaml")
+    written(tmp_path / "runs/kd_digits-00000000-s0", "student.safetensors")
+    (tmp_path / "runs/kd_digits-00000000-s0/status.json").write_text('{"state": "finished"}')
+    assert taken(tmp_path, tmp_path / "data") == sorted(wanted)
+
+
+def test_ignore_files_are_honoured_as_git_does(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("*.bin\n/top.txt\nbuild/\n!keep.bin\n")
+    (tmp_path / ".rayignore").write_text("big/\n")
+    written(tmp_path, "a.bin", "keep.bin", "top.txt", "sub/top.txt", "build/x", "big/x", "sub/a.bin", "sub/here.txt")
+    (tmp_path / "sub/.gitignore").write_text("!a.bin\nhere.txt\n")
+    assert taken(tmp_path) == ["keep.bin", "sub/a.bin", "sub/top.txt"]
+
+
+def test_a_folder_as_large_as_data_is_refused_with_its_largest_parts(tmp_path: Path) -> None:
+    written(tmp_path, "small.txt")
+    for name, size in (("images/one.bin", 150), ("images/two.bin", 50), ("weights.pt", 100)):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size * 2**20)  # 300 MiB that take no room
+    with pytest.raises(UsageError) as caught:
+        collect(tmp_path, None).check()
+    told = str(caught.value)
+    assert "300.0 MiB in 4 files, and a job takes along at most 100.0 MiB" in told
+    assert "the largest: images/ 200.0 MiB, weights.pt 100.0 MiB, small.txt" in told
+    assert ".rayignore" in told
+    (tmp_path / ".rayignore").write_text("images/\nweights.pt\n")
+    collect(tmp_path, None).check()
+
+
+def test_what_is_written_can_be_run(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    written(here, "mine.yaml", "code/model.py")
+    os.symlink(here / "mine.yaml", here / "linked.yaml")
+    there.mkdir()
+    place = collect(here, None).write(there, CLUSTER)
+    assert (there / "linked.yaml").read_bytes() == b"x"
+    assert yaml.safe_load((there / place).read_text()) == {"address": "auto", "workers": 2, "storage": "/shared/runs"}
+    told = subprocess.run(
+        [sys.executable, "-c", "import raykd.search_space as s; print(s.__file__); print(*s.space_files())"],
+        cwd=there, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": ""},
+    ).stdout.splitlines()  # fmt: skip
+    assert told[0].startswith(str(there)), "the code that travels is the code that runs"
+    assert "dafl_digits" in told[1].split()
+
+
+def submission(folder: Path, *words: str, cluster: Cluster = CLUSTER) -> Submission:
+    return Submission.of(read_words(words, folder), collect(folder, None), cluster)
+
+
+def test_a_job_is_called_like_its_run(tmp_path: Path) -> None:
+    run = load_recipe("kd_digits", ["seed=3"]).run_id
+    made = submission(tmp_path, "train", "kd_digits", "seed=3")
+    assert made.asked.run == run
+    assert made.metadata["recipe_hash"] == run.split("-")[1]
+    assert submission(tmp_path, "train", "kd_digits", "seed=3", "--seeds", "2").asked.run == f"{run}-2seeds"
+    space = submission(tmp_path, "tune", "kd_temperature", "--trials", "6")
+    assert space.asked.run.startswith("kd_temperature-")
+    assert space.asked.times == 6
+    assert submission(tmp_path, "table", "dafl_mnist", "--quick").asked.run == "dafl_mnist-quick"
+
+
+def test_no_name_in_a_command_is_ever_a_command(tmp_path: Path) -> None:
+    """What a shell makes of the entrypoint is the words that were given, whatever is in them."""
+    hostile = "x; touch pwned"
+    (tmp_path / f"{hostile}.yaml").write_text("extends: kd_digits\nname: x\n")
+    words = ("train", f"{hostile}.yaml", "data.train=$(touch pwned)`touch pwned`'\"")
+    made = submission(tmp_path, *words)
+    assert shlex.split(made.entrypoint) == ["python", "-m", "raykd", *words, "--cluster", ".raykd/far.yaml"]
+    echoed = made.entrypoint.replace("python -m raykd", "printf '%s\\n'", 1)
+    told = subprocess.run(["sh", "-c", echoed], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == [*words, "--cluster", ".raykd/far.yaml"]
+    assert not (tmp_path / "pwned").exists()
+    (tmp_path / f"{hostile}.yaml").write_text("extends: kd_digits\n")
+    with pytest.raises(UsageError, match="a recipe's name is up to 100 letters, digits"):
+        submission(tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("trian", "kd_digits"), "unknown command to submit 'trian'; did you mean 'train'"),
+        (("evaluate", "x"), r"\(known: table, train, tune\)"),
+        (("train", "kd_digit"), "unknown recipe 'kd_digit'; did you mean"),
+        (("train", "kd_digits", "method.temprature=3"), "did you mean 'method.temperature'"),
+        (("train", "kd_digits", "--cluster", "local"), "leave out --cluster of train: submit has its own"),
+        (("train", "kd_digits", "--out", "x"), "leave out --out of train: runs land in the cluster's storage"),
+        (("train", "/etc/mine.yaml"), "does not go along: a job has the working directory"),
+        (("train", "../mine.yaml"), "put the file there and name it from there"),
+    ],
+)
+def test_a_slip_is_told_before_anything_is_sent(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        submission(tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"address": "local"}, "starts a Ray of its own with each run.*set address to auto"),
+        ({"storage": "runs"}, "storage 'runs' .* would lie in the job's own folder"),
+        ({"study": "postgresql+psycopg://me:secret@db/raykd"}, "has a password in its address.*set PGPASSWORD"),
+    ],
+)
+def test_what_does_not_fit_a_job_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        remote_content(CLUSTER.model_copy(update=changes))
+    assert "secret" not in str(caught.value)
+
+
+def test_dependencies_are_pinned_where_asked(tmp_path: Path) -> None:
+    assert submission(tmp_path, "train", "kd_digits").runtime == {}
+    pinned = submission(
+        tmp_path, "train", "kd_digits", cluster=CLUSTER.model_copy(update={"dependencies": "pinned"})
+    ).runtime["pip"]
+    names = [line.partition("==")[0] for line in pinned]
+    assert {"torch", "optuna", "pydantic", "safetensors"} <= set(names)
+    assert "ray" not in names, "the cluster's own"
+    assert "pytest" not in names
+    assert all("==" in line for line in pinned)
+
+
+def test_the_limit_is_below_rays_own() -> None:
+    assert packages.MAX_BYTES < 512 * 2**20
