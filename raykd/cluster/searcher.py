@@ -99,11 +99,15 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         self._study.tell(trial, state=TrialState.FAIL)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record how a trial goes, if there is one objective and it is told on the way."""
+        """Record how a trial goes."""
+        self._record(self._trials[trial_id], result)
+
+    def _record(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Record a report, if there is one objective and it is told on the way."""
         value = result.get(self._objectives[0])
         on_the_way = len(self._objectives) == 1 and not result.get(FINAL)
         if on_the_way and value is not None and math.isfinite(value):
-            self._trials[trial_id].report(value, result[REPORT])
+            trial.report(value, result[REPORT])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended; one that was interrupted stays at work in the study, for the next tuner."""
@@ -127,6 +131,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             if self._population is None or self._population.stretch(trial)[1] is None:
                 self._tidy()
         else:
+            self._record(trial, told)  # Tune tells of the report that a trial was ended at here only
             self._study.tell(trial, state=TrialState.PRUNED)
             for directory in self._directories(trial):
                 if read_status(directory).get("state") not in (None, "finished"):  # of further seeds one may be

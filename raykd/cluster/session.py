@@ -70,6 +70,15 @@ def check_resources(cluster: Cluster, workers: int) -> None:
         time.sleep(0.2)
 
 
+def what_is_free(cluster: Cluster, workers: int) -> str:
+    """Tell what so many workers need and what of it is free now."""
+    available = ray.available_resources()
+    needs = _needs(cluster)
+    free = {name: float(available.get(name, 0.0)) for name in needs}
+    needed = {name: workers * amount for name, amount in needs.items()}
+    return f"{_sum_up(needed)}; free are {_sum_up(free)}"
+
+
 def room_for(cluster: Cluster) -> int:
     """Return how many workers the nodes have room for, whether or not others use it now."""
     needs = _needs(cluster)

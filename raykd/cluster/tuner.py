@@ -12,13 +12,14 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.population import Population
 from raykd.cluster.search_trial import TrialJob, make_sets, run_trial
 from raykd.cluster.searcher import MADE, REPORT, Stretch, StudySearcher
-from raykd.cluster.session import connected, room_for
+from raykd.cluster.session import connected, room_for, what_is_free
 from raykd.cluster.study import (
     best_trials,
     counted,
@@ -48,6 +49,7 @@ _SETTINGS = {
 }
 _REPORT_SECONDS = 2.0
 _POLL_SECONDS = 0.2
+_STARVING_SECONDS = 20.0
 _ENDLESS = 1_000_000  # trials, to Tune: the searcher says when there are enough
 _HEAD = "node:__internal_head__"  # a resource that Ray gives the head node
 
@@ -193,7 +195,7 @@ class Tuning:
                     name="search",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[_Watching(self.report, self._stopping)],
+                    callbacks=[_Watching(self.report, self._stopping, lambda: what_is_free(cluster, workers))],
                     failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
                 ),
             ).fit()
@@ -237,17 +239,23 @@ class Tuning:
 class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
     """Looks at a stop now and then, and reports as trials go on and end."""
 
-    def __init__(self, report: Callable[[], Any], stopping: Callable[[], bool]) -> None:
-        self._report, self._stopping = report, stopping
-        self._last = time.monotonic()
+    def __init__(self, report: Callable[[], Any], stopping: Callable[[], bool], free: Callable[[], str]) -> None:
+        self._report, self._stopping, self._free = report, stopping, free
+        self._last = self._starved = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep nothing: Tune pickles what it is given, and what shows the report may be a terminal."""
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Pass a stop on; report now and then."""
+        """Pass a stop on; report now and then; say what a trial waits for that should be at work."""
         self._stopping()
+        waiting = sum(trial.status == Trial.PENDING for trial in trials)
+        if not waiting:
+            self._starved = time.monotonic()
+        elif time.monotonic() - self._starved > _STARVING_SECONDS:
+            self._starved = time.monotonic()
+            logger.warning("%d trial(s) wait for others to leave room: each needs %s", waiting, self._free())
         if time.monotonic() - self._last > _REPORT_SECONDS:
             self._tell()
 

@@ -1,0 +1,97 @@
+"""Searches that starve, are stopped or are killed, and lose nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from raykd.cluster.study import RUN
+from raykd.cluster.tune import SearchStopped
+from raykd.engine.report import read_status
+from tests.cluster import runs
+from tests.cluster.test_tune import SMALL, searched, study_of, written
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_a_trial_that_starves_says_for_what(
+    ray_session: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another job takes the CPUs between two trials; the search waits, says so, and goes on when they are free."""
+    monkeypatch.setattr("raykd.cluster.tuner._STARVING_SECONDS", 1.0)
+    monkeypatch.setattr("raykd.cluster.session._BUSY_SECONDS", 0.0)
+
+    class Other:
+        def here(self) -> bool:
+            return True
+
+    other: Any = ray_session.remote(num_cpus=3)(Other).remote()
+    assert ray_session.get(other.here.remote())
+
+    def heard() -> bool:
+        """Asked about now and then; never stops, but lets the other go once the search has said what it waits for."""
+        if any("trial(s) wait for others" in record.getMessage() for record in caplog.records):
+            ray_session.kill(other)
+        return False
+
+    monkeypatch.setattr("raykd.cluster.tuner.room_for", lambda cluster: 4)
+    report = searched(tmp_path, heard, trials=3, space={"student_optim.lr": {"choice": [0.001, 0.002, 0.003]}})
+    assert report["trials"]["complete"] == 3
+    told = next(one.getMessage() for one in caplog.records if "wait for others" in one.getMessage())
+    assert re.fullmatch(r"\d trial\(s\) wait for others to leave room: each needs 1 CPUs; free are 0 CPUs", told)
+
+
+def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_path: Path) -> None:
+    long = {**SMALL, "schedule.steps": 300, "schedule.report_every": 20}
+
+    def begun() -> bool:
+        return len(list((tmp_path / "runs").glob("kd_digits-*/checkpoints/step_*"))) > 1
+
+    with pytest.raises(SearchStopped, match=r"stopped with \d of 4 trials finished"):
+        searched(tmp_path, begun, overrides=long)
+    saved = [path for path in (tmp_path / "runs").glob("kd_digits-*") if (path / "checkpoints").is_dir()]
+    assert {read_status(path)["state"] for path in saved} == {"interrupted"}
+    report = searched(tmp_path, overrides=long)
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert {path.name for path in saved} <= {trial.user_attrs.get(RUN) for trial in study_of(report).trials}
+
+
+def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
+    """The command dies in the middle; the same command repeats nothing that was finished and finishes the rest."""
+    slow = {**SMALL, "schedule.steps": 200, "schedule.report_every": 20}
+    space = written(tmp_path, overrides=slow)
+    command = [sys.executable, "-m", "raykd", "tune", str(space), "--out", str(tmp_path / "runs"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    try:
+        while not (done := finished_runs(tmp_path)):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+    finally:
+        below = runs.processes_below(process.pid, "")
+        for pid in (process.pid, *below):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    before = {path: path.stat().st_mtime_ns for path in done}
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout.splitlines()[-1])
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert before == {path: path.stat().st_mtime_ns for path in done}
+    states = [trial.state for trial in study_of(report).trials]
+    assert TrialState.RUNNING not in states
+    assert states.count(TrialState.COMPLETE) == 4
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    found = (folder / "runs").glob("kd_digits-*/status.json")
+    return [path for path in found if read_status(path.parent).get("state") == "finished"]
