@@ -35,7 +35,7 @@ def list_(cluster: str, as_json: bool) -> None:
     output.print_table("jobs", ["run", "command", "status", "started", "ended"], rows)
 
 
-@jobs.command(cls=Command, example="raykd jobs status dafl_digits --cluster gpu_cluster")
+@jobs.command(cls=Command, example="raykd jobs status {recipe} --cluster gpu_cluster")
 @click.argument("run")
 @_CLUSTER
 @_JSON
@@ -50,7 +50,7 @@ def status(run: str, cluster: str, as_json: bool) -> None:
         output.print_pairs({name: value for name, value in _told(job).items() if value not in (None, "")})
 
 
-@jobs.command(cls=Command, example="raykd jobs logs -f dafl_digits --cluster gpu_cluster")
+@jobs.command(cls=Command, example="raykd jobs logs -f {recipe} --cluster gpu_cluster")
 @click.argument("run")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends; the exit code is the job's.")
 @_CLUSTER
@@ -69,7 +69,7 @@ def logs(stop: Stop, run: str, follow: bool, cluster: str) -> None:
         raise click.exceptions.Exit(code)
 
 
-@jobs.command("stop", cls=Command, example="raykd jobs stop dafl_digits --cluster gpu_cluster")
+@jobs.command("stop", cls=Command, example="raykd jobs stop {recipe} --cluster gpu_cluster")
 @click.argument("run")
 @_CLUSTER
 def stop_(run: str, cluster: str) -> None:
