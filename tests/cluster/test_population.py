@@ -244,6 +244,17 @@ def test_two_tuners_share_a_population(tmp_path: Path) -> None:
     assert set(trained.values()) == {1}
 
 
+def test_a_member_that_two_tuners_proposed_at_once_is_trained_once(tmp_path: Path) -> None:
+    tuner = Tuner(tmp_path, space(tmp_path))
+    tuner.generation(temperature)
+    first, _ = tuner.ask()
+    for trial in [one for one in tuner.study.trials if one.user_attrs[GENERATION] == 1]:
+        tuner.study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=trial.user_attrs)
+    tuner.end(first, 1.0)
+    assert len(tuner.generation(temperature)) == 3
+    assert [told["stretch"] for told in tuner.generation(temperature)] == [(40, None)] * 4
+
+
 def test_points_are_the_first_members(tmp_path: Path) -> None:
     points = [{"method.temperature": float(n), "student_optim.lr": 0.001} for n in range(2, 8)]
     searched = space(tmp_path, points=points)

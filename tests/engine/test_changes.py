@@ -125,6 +125,13 @@ def test_who_inherits_ends_as_who_trained_it_all(tmp_path: Path, changed: Path, 
     assert [row["step"] for row in rows(donor)] == [2, 4, 6], "the donor's own files are not written to"
 
 
+def test_what_the_donor_did_later_is_not_inherited(tmp_path: Path, plain: Path) -> None:
+    heir = tmp_path / "heir"
+    assert inherit(heir, plain, 6)
+    assert [row["step"] for row in rows(heir)] == [2, 4, 6]
+    assert [row["step"] for row in rows(plain)] == [2, 4, 6, 8]
+
+
 def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path, plain: Path) -> None:
     donor, heir = trained(tmp_path, CHANGES, until=4), tmp_path / "heir"
     (donor / "checkpoints/step_0000004/state.pt").write_bytes(b"torn")
