@@ -6,9 +6,8 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:INT@120
 #SBATCH --requeue
-# Ray on all nodes of this job, then one raykd command on the first of them; it may be run again and goes on.
+# Ray on all nodes of this job, then one raykd command on the first of them; submitted again, a run goes on.
 # `sbatch slurm.sh train dafl_cifar10 seed=1` runs another command; `RAYKD_DRY_RUN=1 bash slurm.sh` only tells what it would do.
 set -euo pipefail
 
@@ -38,12 +37,4 @@ if [ -n "${RAYKD_DRY_RUN:-}" ]; then
     echo
     exit 0
 fi
-# The signal before the time limit reaches raykd, which saves; a requeued job goes on.
-"${command[@]}" &
-child=$!
-trap 'kill -INT "$child"' INT
-status=0
-while kill -0 "$child" 2>/dev/null; do
-    if wait "$child"; then status=0; else status=$?; fi
-done
-exit "$status"
+"${command[@]}"

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import click
-
 from raykd.cluster.submission import Asked
 from raykd.errors import UsageError, unknown
 
@@ -23,10 +21,7 @@ def read_words(words: tuple[str, ...], working_dir: Path) -> Asked:
     if name not in COMMANDS:
         raise unknown("command to submit", name, COMMANDS)
     command = app.commands[name]
-    try:
-        values = command.make_context(f"raykd submit -- {name}", list(arguments)).params
-    except click.exceptions.Exit:  # --help
-        raise
+    values = command.make_context(f"raykd submit -- {name}", list(arguments)).params
     for option in ("cluster", "out"):
         if values.get(option) is not None:
             other = "submit has its own" if option == "cluster" else "runs land in the cluster's storage"

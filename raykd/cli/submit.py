@@ -1,6 +1,5 @@
 """``raykd submit``: a command of raykd as a job on a running cluster."""
 
-import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,6 @@ def _tell(submission: Any, as_json: bool) -> None:
         output.print_json({**told, **plans})
         return
     output.print_pairs({name: value for name, value in told.items() if not isinstance(value, dict)})
-    click.echo(f"command            {shlex.join(submission.command())}")
     if "plan" in plans:
         print_plan(plans["plan"])
     if "in all" in plans:

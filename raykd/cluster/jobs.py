@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,7 +148,7 @@ class Jobs:
 
     def wait(self, job: Job) -> int:
         """Wait for the end of a job; return its exit code, that of its process where it had one."""
-        while not (now := self.find(job.id)).is_over:
+        while not (now := self._look(job)).is_over:
             time.sleep(_POLL_SECONDS)
         if now.status == JobStatus.SUCCEEDED:
             return 0
@@ -164,7 +163,7 @@ class Jobs:
         with self._answering():
             self._client.stop_job(job.id)
         deadline = time.monotonic() + _STOP_SECONDS
-        while not (now := self.find(job.id)).is_over:
+        while not (now := self._look(job)).is_over:
             if time.monotonic() > deadline:
                 raise SetupError(
                     f"job {job.id} is {now.status} still, {_STOP_SECONDS:.0f} s after it was asked to stop; Ray cannot "
@@ -172,6 +171,10 @@ class Jobs:
                 )
             time.sleep(_POLL_SECONDS)
         return now
+
+    def _look(self, job: Job) -> Job:
+        with self._answering():
+            return self._told(self._client.get_job_info(job.id))
 
     def _told(self, one: Any) -> Job:
         return Job(

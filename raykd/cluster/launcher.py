@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from raykd.cluster.config import Cluster
 from raykd.errors import RunFailed, SetupError, UsageError
 from raykd.yaml_file import load_yaml
@@ -102,5 +100,5 @@ def _directives(script: str) -> dict[str, Any]:
     for line in script.splitlines():
         match = re.match(r"#SBATCH\s+--([a-z-]+)(?:[= ]\s*(\S+))?", line)
         if match:
-            found[match[1]] = yaml.safe_load(match[2]) if match[2] else True
+            found[match[1]] = match[2] or True
     return found

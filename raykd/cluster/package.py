@@ -20,7 +20,10 @@ MAX_BYTES = 100 * 2**20
 FOLDER = ".raykd"
 """Where the job finds its cluster file, inside the working directory."""
 _IGNORE_FILES = (".gitignore", ".rayignore")
-_NEVER = (".git/", ".hg/", ".svn/", ".venv/", "venv/", "__pycache__/", "*.py[cod]", ".*_cache/", "*.egg-info/", FOLDER)
+_NEVER = (
+    ".git/", ".hg/", ".svn/", ".venv/", "venv/", ".env",
+    "__pycache__/", "*.py[cod]", ".*_cache/", "*.egg-info/", FOLDER,
+)  # fmt: skip
 _OFFENDERS = 5
 
 

@@ -118,7 +118,7 @@ def _told_of_run(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) ->
     try:
         result = _after_others(lambda: train(job, recipe, trial, cluster), Path(job.control) / STOP_FILE)
     except Interrupted:
-        if end is None or read_status(Path(job.store) / recipe.run_id)["step"] < end:
+        if end is None or read_status(Path(job.store) / recipe.run_id).get("step", 0) < end:
             raise
         result = {}  # what is told at the end of a run is told of no part
     if METHODS[recipe.method.name].sample is not Method.sample:

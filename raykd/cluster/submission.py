@@ -20,6 +20,7 @@ from raykd.cluster.tune import plan_search
 from raykd.errors import UsageError
 from raykd.recipe import Recipe, load_recipe
 from raykd.search_space import load_space
+from raykd.table import load_table
 
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Job, Jobs
@@ -64,7 +65,8 @@ def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], w
             planned = plan_search(space, Path())
             digest = planned.folder.name.rpartition("-")[2]
             return Asked((name, *arguments), planned.folder.name, planned.space.recipe_of({}), digest, space.trials)
-        return Asked((name, *arguments), f"{subject}{'-quick' if values['quick'] else ''}", None, "", 1)
+        table = load_table(subject)
+        return Asked((name, *arguments), f"{table.name}{'-quick' if values['quick'] else ''}", None, "", 1)
     finally:
         os.chdir(here)
 
@@ -116,12 +118,6 @@ class Submission:
         """Upload and submit, unless the run is at work; ``folder`` is for the upload."""
         self.package.write(folder, self.cluster)
         return jobs.submit(self.asked.run, self.entrypoint, {**self.runtime, "working_dir": str(folder)}, self.metadata)
-
-    def command(self) -> list[str]:
-        """Return the command of Ray's own that would do the same."""
-        url = address_of(self.cluster)
-        words = ["ray", "job", "submit", "--address", url, "--submission-id", f"raykd-{self.asked.run}"]
-        return [*words, "--working-dir", str(self.package.root), "--", *shlex.split(self.entrypoint)]
 
     def told(self) -> dict[str, Any]:
         """Return what will be sent, and where to."""

@@ -122,8 +122,14 @@ def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         yield f"{place}.rayVersion: {theirs}"
     faults = [f"{place}.{where}.{problem}" for where, template in spec.templates() for problem in _pod(template)]
     yield from faults
-    if not faults:
-        yield from _too_few(cluster, _room_of_pods(spec, cluster), f"{place}.workerGroupSpecs")
+    if faults:
+        return
+    try:
+        room = _room_of_pods(spec, cluster)
+    except ValueError as error:
+        yield f"{place}.workerGroupSpecs: a limit is no number of CPUs or GPUs ({error}); write 8 or 500m"
+    else:
+        yield from _too_few(cluster, room, f"{place}.workerGroupSpecs")
 
 
 def _names(metadata: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -184,8 +190,8 @@ def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
     for name in ("nodes", "time"):
         if name not in options:
             yield f"#SBATCH --{name}: is not given, so Slurm's default holds; write `#SBATCH --{name}=...`"
-    tasks = options.get("ntasks-per-node", 1)
-    if tasks != 1:
+    tasks = options.get("ntasks-per-node", "1")
+    if tasks != "1":
         yield f"#SBATCH --ntasks-per-node: got {tasks}; Ray is started once on a node: set it to 1"
     text = launcher.path.read_text(encoding="utf-8")
     if "symmetric-run" in text and "exclusive" not in options:
@@ -195,9 +201,15 @@ def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         )
     if _TOKEN not in text:
         yield f"as a whole: Ray would run what any user of the nodes sends it; write `export {_TOKEN}` and a token"
-    amounts = {"CPU": options.get("cpus-per-task"), "GPU": options.get("gpus-per-node", 0)}
-    each = _places({name: float(amount) for name, amount in amounts.items() if amount is not None}, cluster)
-    yield from _too_few(cluster, int(options.get("nodes", 1)) * each, "#SBATCH --nodes")
+    amounts = {"CPU": options.get("cpus-per-task"), "GPU": options.get("gpus-per-node", options.get("gres", "0"))}
+    each = _places({name: _count(amount) for name, amount in amounts.items() if amount is not None}, cluster)
+    yield from _too_few(cluster, _count(options.get("nodes", "1")) * each, "#SBATCH --nodes")
+
+
+def _count(option: Any) -> int:
+    """Return the number at the end of an option, as in 4, gpu:a100:4 or 2-4."""
+    match = re.search(r"\d+$", str(option))
+    return int(match[0]) if match else 0
 
 
 def _places(resources: dict[str, Any], cluster: Cluster) -> float:

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from raykd.engine.checkpoint import find_fault, latest_checkpoint, write_text
+from raykd.engine.checkpoint import find_fault, write_text
 from raykd.engine.report import rewind_metrics
 
 _RECORDS = ("metrics.jsonl", "environment.json")
@@ -17,7 +17,7 @@ def inherit(heir: Path, donor: Path, step: int) -> bool:
     ``heir`` has a checkpoint now: without the donor's it trains those steps itself, to the same weights.
     """
     folder = heir / "checkpoints"
-    if latest_checkpoint(folder) is not None:
+    if any(folder.glob("step_*")):
         return True
     source = donor / "checkpoints" / f"step_{step:07d}"
     if find_fault(source) is not None:

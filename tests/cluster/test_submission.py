@@ -43,7 +43,7 @@ def test_what_nobody_wants_stays_behind(tmp_path: Path) -> None:
         ".mypy_cache/x",
         "a.egg-info/x",
     )
-    written(tmp_path, "data/mnist/train.parquet", ".raykd/old.yaml")
+    written(tmp_path, ".env", "data/mnist/train.parquet", ".raykd/old.yaml")
     written(tmp_path / "runs/kd_digits-00000000-s0", "student.safetensors")
     (tmp_path / "runs/kd_digits-00000000-s0/status.json").write_text('{"state": "finished"}')
     assert taken(tmp_path, tmp_path / "data") == sorted(wanted)
@@ -127,6 +127,7 @@ def test_no_name_in_a_command_is_ever_a_command(tmp_path: Path) -> None:
     [
         (("trian", "kd_digits"), "unknown command to submit 'trian'; did you mean 'train'"),
         (("evaluate", "x"), r"\(known: table, train, tune\)"),
+        (("table", "dafl_mnst"), "unknown table 'dafl_mnst'; did you mean"),
         (("train", "kd_digit"), "unknown recipe 'kd_digit'; did you mean"),
         (("train", "kd_digits", "method.temprature=3"), "did you mean 'method.temperature'"),
         (("train", "kd_digits", "--cluster", "local"), "leave out --cluster of train: submit has its own"),

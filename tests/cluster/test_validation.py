@@ -135,6 +135,14 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any], Any], Any], str]] = {
     "fewer nodes than workers": (
         "slurm", lambda _, script: script.replace("--nodes=4", "--nodes=2"), "#SBATCH --nodes: there is room for 8",
     ),
+    "fewer GPUs of a kind than workers": (
+        "slurm", lambda _, script: script.replace("--gpus-per-node=4", "--gres=gpu:a100:2"), "is room for 8 workers",
+    ),
+    "a limit that is no number": (
+        "kuberay",
+        lambda _, k8s: first_pod(k8s)["containers"][0]["resources"]["limits"].update(cpu="many"),
+        "spec.workerGroupSpecs: a limit is no number of CPUs or GPUs .*write 8 or 500m",
+    ),
     "a script without a token": (
         "slurm", lambda _, script: script.replace("RAY_AUTH_MODE=token", ""), "as a whole: .*write `export RAY_A",
     ),

@@ -140,6 +140,13 @@ def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path, plain: P
     assert not heir.exists()
 
 
+def test_a_damaged_heir_is_left_to_its_own_run(tmp_path: Path, plain: Path) -> None:
+    torn = tmp_path / "heir/checkpoints/step_0000002"
+    torn.mkdir(parents=True)
+    assert inherit(tmp_path / "heir", plain, 6)
+    assert [path.name for path in torn.parent.iterdir()] == [torn.name]
+
+
 def test_who_has_begun_inherits_nothing(tmp_path: Path) -> None:
     donor = trained(tmp_path, CHANGES, until=4)
     heir = trained(tmp_path / "other", CHANGES, until=2)

@@ -1,0 +1,49 @@
+"""An address of a cluster that takes jobs from anybody, or shows the token on the way, is warned of."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from raykd.cluster.jobs import _warn_of_open
+
+
+@contextmanager
+def dashboard(host: str, code: int) -> Iterator[str]:
+    """Something that answers like the version page of a dashboard."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer((host, 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://{host}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("host", "code", "says"),
+    [
+        ("127.0.0.2", 200, "takes jobs from anybody who reaches it"),  # not one of the names of this machine
+        ("127.0.0.2", 401, "is not encrypted: who listens on the way reads the token"),
+        ("127.0.0.1", 200, None),
+        ("127.0.0.1", 401, None),
+    ],
+)
+def test_who_may_reach_a_cluster_is_looked_at(
+    host: str, code: int, says: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with dashboard(host, code) as url:
+        _warn_of_open(url)
+    told = [record.getMessage() for record in caplog.records]
+    assert (not told) if says is None else (len(told) == 1 and says in told[0] and url in told[0])
