@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from raykd.config import Runtime
-from raykd.engine.build import Roots, build
+from raykd.engine.build import build
 from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place, run
 from raykd.parallel import World
 from raykd.recipe import load_recipe, teacher_run

@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 
 from raykd.config import Runtime
-from raykd.engine.build import Roots, find_weights, spec_of
+from raykd.engine.build import find_weights, spec_of
 from raykd.engine.checkpoint import save_weights
 from raykd.engine.prediction import Prediction, Site, measure, predict
+from raykd.engine.roots import Roots
 from raykd.errors import UsageError
 from raykd.models import build_model
 from raykd.recipe import Recipe, load_recipe

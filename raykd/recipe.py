@@ -237,6 +237,12 @@ def entailed_runs(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> list[Recipe
     return list({run.run_id: run for run in [*before, recipe, *after]}.values())
 
 
+def built_upon(recipe: Recipe) -> list[str]:
+    """Return the ids of all runs that this recipe's builds on, and of its controls."""
+    named = [one.run for one in (recipe.bank, recipe.referee) if one is not None and one.run is not None]
+    return [*named, *(run.run_id for run in entailed_runs(recipe) if run.run_id != recipe.run_id)]
+
+
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Rebuild a recipe from ``model_dump(mode="json")``, as workers and run directories hold it."""
     return _validated(dict(data), str(data.get("name", "recipe")), set())

@@ -1,5 +1,6 @@
 """Read a YAML mapping the strict way: plain data only, no aliases, no duplicate keys; and say where it is wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from raykd.errors import UsageError, did_you_mean
 
 _MAX_BYTES = 1_000_000
+_SECRET = re.compile(r"//[^/@\s]*@")  # a name, and perhaps a password, before the host of an address
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
 
@@ -90,7 +92,8 @@ def explain(error: ValidationError, source: str, fields: set[str]) -> UsageError
         elif item["type"].startswith("union_tag"):
             lines.append(f"{path}: {item['msg']}")
         else:
-            lines.append(f"{path}: got {item['input']!r}; {item['msg']}")
+            told = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: got {_SECRET.sub('//...@', repr(item['input']))}; {told}")
     return UsageError(f"{source}: " + "; ".join(lines))
 
 

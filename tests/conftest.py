@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.object_store import ENVIRONMENT, Server
+
 CPUS = 4  # logical; Ray only counts them
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = Path(tempfile.mkdtemp(prefix="raykd-tests-"))
@@ -36,7 +38,10 @@ os.environ.update(
     RAY_worker_niceness="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_GLOBAL_CHECKPOINT_S="1",
+    RAYKD_CACHE=str(SCRATCH / "cache"),
+    **ENVIRONMENT,
 )
+os.environ.pop("AWS_PROFILE", None)
 
 
 def pytest_unconfigure() -> None:
@@ -75,3 +80,11 @@ def returns_its_cpus(request: pytest.FixtureRequest) -> Iterator[None]:
         if time.monotonic() > deadline:
             pytest.fail(f"{free:g} of {total:g} Ray CPUs are free 20 s after the test")
         time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Server]:
+    """One S3 server for the whole session."""
+    server = Server()
+    yield server
+    server.stop()

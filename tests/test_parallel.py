@@ -2,7 +2,6 @@
 
 import copy
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from raykd.config import Adam
 from raykd.errors import UsageError
 from raykd.parallel import Updater, World
 from tests import two_workers
+from tests.ports import free_port
 
 Saved = dict[str, Any]
 
@@ -24,9 +24,7 @@ Saved = dict[str, Any]
 def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
     """What each of two workers saved."""
     folder = tmp_path_factory.mktemp("workers")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     running = [
         subprocess.Popen(

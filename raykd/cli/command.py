@@ -85,9 +85,9 @@ def start_logging() -> None:
         logger.addHandler(_Handler())
 
 
-def _save_traceback(out: Path | None) -> Path:
+def _save_traceback(out: str | Path | None) -> Path:
     name = f"raykd-error-{os.getpid()}.log"
-    for folder in [out] if out else []:
+    for folder in [Path(out)] if out and "://" not in str(out) else []:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(traceback.format_exc())

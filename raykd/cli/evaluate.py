@@ -1,26 +1,25 @@
 """``raykd evaluate``: score a run's student again."""
 
-from pathlib import Path
-
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_root
+from raykd.cli.names import StoreType, data_place
 
 
 @click.command(cls=Command, example="raykd evaluate runs/{recipe}-*-s0")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=StoreType())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(run: Path, as_json: bool) -> None:
+def evaluate(run: str, as_json: bool) -> None:
     """Score the student in the run directory RUN on the test split.
 
-    Needs nothing but the directory and a data root. The teacher is compared with where it is found:
-    its run beside this one, or its weights file.
+    RUN may be an address, such as s3://BUCKET/FOLDER/RUN. Needs nothing but the run and a data root.
+    The teacher is compared with where it is found: its run beside this one, or its weights file.
     """
     from raykd.cli import output
     from raykd.engine.examine import examine
+    from raykd.engine.roots import bring_run
 
-    result = {**examine(run, data_root()), "directory": str(run)}
+    result = {**examine(*bring_run(run, data_place())), "directory": run}
     if as_json:
         output.print_json(result)
         return

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class News:
 class Follower:
     """Looks at the runs that a command works at, one after another."""
 
-    def __init__(self, runs: Sequence["Recipe"], store: Path) -> None:
-        """Remember what is there already: it is not news."""
-        self._store = store
+    def __init__(self, runs: Sequence["Recipe"], read: Callable[[str], str]) -> None:
+        """Remember what is there already: it is not news. ``read`` returns a file of the store, "" without one."""
+        self._read = read
         self._since = time.time()
         self._seen = {one.run_id: self._status(one.run_id).get("step", 0) for one in runs}
         self._ended: set[str] = set()
@@ -60,21 +60,50 @@ class Follower:
 
     def _status(self, run: str) -> dict[str, Any]:
         try:
-            status: dict[str, Any] = json.loads((self._store / run / "status.json").read_text())
-        except (OSError, ValueError):
+            status: dict[str, Any] = json.loads(self._read(f"{run}/status.json"))
+        except ValueError:
             return {}
         return status
 
     def _rows(self, run: str) -> Iterator[dict[str, Any]]:
-        try:
-            lines = (self._store / run / "metrics.jsonl").read_text().splitlines()
-        except OSError:
-            return
-        for line in lines:
+        for line in self._read(f"{run}/metrics.jsonl").splitlines():
             try:
                 yield json.loads(line)
             except ValueError:  # a line that is being written
                 return
+
+
+def read_local(where: str) -> Callable[[str], str]:
+    """Return what reads the files of a store as this machine holds them."""
+    from raykd.engine.roots import local_side
+
+    store = local_side(where)
+
+    def read(name: str) -> str:
+        try:
+            return (store / name).read_text()
+        except OSError:
+            return ""
+
+    return read
+
+
+def read_remote(where: str) -> Callable[[str], str]:
+    """Return what reads the files of an object store, as other machines write them."""
+    from raykd.data.remote import Remote
+    from raykd.errors import RaykdError
+
+    @cache
+    def opened() -> Remote:
+        return Remote(where)
+
+    def read(name: str) -> str:
+        try:
+            return (opened().read(name) or b"").decode()
+        except RaykdError:  # the command itself says what is wrong
+            return ""
+
+    return read
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -22,8 +22,8 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
     and teacher will do), or a run directory. Runs of recipes are looked for in runs/.
     """
     from raykd.cli import output
-    from raykd.engine.build import Roots
     from raykd.engine.inspection import inspect_teacher
+    from raykd.engine.roots import Roots
 
     result = inspect_teacher(subject_of(teacher, overrides), Roots(data_root(), STORE))
     if as_json:

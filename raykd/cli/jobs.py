@@ -11,7 +11,7 @@ from raykd.cli.stop import Stop
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Job, Jobs
 
-_CLUSTER = click.option("--cluster", metavar="NAME|FILE", required=True, help="Which cluster's jobs.")
+_CLUSTER = click.option("--cluster", metavar="NAME|FILE", help="Which cluster's jobs; default: those of this machine.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -23,7 +23,7 @@ def jobs() -> None:
 @jobs.command("list", cls=Command, example="raykd jobs list --cluster gpu_cluster")
 @_CLUSTER
 @_JSON
-def list_(cluster: str, as_json: bool) -> None:
+def list_(cluster: str | None, as_json: bool) -> None:
     """List the jobs of a cluster, the oldest first."""
     from raykd.cli import output
 
@@ -39,7 +39,7 @@ def list_(cluster: str, as_json: bool) -> None:
 @click.argument("run")
 @_CLUSTER
 @_JSON
-def status(run: str, cluster: str, as_json: bool) -> None:
+def status(run: str, cluster: str | None, as_json: bool) -> None:
     """Tell how the last job of RUN (an id, or how one begins) is."""
     from raykd.cli import output
 
@@ -55,7 +55,7 @@ def status(run: str, cluster: str, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends; the exit code is the job's.")
 @_CLUSTER
 @click.pass_obj
-def logs(stop: Stop, run: str, follow: bool, cluster: str) -> None:
+def logs(stop: Stop, run: str, follow: bool, cluster: str | None) -> None:
     """Print what the last job of RUN has said."""
     api = _api(cluster)
     job = api.find(run)
@@ -72,7 +72,7 @@ def logs(stop: Stop, run: str, follow: bool, cluster: str) -> None:
 @jobs.command("stop", cls=Command, example="raykd jobs stop {recipe} --cluster gpu_cluster")
 @click.argument("run")
 @_CLUSTER
-def stop_(run: str, cluster: str) -> None:
+def stop_(run: str, cluster: str | None) -> None:
     """Ask the last job of RUN to save and stop; submitted again, it goes on."""
     api = _api(cluster)
     job = api.find(run)
@@ -82,11 +82,10 @@ def stop_(run: str, cluster: str) -> None:
         click.echo(f"{job.id}: {api.stop(job).status}")
 
 
-def _api(cluster: str) -> "Jobs":
-    from raykd.cluster.config import load_cluster
-    from raykd.cluster.submission import api_of
+def _api(cluster: str | None) -> "Jobs":
+    from raykd.cluster.submission import api_of, cluster_of
 
-    return api_of(load_cluster(cluster))
+    return api_of(cluster_of(cluster))
 
 
 def _told(job: "Job") -> dict[str, Any]:

@@ -3,15 +3,52 @@
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 
 def data_root() -> Path | None:
-    """Return the folder of the data sets that the environment names."""
+    """Return the folder of the data sets that the environment names.
+
+    Raises:
+        UsageError: if it names an object store, which a command that only reads folders cannot open.
+    """
+    from raykd.errors import UsageError
+
     root = os.environ.get("RAYKD_DATA")
+    if root and "://" in root:
+        raise UsageError(
+            f"RAYKD_DATA is {root!r}, and this command reads folders of this machine: copy what it needs and name the "
+            "folder (train, tune, table and evaluate read object stores)"
+        )
     return Path(root) if root else None
+
+
+def data_place(of_cluster: str | None = None) -> str | None:
+    """Return the data root of a cluster, or else that of the environment: a path, or an object store's address."""
+    return of_cluster or os.environ.get("RAYKD_DATA") or None
+
+
+class StoreType(click.ParamType[str]):
+    """A folder's path, or an address such as s3://BUCKET/FOLDER."""
+
+    name = "directory"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        """Refuse a file, and an address that is none."""
+        if "://" in value:
+            from raykd.data.remote import check_address
+            from raykd.errors import UsageError
+
+            try:
+                return check_address(value)
+            except UsageError as error:
+                self.fail(str(error), parameter, context)
+        if Path(value).is_file():
+            self.fail(f"Directory {value!r} is a file.", parameter, context)
+        return str(value)
 
 
 def packaged_recipes() -> dict[str, str]:

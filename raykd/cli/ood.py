@@ -34,8 +34,8 @@ def ood(
     directory. Runs of recipes are looked for in runs/.
     """
     from raykd.cli import output
-    from raykd.engine.build import Roots
     from raykd.engine.ranking import rank
+    from raykd.engine.roots import Roots
 
     made = rank(subject_of(teacher, overrides), data, images, file, Roots(data_root(), STORE))
     if as_json:

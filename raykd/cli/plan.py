@@ -1,12 +1,11 @@
 """``raykd plan``: what a run will need, before it starts."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_root
+from raykd.cli.names import complete_recipe, data_place
 
 
 @click.command(cls=Command, example="raykd plan {recipe} --cluster local")
@@ -23,12 +22,14 @@ def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: 
     from raykd.cli import output
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.cluster.plan import plan_on
+    from raykd.engine.roots import local_side
     from raykd.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
-    root = Path(place.data_root).expanduser() if place.data_root else data_root()
-    found = plan_on(loaded, place, store=Path(place.storage).expanduser(), data_root=root)
+    root = data_place(place.data_root)
+    # Nothing is asked of an object store: a plan needs no credentials.
+    found = plan_on(loaded, place, store=local_side(place.storage), data_root=local_side(root) if root else None)
     if as_json:
         output.print_json(found)
     else:

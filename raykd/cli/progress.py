@@ -5,19 +5,18 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from raykd.cli.follow import Follower, News, describe, duration
+from raykd.cli.follow import Follower, News, describe, duration, read_local, read_remote
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from raykd.recipe import Recipe
 
-_INTERVAL = 0.5  # seconds
+_INTERVAL, _REMOTE_INTERVAL = 0.5, 2.0  # seconds
 _BARS = 8  # more runs than these lose their bars when they end
 
 
@@ -30,17 +29,20 @@ class _Display(Protocol):
 
 
 @contextmanager
-def following(runs: Sequence["Recipe"], store: Path) -> Iterator[None]:
-    """Show how ``runs`` go while the body works at them."""
+def following(runs: Sequence["Recipe"], where: str, *, elsewhere: bool) -> Iterator[None]:
+    """Show how ``runs`` go while the body works at them, perhaps on other machines (``elsewhere``)."""
     if int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
         yield
         return
-    follower = Follower(runs, store)
+    from raykd.data.remote import is_remote
+
+    read = read_remote(where) if elsewhere and is_remote(where) else read_local(where)
+    follower = Follower(runs, read)
     display: _Display = _Live(len(runs) <= _BARS) if sys.stderr.isatty() else _Lines()
     ended = threading.Event()
 
     def show() -> None:
-        while not ended.wait(_INTERVAL):
+        while not ended.wait(_REMOTE_INTERVAL if elsewhere else _INTERVAL):
             _show(follower, display)
 
     thread = threading.Thread(target=show, daemon=True)

@@ -35,8 +35,8 @@ def statistics(
     directory. Runs of recipes are looked for in runs/.
     """
     from raykd.cli import output
-    from raykd.engine.build import Roots
     from raykd.engine.measurement import measure_statistics
+    from raykd.engine.roots import Roots
 
     subject = subject_of(teacher, overrides)
     made = measure_statistics(subject, data, per_class, file, Roots(data_root(), STORE))

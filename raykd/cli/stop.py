@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_GRACE = 2.0  # seconds for tidying up where nothing is to be saved
+_GRACE = 5.0  # seconds for tidying up where nothing is to be saved
 
 
 class Stop:

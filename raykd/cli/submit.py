@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_root
+from raykd.cli.names import data_place
 from raykd.cli.stop import Stop
 
 
@@ -16,7 +16,7 @@ from raykd.cli.stop import Stop
     example="raykd submit --cluster gpu_cluster -- train {recipe}",
     context_settings={"ignore_unknown_options": True},
 )
-@click.option("--cluster", metavar="NAME|FILE", required=True, help="Where: a cluster that is running.")
+@click.option("--cluster", metavar="NAME|FILE", help="A cluster that is running; default: the Ray of this machine.")
 @click.option("--no-wait", is_flag=True, help="Come back once the job is submitted.")
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, and what it would take; do nothing.")
 @click.option(
@@ -29,7 +29,13 @@ from raykd.cli.stop import Stop
 @click.argument("words", metavar="-- train|tune|table ...", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.pass_obj
 def submit(
-    stop: Stop, cluster: str, no_wait: bool, dry_run: bool, working_dir: Path, as_json: bool, words: tuple[str, ...]
+    stop: Stop,
+    cluster: str | None,
+    no_wait: bool,
+    dry_run: bool,
+    working_dir: Path,
+    as_json: bool,
+    words: tuple[str, ...],
 ) -> None:
     """Run a command of raykd on a cluster, and show what it says until it ends.
 
@@ -39,13 +45,14 @@ def submit(
     """
     from raykd.cli import output
     from raykd.cli.inner import read_words
-    from raykd.cluster.config import load_cluster
     from raykd.cluster.package import collect
-    from raykd.cluster.submission import Submission, api_of
+    from raykd.cluster.submission import Submission, api_of, cluster_of
+    from raykd.engine.roots import local_side
 
-    place = load_cluster(cluster)
+    place = cluster_of(cluster)
     asked = read_words(words, working_dir)
-    package = collect(working_dir, data_root())
+    root = data_place()
+    package = collect(working_dir, local_side(root) if root else None)
     submission = Submission.of(asked, package, place)
     package.check()
     if dry_run:
@@ -62,7 +69,8 @@ def submit(
             with stop.tidying():
                 code = jobs.follow(job, lambda text: click.echo(text, nl=False, err=as_json))
         except KeyboardInterrupt:
-            again = f"`raykd jobs logs -f {job.run} --cluster {cluster}` shows it, `raykd jobs stop` ends it"
+            there = f" --cluster {cluster}" if cluster else ""
+            again = f"`raykd jobs logs -f {job.run}{there}` shows it, `raykd jobs stop` ends it"
             click.echo(f"\nraykd: job {job.id} goes on; {again}", err=True)
             raise
         told["status"] = jobs.find(job.id).status

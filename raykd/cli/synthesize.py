@@ -5,16 +5,16 @@ from pathlib import Path
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_root
+from raykd.cli.names import StoreType, data_root
 
 
 @click.command(cls=Command, example="raykd synthesize runs/BANK-RUN --images 50000 --out data/synthetic")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=StoreType())
 @click.option("--images", type=int, required=True, help="How many, all classes together.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
-def synthesize(stop: object, run: Path, images: int, out: Path, as_json: bool) -> None:
+def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool) -> None:
     """Write images of the generators in the run directory RUN as a data set.
 
     RUN trained a bank, a generator beside its student, or a student of a bank beside it. The same command
@@ -22,11 +22,12 @@ def synthesize(stop: object, run: Path, images: int, out: Path, as_json: bool) -
     """
     from raykd.cli import output
     from raykd.cli.stop import Stop
+    from raykd.engine.roots import bring_run
     from raykd.engine.synthesis import synthesize as write_set
 
     assert isinstance(stop, Stop)
     with stop.tidying():
-        made = write_set(run, images, out, data_root())
+        made = write_set(bring_run(run, None, checkpoints="all")[0], images, out, data_root())
     if as_json:
         output.print_json(made)
         return

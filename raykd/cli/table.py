@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_table, data_root
+from raykd.cli.names import StoreType, complete_table, data_place
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: this machine, one CPU for each trial.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=StoreType(),
     help="Store of the run directories; default: the cluster's, else runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
@@ -34,7 +34,7 @@ def table(
     quick: bool,
     seeds: int | None,
     cluster: str | None,
-    out: Path | None,
+    out: str | None,
     as_json: bool,
 ) -> None:
     """Fill a published table: the paper's figures beside measured ones.
@@ -48,6 +48,9 @@ def table(
     from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.cluster.trials import run_trials
+    from raykd.data.remote import join
+    from raykd.engine.roots import local_side, roots_at
+    from raykd.parallel import World
     from raykd.recipe import entailed_runs
     from raykd.reporting.tables import table_report
     from raykd.table import load_table, table_entries
@@ -55,11 +58,12 @@ def table(
     plan = load_table(name)
     entries = table_entries(plan, quick=quick, seeds=seeds)
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
-    store = (out or Path(place.storage)).expanduser()
-    root = Path(place.data_root).expanduser() if place.data_root else data_root()
+    where, root = out or place.storage, data_place(place.data_root)
+    store = local_side(where)
     wanted = list({recipe.run_id: recipe for entry in entries for recipe in entry.runs}.values())
     runs = list({run.run_id: run for recipe in wanted for run in entailed_runs(recipe)}.values())
-    folder = store / "tables" / (f"{plan.name}-quick" if quick else plan.name)
+    made = f"tables/{plan.name}-quick" if quick else f"tables/{plan.name}"
+    folder = store / made
     outcomes: dict[str, Ended] = {}
 
     def report() -> dict[str, Any]:
@@ -80,11 +84,12 @@ def table(
         _tell(len(outcomes), len(runs), recipe.run_id, how.reason)
 
     stop.watch([store / run.run_id for run in runs])
-    with following(runs, store), stop.tidying():
-        run_trials(wanted, place, store=store, data_root=root, should_stop=stop, ended=ended)
+    with following(runs, where, elsewhere=place.address != "local"), stop.tidying():
+        run_trials(wanted, place, store=where, data_root=root, should_stop=stop, ended=ended)
     final = report()
     _write(folder, final)
-    _print(final, folder, as_json)
+    roots_at(where, None).send(made, World.alone())
+    _print(final, join(where, made), as_json)
     if final["runs"]["failed"]:
         raise click.exceptions.Exit(1)
 
@@ -118,15 +123,15 @@ def _write(folder: Path, report: Mapping[str, Any]) -> None:
     write_text(folder / "table.md", markdown(report))
 
 
-def _print(report: Mapping[str, Any], folder: Path, as_json: bool) -> None:
+def _print(report: Mapping[str, Any], place: str, as_json: bool) -> None:
     from raykd.cli import output
     from raykd.reporting.tables import HEADER, account_of, notes_of, table_lines
 
     if as_json:
-        output.print_json({**report, "directory": str(folder)})
+        output.print_json({**report, "directory": place})
         return
     for column, title in report["columns"].items():
         output.print_table(f"{report['title']}: {title}", HEADER, table_lines(report, column))
     for note in notes_of(report):
         click.echo(f"- {note}")
-    output.print_pairs({**account_of(report), "directory": str(folder)})
+    output.print_pairs({**account_of(report), "directory": place})

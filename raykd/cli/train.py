@@ -1,13 +1,12 @@
 """``raykd train``: one recipe, one seed or several, in this process or on a cluster."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_root
+from raykd.cli.names import StoreType, complete_recipe, data_place
 from raykd.cli.stop import Stop
 
 
@@ -17,7 +16,7 @@ from raykd.cli.stop import Stop
 @click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: in this process, without Ray.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=StoreType(),
     help="Store of the run directories; default: the cluster's, else runs.",
 )
 @click.option(
@@ -33,7 +32,7 @@ def train(
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    out: Path | None,
+    out: str | None,
     seeds: int,
     as_json: bool,
 ) -> None:
@@ -47,20 +46,22 @@ def train(
     from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.cluster.train import train as train_on
+    from raykd.data.remote import join
+    from raykd.engine.roots import local_side
     from raykd.recipe import entailed_runs, load_recipe
 
     base = load_recipe(recipe, overrides)
     place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
-    store = (out or Path(place.storage)).expanduser()
-    root = Path(place.data_root).expanduser() if place.data_root else data_root()
+    where, root = out or place.storage, data_place(place.data_root)
+    store = local_side(where)
     results = []
     for seed in range(base.seed, base.seed + seeds):
         one = base.model_copy(update={"seed": seed})
         runs = entailed_runs(one)
         stop.watch([store / run.run_id for run in runs])
-        with following(runs, store), stop.tidying(place.worker_range != (0, 0)):
-            result = train_on(one, place, store=store, data_root=root, should_stop=stop)
-        results.append({**result, "directory": str(store / one.run_id)})
+        with following(runs, where, elsewhere=place.address != "local"), stop.tidying(place.worker_range != (0, 0)):
+            result = train_on(one, place, store=where, data_root=root, should_stop=stop)
+        results.append({**result, "directory": join(where, one.run_id)})
     if not int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
         _print(results, as_json)
 

@@ -1,12 +1,11 @@
 """``raykd tune``: search hyper-parameters and architectures."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_root
+from raykd.cli.names import StoreType, data_place
 from raykd.cli.stop import Stop
 
 
@@ -16,7 +15,7 @@ from raykd.cli.stop import Stop
 @click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: Ray here, a CPU for each trial.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=StoreType(),
     help="Store of the run directories; default: the cluster's, else runs.",
 )
 @click.option("--trials", type=click.IntRange(min=1), help="How many in all, of the first stage; default: the space's.")
@@ -27,7 +26,7 @@ def tune(
     space: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    out: Path | None,
+    out: str | None,
     trials: int | None,
     as_json: bool,
 ) -> None:
@@ -43,18 +42,19 @@ def tune(
     from raykd.cli.board import board
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.cluster.tune import plan_search, search
+    from raykd.engine.roots import local_side
     from raykd.search_space import load_space
 
     chosen = load_space(space, overrides)
     if trials is not None:
         chosen = chosen.model_copy(update={"trials": trials})
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
-    store = (out or Path(place.storage)).expanduser()
-    root = Path(place.data_root).expanduser() if place.data_root else data_root()
+    where, root = out or place.storage, data_place(place.data_root)
+    store = local_side(where)
     planned = plan_search(chosen, store)
     stop.watch(lambda: [path.parent for path in store.glob("*/status.json")])
     with board() as show, stop.tidying():
-        report = search(planned, place, store=store, data_root=root, should_stop=stop, show=show)
+        report = search(planned, place, store=where, data_root=root, should_stop=stop, show=show)
     _print(report, as_json)
     if not report["trials"]["complete"]:
         raise click.exceptions.Exit(1)

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 import raykd
 from raykd.config import Runtime
+from raykd.data.remote import check_address, is_remote
 from raykd.errors import UsageError, unknown
 from raykd.yaml_file import explain, load_yaml
 
@@ -25,8 +26,10 @@ class Cluster(Runtime):
     )
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0)
-    storage: str = Field(default="runs", description="store of runs; every node must see it")
-    data_root: str | None = Field(default=None, description="default: RAYKD_DATA")
+    storage: str = Field(
+        default="runs", description="store of runs: a folder that every node sees, or s3://BUCKET/FOLDER (gs, abfss)"
+    )
+    data_root: str | None = Field(default=None, description="a folder or such an address; default: RAYKD_DATA")
     max_failures: int = Field(default=3, ge=0, description="deaths of workers that a run survives")
     memory_per_worker_gib: float | None = Field(
         default=None, gt=0, description="what a worker may use, for `raykd plan`; default: its part of this machine's"
@@ -65,6 +68,16 @@ class Cluster(Runtime):
         if dashboard is not None and not re.fullmatch(r"https?://[^/@\s]+/?", dashboard):
             raise ValueError("a dashboard is http://HOST:PORT or https://HOST, without user or path")
         return dashboard and dashboard.rstrip("/")
+
+    @field_validator("storage", "data_root")
+    @classmethod
+    def _path_or_address(cls, place: str | None) -> str | None:
+        if place is None or not is_remote(place):
+            return place
+        try:
+            return check_address(place)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("workers")
     @classmethod

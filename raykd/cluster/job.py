@@ -1,7 +1,6 @@
 """The driver's side of a run on Ray: start Ray Train, pass on a wish to stop, say in one line what went wrong."""
 
 import logging
-import shutil
 import threading
 import uuid
 from collections.abc import Callable
@@ -15,12 +14,14 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Tr
 from ray.train.torch import TorchConfig
 
 from raykd.cluster.config import Cluster
+from raykd.cluster.control import Control
 from raykd.cluster.elastic import ElasticTrainer
 from raykd.cluster.session import connected
-from raykd.cluster.worker import STOP_FILE, Job, recorded_error, unpack_error, work
-from raykd.engine.build import Roots
+from raykd.cluster.worker import Job, unpack_error, work
 from raykd.engine.report import read_status, write_status
+from raykd.engine.roots import Roots
 from raykd.errors import RunFailed
+from raykd.parallel import World
 from raykd.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -48,22 +49,24 @@ def run_on_ray(
     job_id = f"{recipe.run_id}-{uuid.uuid4().hex[:6]}"
     for life in range(1, _CONTROLLER_LIVES + 1):
         # Not the run's directory, and never the same twice: Ray goes on with what it finds under a known name.
-        control = roots.store / ".ray" / f"{job_id}-{life}"
-        control.mkdir(parents=True)
+        control = Control(roots.told[0], f"{job_id}-{life}")
+        control.open()
         try:
             # A connection of its own, whose end frees what a dead controller has left reserved.
             with connected(cluster, fitting[0]):
                 job = Job.of(recipe, cluster, roots, control, until)
                 fitted = _start(_trainer(job, cluster, fitting, control).fit)
-                return _outcome(fitted, control, should_stop, roots.store / recipe.run_id)
+                result = _outcome(fitted, control, should_stop, roots.store / recipe.run_id)
+            roots.bring([recipe.run_id], World.alone(), checkpoints="none")
+            return result
         except (RayActorError, OutOfMemoryError) as error:
             logger.warning("Ray's controller died (%s); starting it again", _last_line(error))
         finally:
-            shutil.rmtree(control, ignore_errors=True)
+            control.close()
     raise RunFailed(f"Ray's controller died {_CONTROLLER_LIVES} times; {_LOGS}. The same command continues")
 
 
-def _trainer(job: Job, cluster: Cluster, fitting: list[int], control: Path) -> ElasticTrainer:
+def _trainer(job: Job, cluster: Cluster, fitting: list[int], control: Control) -> ElasticTrainer:
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
@@ -81,8 +84,9 @@ def _trainer(job: Job, cluster: Cluster, fitting: list[int], control: Path) -> E
             elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
         ),
         run_config=RunConfig(
-            name=control.name,
-            storage_path=str(control.parent),
+            # Ray keeps its own record there, which its controller, on this node, reads: our checkpoints are not Ray's.
+            name=control.here.name,
+            storage_path=str(control.here.parent),
             failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=_CONTROLLER_LIVES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -103,17 +107,19 @@ def _start(fit: Callable[[], Any]) -> "Future[Any]":
     return future
 
 
-def _outcome(fitted: "Future[Any]", control: Path, should_stop: Callable[[], bool], directory: Path) -> dict[str, Any]:
+def _outcome(
+    fitted: "Future[Any]", control: Control, should_stop: Callable[[], bool], directory: Path
+) -> dict[str, Any]:
     """Wait for the end, passing on a wish to stop; return the result or raise what the workers meant."""
     while not wait_for([fitted], timeout=_POLL_SECONDS).done:
         if should_stop():
-            (control / STOP_FILE).touch()
+            control.ask_to_stop()
     try:
         outcome: dict[str, Any] = fitted.result().return_value
     except TrainingFailedError as error:
-        failure = recorded_error(control)
-        if failure is not None:
-            raise unpack_error(failure) from None
+        recorded = control.failures()
+        if recorded:
+            raise unpack_error(recorded[0]) from None
         reason = f"{_cause(error)}; {_LOGS}. The same command continues"
         if read_status(directory):
             write_status(directory, state="failed", reason=reason)

@@ -15,6 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raykd.cluster.environment import token_source
+from raykd.cluster.submission import is_loopback
 from raykd.errors import SetupError, UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ _TALKATIVE = (  # of uploads and sockets, which are no user's concern
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Jobs:
 def _warn_of_open(url: str) -> None:
     """Warn of an address that takes jobs from anybody, or shows the token to who listens."""
     parts = urlsplit(url)
-    if parts.hostname in _LOOPBACK:
+    if is_loopback(url):
         return
     try:
         urllib.request.urlopen(f"{url}/api/version", timeout=_ANSWER_SECONDS).close()

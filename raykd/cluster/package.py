@@ -12,6 +12,7 @@ import yaml
 
 import raykd
 from raykd.cluster.config import Cluster
+from raykd.data.remote import is_remote
 from raykd.engine.report import read_status
 from raykd.errors import UsageError
 
@@ -126,10 +127,10 @@ def remote_content(cluster: Cluster) -> dict[str, Any]:
             f"cluster {cluster.name!r} starts a Ray of its own with each run, and a job goes to one that is running: "
             f"set address to auto, or run `raykd train ... --cluster {cluster.name}`"
         )
-    if not Path(cluster.storage).is_absolute():
+    if not is_remote(cluster.storage) and not Path(cluster.storage).is_absolute():
         raise UsageError(
             f"storage {cluster.storage!r} of cluster {cluster.name!r} would lie in the job's own folder, which Ray "
-            "removes: give an absolute path that every node sees"
+            "removes: give an absolute path that every node sees, or the address of an object store"
         )
     user, _, _ = (cluster.study or "").partition("@")
     if "@" in (cluster.study or "") and ":" in user.partition("://")[2]:

@@ -10,9 +10,9 @@ import torch
 from raykd.cluster.config import Cluster
 from raykd.cluster.train import fitting_workers
 from raykd.data.pixels import free_memory
-from raykd.engine.build import Roots
 from raykd.engine.plan import Terms, plan
 from raykd.engine.prediction import Site
+from raykd.engine.roots import Roots
 from raykd.recipe import Recipe
 
 
@@ -33,7 +33,7 @@ def plan_on(recipe: Recipe, cluster: Cluster, *, store: Path, data_root: Path | 
     if not gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # as Ray tells workers that asked for none
     site = Site(
-        roots=Roots(data_root.absolute() if data_root else None, store.absolute()),
+        roots=Roots(data_root and data_root.absolute(), store.absolute()),
         workers=workers,
         imports=("ray.train",) if on_ray and find_spec("ray") else (),
         environment=environment,

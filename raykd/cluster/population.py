@@ -7,16 +7,16 @@ others as they are. A trial is one generation of one member. Its recipe holds th
 
 import math
 import random
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from raykd.cluster.pruning import prune
 from raykd.cluster.study import GENERATION, RUN, counted, ours
 from raykd.engine.inheritance import inherit
-from raykd.engine.report import write_status
+from raykd.engine.roots import Roots
+from raykd.parallel import World
 from raykd.recipe import Recipe
 from raykd.search_dimension import Dimension
 from raykd.search_space import SearchSpace, Values
@@ -30,9 +30,9 @@ _DIGITS = 6  # of a number, so that a recipe stays readable
 class Population:
     """Says which members are to train next; asked again by any tuner of the study, it says the same."""
 
-    def __init__(self, study: Study, space: SearchSpace, store: Path, sign: int) -> None:
+    def __init__(self, study: Study, space: SearchSpace, roots: Roots, sign: int) -> None:
         """``sign`` is 1 where a greater objective is better, -1 where a smaller one is."""
-        self._study, self._space, self._store, self._sign = study, space, store, sign
+        self._study, self._space, self._roots, self._sign = study, space, roots, sign
         self._ends = space.generation_ends()
 
     def has_room(self) -> bool | None:
@@ -97,12 +97,16 @@ class Population:
             run = self._space.recipe_of(donor.user_attrs[START], changes).run_id
             runs.add(run)
             if run != donor.user_attrs[RUN]:
-                inherit(self._store / run, self._store / donor.user_attrs[RUN], step)
+                self._hand_down(run, donor.user_attrs[RUN], step)
             yield values, {START: donor.user_attrs[START], CHANGES: changes, RUN: run}
-        for directory in {self._store / trial.user_attrs[RUN] for trial in before if RUN in trial.user_attrs}:
-            if directory.name not in runs and directory.is_dir():  # a failing run may have made none
-                write_status(directory, state="pruned")
-                shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        for run in {trial.user_attrs[RUN] for trial in before if RUN in trial.user_attrs} - runs:
+            prune(self._roots, run)
+
+    def _hand_down(self, heir: str, donor: str, step: int) -> None:
+        alone, store = World.alone(), self._roots.store
+        self._roots.bring([donor, heir], alone)
+        if inherit(store / heir, store / donor, step):
+            self._roots.send(heir, alone)
 
     def _badness(self, trial: FrozenTrial) -> tuple[float, int]:
         value = trial.values[0] if trial.state == TrialState.COMPLETE else -math.inf * self._sign

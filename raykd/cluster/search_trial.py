@@ -1,12 +1,9 @@
 """A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
 
-import json
-import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +15,14 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.job import run_on_ray
 from raykd.cluster.searcher import FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
 from raykd.cluster.train import fitting_workers
-from raykd.cluster.worker import STOP_FILE, Job, pack_error
+from raykd.cluster.worker import Job, pack_error
 from raykd.config import Runtime
 from raykd.data.synthetic import MANIFEST
-from raykd.engine.build import Roots, build_network, spec_of
+from raykd.engine.build import build_network, spec_of
 from raykd.engine.checkpoint import Checkpoint, write_text
 from raykd.engine.frozen import set_folder
 from raykd.engine.host import prepare_host
-from raykd.engine.report import LocalReporter, read_status
+from raykd.engine.report import METRICS, LocalReporter, parse_rows, read_status
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
@@ -36,6 +33,7 @@ from raykd.parallel import World
 from raykd.recipe import Recipe, frozen_sets, recipe_from_dict
 
 _WAIT_SECONDS = 0.2
+_REMOTE_WAIT_SECONDS = 2.0
 _TIMED, _WARM = 30, 5  # forward passes
 
 
@@ -53,9 +51,9 @@ class TrialJob:
 class TuneReporter(LocalReporter):
     """Writes the run directory as any run does, and tells Ray Tune the objectives."""
 
-    def __init__(self, directory: Path, stop_file: Path, world: World, tell: "Telling") -> None:
-        """Write into ``directory``; a file at ``stop_file`` asks to stop."""
-        super().__init__(directory, stop_file.exists, world)
+    def __init__(self, directory: Path, job: Job, world: World, tell: "Telling") -> None:
+        """Write into ``directory``, in the job's store."""
+        super().__init__(directory, job.words.asked_to_stop, world, job.roots.mirror)
         self._tell = tell
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
@@ -87,8 +85,7 @@ def run_trial(config: dict[str, Any]) -> None:
     """Train what a trial's values make of the recipe, telling how it goes; every way to end is told, none raised."""
     trial = TrialJob(**config)
     job = Job(**trial.job)
-    with suppress(OSError):  # relative names in a recipe mean the driver's directory, where it exists
-        os.chdir(job.working_directory)
+    job.settle_in()
     recipe, cluster = recipe_from_dict(job.recipe), Cluster.model_validate(trial.cluster)
     seeds: list[dict[str, Any]] = []
     try:
@@ -105,7 +102,7 @@ def run_trial(config: dict[str, Any]) -> None:
     except RaykdError as error:
         told = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it
-        log = Path(job.store) / recipe.run_id / "error.log"
+        log = job.roots.store / recipe.run_id / "error.log"
         write_text(log, traceback.format_exc())
         told = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
     tune.report(told)
@@ -116,9 +113,9 @@ def _told_of_run(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) ->
     begin, end, train = trial.begin, job.until, _together if cluster.worker_range[1] > 1 else _alone
     made = _to_be_made(job, recipe)
     try:
-        result = _after_others(lambda: train(job, recipe, trial, cluster), Path(job.control) / STOP_FILE)
+        result = _after_others(lambda: train(job, recipe, trial, cluster), job.words.asked_to_stop)
     except Interrupted:
-        if end is None or read_status(Path(job.store) / recipe.run_id).get("step", 0) < end:
+        if end is None or read_status(job.roots.store / recipe.run_id).get("step", 0) < end:
             raise
         result = {}  # what is told at the end of a run is told of no part
     if METHODS[recipe.method.name].sample is not Method.sample:
@@ -134,18 +131,19 @@ def _reports(recipe: Recipe) -> int:
 def make_sets(config: dict[str, Any]) -> dict[str, Any]:
     """Make the frozen sets of a recipe in a process of their own; return how many images, or an error as data."""
     job = Job(**config)
-    with suppress(OSError):
-        os.chdir(job.working_directory)
+    job.settle_in()
     prepare_host(job.threads)
     try:
-        return {"made": make_frozen_sets(recipe_from_dict(job.recipe), World.current(), _roots(job))}
+        return {"made": make_frozen_sets(recipe_from_dict(job.recipe), World.current(), job.roots)}
     except RaykdError as error:
         return pack_error(error)
 
 
 def _to_be_made(job: Job, recipe: Recipe) -> int:
     """Return how many images the frozen sets have that are not there yet."""
-    sets = {set_folder(generators, Path(job.store)): generators.images or 0 for generators in frozen_sets(recipe)}
+    roots = job.roots
+    sets = {set_folder(generators, roots.store): generators.images or 0 for generators in frozen_sets(recipe)}
+    roots.bring([folder.relative_to(roots.store).as_posix() for folder in sets], World.alone())
     return sum(images for folder, images in sets.items() if not (folder / MANIFEST).is_file())
 
 
@@ -155,14 +153,13 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
     runtime = Runtime.model_validate(job.runtime)
     world = World.current(runtime.precision)
     telling, own = Telling(recipe, trial.objectives), recipe_from_dict(job.recipe).run_id
-    stop_file = Path(job.control) / STOP_FILE
 
     def reporter(directory: Path) -> LocalReporter:
         if directory.name != own:  # the run of a teacher is nobody's trial, and further seeds are told by their means
-            return LocalReporter(directory, stop_file.exists, world)
-        return TuneReporter(directory, stop_file, world, telling)
+            return LocalReporter(directory, job.words.asked_to_stop, world, job.roots.mirror)
+        return TuneReporter(directory, job, world, telling)
 
-    return run(recipe, Place(world, _roots(job), runtime, reporter, until=job.until))
+    return run(recipe, Place(world, job.roots, runtime, reporter, until=job.until))
 
 
 def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
@@ -172,26 +169,26 @@ def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> di
     outcome: dict[str, Any] = {}
 
     def work() -> None:
-        stop_file = Path(job.control) / STOP_FILE
         try:
             fitting = fitting_workers(recipe, cluster)
             outcome["result"] = run_on_ray(
-                recipe, cluster, _roots(job), fitting, lambda: ending.is_set() or stop_file.exists(), job.until
+                recipe, cluster, job.roots, fitting, lambda: ending.is_set() or job.words.asked_to_stop(), job.until
             )
         except BaseException as error:
             outcome["error"] = error
 
     thread = threading.Thread(target=work)
-    rows = _rows(Path(job.store) / recipe.run_id)
+    wait = _WAIT_SECONDS if job.roots.mirror is None else _REMOTE_WAIT_SECONDS
+    rows = _told_rows(job, recipe.run_id)
     seen = len(rows)
     thread.start()
     try:
         while thread.is_alive():
-            rows = _rows(Path(job.store) / recipe.run_id)
+            rows = _told_rows(job, recipe.run_id)
             for row in rows[seen:] if first else ():
                 telling(row)
             seen = max(seen, len(rows))
-            thread.join(_WAIT_SECONDS)
+            thread.join(wait)
     finally:  # Tune may have ended this trial at a report: then the workers save and leave first
         ending.set()
         thread.join()
@@ -204,15 +201,15 @@ def _at_the_end(
     job: Job, recipe: Recipe, end: int | None, result: Mapping[str, Any], objectives: Sequence[str]
 ) -> dict[str, Any]:
     """Return all objectives of a finished run, or part of one, those that it reported by its last row."""
-    rows = [row for row in _rows(Path(job.store) / recipe.run_id) if end is None or row["step"] <= end]
+    rows = [row for row in _rows(job.roots.store / recipe.run_id) if end is None or row["step"] <= end]
     told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
     told[TEST] = rows[-1].get("accuracy/top1") if rows else None
     if "gpu_hours" in objectives:
         told["gpu_hours"] = result["gpu_hours"] or result["seconds"] / 3600
     if {"parameters", "latency"} & set(objectives):
-        spec = spec_of(recipe.data, _roots(job))
+        spec = spec_of(recipe.data, job.roots)
         assert recipe.student is not None, "only a student is searched for"
-        student = build_network(recipe.student, spec, _roots(job), "student")
+        student = build_network(recipe.student, spec, job.roots, "student")
         told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
         told["latency"] = _latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
     return told
@@ -231,25 +228,27 @@ def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
     return 1e3 * sorted(seconds[_WARM:])[_TIMED // 2]
 
 
-def _after_others(train: Callable[[], dict[str, Any]], stop_file: Path) -> dict[str, Any]:
+def _after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[], bool]) -> dict[str, Any]:
     """Train once nobody else is at the same run, such as a trial of equal values, whose result is this one's too."""
     while True:
         try:
             return train()
         except InProgress:
-            if stop_file.exists():
+            if asked_to_stop():
                 raise Interrupted(0, 0) from None
             time.sleep(_WAIT_SECONDS)
 
 
 def _rows(directory: Path) -> list[dict[str, Any]]:
-    rows = []
-    with suppress(OSError):
-        for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # the last one may be half written
-                rows.append(json.loads(line))
-    return rows
+    try:
+        return parse_rows((directory / METRICS).read_text(encoding="utf-8"))
+    except OSError:
+        return []
 
 
-def _roots(job: Job) -> Roots:
-    return Roots(Path(job.data_root) if job.data_root else None, Path(job.store))
+def _told_rows(job: Job, run: str) -> list[dict[str, Any]]:
+    """Return the rows that workers of any node have written."""
+    roots = job.roots
+    if roots.mirror is None:
+        return _rows(roots.store / run)
+    return parse_rows((roots.mirror.remote.read(f"{run}/{METRICS}") or b"").decode())

@@ -1,9 +1,7 @@
 """Between Ray Tune and the study: proposes trials, and records how each ends."""
 
 import math
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from optuna.study import Study
@@ -11,8 +9,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from raykd.cluster.population import Population
+from raykd.cluster.pruning import prune
 from raykd.cluster.study import REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, ours, propose
-from raykd.engine.report import read_status, write_status
+from raykd.engine.roots import Roots
 from raykd.errors import UsageError
 from raykd.recipe import Recipe
 from raykd.search_space import SearchSpace
@@ -38,7 +37,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         *,
         tuner: str,
         target: int,
-        store: Path,
+        roots: Roots,
         should_stop: Callable[[], bool],
         job: Callable[[Recipe, Stretch], dict[str, Any]],
         population: Population | None,
@@ -46,7 +45,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         """Propose until ``target`` trials are finished or at work; ``job`` is what a trial's process is told."""
         super().__init__()
         self._study, self._space, self._objectives = study, space, objectives
-        self._tuner, self._target, self._store = tuner, target, store
+        self._tuner, self._target, self._roots = tuner, target, roots
         self._should_stop, self._job, self._population = should_stop, job, population
         self._trials: dict[str, Trial] = {}
 
@@ -88,7 +87,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             trial.set_user_attr(RUN, recipe.run_id)
-            trial.set_user_attr("directory", str(self._store / recipe.run_id))
+            trial.set_user_attr("directory", self._roots.shown(recipe.run_id))
             self._trials[trial_id] = trial
             return self._job(recipe, stretch)
         return str(Searcher.FINISHED)
@@ -133,15 +132,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         else:
             self._record(trial, told)  # Tune tells of the report that a trial was ended at here only
             self._study.tell(trial, state=TrialState.PRUNED)
-            for directory in self._directories(trial):
-                if read_status(directory).get("state") not in (None, "finished"):  # of further seeds one may be
-                    write_status(directory, state="pruned")
-                shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+            for run in self._runs(trial):
+                prune(self._roots, run)
 
-    def _directories(self, trial: Trial | FrozenTrial) -> list[Path]:
-        """Return the directories of a trial's runs, one for each seed."""
+    def _runs(self, trial: Trial | FrozenTrial) -> list[str]:
+        """Return a trial's runs, one for each seed."""
         stem, _, seed = str(trial.user_attrs[RUN]).rpartition("-s")
-        return [self._store / f"{stem}-s{int(seed) + number}" for number in range(self._space.seeds)]
+        return [f"{stem}-s{int(seed) + number}" for number in range(self._space.seeds)]
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the study is the record."""
@@ -155,5 +152,5 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         going = {trial.user_attrs.get(RUN) for trial in ours(self._study) if not trial.state.is_finished()}
         for trial in finished(self._study):
             if RUN in trial.user_attrs and trial.user_attrs[RUN] not in kept | going:
-                for directory in self._directories(trial):
-                    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+                for run in self._runs(trial):
+                    self._roots.remove(f"{run}/checkpoints")

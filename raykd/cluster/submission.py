@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from importlib.metadata import distributions, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
 import raykd
-from raykd.cluster.config import Cluster
+from raykd.cluster.config import Cluster, load_cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.plan import plan_on
 from raykd.cluster.train import needs_ray
 from raykd.cluster.tune import plan_search
+from raykd.engine.roots import local_side
 from raykd.errors import UsageError
 from raykd.recipe import Recipe, load_recipe
 from raykd.search_space import load_space
@@ -135,13 +137,32 @@ class Submission:
         """Return what the run, or one trial of a search, would need; see ``raykd plan``."""
         if self.asked.recipe is None:
             return {}
-        root = Path(self.cluster.data_root) if self.cluster.data_root else None
-        found = plan_on(self.asked.recipe, self.cluster, store=Path(self.cluster.storage), data_root=root)
+        root = local_side(self.cluster.data_root) if self.cluster.data_root else None
+        found = plan_on(self.asked.recipe, self.cluster, store=local_side(self.cluster.storage), data_root=root)
         if self.asked.times == 1:
             return {"plan": found}
         total = {name: self.asked.times * value for name, value in found["total"].items()}
         figures = ", ".join(f"{value:.3g} {name.replace('_', '-')}" for name, value in total.items())
         return {"plan": found, "in all": f"{self.asked.times} of these, one after the other: {figures}"}
+
+
+def cluster_of(name: str | None) -> Cluster:
+    """Return a cluster by its name or file; without one, the Ray that runs on this machine, with runs in ./runs.
+
+    Raises:
+        UsageError: as ``load_cluster``; without a name, if jobs go to another machine, where ./runs is not.
+    """
+    if name is not None:
+        return load_cluster(name)
+    here = Cluster(name="here", address="auto", storage=str(Path("runs").absolute()))
+    if not is_loopback(address_of(here)):
+        raise UsageError(f"jobs go to {address_of(here)} ({_ADDRESS}): --cluster says where runs are kept there")
+    return here
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL is one of this machine alone."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def address_of(cluster: Cluster) -> str:

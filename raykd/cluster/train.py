@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.environment import prepare_environment
-from raykd.engine.build import Roots
 from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Where, roots_at
 from raykd.engine.run import Place, run
 from raykd.errors import SetupError, UsageError
 from raykd.methods import METHODS
@@ -21,8 +20,8 @@ def train(
     recipe: Recipe,
     cluster: Cluster,
     *,
-    store: Path,
-    data_root: Path | None,
+    store: Where,
+    data_root: Where | None,
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """Train, or go on with, the recipe's run in ``store`` and return its result.
@@ -35,11 +34,13 @@ def train(
     """
     fitting = fitting_workers(recipe, cluster)
     # Where relative names mean another directory, as in a worker, the same places must be meant.
-    roots = Roots(data_root.absolute() if data_root else None, store.absolute())
+    roots = roots_at(store, data_root)
     if cluster.workers == 0:
         prepare_host(cluster.threads)
         world = World.current(cluster.precision)
-        place = Place(world, roots, cluster.runtime, lambda directory: LocalReporter(directory, should_stop, world))
+        place = Place(
+            world, roots, cluster.runtime, lambda directory: LocalReporter(directory, should_stop, world, roots.mirror)
+        )
         return run(recipe, place)
     prepare_environment(cluster)
     with needs_ray(cluster):

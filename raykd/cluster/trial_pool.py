@@ -1,12 +1,9 @@
 """The driver's side of parallel trials on Ray: start what is ready, restart what dies, record what ends."""
 
 import logging
-import os
-import shutil
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,16 +12,17 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from raykd.cluster.config import Cluster
+from raykd.cluster.control import Control
 from raykd.cluster.job import run_on_ray
 from raykd.cluster.session import connected, room_for
 from raykd.cluster.train import fitting_workers
 from raykd.cluster.trials import Ended, TrialsStopped, sources_of
-from raykd.cluster.worker import STOP_FILE, Job, pack_error, unpack_error
+from raykd.cluster.worker import Job, pack_error, unpack_error
 from raykd.config import Runtime
-from raykd.engine.build import Roots
 from raykd.engine.checkpoint import write_text
 from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import RaykdError
@@ -60,12 +58,12 @@ class TrialPool:
         self._working: dict[Any, tuple[str, Recipe]] = {}
         self._deaths: dict[str, int] = {}
         self._stopped = 0
-        self._control = roots.store / ".ray" / f"trials-{uuid.uuid4().hex[:8]}"
+        self._control = Control(roots.told[0], f"trials-{uuid.uuid4().hex[:8]}")
 
     def run(self, should_stop: Callable[[], bool]) -> dict[str, Ended]:
         """Work until all have ended or a stop was asked for; see ``run_trials``."""
         workers = max(1, self._cluster.worker_range[1])
-        self._control.mkdir(parents=True)
+        self._control.open()
         try:
             with connected(self._cluster, max(1, self._cluster.worker_range[0])):
                 places = max(1, room_for(self._cluster) // workers)
@@ -73,14 +71,14 @@ class TrialPool:
                 while self._waiting or self._working:
                     stopping = should_stop()
                     if stopping:
-                        (self._control / STOP_FILE).touch()
+                        self._control.ask_to_stop()
                         if not self._working:
                             break
                     else:
                         self._start(places)
                     self._collect()
         finally:
-            shutil.rmtree(self._control, ignore_errors=True)
+            self._control.close()
         if self._waiting or self._stopped:
             finished = sum(ended.result is not None for ended in self._outcomes.values())
             total = len(self._outcomes) + len(self._waiting) + self._stopped
@@ -139,6 +137,7 @@ class TrialPool:
         self._waiting = {name: recipe, **self._waiting}
 
     def _record(self, name: str, recipe: Recipe, ended: Ended) -> None:
+        self._roots.bring([name], World.alone(), checkpoints="none")
         self._outcomes[name] = ended
         self._ended(recipe, ended)
 
@@ -150,26 +149,27 @@ def _images(recipe: Recipe) -> int:
 def _train_alone(config: dict[str, Any]) -> dict[str, Any]:
     """Run a trial in this process; return its result, or an error as data."""
     job = Job(**config)
-    with suppress(OSError):  # relative names in a recipe mean the driver's directory, where it exists
-        os.chdir(job.working_directory)
+    job.settle_in()
     prepare_host(job.threads)
     runtime = Runtime.model_validate(job.runtime)
     world = World.current(runtime.precision)
-    stop_file = Path(job.control) / STOP_FILE
-    roots = Roots(Path(job.data_root) if job.data_root else None, Path(job.store))
-    place = Place(world, roots, runtime, lambda directory: LocalReporter(directory, stop_file.exists, world))
-    return _answered(job, lambda recipe: run(recipe, place))
+
+    def train(recipe: Recipe) -> dict[str, Any]:
+        def reporter(directory: Path) -> LocalReporter:
+            return LocalReporter(directory, job.words.asked_to_stop, world, job.roots.mirror)
+
+        return run(recipe, Place(world, job.roots, runtime, reporter))
+
+    return _answered(job, train)
 
 
 def _train_together(config: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
     """Run a trial as a Ray Train run of several workers; return its result, or an error as data."""
     job, place = Job(**config), Cluster.model_validate(cluster)
-    with suppress(OSError):
-        os.chdir(job.working_directory)
-    stop_file = Path(job.control) / STOP_FILE
-    roots = Roots(Path(job.data_root) if job.data_root else None, Path(job.store))
+    job.settle_in()
     return _answered(
-        job, lambda recipe: run_on_ray(recipe, place, roots, fitting_workers(recipe, place), stop_file.exists)
+        job,
+        lambda recipe: run_on_ray(recipe, place, job.roots, fitting_workers(recipe, place), job.words.asked_to_stop),
     )
 
 
@@ -180,6 +180,6 @@ def _answered(job: Job, train: Callable[[Recipe], dict[str, Any]]) -> dict[str, 
     except RaykdError as error:
         return pack_error(error)
     except Exception as error:  # a fault of ours must not take the other trials with it
-        log = Path(job.store) / recipe.run_id / "error.log"
+        log = job.roots.store / recipe.run_id / "error.log"
         write_text(log, traceback.format_exc())
         return pack_error(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))

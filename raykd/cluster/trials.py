@@ -5,14 +5,14 @@ Importable without Ray.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.cluster.train import fitting_workers, needs_ray
-from raykd.engine.build import Roots, check
+from raykd.engine.build import check
 from raykd.engine.report import read_status
+from raykd.engine.roots import Where, roots_at
 from raykd.errors import MissingData, RaykdError
 from raykd.parallel import World
 from raykd.recipe import Recipe, entailed_runs, source_runs
@@ -43,8 +43,8 @@ def run_trials(
     recipes: Sequence[Recipe],
     cluster: Cluster,
     *,
-    store: Path,
-    data_root: Path | None,
+    store: Where,
+    data_root: Where | None,
     should_stop: Callable[[], bool],
     ended: Callable[[Recipe, Ended], None],
 ) -> dict[str, Ended]:
@@ -65,7 +65,7 @@ def run_trials(
         MissingData: if no run has its data.
         SetupError: without Ray, an answering address or room for one trial.
     """
-    roots = Roots(data_root.absolute() if data_root else None, store.absolute())
+    roots = roots_at(store, data_root)
     runs = _in_order([recipe.model_copy(update={"controls": ()}) for recipe in recipes])
     missing: dict[str, MissingData] = {}
     for recipe in runs:
@@ -77,6 +77,7 @@ def run_trials(
                 missing[recipe.run_id] = error
     outcomes: dict[str, Ended] = {}
     waiting = []
+    roots.bring([recipe.run_id for recipe in runs], World.alone(), checkpoints="none")
     for recipe in runs:
         status = read_status(roots.store / recipe.run_id)
         if status.get("state") == "finished":

@@ -13,7 +13,8 @@ from typing import Any
 from raykd.cluster.config import Cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.cluster.train import fitting_workers, needs_ray
-from raykd.engine.build import Roots, check
+from raykd.engine.build import check
+from raykd.engine.roots import Where, roots_at
 from raykd.errors import RaykdError, UsageError
 from raykd.objectives import default_objective, reported_as
 from raykd.parallel import World
@@ -91,8 +92,8 @@ def search(
     planned: Search,
     cluster: Cluster,
     *,
-    store: Path,
-    data_root: Path | None,
+    store: Where,
+    data_root: Where | None,
     should_stop: Callable[[], bool],
     show: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def search(
         UsageError: for a slip in the space or in any recipe it makes, before anything starts.
         SetupError: without Ray or Optuna, an answering address, room for one trial, or the study's storage.
     """
-    roots = Roots(data_root.absolute() if data_root else None, store.absolute())
+    roots = roots_at(store, data_root)
     recipe = planned.space.recipe_of({})
     fitting_workers(recipe, cluster)
     if cluster.address == "local":
@@ -118,7 +119,7 @@ def search(
     report = Tuning(planned, cluster, roots, should_stop, show).run()
     if planned.space.then is None or not report["best"]:
         return report
-    second = plan_search(planned.space.second(report["best"][0]["parameters"]), store)
+    second = plan_search(planned.space.second(report["best"][0]["parameters"]), roots.store)
     return {**Tuning(second, cluster, roots, should_stop, show).run(), "first": report}
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import tempfile
 import time
 import uuid
@@ -16,6 +15,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raykd.cluster.config import Cluster
+from raykd.cluster.control import Control
 from raykd.cluster.population import Population
 from raykd.cluster.search_trial import TrialJob, make_sets, run_trial
 from raykd.cluster.searcher import MADE, REPORT, Stretch, StudySearcher
@@ -32,10 +32,11 @@ from raykd.cluster.study import (
 )
 from raykd.cluster.trials import run_trials
 from raykd.cluster.tune import Search, SearchStopped, sources
-from raykd.cluster.worker import STOP_FILE, Job, unpack_error
-from raykd.engine.build import Roots
+from raykd.cluster.worker import Job, unpack_error
+from raykd.engine.roots import Roots
 from raykd.errors import RunFailed, SetupError
 from raykd.objectives import OBJECTIVES
+from raykd.parallel import World
 from raykd.recipe import Recipe, frozen_sets, generators_run
 from raykd.reporting.search import report_of, write_figures, write_search
 
@@ -49,6 +50,7 @@ _SETTINGS = {
 }
 _REPORT_SECONDS = 2.0
 _POLL_SECONDS = 0.2
+_SEND_SECONDS = 15.0
 _STARVING_SECONDS = 20.0
 _ENDLESS = 1_000_000  # trials, to Tune: the searcher says when there are enough
 _HEAD = "node:__internal_head__"  # a resource that Ray gives the head node
@@ -68,7 +70,10 @@ class Tuning:
         """Take what is searched, where, and whom to tell."""
         self._planned, self._cluster, self._roots = planned, cluster, roots
         self._should_stop, self._show = should_stop, show
-        self._control = roots.store / ".ray" / f"search-{uuid.uuid4().hex[:8]}"
+        self._control = Control(roots.told[0], f"search-{uuid.uuid4().hex[:8]}")
+        self._name = planned.folder.relative_to(roots.store).as_posix()
+        self._sent = 0.0
+        roots.bring([self._name], World.alone())
         space = planned.space
         self._study = open_study(space, planned.objectives, planned.folder, cluster.study)
         self._target = space.trials
@@ -77,7 +82,7 @@ class Tuning:
             self._target = min(space.trials, len(grid_of(space)))
         if space.scheduler.name == "pbt":
             sign = 1 if OBJECTIVES[planned.objectives[0]] == "maximize" else -1
-            self._population = Population(self._study, space, roots.store, sign)
+            self._population = Population(self._study, space, roots, sign)
             self._target = space.trials * len(space.generation_ends())
 
     def run(self) -> dict[str, Any]:
@@ -87,13 +92,14 @@ class Tuning:
             if learnt := learn_from_earlier(self._study, self._planned.space):
                 logger.info("%d trials of %s are known beforehand", learnt, self._planned.space.earlier)
             if len(finished(self._study)) < self._target:
-                self._control.mkdir(parents=True)
+                self._control.open()
                 try:
                     self._on_ray(tuner)
                 finally:
-                    shutil.rmtree(self._control, ignore_errors=True)
+                    self._control.close()
         report = self.report()
         report["figures"] = write_figures(self._study, self._planned.folder / "figures")
+        self._send()
         if self._should_stop() and len(finished(self._study)) < self._target:
             raise SearchStopped(len(finished(self._study)), self._target)
         return report
@@ -112,10 +118,18 @@ class Tuning:
             "before the trials": self._study.user_attrs.get(MADE, 0),
             "by the trials": sum(trial.user_attrs.get(MADE, 0) for trial in finished(self._study)),
         }
-        report["directory"] = str(self._planned.folder)
+        report["directory"] = self._roots.shown(self._name)
+        report["updated"] = time.time()
         write_search(report, self._planned.space, self._planned.folder)
+        if time.monotonic() - self._sent > _SEND_SECONDS:
+            self._send()
         self._show(report)
         return report
+
+    def _send(self) -> None:
+        """Send study and report to the store; while trials go on, a store that does not answer has to wait."""
+        self._roots.send(self._name, World.alone())
+        self._sent = time.monotonic()
 
     def _on_ray(self, tuner: str) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
@@ -139,8 +153,8 @@ class Tuning:
         ended = run_trials(
             runs,
             self._cluster,
-            store=self._roots.store,
-            data_root=self._roots.data,
+            store=self._roots.told[0],
+            data_root=self._roots.told[1],
             should_stop=self._should_stop,
             ended=lambda recipe, how: None,
         )
@@ -173,7 +187,7 @@ class Tuning:
             self._planned.objectives,
             tuner=tuner,
             target=self._target,
-            store=self._roots.store,
+            roots=self._roots,
             should_stop=self._stopping,
             job=self._job,
             population=self._population,
@@ -204,7 +218,7 @@ class Tuning:
         """Pass a stop on to the trials."""
         stopping = self._should_stop()
         if stopping:
-            (self._control / STOP_FILE).touch()
+            self._control.ask_to_stop()
         return stopping
 
     def _scheduler(self) -> TrialScheduler:

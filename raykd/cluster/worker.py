@@ -1,34 +1,34 @@
 """What happens inside one Ray Train worker: the engine's run, with a reporter that Ray hears too."""
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ray.train
 
 from raykd.cluster.config import Cluster
+from raykd.cluster.control import Control
 from raykd.config import Runtime
-from raykd.engine.build import Roots
-from raykd.engine.checkpoint import Checkpoint, write_text
+from raykd.engine.checkpoint import Checkpoint
 from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots, roots_at
 from raykd.engine.run import Place, run
-from raykd.errors import RaykdError
+from raykd.errors import RaykdError, SetupError
 from raykd.parallel import World
 from raykd.recipe import Recipe, recipe_from_dict
 
-STOP_FILE = "stop-request"
 _SETTLING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told, all of it plain data; paths are absolute and the same on every node."""
+    """What a worker is told, all of it plain data; paths are absolute, or addresses, and the same on every node."""
 
     recipe: Mapping[str, Any]
     runtime: Mapping[str, Any]
@@ -40,18 +40,34 @@ class Job:
     until: int | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, cluster: Cluster, roots: Roots, control: Path, until: int | None = None) -> "Job":
+    def of(cls, recipe: Recipe, cluster: Cluster, roots: Roots, control: Control, until: int | None = None) -> "Job":
         """Return what a worker of ``cluster`` is told to train, ``until`` a step; called in the driver's directory."""
+        store, data_root = roots.told
         return cls(
             recipe=recipe.model_dump(mode="json"),
             runtime=cluster.runtime.model_dump(),
             threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
-            store=str(roots.store),
-            data_root=str(roots.data) if roots.data else None,
+            store=store,
+            data_root=data_root,
             working_directory=str(Path.cwd()),
-            control=str(control),
+            control=control.job,
             until=until,
         )
+
+    def settle_in(self) -> None:
+        """Go where relative names in a recipe mean the driver's, if that is a directory here too."""
+        with suppress(OSError):
+            os.chdir(self.working_directory)
+
+    @cached_property
+    def roots(self) -> Roots:
+        """Return where runs and data are on this node."""
+        return roots_at(self.store, self.data_root)
+
+    @cached_property
+    def words(self) -> Control:
+        """Return what the driver says to the workers, and they to it."""
+        return Control(self.store, self.control)
 
     def as_config(self) -> dict[str, Any]:
         """Return the dictionary that Ray carries to the workers."""
@@ -65,9 +81,9 @@ class RayReporter:
     controller had not polled before a worker died, and local runs and Ray runs can continue each other.
     """
 
-    def __init__(self, directory: Path, world: World, stop_file: Path) -> None:
-        """Write into ``directory``; a file at ``stop_file`` asks to stop."""
-        self._local = LocalReporter(directory, stop_file.exists, world)
+    def __init__(self, directory: Path, world: World, job: "Job") -> None:
+        """Write into ``directory``, in the job's store."""
+        self._local = LocalReporter(directory, job.words.asked_to_stop, world, job.roots.mirror)
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write (which fails on all workers or on none), then let Ray know of the metrics.
@@ -90,23 +106,18 @@ class RayReporter:
 def work(config: dict[str, Any]) -> dict[str, Any]:
     """Run the job on this worker; return ``{"result": ...}`` or, for what Ray must not retry, an error as data."""
     job = Job(**config)
-    control = Path(job.control)
-    failure = recorded_error(control)
-    if failure is not None:
-        return failure
-    # Relative names in a recipe mean the driver's directory, where it exists.
-    with suppress(OSError):
-        os.chdir(job.working_directory)
+    recorded = job.words.failures()
+    if recorded:
+        return recorded[0]
+    job.settle_in()
     prepare_host(job.threads)
     runtime = Runtime.model_validate(job.runtime)
     world = World.current(runtime.precision)
-    roots = Roots(Path(job.data_root) if job.data_root else None, Path(job.store))
-    stop_file = control / STOP_FILE
-    place = Place(world, roots, runtime, lambda directory: RayReporter(directory, world, stop_file), until=job.until)
     try:
+        place = Place(world, job.roots, runtime, lambda folder: RayReporter(folder, world, job), until=job.until)
         return {"result": run(recipe_from_dict(job.recipe), place)}
     except RaykdError as error:
-        return _settle(control, world, error)
+        return _settle(job.words, world, error)
 
 
 def pack_error(error: RaykdError) -> dict[str, Any]:
@@ -122,15 +133,7 @@ def unpack_error(failure: Mapping[str, Any]) -> RaykdError:
     return kind.__new__(kind, failure["message"])
 
 
-def recorded_error(control: Path) -> dict[str, Any] | None:
-    """Return an error that a worker has left behind, or None."""
-    for path in sorted(control.glob("error-*.json")):
-        failure: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return failure
-    return None
-
-
-def _settle(control: Path, world: World, error: RaykdError) -> dict[str, Any]:
+def _settle(control: Control, world: World, error: RaykdError) -> dict[str, Any]:
     """Return the error once every worker has failed; if some go on, raise it.
 
     Those would wait for this one in a collective until its timeout. An exception makes Ray end them and start anew,
@@ -138,12 +141,12 @@ def _settle(control: Path, world: World, error: RaykdError) -> dict[str, Any]:
     """
     failure = pack_error(error)
     try:
-        write_text(control / f"error-{world.rank}.json", json.dumps(failure))
-    except OSError:  # a full disk: then the others have failed at the same write
+        control.record(world.rank, failure)
+    except (OSError, SetupError):  # a full disk, or no store: then the others have failed at the same write
         return failure
     deadline = time.monotonic() + _SETTLING_SECONDS
     while time.monotonic() < deadline:
-        if len(list(control.glob("error-*.json"))) == world.size:
+        if len(control.failures()) == world.size:
             return failure
         time.sleep(0.05)
     raise error

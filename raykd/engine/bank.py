@@ -42,7 +42,12 @@ def write_products(directory: Path, products: Mapping[str, Mapping[str, Tensor]]
     for name, tensors in products.items():
         staging = folder / f".{name}.writing"
         save_weights(tensors, staging)
-        staging.replace(folder / f"{name}.safetensors")
+        staging.replace(product_path(directory, name))
+
+
+def product_path(directory: Path, name: str) -> Path:
+    """Return where a finished member lies."""
+    return directory / FOLDER / f"{name}.safetensors"
 
 
 def finish_bank(directory: Path, about: Mapping[str, Any], world: World) -> None:

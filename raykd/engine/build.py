@@ -22,6 +22,7 @@ from raykd.engine.evaluate import Exam
 from raykd.engine.feeding import Feeding, held_out_exam, open_streams, sources
 from raykd.engine.frozen import on_frozen_set, referee_exam
 from raykd.engine.host import compile_obstacle
+from raykd.engine.roots import Roots
 from raykd.errors import UsageError
 from raykd.methods import METHODS, Method
 from raykd.methods.base import Setting
@@ -51,20 +52,13 @@ class Built:
     teacher_sha256: str | None
 
 
-@dataclass(frozen=True)
-class Roots:
-    """Where data and weights are on this machine; never part of a recipe."""
-
-    data: Path | None
-    store: Path
-
-
 def check(recipe: Recipe, world: World, roots: Roots) -> None:
     """Find cheap mistakes before anything is trained for this recipe, its teacher included.
 
     Raises:
         UsageError: as ``build``, for the batch, the data's description, the student, and files that are not there.
     """
+    roots.bring_data(recipe)
     data = recipe.data
     spec = spec_of(data, roots)
     _check_batch(recipe, spec, world)
@@ -84,6 +78,7 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
     Raises:
         UsageError: where recipe, data and networks do not fit together.
     """
+    roots.bring_data(recipe)
     recipe = on_frozen_set(recipe, roots.store)
     spec = spec_of(recipe.data, roots)
     _check_batch(recipe, spec, world)

@@ -73,22 +73,24 @@ def write_shard(folder: Path, checkpoint: Checkpoint, rank: int) -> Sums:
     """Write this worker's shard, if it has any, where ``write_checkpoint`` finds it; return the file's sum."""
     if not checkpoint.shard:
         return {}
-    waiting = _waiting(folder, checkpoint.step)
-    waiting.mkdir(parents=True, exist_ok=True)
-    path = waiting / f"shard_{rank:05d}.safetensors"
+    path = shard_path(folder, checkpoint.step, f"shard_{rank:05d}.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(checkpoint.shard, path)
     return {path.name: _fingerprint(path)}
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, shards: Sums | None = None) -> Path:
+def write_checkpoint(
+    folder: Path, checkpoint: Checkpoint, shards: Sums | None = None, *, elsewhere: bool = False
+) -> Path:
     """Write into ``folder``/step_N, which appears under that name only when it is complete.
 
-    ``shards`` are the sums of all workers' ``write_shard``, which has left those files here.
+    ``shards`` are the sums of all workers' ``write_shard``, which has left those files here, or ``elsewhere``: then
+    workers of other machines have sent theirs to the store.
 
     Raises:
         SetupError: if the disk does not take it; what was there before is untouched.
     """
-    final = folder / f"step_{checkpoint.step:07d}"
+    final = folder / step_name(checkpoint.step)
     staging = folder / f".writing-{final.name}"
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -98,7 +100,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, shards: Sums | None =
         torch.save(dict(checkpoint.state), staging / "state.pt")
         files = {path.name: _fingerprint(path) for path in sorted(staging.iterdir())}
         for name in shards or {}:
-            (_waiting(folder, checkpoint.step) / name).rename(staging / name)
+            waiting = shard_path(folder, checkpoint.step, name)
+            if not elsewhere or waiting.is_file():
+                waiting.rename(staging / name)
         files |= shards or {}
         manifest = {"step": checkpoint.step, "world_size": checkpoint.world_size, "files": files}
         write_text(staging / MANIFEST, json.dumps(manifest, indent=1))
@@ -183,8 +187,14 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def _waiting(folder: Path, step: int) -> Path:
-    return folder / f".shards-{step:07d}"
+def step_name(step: int) -> str:
+    """Return what the checkpoint directory of a step is called."""
+    return f"step_{step:07d}"
+
+
+def shard_path(folder: Path, step: int, name: str) -> Path:
+    """Return where a worker's shard waits until the checkpoint of its step is written."""
+    return folder / f".shards-{step:07d}" / name
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from raykd.engine.build import Built
 from raykd.engine.calibration import BY_PRODUCT, keep_statistics
 from raykd.engine.checkpoint import save_weights
 from raykd.engine.quality import image_quality
+from raykd.engine.roots import Roots
 from raykd.engine.selection import Selection
 from raykd.errors import RaykdError
 from raykd.generators import EVERY
@@ -32,11 +33,11 @@ _BATCH = 128
 _HELD_OUT = 0x0B5E  # keeps these latents apart from training's
 
 
-def conclude(recipe: Recipe, built: Built, selection: Selection, seconds: float, directory: Path) -> dict[str, Any]:
+def conclude(recipe: Recipe, built: Built, selection: Selection, seconds: float, roots: Roots) -> dict[str, Any]:
     """Write what others will use and return the result; every worker must call it."""
-    world = built.method.world
+    world, directory = built.method.world, roots.store / recipe.run_id
     figures = _student(built, selection, directory) if "student" in built.method.roles else {}
-    images = _images(recipe, built, directory)
+    images = _images(recipe, built, roots)
     if world.rank == 0:
         _leave_statistics(recipe, built, directory)
     gpus = world.size if world.device.type == "cuda" else 0
@@ -67,7 +68,7 @@ def _student(built: Built, selection: Selection, directory: Path) -> dict[str, A
     return figures
 
 
-def _images(recipe: Recipe, built: Built, directory: Path) -> dict[str, float]:
+def _images(recipe: Recipe, built: Built, roots: Roots) -> dict[str, float]:
     """Close the bank, if that is what was made, and measure the images."""
     method, world = built.method, built.method.world
     if built.teacher is None:
@@ -75,7 +76,11 @@ def _images(recipe: Recipe, built: Built, directory: Path) -> dict[str, float]:
     seed = mix(recipe.seed, _HELD_OUT)
     about = method.about_products()
     if about is not None:
+        directory = roots.store / recipe.run_id
+        roots.bring([recipe.run_id], world, checkpoints="none")  # members that workers of other machines have made
         finish_bank(directory, {**about, "teacher_sha256": built.teacher_sha256}, world)
+        roots.send(recipe.run_id, world)
+        roots.bring([recipe.run_id], world, checkpoints="none")
         return image_quality(_of_bank(open_bank(directory), world, seed), built.teacher, built.spec.num_classes, world)
     images = method.sample(_IMAGES, seed)
     if images is None:

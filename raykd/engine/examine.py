@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from raykd.data.ledger import OpenedData
-from raykd.engine.build import Roots, build_network, load_teacher, spec_of
+from raykd.engine.build import build_network, load_teacher, spec_of
 from raykd.engine.checkpoint import MANIFEST, latest_checkpoint, read_checkpoint
 from raykd.engine.evaluate import Exam
+from raykd.engine.roots import Roots
 from raykd.errors import CorruptError, UsageError
 from raykd.methods import METHODS
 from raykd.models.teacher import Teacher

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from raykd.config import Runtime
 from raykd.engine.bank import BankFiles
-from raykd.engine.build import Roots, build
+from raykd.engine.build import build
 from raykd.engine.checkpoint import MANIFEST, latest_checkpoint
 from raykd.engine.report import read_status
+from raykd.engine.roots import Roots
 from raykd.engine.selection import Selection
 from raykd.engine.stand_ins import without_test
 from raykd.engine.state import restore

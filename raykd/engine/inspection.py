@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from raykd.config import Section
 from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
-from raykd.engine.build import Roots, build_network, find_weights, spec_of
+from raykd.engine.build import build_network, find_weights, spec_of
 from raykd.engine.evaluate import Exam
 from raykd.engine.examine import Outcome, open_run
 from raykd.engine.feeding import PLAIN
+from raykd.engine.roots import Roots
 from raykd.errors import UsageError
 from raykd.methods import METHODS
 from raykd.models.teacher import Teacher

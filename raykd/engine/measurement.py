@@ -6,8 +6,9 @@ from typing import Any
 from raykd.data.datasets import data_spec, train_spec
 from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
-from raykd.engine.build import Roots, spec_of
+from raykd.engine.build import spec_of
 from raykd.engine.inspection import Subject, load_subject, plain
+from raykd.engine.roots import Roots
 from raykd.engine.statistics import collect, read_about, save_statistics, used_images
 from raykd.errors import CorruptError, UsageError
 from raykd.models.moments import MomentTeacher

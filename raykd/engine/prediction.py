@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import raykd
 from raykd.config import Runtime
-from raykd.engine.build import Roots
+from raykd.engine.roots import Roots
 from raykd.engine.trial import WARM_UP, Trial
 from raykd.errors import CorruptError, RaykdError, RunFailed, SetupError, UsageError
 from raykd.generators.waves import plan_waves

@@ -22,8 +22,9 @@ from raykd.data.index import write_index
 from raykd.data.pixels import fit
 from raykd.data.spec import DataSpec
 from raykd.data.streams import evaluation_batches
-from raykd.engine.build import Roots, spec_of
+from raykd.engine.build import spec_of
 from raykd.engine.inspection import Subject, load_subject, plain
+from raykd.engine.roots import Roots
 from raykd.errors import UsageError
 from raykd.models.teacher import Teacher
 from raykd.parallel import World

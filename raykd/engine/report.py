@@ -8,17 +8,30 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
-from raykd.engine.bank import write_products
-from raykd.engine.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint, write_shard, write_text
+from raykd.engine.bank import product_path, write_products
+from raykd.engine.checkpoint import (
+    Checkpoint,
+    Sums,
+    latest_checkpoint,
+    shard_path,
+    step_name,
+    write_checkpoint,
+    write_shard,
+    write_text,
+)
+from raykd.engine.mirror import Mirror
 from raykd.errors import SetupError
 from raykd.parallel import World
 
 logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
 
 
 class Reporter(Protocol):
@@ -42,8 +55,13 @@ class LocalReporter:
         directory: Path,
         should_stop: Callable[[], bool] = lambda: False,
         world: World | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
-        """Write into ``directory``; ``should_stop`` is asked about twice a second, on rank 0."""
+        """Write into ``directory``; ``should_stop`` is asked about twice a second, on rank 0.
+
+        With ``mirror`` it is one of that store's, and each report is sent there too.
+        """
+        self._mirror = mirror
         self._directory = directory
         self._should_stop = should_stop
         self._world = world or World.alone()
@@ -60,16 +78,24 @@ class LocalReporter:
             if checkpoint.products:
                 write_products(self._directory, checkpoint.products)
             shards = write_shard(folder, checkpoint, self._world.rank)
+            if self._world.rank:
+                self._send_own(checkpoint, shards)
         except (OSError, SafetensorError) as error:
             problem = self._told(error)
+        except SetupError as error:
+            problem = str(error)
         parts = self._world.gather_objects((shards, problem))
         problem = next((told for _, told in parts if told), None)
         if problem is None and self._world.rank == 0:
             try:
                 if metrics is not None:
                     self._write_metrics(metrics, checkpoint)
-                write_checkpoint(folder, checkpoint, {name: one for sums, _ in parts for name, one in sums.items()})
+                sums = {name: one for each, _ in parts for name, one in each.items()}
+                written = write_checkpoint(folder, checkpoint, sums, elsewhere=self._mirror is not None)
                 write_status(self._directory, state="running", step=checkpoint.step)
+                if self._mirror is not None:
+                    others = {f"checkpoints/{written.name}/{name}" for name in sums if name not in parts[0][0]}
+                    self._mirror.send(self._directory.name, elsewhere=others)
             except OSError as error:
                 problem = self._told(error)
             except SetupError as error:
@@ -77,6 +103,18 @@ class LocalReporter:
         problem = self._world.broadcast(problem)
         if problem:
             raise SetupError(problem)
+
+    def _send_own(self, checkpoint: Checkpoint, shards: Sums) -> None:
+        """Send what this worker has written to where it belongs; rank 0 sends the rest, whole, behind it."""
+        if self._mirror is None:
+            return
+        run, step = self._directory.name, step_name(checkpoint.step)
+        for name in shards:
+            waiting = shard_path(self._directory / "checkpoints", checkpoint.step, name)
+            self._mirror.remote.send(waiting, f"{run}/checkpoints/{step}/{name}")
+        for product in checkpoint.products:
+            path = product_path(self._directory, product)
+            self._mirror.remote.send(path, path.relative_to(self._mirror.local).as_posix())
 
     def _told(self, error: Exception) -> str:
         return (
@@ -93,7 +131,7 @@ class LocalReporter:
         return self._should_stop()
 
     def _write_metrics(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> None:
-        with (self._directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self._directory / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint without its line could not be mended
@@ -118,19 +156,21 @@ class LocalReporter:
             self._tensorboard.flush()
 
 
+def parse_rows(text: str) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl; one that is half written is left out."""
+    rows = []
+    for line in text.splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
 def rewind_metrics(directory: Path, step: int) -> None:
     """Drop the lines after ``step``: a resumed run writes them again, and no step may appear twice."""
-    path = directory / "metrics.jsonl"
+    path = directory / METRICS
     if path.is_file():
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the last line of a killed process may be cut off
-                continue
-            if row["step"] <= step:
-                kept.append(json.dumps(row) + "\n")
-        write_text(path, "".join(kept))
+        rows = parse_rows(path.read_text(encoding="utf-8"))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
 
 def write_status(directory: Path, **fields: Any) -> None:

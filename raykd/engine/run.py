@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from raykd.config import Runtime
-from raykd.engine.build import Built, Roots, build, check
+from raykd.engine.build import Built, build, check
 from raykd.engine.checkpoint import step_of, write_text
 from raykd.engine.conclusion import conclude
 from raykd.engine.environment import describe
 from raykd.engine.fit import fit
 from raykd.engine.report import Reporter, read_status, rewind_metrics, write_status
+from raykd.engine.roots import Roots
 from raykd.engine.selection import Selection
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
-from raykd.errors import CorruptError, InProgress, RaykdError, UsageError
+from raykd.errors import CorruptError, InProgress, RaykdError, SetupError, UsageError
 from raykd.parallel import World
-from raykd.recipe import Recipe, control_runs, dump_recipe, entailed_runs, source_runs
+from raykd.recipe import Recipe, built_upon, control_runs, dump_recipe, entailed_runs, source_runs
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ def run(recipe: Recipe, place: Place) -> dict[str, Any]:
             check(recipe, place.world, place.roots)
             logger.info("run %s, which this one builds on, is not finished: training it first", source.run_id)
             run(source, replace(place, until=None))
+    # Workers of other machines may have written what this one will read.
+    place.roots.bring(built_upon(recipe), place.world)
     result = _run_one(recipe, place)
     controls = {}
     for control in control_runs(recipe):
@@ -65,6 +68,7 @@ def run(recipe: Recipe, place: Place) -> dict[str, Any]:
 
 
 def _is_finished(recipe: Recipe, place: Place) -> bool:
+    place.roots.bring([recipe.run_id], place.world)
     status = read_status(place.roots.store / recipe.run_id)
     return bool(place.world.broadcast(status.get("state") == "finished"))
 
@@ -90,9 +94,10 @@ def _run_one(recipe: Recipe, place: Place) -> dict[str, Any]:
                 resume = _resume_point(reporter, world)
         assert trained is not None, "the last stretch is never left out"
         built, selection, seconds = trained
-        result = conclude(recipe, built, selection, seconds, directory)
+        result = conclude(recipe, built, selection, seconds, place.roots)
         if world.rank == 0:
             write_status(directory, state="finished", step=built.method.steps_done, result=result)
+        place.roots.send(recipe.run_id, world)
         return result
 
 
@@ -120,6 +125,8 @@ def _train(
         if world.rank == 0:
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
             write_status(directory, state=state, reason=str(error))
+        if not isinstance(error, SetupError):  # that may be the store's own
+            place.roots.send(recipe.run_id, world)
         raise
     return built, selection, seconds
 

@@ -11,10 +11,11 @@ from raykd.config import Runtime
 from raykd.data.spec import DataSpec
 from raykd.data.synthetic import MANIFEST, PixelRange, SyntheticFolder
 from raykd.engine.bank import finish_bank, open_bank, product_name, write_products
-from raykd.engine.build import Roots, build, build_network, load_teacher, spec_of
+from raykd.engine.build import build, build_network, load_teacher, spec_of
 from raykd.engine.calibration import BY_PRODUCT
 from raykd.engine.checkpoint import save_weights
 from raykd.engine.frozen import set_folder
+from raykd.engine.roots import Roots
 from raykd.engine.statistics import save_statistics
 from raykd.errors import UsageError
 from raykd.generators import GeneratorBank, GeneratorConfig

@@ -17,10 +17,11 @@ from torch import Tensor
 from raykd.data.spec import DataSpec
 from raykd.data.synthetic import MANIFEST, PixelRange, SyntheticFolder, alone_in
 from raykd.engine.bank import FOLDER, BankFiles, open_bank
-from raykd.engine.build import Roots, load_teacher, spec_of
+from raykd.engine.build import load_teacher, spec_of
 from raykd.engine.checkpoint import write_text
 from raykd.engine.frozen import set_folder
 from raykd.engine.generated import BankRows, MethodRows, Rows, makes_images, sample
+from raykd.engine.roots import Roots
 from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
 from raykd.models.teacher import Teacher
 from raykd.parallel import World
@@ -109,21 +110,28 @@ def make_frozen_sets(recipe: Recipe, world: World, roots: Roots) -> int:
         raise problem
     if told:
         raise RunFailed(f"{kind}: {told}")
+    folders = [set_folder(generators, roots.store) for generators in frozen_sets(recipe)]
+    roots.bring([folder.relative_to(roots.store).as_posix() for folder in folders], world)
     return int(made)
 
 
 def _make_frozen_set(generators: BankConfig, roots: Roots) -> int:
     assert generators.images is not None, "it is a frozen set"
     folder = set_folder(generators, roots.store)
+    name = folder.relative_to(roots.store).as_posix()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        roots.bring([name], World.alone())
         if (folder / MANIFEST).is_file():
             return 0
         source = generators_run(generators)
         run = roots.store / (source.run_id if source else str(generators.run))
+        if not (run / FOLDER).is_dir():  # a generator beside a student is in the checkpoint
+            roots.bring([run.name], World.alone(), checkpoints="all")
         logger.info("%s images of %s are made once and kept", f"{generators.images:,}", run.name)
         synthesize(run, generators.images, folder, roots.data)
+        roots.send(name, World.alone())
     return generators.images
 
 

@@ -23,13 +23,14 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from raykd.config import Runtime
 from raykd.data.datasets import Images
-from raykd.engine.build import Built, Roots, build
+from raykd.engine.build import Built, build
 from raykd.engine.environment import describe
 from raykd.engine.evaluate import Exam
 from raykd.engine.fit import fit
 from raykd.engine.host import prepare_host
 from raykd.engine.rehearsal import Rehearsal
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.stand_ins import one_member, supply, without_test
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError

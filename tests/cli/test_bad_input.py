@@ -29,6 +29,8 @@ LENET = {"model": "lenet5", "weights": "teacher.safetensors"}
         (["evaluate", "."], ["not a run directory"]),
         (["inspect", "dafl_digits"], ["supervised_digits_lenet5", "raykd train"]),
         (["data", "mnst", "--out", "d"], ["'mnst'", "'mnist'"]),
+        (["train", "dafl_digits", "--out", "s3://"], ["'--out'", "s3://BUCKET/FOLDER"]),
+        (["evaluate", "ftp://host/run"], ["'RUN'", "s3://BUCKET/FOLDER"]),
         (["data", "mnist", "--out", "d"], ["--source", "--download"]),
     ],
 )

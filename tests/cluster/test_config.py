@@ -66,12 +66,16 @@ def test_the_users_own_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
         ("precision: fp8", "fp8"),
         ("memory_per_worker_gib: 0", "greater than 0"),
         ("price_per_hour: -1", "greater than or equal to 0"),
+        ("storage: ftp://host/runs", "give a path, or s3://BUCKET/FOLDER"),
+        ("storage: s3://key:hush@bucket/runs", "got 's3://...@bucket/runs'; an address such as s3://BUCKET/FOLDER"),
+        ("data_root: gs://bucket/data?region=x", "option 'region' of a gs:// address is not known"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match="mine.yaml") as caught:
         load_cluster(write(tmp_path, text))
     assert complaint in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:

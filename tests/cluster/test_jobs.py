@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from raykd.data.remote import Remote
 from raykd.engine.report import read_status
 from raykd.recipe import load_recipe
 from tests.conftest import TOKEN
+from tests.object_store import Server
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -25,12 +28,6 @@ BIN = Path(sys.executable).parent
 SMALL = ["teacher.overrides={schedule.steps: 8, schedule.report_every: 4, schedule.global_batch: 16}"]
 BRIEF = [*SMALL, "schedule.steps=20", "schedule.report_every=10", "schedule.global_batch=16"]
 LONG = [*SMALL, "schedule.steps=90000", "schedule.report_every=20", "schedule.global_batch=16"]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Nodes:
@@ -55,6 +52,7 @@ class Nodes:
         environment = {**os.environ, "RAY_JOB_STOP_WAIT_TIME_S": "60", "PATH": f"{BIN}:{os.environ['PATH']}"}
         # The code that a job runs is what it brings along, not this checkout.
         environment["PYTHONPATH"] = ""
+        environment["RAYKD_CACHE"] = str(self.folder / f"cache-{len(self.processes)}")  # they share no disk
         # Nodes of one machine would all want the same.
         temporary = f"--temp-dir=/tmp/raykd-{os.getpid()}-{len(self.processes)}"  # short: sockets' names are
         names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
@@ -80,7 +78,7 @@ class Nodes:
             process.terminate()
         for process in self.processes:
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -97,11 +95,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def project(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder, with the cluster's file."""
+def project(nodes: Nodes, s3: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder, with the cluster's file; another of the same nodes keeps runs in a bucket."""
     folder = tmp_path_factory.mktemp("project")
     cluster = {"address": "auto", "workers": 2, "storage": str(folder / "store"), "dashboard": nodes.url}
     (folder / "two.yaml").write_text(yaml.safe_dump(cluster))
+    (folder / "apart.yaml").write_text(yaml.safe_dump({**cluster, "storage": f"s3://{s3.new_bucket()}/runs"}))
     (folder / ".rayignore").write_text("store/\n")
     return folder
 
@@ -187,7 +186,7 @@ def test_the_exit_code_is_the_jobs(project: Path) -> None:
     assert "finite" in failed.stdout
 
 
-def test_a_search_runs_as_a_job(project: Path) -> None:
+def test_a_search_runs_as_a_job_of_nodes_that_share_no_disk(project: Path, s3: Server) -> None:
     overrides = {
         "teacher.overrides": {"schedule.steps": 8, "schedule.report_every": 4, "schedule.global_batch": 16},
         "schedule.steps": 12,
@@ -200,12 +199,20 @@ def test_a_search_runs_as_a_job(project: Path) -> None:
         "space": {"student_optim.lr": {"loguniform": [0.0001, 0.01]}},
     }
     (project / "rates.yaml").write_text(yaml.safe_dump(space))
-    (project / "one.yaml").write_text((project / "two.yaml").read_text().replace("workers: 2", "workers: 1"))
+    (project / "one.yaml").write_text((project / "apart.yaml").read_text().replace("workers: 2", "workers: 1"))
     told = raykd(project, "submit", "--cluster", "one.yaml", "--", "tune", "rates.yaml", "--trials", "6", "--json")
     assert told.returncode == 0, told.stdout + told.stderr
     report = json.loads(next(line for line in reversed(told.stdout.splitlines()) if line.startswith("{")))
     assert report["trials"] == {"target": 6, "complete": 6, "pruned": 0, "failed": 0, "running": 0}
-    assert (project / "store/searches" / report["study"] / "best.yaml").is_file()
+    assert {"best.yaml", "search.json", "study.db", "figures/slice.html"} <= s3.files(report["directory"])
+    best = Remote(report["directory"]).read("best.yaml")
+    assert best is not None
+    assert b"name: kd_digits" in best
+    again = raykd(project, "submit", "--cluster", "one.yaml", "--", "tune", "rates.yaml", "--trials", "6", "--json")
+    assert again.returncode == 0, again.stdout + again.stderr
+    bucket = yaml.safe_load((project / "one.yaml").read_text())["storage"]
+    runs = {name.partition("/")[0] for name in s3.files(bucket)}
+    assert len([run for run in runs if run.startswith("kd_digits-")]) == 6, "no trial is run again"
 
 
 def test_a_hostile_name_does_no_harm(project: Path, tmp_path: Path) -> None:
@@ -247,18 +254,26 @@ def test_an_unknown_run_is_told_with_the_nearest(project: Path) -> None:
     assert "no job of a run 'kd_digtis'" in told.stderr
 
 
-def test_a_node_that_goes_in_mid_run_costs_nothing_but_time(nodes: Nodes, project: Path) -> None:
-    """The last test, since the node does not come back: two workers of two CPUs each, then one."""
-    wide = yaml.safe_load((project / "two.yaml").read_text()) | {"workers": [1, 2], "cpus_per_worker": 2}
+def test_a_node_that_goes_in_mid_run_costs_no_class_of_a_bank(nodes: Nodes, project: Path, s3: Server) -> None:
+    """The last test, since the node does not come back: two workers of two CPUs each, then one; no common disk."""
+    wide = yaml.safe_load((project / "apart.yaml").read_text()) | {"workers": [1, 2], "cpus_per_worker": 2}
     (project / "wide.yaml").write_text(yaml.safe_dump(wide))
-    pairs = [*SMALL, "schedule.steps=400", "schedule.report_every=20", "schedule.global_batch=16", "seed=5"]
-    run = load_recipe("kd_digits", pairs).run_id
-    directory = project / "store" / run
-    started = raykd(project, "submit", "--cluster", "wide.yaml", "--no-wait", "--", "train", "kd_digits", *pairs)
+    pairs = ["schedule.steps=60", "schedule.report_every=6", "schedule.global_batch=40"]
+    teacher = {"schedule.steps": 8, "schedule.report_every": 8, "schedule.global_batch": 16}
+    pairs += [f"teacher.overrides={json.dumps(teacher)}"]
+    run = load_recipe("lsgdfd_digits_bank", pairs).run_id
+    address, store = f"{wide['storage']}/{run}", Remote(wide["storage"])
+    started = raykd(
+        project, "submit", "--cluster", "wide.yaml", "--no-wait", "--", "train", "lsgdfd_digits_bank", *pairs
+    )
     assert started.returncode == 0, started.stderr
-    until(lambda: (directory / "checkpoints/step_0000040").exists())
+    until(lambda: "checkpoints/step_0000012/manifest.json" in s3.files(address))
     os.killpg(nodes.processes[1].pid, signal.SIGKILL)
     ended = raykd(project, "jobs", "logs", "-f", run, "--cluster", "wide.yaml")
     assert ended.returncode == 0, ended.stdout[-2000:]
-    assert read_status(directory)["state"] == "finished"
-    assert steps(directory) == list(range(20, 401, 20))
+    assert "step 60/60" in ended.stdout, "the driver sees what workers of other machines report"
+    rows = [json.loads(line)["step"] for line in (store.read(f"{run}/metrics.jsonl") or b"").splitlines()]
+    assert rows == list(range(6, 61, 6))
+    members = {name for name in s3.files(f"{address}/bank") if name.startswith("class_")}
+    assert len(members) == 10, "every class is there"
+    assert "manifest.json" in s3.files(f"{address}/bank")

@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from raykd.cluster.population import CHANGES, MEMBER, START, Population
 from raykd.cluster.searcher import FAILED, FINAL, MADE, Stretch, StudySearcher
 from raykd.cluster.study import GENERATION, RUN, best_trials, enqueue, open_study, working
-from raykd.engine.report import read_status
+from raykd.engine.report import read_status, write_status
+from raykd.engine.roots import Roots
 from raykd.recipe import Recipe, load_recipe
 from raykd.reporting.search import report_of, write_search
 from raykd.search_space import SearchSpace, load_space
@@ -47,16 +48,16 @@ class Tuner:
             ("accuracy",),
             tuner=name,
             target=searched.trials * len(searched.generation_ends()),
-            store=folder,
+            roots=Roots(None, folder),
             should_stop=bool,
             job=self.job,
-            population=Population(self.study, searched, folder, 1),
+            population=Population(self.study, searched, Roots(None, folder), 1),
         )
-        self.folder, self.started = folder, 0
-        self.name = name
+        self.folder, self.started, self.name = folder, 0, name
 
     def job(self, recipe: Recipe, stretch: Stretch) -> dict[str, Any]:
         (self.folder / recipe.run_id).mkdir(exist_ok=True)
+        write_status(self.folder / recipe.run_id, state="interrupted")
         return {"recipe": recipe, "stretch": stretch}
 
     def ask(self) -> tuple[str, Any]:

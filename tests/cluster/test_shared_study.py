@@ -4,7 +4,6 @@ import json
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,17 +20,12 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 from tests.cluster.test_study import told
+from tests.ports import free_port
 
 PATIENCE = 60  # seconds
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [
     Path(found).parent for found in [shutil.which("pg_ctl")] if found
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

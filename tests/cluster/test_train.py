@@ -131,13 +131,15 @@ def test_an_error_of_all_workers_is_data_and_that_of_one_is_raised(
     import torch
 
     from raykd.cluster import worker
+    from raykd.cluster.control import Control
 
     monkeypatch.setattr(worker, "_SETTLING_SECONDS", 0.2)
+    words = Control(tmp_path, "job")
+    words.open()
     error, second = UsageError("no such data"), World(1, 2, torch.device("cpu"))
     with pytest.raises(UsageError, match="no such data"):
-        worker._settle(tmp_path, second, error)
-    assert worker.recorded_error(tmp_path) == worker.pack_error(error)
+        worker._settle(words, second, error)
+    assert words.failures() == [worker.pack_error(error)]
     first = World(0, 2, torch.device("cpu"))
-    assert worker._settle(tmp_path, first, error) == worker.pack_error(error)
-    gone = tmp_path / "gone"
-    assert worker._settle(gone, first, error) == worker.pack_error(error)
+    assert worker._settle(words, first, error) == worker.pack_error(error)
+    assert worker._settle(Control(tmp_path, "gone"), first, error) == worker.pack_error(error)

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from raykd.config import Runtime
-from raykd.engine.build import Roots
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place, run
 from raykd.errors import UsageError
 from raykd.models import build_model

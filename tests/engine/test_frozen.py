@@ -11,9 +11,9 @@ import torch
 from raykd.cluster.config import Cluster
 from raykd.cluster.train import train
 from raykd.data.datasets import count_images, data_spec, load_images, train_spec
-from raykd.engine.build import Roots
 from raykd.engine.frozen import set_folder
 from raykd.engine.generated import MethodRows
+from raykd.engine.roots import Roots
 from raykd.engine.synthesis import make_frozen_sets, synthesize
 from raykd.errors import UsageError
 from raykd.parallel import World

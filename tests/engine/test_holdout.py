@@ -8,8 +8,9 @@ from torch import Tensor
 
 from raykd.config import Runtime
 from raykd.data.datasets import Images
-from raykd.engine.build import Built, Roots, build
+from raykd.engine.build import Built, build
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place, run
 from raykd.errors import UsageError
 from raykd.parallel import World

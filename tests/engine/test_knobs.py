@@ -28,8 +28,8 @@ VARIANTS = {
 """Choices that no packaged recipe makes, so that their fields are read too."""
 
 
-ELSEWHERE = {"BankConfig.run", "CalibrationConfig.file", "Change.at", "Change.values"}
-"""Fields that name what an earlier run has left, read in test_bank_run, and changes on the way, in test_changes."""
+ELSEWHERE = {"CalibrationConfig.file", "Change.at", "Change.values"}
+"""A file that an earlier run has left, read in test_bank_run, and changes on the way, in test_changes."""
 CONSENT = {"LsgdfdConfig.large_latent"}
 """Fields that permit what the recipe's validation would refuse; nothing is left to read when it runs."""
 

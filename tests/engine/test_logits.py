@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -22,10 +21,11 @@ from raykd.data.datasets import Images
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
 from raykd.engine import logits as module
-from raykd.engine.build import Roots, build
+from raykd.engine.build import build
 from raykd.engine.checkpoint import save_weights
 from raykd.engine.logits import Asked, teacher_logits
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.models import build_model
@@ -33,6 +33,7 @@ from raykd.models.teacher import Teacher
 from raykd.parallel import World
 from raykd.recipe import Recipe, load_recipe
 from tests.methods.toy import SPEC, made_images, made_teacher
+from tests.ports import free_port
 
 LARGE = DataSpec("large", 10, 1, 32, (0.5,), (0.4,))
 ROOT = Path(__file__).parents[2]
@@ -248,9 +249,7 @@ def test_a_stopped_run_goes_on_from_the_cache(tmp_path: Path, weights: Path) -> 
 def test_two_workers_learn_from_the_cache_what_they_learn_live(tmp_path: Path, weights: Path) -> None:
     one = recipe(weights, batch=64)
     (tmp_path / "recipe.json").write_text(one.model_dump_json())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(

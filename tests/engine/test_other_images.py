@@ -11,9 +11,10 @@ from raykd.config import Runtime
 from raykd.data import parquet
 from raykd.data.datasets import load_images
 from raykd.data.streams import TrainStream
-from raykd.engine.build import Roots, build
+from raykd.engine.build import build
 from raykd.engine.checkpoint import save_weights
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place, run
 from raykd.errors import UsageError
 from raykd.models import build_model

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from raykd.config import Runtime
 from raykd.engine import prediction, trial
-from raykd.engine.build import Roots
 from raykd.engine.plan import DoesNotFit, Terms, gib, plan
 from raykd.engine.prediction import Line, Site, line, predict
 from raykd.engine.rehearsal import Rehearsal
+from raykd.engine.roots import Roots
 from raykd.methods.noise import Noise
 from raykd.models import build_model
 from raykd.recipe import Recipe, recipe_from_dict

@@ -7,8 +7,8 @@ import torch
 
 from raykd.config import Runtime
 from raykd.engine import prediction, trial
-from raykd.engine.build import Roots
 from raykd.engine.prediction import Site, predict
+from raykd.engine.roots import Roots
 from raykd.recipe import load_recipe
 
 SMALL = ["data.test=false", "schedule.global_batch=20"]

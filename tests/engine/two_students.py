@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from raykd.config import Runtime
-from raykd.engine.build import Roots
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place, run
 from raykd.parallel import World
 from raykd.recipe import recipe_from_dict

@@ -17,9 +17,10 @@ import torch
 from raykd.config import Runtime
 from raykd.data import parquet
 from raykd.data.datasets import DATASETS
-from raykd.engine.build import Roots, spec_of
+from raykd.engine.build import spec_of
 from raykd.engine.checkpoint import save_weights
 from raykd.engine.report import LocalReporter
+from raykd.engine.roots import Roots
 from raykd.engine.run import Place
 from raykd.methods import METHODS
 from raykd.models import build_model

@@ -1,7 +1,6 @@
 """Workers that must be joined: moments over the images of all of them, and the players of MosaicKD's game."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from raykd.parallel import World
 from tests.methods import two_workers
 from tests.methods.patterns import CLASSES, double_precision
 from tests.methods.toy import made_method, made_setting
+from tests.ports import free_port
 
 Saved = dict[str, Any]
 
@@ -22,9 +22,7 @@ Saved = dict[str, Any]
 def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
     """What each of two workers saved."""
     folder = tmp_path_factory.mktemp("inverters")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
     running = [
         subprocess.Popen(

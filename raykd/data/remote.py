@@ -1,0 +1,207 @@
+"""Folders in object stores (S3, Google Cloud Storage, Azure), read and written through pyarrow.fs.
+
+Credentials come from the environment as each provider's own tools read them (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``,
+instance roles, ``GOOGLE_APPLICATION_CREDENTIALS``); an address never holds any. ``AWS_ENDPOINT_URL`` names an S3 server
+that is not Amazon's.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import pyarrow.fs as pafs
+
+from raykd.errors import SetupError, UsageError
+
+logger = logging.getLogger(__name__)
+
+SCHEMES = ("s3", "gs", "abfss")
+_OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme"), "abfss": ()}
+_FIRST = (1.0, 3.0)
+"""Seconds between tries of the first contact, where a slip is likelier than an outage."""
+_LATER = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)
+_PERMANENT = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "FORBIDDEN", "PERMISSION", "(403)")
+_CONNECT_SECONDS, _REQUEST_SECONDS = 5, 60
+_CHUNK = 8 * 2**20
+_Answer = TypeVar("_Answer")
+
+
+def is_remote(place: str | Path) -> bool:
+    """Tell whether a place is an address, such as s3://BUCKET/FOLDER, and no path."""
+    return "://" in str(place)
+
+
+def check_address(address: str) -> str:
+    """Return an address as it is compared and shown, without a last slash.
+
+    Raises:
+        UsageError: if it is none that ``Remote`` opens, or holds a secret.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in SCHEMES or not parts.netloc:
+        allowed = ", ".join(f"{scheme}://BUCKET/FOLDER" for scheme in SCHEMES)
+        raise UsageError(f"{address.partition('?')[0]!r} is no store that raykd knows: give a path, or {allowed}")
+    if ":" in parts.netloc or ("@" in parts.netloc and parts.scheme != "abfss"):
+        raise UsageError(
+            f"an address such as {parts.scheme}://BUCKET/FOLDER holds no key and no password: set them in the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the provider's own login)"
+        )
+    options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    for name in options:
+        if name not in _OPTIONS[parts.scheme]:
+            known = ", ".join(_OPTIONS[parts.scheme]) or "none"
+            raise UsageError(f"option {name!r} of a {parts.scheme}:// address is not known; known: {known}")
+    return address.rstrip("/")
+
+
+def join(place: str | Path, name: str) -> str:
+    """Return the path or the address of what is called ``name`` in a place."""
+    if not is_remote(place):
+        return str(Path(place).expanduser() / name)
+    bare, mark, options = str(place).partition("?")
+    return f"{bare.rstrip('/')}/{name}{mark}{options}"
+
+
+class Remote:
+    """One folder of an object store. Every call outlasts an outage of a few minutes."""
+
+    def __init__(self, address: str) -> None:
+        """Connect, and see whether the folder's bucket answers.
+
+        Raises:
+            UsageError: for an address that is none.
+            SetupError: if the store does not answer or does not let us in.
+        """
+        self.address = check_address(address)
+        parts = urlsplit(self.address)
+        self._filesystem, self._base = _open(parts.scheme, parts.netloc, parts.path, dict(parse_qsl(parts.query)))
+        self._rests: tuple[float, ...] = _FIRST
+        bucket = self._base.partition("/")[0]
+        found = self._patiently("open", "", lambda: self._filesystem.get_file_info(bucket))
+        if found.type == pafs.FileType.NotFound:
+            raise SetupError(f"there is no bucket {bucket!r} that {parts.scheme}:// shows us; make it, or name another")
+        self._rests = _LATER
+
+    @property
+    def place(self) -> tuple[Any, str]:
+        """Return the pyarrow file system, and the folder's path there."""
+        return self._filesystem, self._base
+
+    def shown(self, name: str) -> str:
+        """Return the address of what is called ``name`` here."""
+        return join(self.address, name)
+
+    def entries(self, name: str, *, deep: bool = True) -> dict[str, int]:
+        """Return the bytes of all files below ``name`` by their paths relative to it; empty where there is nothing."""
+        base = self._path(name)
+        selector = pafs.FileSelector(base, recursive=deep and bool(name), allow_not_found=True)
+        found = self._patiently("list", name, lambda: self._filesystem.get_file_info(selector))
+        return {one.path[len(base) + 1 :]: one.size for one in found if one.type == pafs.FileType.File}
+
+    def glance(self, name: str) -> list[str]:
+        """Return the names of the files of a folder, none if the store does not answer now."""
+        try:
+            found = self._filesystem.get_file_info(pafs.FileSelector(self._path(name), allow_not_found=True))
+        except OSError:
+            return []
+        return [one.base_name for one in found if one.type == pafs.FileType.File]
+
+    def read(self, name: str) -> bytes | None:
+        """Return a small file's content, or None where there is none."""
+
+        def whole() -> bytes | None:
+            try:
+                with self._filesystem.open_input_stream(self._path(name)) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+        return self._patiently("read", name, whole)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file to here, where it appears once it is whole."""
+        staging = target.with_name(f".{target.name}.fetching")
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+        def copy() -> None:
+            with self._filesystem.open_input_stream(self._path(name)) as stream, staging.open("wb") as file:
+                shutil.copyfileobj(stream, file, _CHUNK)
+
+        self._patiently("fetch", name, copy)
+        staging.replace(target)
+
+    def send(self, source: Path, name: str) -> None:
+        """Copy a file from here; it appears there once it is whole."""
+
+        def copy() -> None:
+            # A small file is one request; a large one is sent in parts, of which a failure leaves nothing to see.
+            with source.open("rb") as file, self._filesystem.open_output_stream(self._path(name)) as stream:
+                shutil.copyfileobj(file, stream, _CHUNK)
+
+        self._patiently("write", name, copy)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+
+        def put() -> None:
+            with self._filesystem.open_output_stream(self._path(name)) as stream:
+                stream.write(content)
+
+        self._patiently("write", name, put)
+
+    def remove(self, name: str) -> None:
+        """Remove a folder, if it is there."""
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_dir(self._path(name))
+
+        self._patiently("remove", name, delete)
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}" if name else self._base
+
+    def _patiently(self, verb: str, name: str, call: Callable[[], _Answer]) -> _Answer:
+        """Call, and again after longer and longer rests while the store does not answer."""
+        where = self.shown(name).partition("?")[0].rstrip("/")
+        for rest in (*self._rests, None):
+            try:
+                return call()
+            except OSError as error:
+                told = str(error).splitlines()[0][:300]
+                if rest is None or isinstance(error, FileNotFoundError) or _is_permanent(told):
+                    raise SetupError(
+                        f"could not {verb} {where} ({told}); mend the store, its address or the credentials in the "
+                        "environment, then run the same command"
+                    ) from None
+                logger.warning("could not %s %s (%s); trying again in %.0f s", verb, where, told, rest)
+                time.sleep(rest)
+        raise AssertionError("the last try returns or raises")
+
+
+def _is_permanent(told: str) -> bool:
+    return any(sign in told.upper().replace(" ", "_") for sign in _PERMANENT)
+
+
+def _open(scheme: str, bucket: str, path: str, options: dict[str, str]) -> tuple[Any, str]:
+    base = f"{bucket}{path}".rstrip("/")
+    if scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        settings = {"endpoint_override": endpoint, "region": region, **options}
+        return pafs.S3FileSystem(
+            **{name: value for name, value in settings.items() if value},
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=2),
+            connect_timeout=_CONNECT_SECONDS,
+            request_timeout=_REQUEST_SECONDS,
+        ), base
+    if scheme == "gs":
+        return pafs.GcsFileSystem(**options), base
+    container, _, account = bucket.partition("@")
+    return pafs.AzureFileSystem(account_name=account.partition(".")[0]), f"{container}{path}".rstrip("/")

@@ -1,0 +1,85 @@
+"""Object stores: what is sent comes back, an outage is outlasted, and a slip is told at once in one line."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from raykd.data import remote
+from raykd.data.remote import Remote, check_address, join
+from raykd.errors import SetupError, UsageError
+from tests.object_store import Server
+
+
+def test_what_is_sent_comes_back(s3: Server, tmp_path: Path) -> None:
+    folder = Remote(f"s3://{s3.new_bucket()}/some/store")
+    large = tmp_path / "large"
+    large.write_bytes(bytes(range(256)) * 80_000)  # 20 MB: in parts
+    folder.send(large, "run/checkpoints/large")
+    folder.write("run/status.json", b"{}")
+    assert folder.entries("run") == {"checkpoints/large": large.stat().st_size, "status.json": 2}
+    assert folder.entries("run", deep=False) == {"status.json": 2}
+    assert folder.entries("nothing") == {}
+    folder.fetch("run/checkpoints/large", tmp_path / "a" / "back")
+    assert (tmp_path / "a" / "back").read_bytes() == large.read_bytes()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["back"]
+    assert folder.read("run/status.json") == b"{}"
+    assert folder.read("run/nothing") is None
+    folder.remove("run/checkpoints")
+    folder.remove("run/nothing")
+    assert folder.entries("run") == {"status.json": 2}
+
+
+def test_an_outage_is_outlasted(s3: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Remote(f"s3://{s3.new_bucket()}")
+    s3.stop()
+    threading.Timer(2, s3.start).start()
+    began = time.monotonic()
+    folder.write("late", b"in the end")
+    assert folder.read("late") == b"in the end"
+    assert time.monotonic() - began > 1
+    assert "trying again in 1 s" in caplog.text
+
+
+def test_a_store_that_is_gone_is_given_up_in_the_end(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_LATER", (0.01,))
+    folder = Remote(f"s3://{s3.new_bucket()}/store")
+    s3.stop()
+    try:
+        with pytest.raises(SetupError, match=r"could not write s3://bucket-\d+/store/status.json .*same command"):
+            folder.write("status.json", b"{}")
+        assert folder.glance("run") == []
+    finally:
+        s3.start()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ftp://host/folder", "give a path, or s3://BUCKET/FOLDER"),
+        ("s3://", "give a path"),
+        ("s3://key:secret@bucket/folder", "no key and no password"),
+        ("s3://key@bucket/folder", "no key and no password"),
+        ("s3://bucket/folder?secret_key=hush", "'secret_key' of a s3:// address is not known; known: endpoint"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_repeating_a_secret(address: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
+        check_address(address)
+    assert "hush" not in str(refused.value)
+    assert "key:secret" not in str(refused.value)
+
+
+def test_a_bucket_that_is_not_there_is_told_at_once(s3: Server) -> None:
+    began = time.monotonic()
+    with pytest.raises(SetupError, match="no-such-bucket"):
+        Remote("s3://no-such-bucket/store")
+    assert time.monotonic() - began < 1
+
+
+def test_options_stay_behind_what_is_joined() -> None:
+    assert join("s3://b/runs?region=eu-west-1", "x-s0") == "s3://b/runs/x-s0?region=eu-west-1"
+    assert join("runs", "x-s0") == "runs/x-s0"

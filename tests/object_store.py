@@ -1,0 +1,58 @@
+"""A real S3 server in the test process, which can be stopped for a while and keeps what it has."""
+
+import logging
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pyarrow.fs as pafs
+
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+PORT = free_port()
+URL = f"http://127.0.0.1:{PORT}"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "somebody",
+    "AWS_SECRET_ACCESS_KEY": "of-the-tests",
+    "AWS_REGION": "us-east-1",
+    "AWS_ENDPOINT_URL": URL,
+}
+"""Set for the whole session, since Ray's workers inherit it."""
+_NUMBERS = count()
+
+
+class Server:
+    """S3 on a port of loopback."""
+
+    def __init__(self) -> None:
+        self._server: ThreadedMotoServer | None = None
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.start()
+
+    def start(self) -> None:
+        from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer("127.0.0.1", PORT, verbose=False)
+        self._server.start()
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.stop()
+
+    def new_bucket(self) -> str:
+        """Make a bucket and return its name."""
+        name = f"bucket-{next(_NUMBERS)}"
+        self.filesystem.create_dir(name)
+        return name
+
+    @property
+    def filesystem(self) -> pafs.S3FileSystem:
+        return pafs.S3FileSystem(region="us-east-1", endpoint_override=URL, allow_bucket_creation=True)
+
+    def files(self, address: str) -> set[str]:
+        """Return the paths of all files below an s3:// address."""
+        base = address.removeprefix("s3://")
+        found = self.filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        return {one.path.removeprefix(base + "/") for one in found if one.type == pafs.FileType.File}
