@@ -99,7 +99,7 @@ def read_remote(where: str) -> Callable[[str], str]:
 
     def read(name: str) -> str:
         try:
-            return (opened().read(name) or b"").decode()
+            return (opened().peek(name) or b"").decode()
         except RaykdError:  # the command itself says what is wrong
             return ""
 

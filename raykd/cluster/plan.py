@@ -27,7 +27,8 @@ def plan_on(recipe: Recipe, cluster: Cluster, *, store: Path, data_root: Path | 
     on_ray, workers = cluster.workers != 0, max(1, fitting[-1])
     threads = cluster.threads or (max(1, int(cluster.cpus_per_worker)) if on_ray else None)
     cores = os.cpu_count() or 1
-    gpu = torch.cuda.is_available() and (cluster.gpus_per_worker > 0 or not on_ray)
+    wants_gpu = cluster.gpus_per_worker > 0 or (not on_ray and torch.cuda.is_available())
+    gpu = wants_gpu and torch.cuda.is_available()
     here = cluster.address == "local" or not on_ray
     environment = {"LOCAL_WORLD_SIZE": str(workers)} if here else {}
     if not gpu:
@@ -44,7 +45,7 @@ def plan_on(recipe: Recipe, cluster: Cluster, *, store: Path, data_root: Path | 
         gpus=cluster.gpus_per_worker if on_ray else float(gpu),
         cpus=cluster.cpus_per_worker if on_ray else float(threads or cores),
         price=cluster.price_per_hour,
-        crowding=max(1.0, workers * (threads or cores) / cores) if here and not gpu else 1.0,
+        crowding=max(1.0, workers * (threads or cores) / cores) if here and not wants_gpu else 1.0,
     )
     runtime = cluster.runtime.model_copy(update={"threads": threads})
     found = plan(recipe, runtime, site, terms)

@@ -251,4 +251,4 @@ def _told_rows(job: Job, run: str) -> list[dict[str, Any]]:
     roots = job.roots
     if roots.mirror is None:
         return _rows(roots.store / run)
-    return parse_rows((roots.mirror.remote.read(f"{run}/{METRICS}") or b"").decode())
+    return parse_rows((roots.mirror.remote.peek(f"{run}/{METRICS}") or b"").decode())

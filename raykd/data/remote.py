@@ -114,15 +114,21 @@ class Remote:
 
     def read(self, name: str) -> bytes | None:
         """Return a small file's content, or None where there is none."""
+        return self._patiently("read", name, lambda: self._content(name))
 
-        def whole() -> bytes | None:
-            try:
-                with self._filesystem.open_input_stream(self._path(name)) as stream:
-                    return bytes(stream.read())
-            except FileNotFoundError:
-                return None
+    def peek(self, name: str) -> bytes | None:
+        """Return a small file's content, or None where there is none or the store does not answer now."""
+        try:
+            return self._content(name)
+        except OSError:
+            return None
 
-        return self._patiently("read", name, whole)
+    def _content(self, name: str) -> bytes | None:
+        try:
+            with self._filesystem.open_input_stream(self._path(name)) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            return None
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy a file to here, where it appears once it is whole."""
@@ -198,6 +204,7 @@ def _open(scheme: str, bucket: str, path: str, options: dict[str, str]) -> tuple
         return pafs.S3FileSystem(
             **{name: value for name, value in settings.items() if value},
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=2),
+            allow_delayed_open=True,  # one request for a small file
             connect_timeout=_CONNECT_SECONDS,
             request_timeout=_REQUEST_SECONDS,
         ), base

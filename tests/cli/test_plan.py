@@ -61,6 +61,15 @@ def test_an_elastic_cluster_is_planned_at_its_largest_that_fits(raykd: Raykd, ti
     assert any("memory_per_worker_gib is not set" in note for note in found["notes"])
 
 
+def test_only_workers_that_compute_on_this_machines_cores_share_them(
+    raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    for text, shared in (("", True), ("gpus_per_worker: 1\n", False)):
+        found = json.loads(raykd("plan", tiny(), "--cluster", cluster(text), "--json").stdout)
+        assert any("share this machine's cores" in note for note in found["notes"]) is shared
+
+
 def test_what_cannot_fit_is_refused(raykd: Raykd, tiny: WriteRecipe) -> None:
     done = raykd("plan", tiny(), "--cluster", cluster("memory_per_worker_gib: 0.01\n"), "--json")
     assert (done.exit_code, done.stdout) == (2, "")

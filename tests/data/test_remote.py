@@ -52,6 +52,7 @@ def test_a_store_that_is_gone_is_given_up_in_the_end(
         with pytest.raises(SetupError, match=r"could not write s3://bucket-\d+/store/status.json .*same command"):
             folder.write("status.json", b"{}")
         assert folder.glance("run") == []
+        assert folder.peek("run/status.json") is None
     finally:
         s3.start()
 
