@@ -19,12 +19,16 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.train import train
 from raykd.data.remote import Remote
 from raykd.engine.bank import open_bank
+from raykd.engine.frozen import set_folder
 from raykd.engine.mirror import Mirror
-from raykd.engine.roots import bring_run, local_side
+from raykd.engine.roots import bring_run, local_side, roots_at
 from raykd.engine.stop import Interrupted
+from raykd.engine.synthesis import make_frozen_sets
 from raykd.errors import UsageError
+from raykd.parallel import World
 from raykd.recipe import Recipe
 from tests.cluster.runs import recipe, save_teacher
+from tests.engine.test_frozen import student as frozen_student
 from tests.golden.shrunk import make_data, shrunk
 from tests.object_store import Server
 from tests.ports import free_port
@@ -137,6 +141,23 @@ def test_machines_that_share_no_disk_train_one_bank(
     directory, _ = bring_run(f"{store}/{run_id}", None)
     assert json.loads((directory / "status.json").read_text())["state"] == "finished"
     assert len(open_bank(directory).load(range(10)).classes) == 10
+
+
+def test_a_frozen_set_is_made_by_one_machine_and_read_by_another(
+    store: str, s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = frozen_student(images=40)
+    assert first.bank is not None
+    trained(first, store)
+    name = set_folder(first.bank, Path()).as_posix()
+    files = s3.files(f"{store}/{name}")
+    assert "manifest.json" in files
+    assert any(file.endswith(".parquet") for file in files)
+    on_machine("b", tmp_path, monkeypatch)
+    assert make_frozen_sets(first, World.alone(), roots_at(store, None)) == 0, "no image is made again"
+    other = first.model_copy(update={"seed": 1})
+    result = trained(other, store)
+    assert result["data_opened"]["synthetic"] == [f"{local_side(store) / name}/train"]
 
 
 def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) -> None:
