@@ -36,13 +36,13 @@ def following(runs: Sequence["Recipe"], where: str, *, elsewhere: bool) -> Itera
         return
     from raykd.data.remote import is_remote
 
-    read = read_remote(where) if elsewhere and is_remote(where) else read_local(where)
-    follower = Follower(runs, read)
+    distant = elsewhere and is_remote(where)
+    follower = Follower(runs, read_remote(where) if distant else read_local(where))
     display: _Display = _Live(len(runs) <= _BARS) if sys.stderr.isatty() else _Lines()
     ended = threading.Event()
 
     def show() -> None:
-        while not ended.wait(_REMOTE_INTERVAL if elsewhere else _INTERVAL):
+        while not ended.wait(_REMOTE_INTERVAL if distant else _INTERVAL):
             _show(follower, display)
 
     thread = threading.Thread(target=show, daemon=True)

@@ -88,11 +88,6 @@ class Remote:
             raise SetupError(f"there is no bucket {bucket!r} that {parts.scheme}:// shows us; make it, or name another")
         self._rests = _LATER
 
-    @property
-    def place(self) -> tuple[Any, str]:
-        """Return the pyarrow file system, and the folder's path there."""
-        return self._filesystem, self._base
-
     def shown(self, name: str) -> str:
         """Return the address of what is called ``name`` here."""
         return join(self.address, name)

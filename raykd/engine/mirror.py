@@ -126,9 +126,11 @@ class Mirror:
             if file != _MANIFEST:
                 continue
             here = folder / path
-            if here.is_file() and here.read_bytes() == self.remote.read(f"{name}/{path}"):
+            if not here.is_file():  # what is here of a group without its manifest is of this attempt
+                continue
+            if here.read_bytes() == self.remote.read(f"{name}/{path}"):
                 same.add(group)
-            elif (folder / group).is_dir():
+            else:
                 for old in (folder / group).iterdir():
                     if old.is_file() and not old.name.startswith("."):
                         old.unlink()

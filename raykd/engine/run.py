@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,10 @@ def _train(
         if world.rank == 0:
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
             write_status(directory, state=state, reason=str(error))
-        if not isinstance(error, SetupError):  # that may be the store's own
-            place.roots.send(recipe.run_id, world)
+            # Without the other workers, who may not have failed; a SetupError may be the store's own.
+            if place.roots.mirror is not None and not isinstance(error, SetupError):
+                with suppress(SetupError):
+                    place.roots.mirror.send(recipe.run_id)
         raise
     return built, selection, seconds
 

@@ -74,6 +74,8 @@ def test_another_machine_goes_on_to_the_same_bits(
     whole = trained(what, tmp_path / "undisturbed")
     with pytest.raises(Interrupted):
         trained(what, store, after=10)
+    told = json.loads(Remote(store).read(f"{what.run_id}/status.json") or b"")
+    assert told["state"] == "interrupted"
     there = s3.files(f"{store}/{what.run_id}")
     assert {"status.json", "recipe.yaml", "metrics.jsonl"} <= there
     assert not {path for path in there if path.startswith(".")}
@@ -180,19 +182,28 @@ def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) 
     assert held == ["test-00000-of-00001.parquet"], "no image that nobody opens is brought"
 
 
-def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path) -> None:
+def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = Mirror(Remote(store), tmp_path / "here")
     run = tmp_path / "here" / "x-s0"
 
     def save(step: int, told: str) -> None:
         folder = run / "checkpoints" / f"step_{step:07d}"
         folder.mkdir(parents=True)
-        (folder / "last.safetensors").write_text(told)
-        (folder / "manifest.json").write_text(json.dumps({"step": step, "files": {"last.safetensors": told}}))
+        (folder / "state.pt").write_text(told)
+        (folder / "manifest.json").write_text(json.dumps({"step": step, "files": {"state.pt": told}}))
         (run / "status.json").write_text(json.dumps({"step": step, "state": "running"}))
 
     save(1, "first")
+    sent: list[str] = []
+    send = mirror.remote.send
+
+    def noted(path: Path, name: str) -> None:
+        sent.append(path.name)
+        send(path, name)
+
+    monkeypatch.setattr(mirror.remote, "send", noted)
     mirror.send("x-s0")
+    assert sent == ["state.pt", "manifest.json", "status.json"], "what vouches for others comes behind them"
     save(2, "second")
     mirror.bring("x-s0")
     assert json.loads((run / "status.json").read_text())["step"] == 2, "saved here in an outage"
@@ -203,10 +214,10 @@ def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path) -> None:
     other = Mirror(Remote(store), tmp_path / "other")
     folder = tmp_path / "other" / "x-s0" / "checkpoints" / "step_0000002"
     folder.mkdir(parents=True)
-    (folder / "last.safetensors").write_text("spoilt")  # of another attempt: as long, with another manifest
-    (folder / "manifest.json").write_text(json.dumps({"step": 2, "files": {"last.safetensors": "spoilt"}}))
+    (folder / "state.pt").write_text("spoilt")  # of another attempt: as long, with another manifest
+    (folder / "manifest.json").write_text(json.dumps({"step": 2, "files": {"state.pt": "spoilt"}}))
     other.bring("x-s0")
-    assert (folder / "last.safetensors").read_text() == "second"
-    (folder / "last.safetensors").unlink()
+    assert (folder / "state.pt").read_text() == "second"
+    (folder / "state.pt").unlink()
     other.bring("x-s0")
-    assert (folder / "last.safetensors").read_text() == "second"
+    assert (folder / "state.pt").read_text() == "second"
