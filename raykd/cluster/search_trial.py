@@ -81,6 +81,11 @@ class Telling:
         tune.report(self.row(metrics))
 
 
+def run_of(config: Mapping[str, Any]) -> str:
+    """Return the id of the run, the first of its seeds, that a trial was told to train."""
+    return recipe_from_dict(TrialJob(**config).job["recipe"]).run_id
+
+
 def run_trial(config: dict[str, Any]) -> None:
     """Train what a trial's values make of the recipe, telling how it goes; every way to end is told, none raised."""
     trial = TrialJob(**config)

@@ -4,9 +4,10 @@ import logging
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import ray
 
@@ -25,19 +26,23 @@ _OBJECT_STORE_BYTES = 150 * 2**20  # the workers exchange no objects
 def connected(cluster: Cluster, workers: int) -> Iterator[None]:
     """Hold a connection to Ray with room for ``workers``; one that was there before is used and left open.
 
+    Until it is closed, standard output leads to standard error: Ray tells there of processes that died, in the
+    middle of the JSON that somebody reads.
+
     Raises:
         SetupError: if nobody answers, the token is missing or wrong, or the resources do not suffice.
     """
-    if ray.is_initialized():
-        check_resources(cluster, workers)
-        yield
-        return
-    try:
-        _start(cluster, workers) if cluster.address == "local" else _join(cluster)
-        check_resources(cluster, workers)
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):
+        if ray.is_initialized():
+            check_resources(cluster, workers)
+            yield
+            return
+        try:
+            _start(cluster, workers) if cluster.address == "local" else _join(cluster)
+            check_resources(cluster, workers)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def check_resources(cluster: Cluster, workers: int) -> None:

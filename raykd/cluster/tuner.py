@@ -17,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from raykd.cluster.config import Cluster
 from raykd.cluster.control import Control
 from raykd.cluster.population import Population
-from raykd.cluster.search_trial import TrialJob, make_sets, run_trial
+from raykd.cluster.search_trial import TrialJob, make_sets, run_of, run_trial
 from raykd.cluster.searcher import MADE, REPORT, Stretch, StudySearcher
 from raykd.cluster.session import connected, room_for, what_is_free
 from raykd.cluster.study import (
@@ -46,6 +46,7 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails tells its reason and no objective
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # deaths of processes, told below in a line instead of a traceback
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 _REPORT_SECONDS = 2.0
@@ -196,6 +197,7 @@ class Tuning:
         each = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
         resources = each if workers == 1 else {"cpu": 0, _HEAD: 0.001}
         with tempfile.TemporaryDirectory(prefix="raykd-tune-") as scratch:
+            logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # our table tells what failed, and why
             tune.Tuner(
                 tune.with_resources(run_trial, resources),
                 tune_config=tune.TuneConfig(
@@ -277,8 +279,13 @@ class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
         """Report."""
         self._tell()
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that the process of a trial, or its node, is gone."""
+        logger.warning("the process of %s died; it goes on from its last checkpoint", run_of(trial.config))
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report."""
+        """Say which trial is given up, and report."""
+        logger.warning("the process of %s died again; the trial counts as failed", run_of(trial.config))
         self._tell()
 
     def _tell(self) -> None:

@@ -65,6 +65,47 @@ def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_p
     assert {path.name for path in saved} <= {trial.user_attrs.get(RUN) for trial in study_of(report).trials}
 
 
+class Killer:
+    """Asked now and then whether to stop; kills the process of a trial instead, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.before = folder, dict[str, str]()
+
+    def __call__(self) -> bool:
+        saved = [path.parents[1] for path in self.folder.glob("runs/kd_digits-*/checkpoints/step_*")]
+        if saved and not self.before:
+            os.kill(runs.processes_below(os.getpid(), "ray::ImplicitFunc")[0], signal.SIGKILL)
+            self.before = {path.name: (path / "metrics.jsonl").read_text() for path in saved}
+        return False
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(
+    ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = {**SMALL, "schedule.steps": 600, "schedule.report_every": 20}
+    killer = Killer(tmp_path)
+    report = searched(tmp_path, killer, trials=1, overrides=long)
+    assert report["trials"] == {"target": 1, "complete": 1, "pruned": 0, "failed": 0, "running": 0}
+    said = [re.match(r"the process of (\S+) died; it goes on", record.getMessage()) for record in caplog.records]
+    died = next(match[1] for match in said if match)
+    rows = (tmp_path / "runs" / died / "metrics.jsonl").read_text()
+    assert rows.startswith(killer.before[died]), "it did not begin again"
+    assert [json.loads(row)["step"] for row in rows.splitlines()] == list(range(20, 601, 20))
+    told = capfd.readouterr()
+    assert told.out == "", "Ray's own words do not mix with a report"
+    assert "Traceback" not in told.err
+
+
+def test_a_trial_that_dies_too_often_is_recorded(
+    ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = {**SMALL, "schedule.steps": 600, "schedule.report_every": 20}
+    report = searched(tmp_path, Killer(tmp_path), {"max_failures": 0}, trials=2, overrides=long)
+    assert report["trials"]["complete"] == 1
+    assert report["trials"]["failed"] == 1
+    assert "its process died" in report["reasons"][0]["reason"]
+
+
 def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
     """The command dies in the middle; the same command repeats nothing that was finished and finishes the rest."""
     slow = {**SMALL, "schedule.steps": 200, "schedule.report_every": 20}
