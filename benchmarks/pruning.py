@@ -34,8 +34,11 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "one.yaml").write_text(yaml.safe_dump(ONE))
     searches = {raw["scheduler"]["name"]: raw, "none": {**raw, "scheduler": {"name": "none"}}}
-    prepared = _started(asked, "prepared", {**raw, "trials": 1, "space": dict(list(raw["space"].items())[:1])}, 1)
+    first = {**raw, "trials": 1, "points": [], "space": dict(list(raw["space"].items())[:1])}
+    prepared = _started(asked, "prepared", first, 1)
     prepared.communicate()
+    if prepared.returncode:
+        sys.exit(prepared.returncode)
     processes = {name: _started(asked, name, space, asked.trials) for name, space in searches.items()}
     print("| scheduler | started | pruned | finished | seconds of trials | best, trial | its test top-1 |")
     print("|---|---|---|---|---|---|---|")
