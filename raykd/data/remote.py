@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow.fs as pafs
@@ -68,6 +68,13 @@ def join(place: str | Path, name: str) -> str:
     return f"{bare.rstrip('/')}/{name}{mark}{options}"
 
 
+class Entry(NamedTuple):
+    """A file there: its bytes, and when it was written, in whole seconds since 1970 by the store's own clock."""
+
+    size: int
+    written: int
+
+
 class Remote:
     """One folder of an object store. Every call outlasts an outage of a few minutes."""
 
@@ -92,12 +99,27 @@ class Remote:
         """Return the address of what is called ``name`` here."""
         return join(self.address, name)
 
-    def entries(self, name: str, *, deep: bool = True) -> dict[str, int]:
-        """Return the bytes of all files below ``name`` by their paths relative to it; empty where there is nothing."""
+    def entries(self, name: str, *, deep: bool = True) -> dict[str, Entry]:
+        """Return all files below ``name`` by their paths relative to it; empty where there is nothing."""
         base = self._path(name)
         selector = pafs.FileSelector(base, recursive=deep and bool(name), allow_not_found=True)
         found = self._patiently("list", name, lambda: self._filesystem.get_file_info(selector))
-        return {one.path[len(base) + 1 :]: one.size for one in found if one.type == pafs.FileType.File}
+        return {one.path[len(base) + 1 :]: _entry(one) for one in found if one.type == pafs.FileType.File}
+
+    def entry(self, name: str) -> Entry:
+        """Return what there is to know of a file.
+
+        Raises:
+            SetupError: if there is none.
+        """
+
+        def look() -> Entry:
+            found = self._filesystem.get_file_info(self._path(name))
+            if found.type != pafs.FileType.File:
+                raise FileNotFoundError("there is no such file")
+            return _entry(found)
+
+        return self._patiently("find", name, look)
 
     def glance(self, name: str) -> list[str]:
         """Return the names of the files of a folder, none if the store does not answer now."""
@@ -184,6 +206,10 @@ class Remote:
                 logger.warning("could not %s %s (%s); trying again in %.0f s", verb, where, told, rest)
                 time.sleep(rest)
         raise AssertionError("the last try returns or raises")
+
+
+def _entry(found: Any) -> Entry:
+    return Entry(found.size, found.mtime_ns // 10**9)
 
 
 def _is_permanent(told: str) -> bool:

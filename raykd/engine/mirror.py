@@ -4,23 +4,27 @@ The engine reads and writes local files only. Before a run, what others have don
 what is new is sent, the manifest of a checkpoint behind its files and ``status.json`` last, so that whoever reads the
 remote side finds whole checkpoints. Every worker sends what it alone holds, so nothing passes through the bucket twice.
 
+What is here of a file that is not text bears the time of the file there, so that one of another attempt, as long as
+its successor, is told from it.
+
 An object store knows no locks: that two machines do not train one run at a time is left to who starts them
 (``raykd submit`` joins a run that is at work).
 """
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from raykd.data.remote import Remote
+from raykd.data.remote import Entry, Remote
 
 _CHECKPOINTS, _MANIFEST, _STATUS, _SEARCH = "checkpoints", "manifest.json", "status.json", "search.json"
 _CHANGING = (".json", ".jsonl", ".yaml", ".db", ".log")
-"""Endings of files that are written again and again; of others, a file of the same size is the same."""
+"""Endings of small files that are written again and again: always brought, and sent by every process once."""
 
 
 Saved = Literal["none", "unfinished", "all"]
@@ -53,17 +57,15 @@ class Mirror:
             status = self.remote.read(f"{name}/{_STATUS}") or b"{}"
             done = json.loads(status).get("state") == "finished"
             whole = checkpoints == "all" or (checkpoints == "unfinished" and not done)
-            kept = self._same_groups(folder, name, there)
-            for path, size in sorted(there.items(), key=lambda one: _rank(one[0])):
+            for path, entry in sorted(there.items(), key=lambda one: _rank(one[0])):
                 target = folder / path
                 group, _, file = path.rpartition("/")
                 is_saved = group.startswith(_CHECKPOINTS) and file != _MANIFEST
                 if is_saved and not (whole and f"{group}/{_MANIFEST}" in there):
                     continue
-                is_text = not group and path.endswith(_CHANGING)
-                same = target.is_file() and target.stat().st_size == size and (group in kept or not is_text)
-                if not same:
+                if path.endswith(_CHANGING) or not _is_copy(target, entry):
                     self.remote.fetch(f"{name}/{path}", target)
+                    self._stamp(target, entry)
 
     def hold(self, name: str, split: str = "") -> None:
         """Bring what never changes: the files of a split of a data set, or without one the file of that name."""
@@ -78,7 +80,7 @@ class Mirror:
             wanted = [file for file in files if (file.startswith(f"{split}-") if split else file == own)]
             for file in wanted:
                 place = target / file if split else target
-                if not place.is_file() or place.stat().st_size != files[file]:
+                if not place.is_file() or place.stat().st_size != files[file].size:
                     self.remote.fetch(f"{folder}/{file}".lstrip("/"), place)
             if split and wanted:
                 whole.touch()
@@ -96,21 +98,38 @@ class Mirror:
         paths = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
         relative = {path.relative_to(folder).as_posix(): path for path in paths}
         for told, path in sorted(relative.items(), key=lambda one: _rank(one[0])):
-            if told not in elsewhere:
-                self._send_file(path, f"{name}/{told}", there.get(told))
+            if told not in elsewhere and not self._is_known(path, there.get(told)):
+                self.send_file(path, f"{name}/{told}")
         groups = {path.rpartition("/")[0] for path in there if path.startswith(f"{_CHECKPOINTS}/")}
         for group in sorted(groups - {path.rpartition("/")[0] for path in relative}):
             self.remote.remove(f"{name}/{group}")
 
-    def _send_file(self, path: Path, name: str, size_there: int | None) -> None:
-        found = path.stat()
-        now = (found.st_size, found.st_mtime_ns)
-        old = found.st_mtime_ns < self._began and size_there == found.st_size and path.suffix not in _CHANGING
-        if not old and self._sent.get(path) != now:
-            self.remote.send(path, name)
-        self._sent[path] = now
+    def send_file(self, path: Path, name: str) -> None:
+        """Send one file; ``name`` is its path in the store.
 
-    def _is_older(self, name: str, there: dict[str, int]) -> bool:
+        Raises:
+            SetupError: if the store does not answer for minutes.
+        """
+        found = path.stat()  # text may grow meanwhile
+        self.remote.send(path, name)
+        self._sent[path] = (found.st_size, found.st_mtime_ns)
+        if path.suffix not in _CHANGING:
+            self._stamp(path, self.remote.entry(name))
+
+    def _is_known(self, path: Path, there: Entry | None) -> bool:
+        """Tell whether the store has this file, or one of the same name from others meanwhile."""
+        found = path.stat()
+        if self._sent.get(path) == (found.st_size, found.st_mtime_ns):
+            return True
+        if there is None or path.suffix in _CHANGING:
+            return False
+        return _is_copy(path, there) or (there.size == found.st_size and found.st_mtime_ns < self._began)
+
+    def _stamp(self, path: Path, entry: Entry) -> None:
+        os.utime(path, (entry.written, entry.written))
+        self._sent[path] = (entry.size, entry.written * 10**9)
+
+    def _is_older(self, name: str, there: Collection[str]) -> bool:
         """Tell whether the record of a search there is not newer than the one here."""
         here = self.local / name / _SEARCH
         if _SEARCH not in there or not here.is_file():
@@ -118,30 +137,21 @@ class Mirror:
         record = self.remote.read(f"{name}/{_SEARCH}") or b"{}"
         return float(json.loads(record)["updated"]) <= float(json.loads(here.read_bytes())["updated"])
 
-    def _same_groups(self, folder: Path, name: str, there: dict[str, int]) -> set[str]:
-        """Return the folders whose manifest is the remote one; what others hold of a group is of another attempt."""
-        same = set()
-        for path in there:
-            group, _, file = path.rpartition("/")
-            if file != _MANIFEST:
-                continue
-            here = folder / path
-            if not here.is_file():  # what is here of a group without its manifest is of this attempt
-                continue
-            if here.read_bytes() == self.remote.read(f"{name}/{path}"):
-                same.add(group)
-            else:
-                for old in (folder / group).iterdir():
-                    if old.is_file() and not old.name.startswith("."):
-                        old.unlink()
-        return same
-
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _is_copy(path: Path, entry: Entry) -> bool:
+    """Tell whether a file here is the one there: of its size, and stamped with its time."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (entry.size, entry.written * 10**9)
 
 
 def _rank(path: str) -> tuple[int, str]:

@@ -111,10 +111,10 @@ class LocalReporter:
         run, step = self._directory.name, step_name(checkpoint.step)
         for name in shards:
             waiting = shard_path(self._directory / "checkpoints", checkpoint.step, name)
-            self._mirror.remote.send(waiting, f"{run}/checkpoints/{step}/{name}")
+            self._mirror.send_file(waiting, f"{run}/checkpoints/{step}/{name}")
         for product in checkpoint.products:
             path = product_path(self._directory, product)
-            self._mirror.remote.send(path, path.relative_to(self._mirror.local).as_posix())
+            self._mirror.send_file(path, path.relative_to(self._mirror.local).as_posix())
 
     def _told(self, error: Exception) -> str:
         return (

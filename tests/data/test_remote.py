@@ -18,8 +18,16 @@ def test_what_is_sent_comes_back(s3: Server, tmp_path: Path) -> None:
     large.write_bytes(bytes(range(256)) * 80_000)  # 20 MB: in parts
     folder.send(large, "run/checkpoints/large")
     folder.write("run/status.json", b"{}")
-    assert folder.entries("run") == {"checkpoints/large": large.stat().st_size, "status.json": 2}
-    assert folder.entries("run", deep=False) == {"status.json": 2}
+    found = folder.entries("run")
+    assert {name: entry.size for name, entry in found.items()} == {
+        "checkpoints/large": large.stat().st_size,
+        "status.json": 2,
+    }
+    assert abs(found["status.json"].written - time.time()) < 60
+    assert folder.entry("run/status.json") == found["status.json"]
+    with pytest.raises(SetupError, match="could not find .*nothing"):
+        folder.entry("run/nothing")
+    assert set(folder.entries("run", deep=False)) == {"status.json"}
     assert folder.entries("nothing") == {}
     folder.fetch("run/checkpoints/large", tmp_path / "a" / "back")
     assert (tmp_path / "a" / "back").read_bytes() == large.read_bytes()
@@ -28,7 +36,7 @@ def test_what_is_sent_comes_back(s3: Server, tmp_path: Path) -> None:
     assert folder.read("run/nothing") is None
     folder.remove("run/checkpoints")
     folder.remove("run/nothing")
-    assert folder.entries("run") == {"status.json": 2}
+    assert set(folder.entries("run")) == {"status.json"}
 
 
 def test_an_outage_is_outlasted(s3: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

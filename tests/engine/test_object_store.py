@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,23 @@ def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path, monkeypatch:
     (folder / "state.pt").unlink()
     other.bring("x-s0")
     assert (folder / "state.pt").read_text() == "second"
+
+
+def test_a_member_of_another_attempt_is_told_from_its_successor(store: str, tmp_path: Path) -> None:
+    """A machine died behind a member that another one trained again: as long, and not the same."""
+    name = "x-s0/bank/class_00003.safetensors"
+    for machine, told in (("a", "first"), ("b", "other")):
+        path = tmp_path / machine / name
+        path.parent.mkdir(parents=True)
+        path.write_text(told)
+        Mirror(Remote(store), tmp_path / machine).send_file(path, name)
+        time.sleep(1.1)  # stores tell time in seconds
+    back = Mirror(Remote(store), tmp_path / "a")
+    back.send("x-s0")
+    assert Remote(store).read(name) == b"other", "nothing old is put in the place of something newer"
+    back.bring("x-s0")
+    brought = tmp_path / "a" / name
+    assert brought.read_text() == "other"
+    inode = brought.stat().st_ino
+    Mirror(Remote(store), tmp_path / "a").bring("x-s0")
+    assert brought.stat().st_ino == inode, "and brought once"
