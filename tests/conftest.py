@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.object_store import ENVIRONMENT, Server
+from tests.object_store import ENVIRONMENT, Google, Server
 
 CPUS = 4  # logical; Ray only counts them
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,3 +88,18 @@ def s3() -> Iterator[Server]:
     server = Server()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Google]:
+    """One server of Google Cloud Storage for the whole session."""
+    server = Google(tmp_path_factory.mktemp("google"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "google"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """One kind of object store after the other."""
+    found: Server = request.getfixturevalue(request.param)
+    return found

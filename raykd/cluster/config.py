@@ -27,7 +27,8 @@ class Cluster(Runtime):
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0)
     storage: str = Field(
-        default="runs", description="store of runs: a folder that every node sees, or s3://BUCKET/FOLDER (gs, abfss)"
+        default="runs",
+        description="store of runs: a folder that every node sees, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",
     )
     data_root: str | None = Field(default=None, description="a folder or such an address; default: RAYKD_DATA")
     max_failures: int = Field(default=3, ge=0, description="deaths of workers that a run survives")

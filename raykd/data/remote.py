@@ -1,8 +1,10 @@
-"""Folders in object stores (S3, Google Cloud Storage, Azure), read and written through pyarrow.fs.
+"""Folders in object stores (S3, Google Cloud Storage), read and written through pyarrow.fs.
 
 Credentials come from the environment as each provider's own tools read them (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``,
-instance roles, ``GOOGLE_APPLICATION_CREDENTIALS``); an address never holds any. ``AWS_ENDPOINT_URL`` names an S3 server
-that is not Amazon's.
+instance roles, ``GOOGLE_APPLICATION_CREDENTIALS``); an address never holds any. ``AWS_ENDPOINT_URL`` and
+``STORAGE_EMULATOR_HOST`` name servers that are not Amazon's and not Google's.
+
+Azure is left out: where its client finds no credentials, it ends the process instead of raising.
 """
 
 import logging
@@ -11,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -21,13 +24,14 @@ from raykd.errors import SetupError, UsageError
 
 logger = logging.getLogger(__name__)
 
-SCHEMES = ("s3", "gs", "abfss")
-_OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme"), "abfss": ()}
+_OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme")}
 _FIRST = (1.0, 3.0)
 """Seconds between tries of the first contact, where a slip is likelier than an outage."""
 _LATER = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)
 _PERMANENT = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "FORBIDDEN", "PERMISSION", "(403)")
 _CONNECT_SECONDS, _REQUEST_SECONDS = 5, 60
+_GOOGLE_PATIENCE = timedelta(seconds=10)
+"""Its client tries for fifteen minutes by itself, in silence."""
 _CHUNK = 8 * 2**20
 _Answer = TypeVar("_Answer")
 
@@ -44,10 +48,10 @@ def check_address(address: str) -> str:
         UsageError: if it is none that ``Remote`` opens, or holds a secret.
     """
     parts = urlsplit(address)
-    if parts.scheme not in SCHEMES or not parts.netloc:
-        allowed = ", ".join(f"{scheme}://BUCKET/FOLDER" for scheme in SCHEMES)
+    if parts.scheme not in _OPTIONS or not parts.netloc:
+        allowed = ", ".join(f"{scheme}://BUCKET/FOLDER" for scheme in _OPTIONS)
         raise UsageError(f"{address.partition('?')[0]!r} is no store that raykd knows: give a path, or {allowed}")
-    if ":" in parts.netloc or ("@" in parts.netloc and parts.scheme != "abfss"):
+    if ":" in parts.netloc or "@" in parts.netloc:
         raise UsageError(
             f"an address such as {parts.scheme}://BUCKET/FOLDER holds no key and no password: set them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the provider's own login)"
@@ -182,8 +186,9 @@ class Remote:
         """Remove a folder, if it is there."""
 
         def delete() -> None:
-            with suppress(FileNotFoundError):
-                self._filesystem.delete_dir(self._path(name))
+            if self._filesystem.get_file_info(self._path(name)).type == pafs.FileType.Directory:
+                with suppress(FileNotFoundError):  # of Google: a folder is gone with its last file
+                    self._filesystem.delete_dir(self._path(name))
 
         self._patiently("remove", name, delete)
 
@@ -197,8 +202,10 @@ class Remote:
             try:
                 return call()
             except OSError as error:
-                told = str(error).splitlines()[0][:300]
-                if rest is None or isinstance(error, FileNotFoundError) or _is_permanent(told):
+                told = str(error).splitlines()[0].rpartition("with a last message of ")[2][:300]
+                # Without credentials Google's client speaks of an outage; later on it may be one of who issues them.
+                is_stranger = self._rests is _FIRST and "OAuth2" in told
+                if rest is None or isinstance(error, FileNotFoundError) or _is_permanent(told) or is_stranger:
                     raise SetupError(
                         f"could not {verb} {where} ({told}); mend the store, its address or the credentials in the "
                         "environment, then run the same command"
@@ -229,7 +236,8 @@ def _open(scheme: str, bucket: str, path: str, options: dict[str, str]) -> tuple
             connect_timeout=_CONNECT_SECONDS,
             request_timeout=_REQUEST_SECONDS,
         ), base
-    if scheme == "gs":
-        return pafs.GcsFileSystem(**options), base
-    container, _, account = bucket.partition("@")
-    return pafs.AzureFileSystem(account_name=account.partition(".")[0]), f"{container}{path}".rstrip("/")
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if emulator:  # with or without its scheme, as Google's own libraries take it
+        told = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
+        options = {"endpoint_override": told.netloc, "scheme": told.scheme, **options}
+    return pafs.GcsFileSystem(anonymous=bool(emulator), retry_time_limit=_GOOGLE_PATIENCE, **options), base

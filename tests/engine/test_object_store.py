@@ -39,11 +39,15 @@ HERE = Cluster(name="here", workers=0)
 
 
 @pytest.fixture
-def store(s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store(s3: Server, machine: None) -> str:
     """An empty store, seen from a machine that holds nothing of it."""
+    return f"s3://{s3.new_bucket()}/runs"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_machine("a", tmp_path, monkeypatch)
     monkeypatch.setattr("raykd.cluster.train.prepare_host", lambda threads=None: None)
-    return f"s3://{s3.new_bucket()}/runs"
 
 
 def on_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -67,8 +71,9 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def test_another_machine_goes_on_to_the_same_bits(
-    store: str, s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = f"{server.scheme}://{server.new_bucket()}/runs"
     schedule = {"steps": 20, "report_every": 5, "global_batch": 16}
     what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=schedule)
     monkeypatch.setattr("raykd.engine.stop._SECONDS_BETWEEN", 0)
@@ -77,7 +82,7 @@ def test_another_machine_goes_on_to_the_same_bits(
         trained(what, store, after=10)
     told = json.loads(Remote(store).read(f"{what.run_id}/status.json") or b"")
     assert told["state"] == "interrupted"
-    there = s3.files(f"{store}/{what.run_id}")
+    there = server.files(f"{store}/{what.run_id}")
     assert {"status.json", "recipe.yaml", "metrics.jsonl"} <= there
     assert not {path for path in there if path.startswith(".")}
     assert len({path.split("/")[1] for path in there if path.startswith("checkpoints/")}) == 2
