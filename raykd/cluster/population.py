@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raykd.cluster.pruning import prune
-from raykd.cluster.study import GENERATION, RUN, counted, ours
+from raykd.cluster.study import FOUND, GENERATION, RUN, ours
 from raykd.engine.inheritance import inherit
 from raykd.engine.roots import Roots
 from raykd.parallel import World
@@ -36,8 +36,8 @@ class Population:
         self._ends = space.generation_ends()
 
     def has_room(self) -> bool | None:
-        """Tell whether a trial can be asked for: None where there will never be one again, as all have failed."""
-        trials = ours(self._study)
+        """Tell whether a trial can be asked for: None where there will never be one again."""
+        trials = self._members()
         generation = max((trial.user_attrs[GENERATION] for trial in trials), default=0)
         mine = [trial for trial in trials if trial.user_attrs[GENERATION] == generation]
         if len({trial.user_attrs[MEMBER] for trial in mine}) < self._space.trials:  # a tuner may have died in between
@@ -45,14 +45,31 @@ class Population:
         elif all(trial.state.is_finished() for trial in mine):
             if all(trial.state == TrialState.FAIL for trial in mine):
                 return None
-            self._propose(generation + 1)
-        return any(trial.state == TrialState.WAITING for trial in ours(self._study))
+            if generation < len(self._ends) - 1:
+                generation += 1
+                self._propose(generation)
+        if any(trial.state == TrialState.WAITING for trial in self._members()):
+            return True
+        return None if generation == len(self._ends) - 1 else False
 
-    def is_taken(self, trial: Trial) -> bool:
-        """Tell whether another tuner asked for the same member's generation before."""
+    def knows(self, trial: Trial) -> bool:
+        """Tell whether a trial is to be trained: it is a member's, and no other tuner asked for the same before.
+
+        One that nobody proposed is what a study makes up when another tuner took the last that was waiting.
+        """
+        if GENERATION not in trial.user_attrs:
+            return False
         place = (trial.user_attrs[MEMBER], trial.user_attrs[GENERATION])
-        earlier = [other.user_attrs for other in counted(self._study) if other.number < trial.number]
-        return any((told[MEMBER], told[GENERATION]) == place for told in earlier)
+        earlier = [
+            other.user_attrs
+            for other in self._members()
+            if other.number < trial.number and other.state != TrialState.WAITING
+        ]
+        return all((told[MEMBER], told[GENERATION]) != place for told in earlier)
+
+    def _members(self) -> list[FrozenTrial]:
+        """Return the trials that were proposed here."""
+        return [trial for trial in ours(self._study) if GENERATION in trial.user_attrs]
 
     def recipe_of(self, trial: Trial | FrozenTrial) -> Recipe:
         """Return the recipe that a placed trial trains a part of."""
@@ -66,7 +83,7 @@ class Population:
 
     def _propose(self, generation: int) -> None:
         """Ask for the members of a generation that are not asked for yet."""
-        asked = {t.user_attrs[MEMBER] for t in ours(self._study) if t.user_attrs[GENERATION] == generation}
+        asked = {t.user_attrs[MEMBER] for t in self._members() if t.user_attrs[GENERATION] == generation}
         rng = random.Random(f"{self._space.sampler.seed}-{generation}")
         for member, (values, told) in enumerate(self._next(generation, rng) if generation else self._first(rng)):
             if member not in asked:
@@ -81,7 +98,7 @@ class Population:
 
     def _next(self, generation: int, rng: random.Random) -> Iterator[tuple[Values, Values]]:
         """Yield the values of all members and what made them, having given copies of the best to the worst."""
-        trials = [trial for trial in counted(self._study) if trial.user_attrs[GENERATION] == generation - 1]
+        trials = [trial for trial in self._members() if trial.user_attrs[GENERATION] == generation - 1]
         before = sorted(trials, key=lambda trial: int(trial.user_attrs[MEMBER]))
         ranking = sorted(before, key=self._badness)
         replaced = min(max(1, int(len(before) * self._space.scheduler.quantile)), len(before) // 2)
@@ -99,8 +116,10 @@ class Population:
             if run != donor.user_attrs[RUN]:
                 self._hand_down(run, donor.user_attrs[RUN], step)
             yield values, {START: donor.user_attrs[START], CHANGES: changes, RUN: run}
-        for run in {trial.user_attrs[RUN] for trial in before if RUN in trial.user_attrs} - runs:
-            prune(self._roots, run)
+        left = {trial.user_attrs[RUN]: trial for trial in before if RUN in trial.user_attrs}
+        for run in left.keys() - runs:
+            if run not in left[run].user_attrs.get(FOUND, ()):
+                prune(self._roots, run)
 
     def _hand_down(self, heir: str, donor: str, step: int) -> None:
         alone, store = World.alone(), self._roots.store

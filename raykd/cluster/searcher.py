@@ -10,9 +10,11 @@ from ray.tune.search import Searcher
 
 from raykd.cluster.population import Population
 from raykd.cluster.pruning import prune
-from raykd.cluster.study import REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, ours, propose
+from raykd.cluster.study import FOUND, REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, ours, propose
+from raykd.engine.report import read_status
 from raykd.engine.roots import Roots
 from raykd.errors import UsageError
+from raykd.parallel import World
 from raykd.recipe import Recipe
 from raykd.search_space import SearchSpace
 
@@ -60,26 +62,28 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return what the next trial is told, that there is none (yet: None)."""
         while not self._should_stop():
-            if len(counted(self._study)) >= self._target:
-                break
-            if self._population is not None:
+            if self._population is None:
+                if len(counted(self._study)) >= self._target:
+                    break
+            else:
                 room = self._population.has_room()
                 if room is None:
                     break
                 if not room:
                     return None
             trial = self._study.ask()
-            trial.set_user_attr(TUNER, self._tuner)
-            if sum(other.number < trial.number for other in counted(self._study)) >= self._target:
+            if self._population is not None:
+                if not self._population.knows(trial):
+                    self._refuse(trial)
+                    continue
+            elif sum(other.number < trial.number for other in counted(self._study)) >= self._target:
                 self._refuse(trial)
                 break
+            trial.set_user_attr(TUNER, self._tuner)
             try:
                 values = propose(trial, self._space)
                 if self._population is None:
                     recipe, stretch = self._space.recipe_of(values), WHOLE
-                elif self._population.is_taken(trial):
-                    self._refuse(trial)
-                    continue
                 else:
                     recipe, stretch = self._population.recipe_of(trial), self._population.stretch(trial)
             except UsageError as error:
@@ -88,6 +92,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
                 continue
             trial.set_user_attr(RUN, recipe.run_id)
             trial.set_user_attr("directory", self._roots.shown(recipe.run_id))
+            if FOUND not in trial.user_attrs:
+                trial.set_user_attr(FOUND, [run for run in self._runs(trial) if self._is_finished(run)])
             self._trials[trial_id] = trial
             return self._job(recipe, stretch)
         return str(Searcher.FINISHED)
@@ -99,7 +105,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record how a trial goes."""
-        self._record(self._trials[trial_id], result)
+        if trial_id in self._trials:
+            self._record(self._trials[trial_id], result)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
         """Record a report, if there is one objective and it is told on the way."""
@@ -132,8 +139,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         else:
             self._record(trial, told)  # Tune tells of the report that a trial was ended at here only
             self._study.tell(trial, state=TrialState.PRUNED)
-            for run in self._runs(trial):
+            for run in self._own(trial):
                 prune(self._roots, run)
+
+    def _is_finished(self, run: str) -> bool:
+        self._roots.bring([run], World.alone(), checkpoints="none")
+        return read_status(self._roots.store / run).get("state") == "finished"
+
+    def _own(self, trial: Trial | FrozenTrial) -> list[str]:
+        """Return those of a trial's runs that were not there before it, whoever trained them."""
+        return [run for run in self._runs(trial) if run not in trial.user_attrs.get(FOUND, ())]
 
     def _runs(self, trial: Trial | FrozenTrial) -> list[str]:
         """Return a trial's runs, one for each seed."""
@@ -152,5 +167,5 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         going = {trial.user_attrs.get(RUN) for trial in ours(self._study) if not trial.state.is_finished()}
         for trial in finished(self._study):
             if RUN in trial.user_attrs and trial.user_attrs[RUN] not in kept | going:
-                for run in self._runs(trial):
+                for run in self._own(trial):
                     self._roots.remove(f"{run}/checkpoints")

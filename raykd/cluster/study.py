@@ -7,8 +7,6 @@ killed tuner leaves behind is complete: a trial that was at work is asked for on
 import fcntl
 import itertools
 import logging
-import random
-import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -20,12 +18,11 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from raykd.cluster.samplers import SeededByTrial
+from raykd.cluster.study_storage import open_storage, without_secret
 from raykd.errors import SetupError, UsageError
 from raykd.objectives import OBJECTIVES
 from raykd.search_dimension import Dimension, parameter_of, value_of
@@ -33,13 +30,11 @@ from raykd.search_space import SearchSpace, Values
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 4
-
 RUN, TUNER, REASON, REPEATS, TOO_MANY, EARLIER = "run", "tuner", "reason", "repeats", "too many", "earlier"
-GENERATION = "generation"
+GENERATION, FOUND = "generation", "found"
 """User attributes of trials: run id, which process works at it, why it failed, which earlier trial it goes on with,
-that another tuner of the same study had asked for the last one, of which earlier search it was, and of a population
-the generation."""
+that another tuner of the same study had asked for the last one, of which earlier search it was, of a population the
+generation, and which of its runs were finished before the search asked for them."""
 _NOT_OURS = (TOO_MANY, EARLIER)
 
 
@@ -58,7 +53,7 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [OBJECTIVES[name] for name in objectives]
     try:
-        storage = _storage(folder, url)
+        storage = open_storage(folder, url)
         study = optuna.create_study(storage=storage, study_name=folder.name, directions=directions, load_if_exists=True)
         study.sampler = SeededByTrial(space)
         with warnings.catch_warnings():
@@ -68,7 +63,7 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a file system: all mean the same to a user
         where = url or folder / "study.db"
         told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise SetupError(f"the study cannot be opened at {_without_secret(str(where))}: {told[:300]}") from None
+        raise SetupError(f"the study cannot be opened at {without_secret(str(where))}: {told[:300]}") from None
     return study
 
 
@@ -238,25 +233,3 @@ def _steps(space: SearchSpace, dimension: Dimension) -> list[Any]:
     if dimension.loguniform is not None:
         return [low * (high / low) ** (step / (count - 1)) for step in range(count - 1)] + [high]
     return [low + (high - low) * step / (count - 1) for step in range(count)]
-
-
-def _storage(folder: Path, url: str | None) -> BaseStorage:
-    folder.mkdir(parents=True, exist_ok=True)
-    if url is not None and url.startswith("journal:"):
-        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
-    for left in reversed(range(_TRIES)):
-        try:
-            if url is None:
-                return RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 60}})
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        except Exception:
-            if not left:
-                raise
-            time.sleep(random.uniform(0.1, 1.0))  # two tuners may have been making the tables at once
-    raise AssertionError("the last try returns or raises")
-
-
-def _without_secret(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}{user.partition(':')[0]}:***@{place}" if at and ":" in user else url

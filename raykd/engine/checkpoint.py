@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,8 +174,8 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a small file in one move, so that a reader sees the old text or the new."""
-    staging = path.with_name(f".{path.name}.writing")
+    """Replace a small file in one move: a reader sees the old text or the new, whoever else writes it meanwhile."""
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.writing")
     with staging.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -74,7 +74,7 @@ def write_search(report: dict[str, Any], space: SearchSpace, folder: Path) -> No
     write_text(folder / "search.json", json.dumps(report, indent=1))
     front = len(report["objectives"]) > 1
     for old in folder.glob("best-*.yaml"):
-        old.unlink()
+        old.unlink(missing_ok=True)  # several tuners of one study may tidy here
     for one in report["best"] if front else report["best"][:1]:
         values = one.get("start", one["parameters"])  # of a population's member, which changed on the way
         recipe = space.recipe_of(

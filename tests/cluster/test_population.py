@@ -42,6 +42,7 @@ class Tuner:
 
     def __init__(self, folder: Path, searched: SearchSpace, name: str = "one") -> None:
         self.study = open_study(searched, ("accuracy",), folder / "made-0", None)
+        self.population = Population(self.study, searched, Roots(None, folder), 1)
         self.searcher = StudySearcher(
             self.study,
             searched,
@@ -51,7 +52,7 @@ class Tuner:
             roots=Roots(None, folder),
             should_stop=bool,
             job=self.job,
-            population=Population(self.study, searched, Roots(None, folder), 1),
+            population=self.population,
         )
         self.folder, self.started, self.name = folder, 0, name
 
@@ -223,34 +224,6 @@ def test_what_a_dead_tuner_left_at_work_keeps_its_place(tmp_path: Path) -> None:
     assert sorted((trial.user_attrs[GENERATION], trial.user_attrs[MEMBER]) for trial in done) == [
         (generation, member) for generation in range(3) for member in range(4)
     ]
-
-
-def test_two_tuners_share_a_population(tmp_path: Path) -> None:
-    searched = space(tmp_path)
-    tuners = [Tuner(tmp_path, searched, "one"), Tuner(tmp_path, searched, "two")]
-    trained: dict[str, int] = {}
-    for _ in range(100):
-        asked = [(tuner, *tuner.ask()) for tuner in tuners]
-        for tuner, trial, told in asked:
-            if isinstance(told, dict):
-                key = f"{told['recipe'].run_id} {told['stretch']}"
-                trained[key] = trained.get(key, 0) + 1
-                tuner.end(trial, temperature(told["recipe"]))
-        if all(told == "FINISHED" for _, _, told in asked):
-            break
-    assert len(trained) == 12
-    assert set(trained.values()) == {1}
-
-
-def test_a_member_that_two_tuners_proposed_at_once_is_trained_once(tmp_path: Path) -> None:
-    tuner = Tuner(tmp_path, space(tmp_path))
-    tuner.generation(temperature)
-    first, _ = tuner.ask()
-    for trial in [one for one in tuner.study.trials if one.user_attrs[GENERATION] == 1]:
-        tuner.study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=trial.user_attrs)
-    tuner.end(first, 1.0)
-    assert len(tuner.generation(temperature)) == 3
-    assert [told["stretch"] for told in tuner.generation(temperature)] == [(40, None)] * 4
 
 
 def test_points_are_the_first_members(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The study: what is proposed, what counts, and what a dead tuner leaves; without Ray."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from raykd.cluster.searcher import FINAL, MADE, StudySearcher
 from raykd.cluster.study import (
     RUN,
     TUNER,
@@ -21,10 +23,13 @@ from raykd.cluster.study import (
     propose,
     working,
 )
+from raykd.cluster.study_storage import without_secret
+from raykd.engine.report import write_status
+from raykd.engine.roots import Roots
 from raykd.errors import SetupError, UsageError
 from raykd.recipe import load_recipe
 from raykd.reporting.search import report_of, values_of, write_figures, write_search
-from raykd.search_space import SearchSpace, load_space
+from raykd.search_space import SearchSpace, Values, load_space
 
 SPACE = {
     "student.model": {"choice": ["lenet5_half", "hinton800"]},
@@ -71,6 +76,33 @@ def test_every_sampler_proposes(tmp_path: Path, sampler: str) -> None:
         propose(trial, searched)
         study.tell(trial, float(index))
     assert best_trials(study)[0].number == 7
+
+
+@pytest.mark.parametrize("url", [None, "journal:{}/journal.log"])
+def test_no_two_tuners_take_the_same_waiting_trial(tmp_path: Path, url: str | None) -> None:
+    points = [{"schedule.steps": 3}] + [{"method.temperature": 1.0 + number} for number in range(39)]
+    searched = space(tmp_path, points=points)
+    enqueue(opened(tmp_path, searched, url=url and url.format(tmp_path)), searched)
+
+    def ask(_: int) -> list[int]:
+        study = opened(tmp_path, searched, url=url and url.format(tmp_path))
+        return [study.ask().number for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        taken = [number for numbers in pool.map(ask, range(2)) for number in numbers]
+    assert sorted(taken) == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@db/raykd", "postgresql://me:***@db/raykd"),
+        ("postgresql://db/raykd?user=me&password=secret&port=1", "postgresql://db/raykd?user=me&password=***&port=1"),
+        ("sqlite:///made/study.db", "sqlite:///made/study.db"),
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(url: str, shown: str) -> None:
+    assert without_secret(url) == shown
 
 
 def test_cmaes_moves_numbers(tmp_path: Path) -> None:
@@ -205,3 +237,24 @@ def test_the_figures_are_there(tmp_path: Path, objectives: tuple[str, ...]) -> N
     assert set(written) == {kind + end for kind in kinds for end in ends} | ({"pareto"} if len(ends) > 1 else set())
     for name in written:
         assert "Plotly.newPlot" in (tmp_path / "figures" / f"{name}.html").read_text()
+
+
+def test_a_search_tidies_what_it_made_and_nothing_else(tmp_path: Path) -> None:
+    """A point may be a run that somebody trained before: its checkpoints are not the search's to remove."""
+    points: list[Values] = [{"schedule.steps": steps, "student.model": "lenet5_half", "data.augment": []} for steps in (3, 4, 5)]
+    searched = space(tmp_path, points=points, keep=1)
+    roots = Roots(None, tmp_path)
+    study = opened(tmp_path, searched)
+    enqueue(study, searched)
+    searcher = StudySearcher(
+        study, searched, ("accuracy",), tuner="one", target=3, roots=roots, should_stop=bool,
+        job=lambda recipe, stretch: {"run": recipe.run_id}, population=None,
+    )  # fmt: skip
+    runs = [searched.recipe_of(point).run_id for point in points]
+    for run in runs:
+        (tmp_path / run / "checkpoints").mkdir(parents=True)
+    write_status(tmp_path / runs[0], state="finished")
+    for number, run in enumerate(runs):
+        assert searcher.suggest(f"{number}") == {"run": run}
+        searcher.on_trial_complete(f"{number}", {FINAL: 1.0, MADE: 0, "accuracy": float(number)})
+    assert [(tmp_path / run / "checkpoints").exists() for run in runs] == [True, False, True]

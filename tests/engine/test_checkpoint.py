@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,16 @@ def test_small_files_are_replaced_in_one_move(tmp_path: Path) -> None:
         write_text(path, json.dumps({"new": 1}))
         assert reader.read() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_several_may_write_the_same_small_file(tmp_path: Path) -> None:
+    texts = [str(writer) * 4000 for writer in range(4)]
+
+    def write(text: str) -> None:
+        for _ in range(50):
+            write_text(tmp_path / "told.json", text)
+            assert (tmp_path / "told.json").read_text() in texts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, texts))
+    assert [path.name for path in tmp_path.iterdir()] == ["told.json"]
