@@ -3,7 +3,7 @@
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.job import run_on_ray
 from raykd.cluster.searcher import FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
 from raykd.cluster.train import fitting_workers
-from raykd.cluster.worker import Job, pack_error
+from raykd.cluster.worker import Job, after_others, pack_error
 from raykd.config import Runtime
 from raykd.data.synthetic import MANIFEST
 from raykd.engine.build import build_network, spec_of
@@ -26,7 +26,7 @@ from raykd.engine.report import METRICS, LocalReporter, parse_rows, read_status
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
-from raykd.errors import InProgress, RaykdError
+from raykd.errors import RaykdError
 from raykd.methods import METHODS, Method
 from raykd.objectives import reported_as
 from raykd.parallel import World
@@ -118,7 +118,7 @@ def _told_of_run(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) ->
     begin, end, train = trial.begin, job.until, _together if cluster.worker_range[1] > 1 else _alone
     made = _to_be_made(job, recipe)
     try:
-        result = _after_others(lambda: train(job, recipe, trial, cluster), job.words.asked_to_stop)
+        result = after_others(lambda: train(job, recipe, trial, cluster), job.words.asked_to_stop)
     except Interrupted:
         if end is None or read_status(job.roots.store / recipe.run_id).get("step", 0) < end:
             raise
@@ -231,17 +231,6 @@ def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
         student(image).cpu()
         seconds.append(time.perf_counter() - started)
     return 1e3 * sorted(seconds[_WARM:])[_TIMED // 2]
-
-
-def _after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Train once nobody else is at the same run, such as a trial of equal values, whose result is this one's too."""
-    while True:
-        try:
-            return train()
-        except InProgress:
-            if asked_to_stop():
-                raise Interrupted(0, 0) from None
-            time.sleep(_WAIT_SECONDS)
 
 
 def _rows(directory: Path) -> list[dict[str, Any]]:

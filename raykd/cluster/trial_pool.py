@@ -17,7 +17,7 @@ from raykd.cluster.job import run_on_ray
 from raykd.cluster.session import connected, room_for
 from raykd.cluster.train import fitting_workers
 from raykd.cluster.trials import Ended, TrialsStopped, sources_of
-from raykd.cluster.worker import Job, pack_error, unpack_error
+from raykd.cluster.worker import Job, after_others, pack_error, unpack_error
 from raykd.config import Runtime
 from raykd.engine.checkpoint import write_text
 from raykd.engine.host import prepare_host
@@ -176,7 +176,7 @@ def _train_together(config: dict[str, Any], cluster: dict[str, Any]) -> dict[str
 def _answered(job: Job, train: Callable[[Recipe], dict[str, Any]]) -> dict[str, Any]:
     recipe = recipe_from_dict(job.recipe)
     try:
-        return {"result": train(recipe)}
+        return {"result": after_others(lambda: train(recipe), job.words.asked_to_stop)}
     except RaykdError as error:
         return pack_error(error)
     except Exception as error:  # a fault of ours must not take the other trials with it

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,11 +19,13 @@ from raykd.engine.host import prepare_host
 from raykd.engine.report import LocalReporter
 from raykd.engine.roots import Roots, roots_at
 from raykd.engine.run import Place, run
-from raykd.errors import RaykdError, SetupError
+from raykd.engine.stop import Interrupted
+from raykd.errors import InProgress, RaykdError, SetupError
 from raykd.parallel import World
 from raykd.recipe import Recipe, recipe_from_dict
 
 _SETTLING_SECONDS = 5.0
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,21 @@ def unpack_error(failure: Mapping[str, Any]) -> RaykdError:
     kind = kinds.get(failure["error"], RaykdError)
     # Not through __init__, whose arguments are the class's own affair; the message is complete.
     return kind.__new__(kind, failure["message"])
+
+
+def after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[], bool]) -> dict[str, Any]:
+    """Train once nobody else is at the same run, such as a trial of equal values, whose result is this one's too.
+
+    Raises:
+        Interrupted: if a stop was asked for before that.
+    """
+    while True:
+        try:
+            return train()
+        except InProgress:
+            if asked_to_stop():
+                raise Interrupted(0, 0) from None
+            time.sleep(_POLL_SECONDS)
 
 
 def _settle(control: Control, world: World, error: RaykdError) -> dict[str, Any]:

@@ -241,7 +241,9 @@ def test_the_figures_are_there(tmp_path: Path, objectives: tuple[str, ...]) -> N
 
 def test_a_search_tidies_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     """A point may be a run that somebody trained before: its checkpoints are not the search's to remove."""
-    points: list[Values] = [{"schedule.steps": steps, "student.model": "lenet5_half", "data.augment": []} for steps in (3, 4, 5)]
+    points: list[Values] = [
+        {"schedule.steps": steps, "student.model": "lenet5_half", "data.augment": []} for steps in (3, 4, 5)
+    ]
     searched = space(tmp_path, points=points, keep=1)
     roots = Roots(None, tmp_path)
     study = opened(tmp_path, searched)
