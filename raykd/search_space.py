@@ -11,14 +11,12 @@ the recipe's. ``overrides`` are the same for all trials, such as a smaller budge
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-import raykd
 from raykd.config import Section
 from raykd.errors import UsageError, did_you_mean, unknown
 from raykd.objectives import OBJECTIVES
@@ -27,7 +25,6 @@ from raykd.recipe_fields import override_pairs
 from raykd.recipe_sections import BankConfig, TeacherConfig
 from raykd.search_dimension import Dimension, listed
 from raykd.search_sections import Sampler, Scheduler
-from raykd.yaml_file import explain, load_yaml, parse_value
 
 Values = dict[str, Any]
 Draw = Callable[[str, "Dimension"], Any]
@@ -229,71 +226,6 @@ class SearchSpace(Section):
             own = dict(zip(dimension.when, values, strict=True))
             outer = [dict(inner) for key in own for inner in self._conditions(self.space[key]) if inner]
             yield {**{key: value for inner in outer for key, value in inner.items()}, **own}
-
-
-def load_space(source: str, overrides: Iterable[str] = ()) -> SearchSpace:
-    """Load a space by name or path; ``KEY=VALUE`` pairs fix fields of the recipe, and so are searched no more.
-
-    Raises:
-        UsageError: for an unknown name, key or value, naming the nearest match.
-    """
-    path = _find(source)
-    raw = load_yaml(path)
-    if "name" in raw:
-        raise UsageError(f"{path}: 'name' is not a field here; a space is called like its file")
-    if "images" in raw:
-        raise UsageError(f"{path}: 'images' is how many a second stage learns from: it stands in 'then'")
-    fixed = dict(raw.get("overrides") or {})
-    for pair in overrides:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(f"expected KEY=VALUE, as in schedule.steps=100; got {pair!r}")
-        fixed[key] = parse_value(text)
-    for key in fixed.keys() - (raw.get("overrides") or {}).keys():
-        raw = _without(raw, key, fixed[key])
-    if isinstance(raw.get("then"), dict):
-        raw = {**raw, "then": {**raw["then"], "name": f"{path.stem}-then"}}
-    try:
-        space = SearchSpace.model_validate({**raw, "name": path.stem, "overrides": fixed})
-    except ValidationError as error:
-        raise explain(error, str(path), set(SearchSpace.model_fields) - {"name"}) from None
-    space.check()
-    return space
-
-
-def space_files() -> dict[str, Path]:
-    """Return the files of the spaces that have names: packaged ones, and the user's own in ./search_spaces."""
-    package = Path(raykd.__file__).parent
-    # A wheel carries the files inside the package, a checkout beside it; the user's own come first.
-    folders = (package.parent / "search_spaces", package / "search_spaces", Path("search_spaces"))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-
-
-def _find(source: str) -> Path:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or "/" in source:
-        if not path.is_file():
-            raise UsageError(f"no search space file {source!r}; `raykd list spaces` shows the named ones")
-        return path
-    known = space_files()
-    if source not in known:
-        raise unknown("search space", source, known)
-    return known[source]
-
-
-def _without(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return a raw file whose space lacks a field that is fixed now, and those that wait for another value of it."""
-    space = raw.get("space")
-    if not isinstance(space, dict) or key not in space:
-        return raw
-    left = {}
-    for other, dimension in space.items():
-        when = dimension.get("when") if isinstance(dimension, dict) else None
-        if other == key or (when and key in when and value not in listed(when[key])):
-            continue
-        kept = {name: wanted for name, wanted in (when or {}).items() if name != key}
-        left[other] = {**dimension, "when": kept} if when else dimension
-    return {**raw, "space": left}
 
 
 def _named(teacher: TeacherConfig | None) -> str:

@@ -11,7 +11,8 @@ from raykd.errors import UsageError
 from raykd.objectives import default_objective, reported_as
 from raykd.recipe import load_recipe
 from raykd.search_dimension import parameter_of, value_of
-from raykd.search_space import SearchSpace, load_space, space_files
+from raykd.search_file import load_space, space_files
+from raykd.search_space import SearchSpace
 
 RATE = {"loguniform": [0.001, 0.1]}
 SPACE = {
@@ -60,6 +61,43 @@ def test_a_field_fixed_on_the_command_line_is_searched_no_more(tmp_path: Path) -
     assert space.space["method.temperature"].when == {}, "its condition is met"
     assert space.recipe_of({}).student == load_recipe("dafl_digits", ["student.model=hinton800"]).student
     assert "method.temperature" not in made(tmp_path, "student.model=lenet5").space
+
+
+def test_what_is_fixed_is_gone_from_points_and_from_what_waits_for_it(tmp_path: Path) -> None:
+    waiting = {"student_optim.lr": {**RATE, "when": {"method.latent_dim": [10, 11]}}}
+    point = {"student.model": "hinton800", "method.latent_dim": 10, "student_optim.lr": 0.01, "method.temperature": 4.0}
+    changes: dict[str, Any] = {"space": {**SPACE, **waiting}, "points": [point, {"method.latent_dim": 12}]}
+    space = made(tmp_path, "method.latent_dim=12", **changes)
+    assert list(space.space) == ["student.model", "method.entropy_weight", "method.temperature"]
+    assert space.points == ({"student.model": "hinton800", "method.temperature": 4.0},)
+    nested = {
+        "student.model": SPACE["student.model"],
+        "method.latent_dim": {"int": [10, 20], "when": {"student.model": "hinton800"}},
+        **waiting,
+        "method.entropy_weight": RATE,
+    }
+    assert list(made(tmp_path, "student.model=lenet5", space=nested).space) == ["method.entropy_weight"]
+    assert "method.temperature" not in load_space("dafl_digits", ["method.temperature=4"]).points[0]
+
+
+def test_with_all_fixed_nothing_is_left_to_search(tmp_path: Path) -> None:
+    pairs = ["student.model=lenet5", "method.entropy_weight=1", "method.latent_dim=10"]
+    with pytest.raises(UsageError, match="nothing is left to search with student.model, .* `raykd train dafl_digits`"):
+        made(tmp_path, *pairs)
+
+
+@pytest.mark.parametrize("slip", [["a"], "foo", 5])
+def test_overrides_are_a_mapping(tmp_path: Path, slip: Any) -> None:
+    with pytest.raises(UsageError, match="made.yaml: overrides: got .* valid dictionary"):
+        made(tmp_path, overrides=slip)
+    (tmp_path / "made.yaml").write_text("recipe: kd_digits\noverrides:\nspace: {method.alpha: {uniform: [0, 1]}}\n")
+    assert load_space(str(tmp_path / "made.yaml")).overrides == {}
+
+
+def test_conditions_are_a_mapping(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"space.method.temperature.when: got \['student.model'\]"):
+        made(tmp_path, "student.model=lenet5",
+             space={**SPACE, "method.temperature": {"uniform": [1, 9], "when": ["student.model"]}})  # fmt: skip
 
 
 def test_a_condition_decides_what_is_drawn(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def _tables() -> Iterable[Entry]:
 
 
 def _spaces() -> Iterable[Entry]:
-    from raykd.search_space import space_files
+    from raykd.search_file import space_files
 
     for name, path in space_files().items():
         yield {"name": name, "description": _first_line(path.read_text(encoding="utf-8").lstrip("# "))}

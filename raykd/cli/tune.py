@@ -43,11 +43,9 @@ def tune(
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.cluster.tune import plan_search, search
     from raykd.engine.roots import local_side
-    from raykd.search_space import load_space
+    from raykd.search_file import load_space
 
-    chosen = load_space(space, overrides)
-    if trials is not None:
-        chosen = chosen.model_copy(update={"trials": trials})
+    chosen = load_space(space, overrides, trials)
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
     where, root = out or place.storage, data_place(place.data_root)
     store = local_side(where)

@@ -21,7 +21,7 @@ from raykd.cluster.tune import plan_search
 from raykd.engine.roots import local_side
 from raykd.errors import UsageError
 from raykd.recipe import Recipe, load_recipe
-from raykd.search_space import load_space
+from raykd.search_file import load_space
 from raykd.table import load_table
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], w
             run = recipe.run_id + (f"-{seeds}seeds" if seeds > 1 else "")
             return Asked((name, *arguments), run, recipe, recipe.content_hash, seeds)
         if name == "tune":
-            space = load_space(subject, values["overrides"])
-            if values["trials"] is not None:
-                space = space.model_copy(update={"trials": values["trials"]})
+            space = load_space(subject, values["overrides"], values["trials"])
             planned = plan_search(space, Path())
             digest = planned.folder.name.rpartition("-")[2]
             return Asked((name, *arguments), planned.folder.name, planned.space.recipe_of({}), digest, space.trials)

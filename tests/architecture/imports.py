@@ -18,7 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd.recipe", "raykd.recipes"),
     ("raykd.objectives", "raykd.search_dimension", "raykd.search_sections"),
     ("raykd.data", "raykd.table", "raykd.tables", "raykd.search_space"),
-    ("raykd.engine",),
+    ("raykd.engine", "raykd.search_file"),
     ("raykd.reporting",),
     ("raykd.cluster",),
     ("raykd.cli",),

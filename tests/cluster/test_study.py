@@ -29,7 +29,8 @@ from raykd.engine.roots import Roots
 from raykd.errors import SetupError, UsageError
 from raykd.recipe import load_recipe
 from raykd.reporting.search import report_of, values_of, write_figures, write_search
-from raykd.search_space import SearchSpace, Values, load_space
+from raykd.search_file import load_space
+from raykd.search_space import SearchSpace, Values
 
 SPACE = {
     "student.model": {"choice": ["lenet5_half", "hinton800"]},

@@ -19,7 +19,7 @@ from raykd.cluster.tune import plan_search, search
 from raykd.engine.report import read_status
 from raykd.errors import UsageError
 from raykd.recipe import load_recipe
-from raykd.search_space import load_space
+from raykd.search_file import load_space
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
