@@ -60,6 +60,6 @@ def _sampler(space: SearchSpace, number: int) -> BaseSampler:
         case "nsga2":
             return NSGAIISampler(seed=seed, population_size=max(4, startup))
         case "cmaes":
-            return CmaEsSampler(seed=seed, n_startup_trials=startup)
+            return CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         case _:
             return RandomSampler(seed=seed)

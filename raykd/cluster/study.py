@@ -5,13 +5,11 @@ killed tuner leaves behind is complete: a trial that was at work is asked for on
 """
 
 import fcntl
-import itertools
 import logging
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from raykd.cluster.grid import same_key, target_of, trials_wanted
 from raykd.cluster.samplers import SeededByTrial
 from raykd.cluster.study_storage import open_storage, without_secret
 from raykd.errors import SetupError, UsageError
@@ -62,8 +61,7 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
         study.set_user_attr("recipe", space.recipe)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a file system: all mean the same to a user
         where = url or folder / "study.db"
-        told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise SetupError(f"the study cannot be opened at {without_secret(str(where))}: {told[:300]}") from None
+        raise SetupError(f"the study cannot be opened at {without_secret(str(where))}: {_told(error)}") from None
     return study
 
 
@@ -101,55 +99,70 @@ def enqueue(study: Study, space: SearchSpace) -> None:
 
     A population has them as its first members.
     """
-    wanted = [dict(point) for point in space.points if space.scheduler.name != "pbt"]
-    if space.sampler.name == "grid":
-        wanted += grid_of(space)
-    asked = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
+    if space.scheduler.name == "pbt":
+        return
+    wanted = trials_wanted(space)
+    if space.sampler.name == "grid" and (left_out := len(wanted) - target_of(space)):
+        logger.warning(
+            "trials is %d, and grid and points are %d: %d of them are left out", space.trials, len(wanted), left_out
+        )
+        wanted = wanted[: space.trials]
+    asked = {same_key(trial.system_attrs.get("fixed_params", {})) for trial in study.get_trials(deepcopy=False)}
     for values in wanted:
-        parameters = {key: parameter_of(value) for key, value in values.items()}
-        if parameters not in asked:
-            study.enqueue_trial(parameters)
+        if same_key(values) not in asked:
+            study.enqueue_trial({key: parameter_of(value) for key, value in values.items()})
 
 
 def learn_from_earlier(study: Study, space: SearchSpace) -> int:
     """Show the sampler what an earlier search found, once in a study's life; return of how many trials.
 
     Raises:
-        UsageError: if there is none, or it wanted something else.
+        UsageError: if there is none that can be read, or it wanted something else.
     """
     if space.earlier is None or any(EARLIER in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         return 0
+    known = earlier_trials(space, tuple(study.metric_names or ()))
+    for trial in known:
+        trial.set_user_attr(EARLIER, Path(space.earlier).resolve().name)
+        study.add_trial(trial)
+    return len(known)
+
+
+def earlier_trials(space: SearchSpace, objectives: tuple[str, ...]) -> list[FrozenTrial]:
+    """Return what an earlier search found that lies in this space.
+
+    Raises:
+        UsageError: if there is none that can be read, or it wanted something else.
+    """
+    if space.earlier is None:
+        return []
     folder = Path(space.earlier)
-    if not (folder / "study.db").is_file():
+    file = folder / "study.db"
+    if not file.is_file() and (folder / "search.json").is_file():
+        raise UsageError(
+            f"the search in {folder} kept its study in a database or a journal, and 'earlier' reads study.db only: "
+            f"copy it with optuna.copy_study(..., to_storage='sqlite:///{file}')"
+        )
+    if not file.is_file():
         raise UsageError(
             f"no study.db in {folder}: 'earlier' is the folder that an earlier search told as its directory"
         )
-    old = optuna.load_study(study_name=folder.resolve().name, storage=f"sqlite:///{folder / 'study.db'}")
-    if (old.directions, old.metric_names) != (study.directions, study.metric_names):
-        raise UsageError(f"the search in {folder} wanted {old.metric_names}, this one wants {study.metric_names}")
-    learnt = 0
-    for trial in best_trials(old) if len(old.directions) == 1 else old.trials:
+    try:
+        old = optuna.load_study(study_name=None, storage=f"sqlite:///{file}")  # the only one; the folder may be renamed
+        wanted, trials = old.metric_names, best_trials(old) if len(old.directions) == 1 else old.trials
+    except Exception as error:  # of SQLAlchemy, of SQLite, of Optuna: a file that no search has left, or a damaged one
+        raise UsageError(f"{file} cannot be read as the study of a search: {_told(error)}") from None
+    if wanted != list(objectives):
+        raise UsageError(f"the search in {folder} wanted {wanted}, this one wants {list(objectives)}")
+    found = []
+    for trial in trials:
         if trial.state != TrialState.COMPLETE or trial.params.keys() - space.space.keys():
             continue
         distributions = {key: _distribution(space.space[key]) for key in trial.params}
         try:
-            known = create_trial(params=trial.params, distributions=distributions, values=trial.values)
+            found.append(create_trial(params=trial.params, distributions=distributions, values=trial.values))
         except ValueError:  # it lies outside of this space
             continue
-        known.set_user_attr(EARLIER, folder.resolve().name)
-        study.add_trial(known)
-        learnt += 1
-    return learnt
-
-
-def grid_of(space: SearchSpace) -> list[Values]:
-    """Return every combination of the choices and of evenly spaced numbers, without what does not apply."""
-    found: list[Values] = []
-    for values in itertools.product(*(_steps(space, dimension) for dimension in space.space.values())):
-        every = dict(zip(space.space, values, strict=True))
-        applying = space.drawn(partial(_given, every))
-        if applying not in found:
-            found.append(applying)
     return found
 
 
@@ -160,10 +173,6 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
         return IntDistribution(*dimension.integer)
     low, high = dimension.bounds or (0.0, 1.0)
     return FloatDistribution(low, high, log=dimension.loguniform is not None)
-
-
-def _given(values: Values, key: str, dimension: Dimension) -> Any:
-    return values[key]
 
 
 def ours(study: Study) -> list[FrozenTrial]:
@@ -222,14 +231,6 @@ def _is_dead(lock_of_tuner: Path) -> bool:
     return True
 
 
-def _steps(space: SearchSpace, dimension: Dimension) -> list[Any]:
-    if dimension.choice is not None:
-        return list(dimension.choice)
-    count = space.sampler.grid
-    if dimension.integer is not None:
-        first, last = dimension.integer
-        return sorted({round(first + (last - first) * step / (count - 1)) for step in range(count)})
-    low, high = dimension.bounds or (0.0, 1.0)
-    if dimension.loguniform is not None:
-        return [low * (high / low) ** (step / (count - 1)) for step in range(count - 1)] + [high]
-    return [low + (high - low) * step / (count - 1) for step in range(count)]
+def _told(error: Exception) -> str:
+    """Return the first line of an error."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 import raykd
 from raykd.cluster.config import Cluster, load_cluster
 from raykd.cluster.environment import prepare_environment
+from raykd.cluster.grid import target_of
 from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.plan import plan_on
 from raykd.cluster.train import needs_ray
@@ -64,7 +65,7 @@ def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], w
             space = load_space(subject, values["overrides"], values["trials"])
             planned = plan_search(space, Path())
             digest = planned.folder.name.rpartition("-")[2]
-            return Asked((name, *arguments), planned.folder.name, planned.space.recipe_of({}), digest, space.trials)
+            return Asked((name, *arguments), planned.folder.name, planned.space.recipe_of({}), digest, target_of(space))
         table = load_table(subject)
         return Asked((name, *arguments), f"{table.name}{'-quick' if values['quick'] else ''}", None, "", 1)
     finally:

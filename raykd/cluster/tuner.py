@@ -16,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.control import Control
+from raykd.cluster.grid import target_of
 from raykd.cluster.population import Population
 from raykd.cluster.search_trial import TrialJob, make_sets, run_of, run_trial
 from raykd.cluster.searcher import MADE, REPORT, Stretch, StudySearcher
@@ -25,7 +26,6 @@ from raykd.cluster.study import (
     counted,
     enqueue,
     finished,
-    grid_of,
     learn_from_earlier,
     open_study,
     working,
@@ -77,10 +77,8 @@ class Tuning:
         roots.bring([self._name], World.alone())
         space = planned.space
         self._study = open_study(space, planned.objectives, planned.folder, cluster.study)
-        self._target = space.trials
+        self._target = target_of(space)
         self._population = None
-        if space.sampler.name == "grid":
-            self._target = min(space.trials, len(grid_of(space)))
         if space.scheduler.name == "pbt":
             sign = 1 if OBJECTIVES[planned.objectives[0]] == "maximize" else -1
             self._population = Population(self._study, space, roots, sign)

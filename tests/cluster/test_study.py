@@ -9,15 +9,16 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from raykd.cluster.grid import grid_of, target_of
 from raykd.cluster.searcher import FINAL, MADE, StudySearcher
 from raykd.cluster.study import (
     RUN,
     TUNER,
     best_trials,
     counted,
+    earlier_trials,
     enqueue,
     finished,
-    grid_of,
     learn_from_earlier,
     open_study,
     propose,
@@ -32,7 +33,7 @@ from raykd.reporting.search import report_of, values_of, write_figures, write_se
 from raykd.search_file import load_space
 from raykd.search_space import SearchSpace, Values
 
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "student.model": {"choice": ["lenet5_half", "hinton800"]},
     "data.augment": {"choice": [[], ["crop"]]},
     "method.temperature": {"loguniform": [1, 100], "when": {"student.model": "hinton800"}},
@@ -68,15 +69,21 @@ def test_values_are_drawn_from_the_space_and_read_back(tmp_path: Path, url: str 
     assert len({repr(values["data.augment"]) for values in seen}) == 2
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "grid"])
-def test_every_sampler_proposes(tmp_path: Path, sampler: str) -> None:
-    searched = space(tmp_path, sampler={"name": sampler, "startup": 4})
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "grid", "cmaes"])
+def test_every_sampler_proposes(tmp_path: Path, sampler: str, caplog: pytest.LogCaptureFixture) -> None:
+    without_when = {key: {"uniform": [1, 100]} if "when" in one else one for key, one in SPACE.items()}
+    searched = space(
+        tmp_path, sampler={"name": sampler, "startup": 4}, space=without_when if sampler == "cmaes" else SPACE
+    )
     study = opened(tmp_path, searched)
+    optuna.logging.enable_propagation()
     for index in range(8):
         trial = study.ask()
         propose(trial, searched)
         study.tell(trial, float(index))
+    optuna.logging.disable_propagation()
     assert best_trials(study)[0].number == 7
+    assert not caplog.messages, "a choice that a sampler draws by itself is no news"
 
 
 @pytest.mark.parametrize("url", [None, "journal:{}/journal.log"])
@@ -135,6 +142,32 @@ def test_a_grid_has_every_combination_once(tmp_path: Path) -> None:
     assert sorted(map(repr, found)) == sorted(map(repr, grid))
 
 
+@pytest.mark.parametrize(("trials", "target", "left_out"), [(None, 5, 0), (9, 5, 0), (3, 3, 2)])
+def test_a_grid_is_whole_with_its_points_unless_trials_says_fewer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trials: int | None, target: int, left_out: int
+) -> None:
+    points = [{"method.temperature": 5.5}, {"method.temperature": 1}]  # off the grid, and on it
+    grid = {"name": "grid", "grid": 4}
+    changes = {} if trials is None else {"trials": trials}
+    searched = space(
+        tmp_path, sampler=grid, points=points, space={"method.temperature": {"uniform": [1, 7]}}, **changes
+    )
+    assert target_of(searched) == target
+    study = opened(tmp_path, searched)
+    enqueue(study, searched)
+    enqueue(study, searched)
+    drawn = [propose(study.ask(), searched)["method.temperature"] for _ in range(target)]
+    assert drawn == [5.5, 1.0, 3.0, 5.0, 7.0][:target]
+    assert len(study.trials) == target
+    assert [f"{left_out} of them are left out" in told for told in caplog.messages] == [True, True][:left_out]
+
+
+def test_the_whole_of_a_large_grid_is_wanted(tmp_path: Path) -> None:
+    large = {"method.temperature": {"uniform": [1, 7]}, "schedule.steps": {"int": [1, 9]}}
+    assert target_of(space(tmp_path, sampler={"name": "grid", "grid": 9}, space=large)) == 81
+    assert target_of(space(tmp_path, space=large)) == 24
+
+
 def test_points_come_first(tmp_path: Path) -> None:
     point = {"student.model": "hinton800", "data.augment": ["crop"], "method.temperature": 4.0, "schedule.steps": 5}
     searched = space(tmp_path, points=[point])
@@ -173,13 +206,25 @@ def test_an_earlier_search_is_learnt_from_and_does_not_count(tmp_path: Path) -> 
     assert all(trial.params["schedule.steps"] <= 6 for trial in study.trials)
     assert counted(study) == best_trials(study) == []
     propose(study.ask(), searched)
-    with pytest.raises(UsageError, match="no study.db in"):
-        learn_from_earlier(
-            opened(tmp_path, searched, "parameters", url=f"journal:{tmp_path}/x"),
-            space(tmp_path, earlier=str(tmp_path / "none")),
-        )
+    folder.rename(tmp_path / "renamed")
+    renamed = space(tmp_path, earlier=str(tmp_path / "renamed"), space=narrower)
+    assert len(earlier_trials(renamed, ("accuracy",))) == learnt
     with pytest.raises(UsageError, match=r"wanted \['accuracy'\], this one wants \['parameters'\]"):
-        learn_from_earlier(open_study(searched, ("parameters",), tmp_path / "third-0", None), searched)
+        earlier_trials(renamed, ("parameters",))
+
+
+def test_an_earlier_search_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    searched = space(tmp_path, earlier=str(tmp_path / "old"))
+    with pytest.raises(UsageError, match="no study.db in .*old: 'earlier' is the folder"):
+        earlier_trials(searched, ("accuracy",))
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/search.json").touch()
+    with pytest.raises(UsageError, match="in a database or a journal, .* copy it with optuna.copy_study.*old/study.db"):
+        earlier_trials(searched, ("accuracy",))
+    for damage, says in ((b"x" * 5000, "file is not a database"), (b"", "exactly 1 study")):
+        (tmp_path / "old/study.db").write_bytes(damage)
+        with pytest.raises(UsageError, match=f"old/study.db cannot be read as the study of a search: .*{says}"):
+            earlier_trials(searched, ("accuracy",))
 
 
 def test_a_storage_that_cannot_be_opened_is_told_without_its_secret(tmp_path: Path) -> None:
