@@ -1,6 +1,6 @@
 """Search a space of recipes: trials on Ray Tune, proposals and records by Optuna. Importable without either.
 
-<store>/searches/<space>-<8 hex of what is searched>/   study.db search.json best.yaml figures/
+<store>/searches/<space>-<8 hex of what is searched>/   study.db search.json best.yaml (or best-N.yaml) figures/
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.cluster.train import fitting_workers, needs_ray
 from raykd.engine.build import check
-from raykd.engine.roots import Where, roots_at
+from raykd.engine.roots import Roots, Where, roots_at
 from raykd.errors import RaykdError, UsageError
 from raykd.objectives import default_objective, reported_as
 from raykd.parallel import World
@@ -52,7 +52,7 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
     of another seed.
 
     Raises:
-        UsageError: if runs of the recipe do not measure an objective.
+        UsageError: if runs of the recipe, or of the second stage's, do not measure an objective.
     """
     recipe = space.recipe_of({})
     objectives = space.objectives or (default_objective(recipe),)
@@ -67,6 +67,11 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
         space = space.model_copy(update={"overrides": {**space.overrides, **referee}})
     elif any(name and name.startswith("holdout/") for name in reported) and not recipe.data.holdout:
         space = space.model_copy(update={"overrides": {**space.overrides, "data.holdout": _HOLDOUT}})
+    if space.then is not None:
+        try:
+            plan_search(space.second({}), store)
+        except UsageError as error:
+            raise UsageError(f"then: {error}") from None
     content = space.model_dump(
         mode="json", exclude={"name", "trials", "keep", "points", "earlier", "sampler", "scheduler", "images", "then"}
     )
@@ -84,7 +89,7 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
 def _vary_generators(space: SearchSpace, recipe: Recipe) -> bool:
     """Tell whether trials make images, or learn from images, of generators that differ."""
     if recipe.bank is not None:
-        return any(key.startswith("bank.") for key in space.space)
+        return any(key == "bank" or key.startswith("bank.") for key in space.space)
     return reported_as("agreement", recipe) == "blind/agreement"
 
 
@@ -104,23 +109,32 @@ def search(
 
     Raises:
         SearchStopped: once ``should_stop`` said so and the trials at work have saved.
-        UsageError: for a slip in the space or in any recipe it makes, before anything starts.
+        UsageError: for a slip in the space, of either stage, or in any recipe it makes, before anything starts.
         SetupError: without Ray or Optuna, an answering address, room for one trial, or the study's storage.
     """
     roots = roots_at(store, data_root)
-    recipe = planned.space.recipe_of({})
+    then = None if planned.space.then is None else plan_search(planned.space.second({}), roots.store)
+    for stage in (planned, then):
+        if stage is not None:
+            _check_stage(stage.space.recipe_of({}), cluster, roots)
+    prepare_environment(cluster)
+    with needs_ray(cluster):
+        from raykd.cluster.study import earlier_trials
+        from raykd.cluster.tuner import Tuning
+    if then is not None:
+        earlier_trials(then.space, then.objectives)
+    report = Tuning(planned, cluster, roots, should_stop, show).run()
+    if then is None or not report["best"]:
+        return report
+    second = plan_search(planned.space.second(report["best"][0]["parameters"]), roots.store)
+    return {**Tuning(second, cluster, roots, should_stop, show).run(), "first": report}
+
+
+def _check_stage(recipe: Recipe, cluster: Cluster, roots: Roots) -> None:
     fitting_workers(recipe, cluster)
     if cluster.address == "local":
         for run in entailed_runs(recipe):
             check(run, World.alone(), roots)
-    prepare_environment(cluster)
-    with needs_ray(cluster):
-        from raykd.cluster.tuner import Tuning
-    report = Tuning(planned, cluster, roots, should_stop, show).run()
-    if planned.space.then is None or not report["best"]:
-        return report
-    second = plan_search(planned.space.second(report["best"][0]["parameters"]), roots.store)
-    return {**Tuning(second, cluster, roots, should_stop, show).run(), "first": report}
 
 
 def sources(space: SearchSpace) -> list[Recipe]:
