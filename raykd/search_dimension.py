@@ -8,6 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from raykd.config import Section
 
+_SHARE = 0.61803  # of a range: no whole number lies there, unless the range is as long as 100,000
+
 
 class Dimension(Section):
     """What a field may be: one of four distributions, everywhere or under a condition."""
@@ -41,8 +43,14 @@ class Dimension(Section):
 
     @property
     def samples(self) -> tuple[Any, ...]:
-        """Return all choices, or the bounds: what must be valid for everything between to be."""
+        """Return all choices, or the bounds."""
         return self.choice if self.choice is not None else tuple(self.bounds or ())
+
+    @property
+    def probes(self) -> tuple[Any, ...]:
+        """Return what must be valid for all to be: all choices, or the bounds and, if drawn, a fraction between."""
+        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        return (*self.samples, *((low + _SHARE * (high - low),) if low < high else ()))
 
     def holds(self, value: Any) -> bool:
         """Tell whether a value may be drawn."""

@@ -61,6 +61,11 @@ class SearchSpace(Section):
                 if other not in above:
                     where = "stands below it" if other in space else "is not in the space"
                     raise ValueError(f"{key!r} depends on {other!r}, which {where}{did_you_mean(other, above)}")
+                if above[other].uniform is not None or above[other].loguniform is not None:
+                    raise ValueError(
+                        f"{key!r} waits for {other!r} to be {wanted!r}, which a number drawn from a range hardly ever "
+                        "is: make that one a choice or an int"
+                    )
                 if never := [value for value in listed(wanted) if not above[other].holds(value)]:
                     raise ValueError(f"{key!r} waits for {other!r} to be {never[0]!r}, which it never is")
             above[key] = dimension
@@ -118,6 +123,15 @@ class SearchSpace(Section):
                     f"scheduler 'pbt' changes numbers during a training, and {key!r} is a choice, a count or under a "
                     "condition: give uniform or loguniform, or take asha"
                 )
+        if self.trials == 1:
+            raise ValueError("scheduler 'pbt' lets the worse members go on from the better, and trials is 1: give more")
+        if len(self.points) > self.trials:
+            raise ValueError(
+                f"points are the first members of 'pbt', and there are {len(self.points)} for {self.trials} members: "
+                "leave some out, or raise trials"
+            )
+        if self.earlier is not None:
+            raise ValueError("no sampler proposes for 'pbt' that could learn from 'earlier': leave it out")
         if self.seeds > 1:
             raise ValueError(
                 f"members of 'pbt' are compared on their way, so a trial has one run, not seeds: {self.seeds}"
@@ -187,7 +201,7 @@ class SearchSpace(Section):
         return [*range(each, schedule.steps, each), schedule.steps]
 
     def check(self) -> None:
-        """Try both ends of every number and every choice on the recipe.
+        """Try both ends of every number, a fraction between where one may be drawn, and every choice on the recipe.
 
         Raises:
             UsageError: for a key that the recipe has not, or a value that it does not take, naming them.
@@ -195,7 +209,7 @@ class SearchSpace(Section):
         entailed_runs(self.recipe_of({}))
         for key, dimension in self.space.items():
             for conditions in self._conditions(dimension):
-                for value in dimension.samples:
+                for value in dimension.probes:
                     try:
                         entailed_runs(self.recipe_of({**conditions, key: value}))
                     except UsageError as error:

@@ -21,8 +21,11 @@ SPACE = {
     "method.latent_dim": {"int": [10, 20]},
     "method.temperature": {"uniform": [1, 10], "when": {"student.model": "hinton800"}},
 }
-
-
+POPULATION = {
+    "scheduler": {"name": "pbt"},
+    "trials": 4,
+    "space": {"method.entropy_weight": SPACE["method.entropy_weight"]},
+}
 THEN = {"recipe": "kd_digits", "images": 100, "space": {"student_optim.lr": RATE}}
 
 
@@ -126,6 +129,9 @@ def test_a_choice_may_be_anything_that_a_recipe_takes(tmp_path: Path) -> None:
         ({"space": {"method.entropy_weight": {"loguniform": [0, 1]}}}, "starts above 0"),
         ({"space": {"method.entropy_weight": {"uniform": [-1, 1]}}}, "method.entropy_weight at -1.0: .*greater than"),
         ({"space": {"method.latent_dim": {"uniform": [1, 2.5]}}}, "method.latent_dim at 2.5: .*integer"),
+        ({"space": {"schedule.steps": {"uniform": [100, 200]}}}, "schedule.steps at 161.803: .*integer"),
+        ({"space": {"method.latent_dim": {"loguniform": [1, 1000]}}}, "method.latent_dim at 618.*integer"),
+        ({"space": {"data.test": {"uniform": [0, 1]}}}, "data.test at 0.61803: .*boolean"),
         ({"space": {"student.model": {"choice": ["lenet5"]}}}, "at least 2"),
         ({"space": {"student.model": {"choice": ["lenet5", "lenet5"]}}}, "same choice is given twice"),
         ({"space": {"student_optim.lr": {"uniform": [0, 1], "choice": [1, 2]}}}, "exactly one of uniform, loguniform"),
@@ -133,8 +139,10 @@ def test_a_choice_may_be_anything_that_a_recipe_takes(tmp_path: Path) -> None:
         ({"space": {"student_optim.lr": {**RATE, "when": {"x": 1}}}}, "depends on 'x', which is not in the space"),
         ({"space": {"method.latent_dim": {"int": [1, 2], "when": {"student_optim.lr": 1}}, "student_optim.lr": RATE}},
          "depends on 'student_optim.lr', which stands below it"),
-        ({"space": {"student_optim.lr": RATE, "method.latent_dim": {"int": [1, 2], "when": {"student_optim.lr": 5}}}},
-         "waits for 'student_optim.lr' to be 5, which it never is"),
+        ({"space": {"seed": {"int": [1, 2]}, "student_optim.lr": {**RATE, "when": {"seed": 5}}}},
+         "waits for 'seed' to be 5, which it never is"),
+        ({"space": {"student_optim.lr": RATE, "seed": {"int": [1, 2], "when": {"student_optim.lr": 0.01}}}},
+         "to be 0.01, which a number drawn from a range hardly ever is: make that one a choice or an int"),
         ({"objectives": ["agreemnt"]}, "unknown objective 'agreemnt'; did you mean 'agreement'"),
         ({"objectives": ["agreement", "agreement"]}, "given twice"),
         ({"objectives": ["agreement", "parameters"], "scheduler": {"name": "asha"}},
@@ -143,6 +151,9 @@ def test_a_choice_may_be_anything_that_a_recipe_takes(tmp_path: Path) -> None:
         ({"sampler": {"name": "cmaes"}}, "needs every field in every trial"),
         ({"sampler": {"name": "cmaes"}, "space": {"student.model": SPACE["student.model"]}}, "the space has none"),
         ({"sampler": {"name": "tpp"}}, "sampler.name"),
+        ({**POPULATION, "trials": 1}, "trials is 1: give more"),
+        ({**POPULATION, "points": [{"method.entropy_weight": 1}] * 5}, "there are 5 for 4 members: leave some out"),
+        ({**POPULATION, "earlier": "runs"}, "no sampler proposes for 'pbt' that could learn from 'earlier'"),
         ({"seeds": 2, "space": {"seed": {"int": [0, 9]}}}, "each trial has 2 of them"),
         ({"overrides": {"student.model": "lenet5"}}, "is both in overrides, so fixed, and in the space"),
         ({"points": [{"student_optim.l": 1}]}, "a point names 'student_optim.l', which is not in the space"),
@@ -164,6 +175,14 @@ def test_a_choice_may_be_anything_that_a_recipe_takes(tmp_path: Path) -> None:
 def test_a_slip_is_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         made(tmp_path, **changes)
+
+
+def test_trials_of_the_command_line_are_held_to_the_same_rules(tmp_path: Path) -> None:
+    made(tmp_path, **POPULATION)
+    path = str(tmp_path / "made.yaml")
+    assert load_space(path, trials=3).trials == 3
+    with pytest.raises(UsageError, match="made.yaml: .*trials is 1"):
+        load_space(path, trials=1)
 
 
 def test_unknown_spaces_and_pairs_are_named(tmp_path: Path) -> None:
