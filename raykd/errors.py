@@ -43,10 +43,10 @@ class CorruptError(RaykdError):
     exit_code = 4
 
 
-def did_you_mean(got: str, allowed: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest of ``allowed``, or an empty string."""
+def did_you_mean(got: str, allowed: Iterable[str], inside: str = "") -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of ``allowed``, all ``inside`` a section; or an empty string."""
     matches = get_close_matches(got, list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"; did you mean {inside + matches[0]!r}?" if matches else ""
 
 
 def unknown(kind: str, got: str, allowed: Iterable[str]) -> UsageError:

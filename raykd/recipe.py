@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from raykd.config import Optimizer, Section
 from raykd.errors import UsageError, did_you_mean, unknown
 from raykd.methods import METHODS, MethodConfig
-from raykd.recipe_fields import dotted_fields, numbers_of, override, override_pairs, possible_fields, spelled_out
+from raykd.recipe_fields import dotted_fields, numbers_of, override, override_pairs, spelled_out
 from raykd.recipe_sections import (
     BankConfig,
     CalibrationConfig,
@@ -174,9 +174,9 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     """
     path = _find(source)
     raw = _extended(path)
-    fields = set(dotted_fields(_validated(raw, path.name, set())))
+    fields = set(dotted_fields(_validated(raw, path.name)))
     pairs = list(overrides)
-    recipe = _validated(override(raw, pairs, path.stem, fields), source, fields)
+    recipe = _validated(override(raw, pairs, path.stem, fields), source)
     changed = {pair.partition("=")[0].partition(".")[0].strip() for pair in pairs}
     if changed & {"data", "student", "teacher", "bank"} and "published" not in changed:
         recipe = recipe.model_copy(update={"published": {}})
@@ -245,7 +245,7 @@ def built_upon(recipe: Recipe) -> list[str]:
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Rebuild a recipe from ``model_dump(mode="json")``, as workers and run directories hold it."""
-    return _validated(dict(data), str(data.get("name", "recipe")), set())
+    return _validated(dict(data), str(data.get("name", "recipe")))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -290,9 +290,8 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _validated(raw: dict[str, Any], source: str, fields: set[str]) -> Recipe:
+def _validated(raw: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        known = fields or set(possible_fields(Recipe, raw))
-        raise explain(error, source, known) from None
+        raise explain(error, source, Recipe, raw) from None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from raykd.config import Section
 from raykd.errors import UsageError, did_you_mean
@@ -60,25 +60,6 @@ def _method_name(raw: Mapping[str, Any]) -> Any:
 def spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
     """Write ``data: NAME`` as a section, so that a variant or an override may change a part of it."""
     return {**raw, "data": {"name": raw["data"]}} if isinstance(raw.get("data"), str) else raw
-
-
-def possible_fields(section: type[Section], raw: Any, prefix: str = "") -> Iterable[str]:
-    """Name the fields that a broken recipe could have set, to suggest from."""
-    for field, info in section.model_fields.items():
-        yield prefix + field
-        value = raw.get(field) if isinstance(raw, dict) else None
-        for inner in _sections_in(info.annotation):
-            tag = inner.model_fields.get("name")
-            tags = get_args(tag.annotation) if tag else ()
-            if not tags or (isinstance(value, dict) and value.get("name") in tags):
-                yield from possible_fields(inner, value, f"{prefix}{field}.")
-
-
-def _sections_in(annotation: Any) -> Iterable[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections_in(part)
 
 
 def dotted_fields(section: Section, prefix: str = "") -> Iterable[str]:

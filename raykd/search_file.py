@@ -69,7 +69,7 @@ def _valid(raw: dict[str, Any], path: Path) -> SearchSpace:
     try:
         return SearchSpace.model_validate(raw)
     except ValidationError as error:
-        raise explain(error, str(path), set(SearchSpace.model_fields) - {"name"}) from None
+        raise explain(error, str(path), SearchSpace, raw) from None
 
 
 def _pair(pair: str) -> tuple[str, Any]:

@@ -120,7 +120,7 @@ def load_table(source: str) -> Table:
     try:
         return Table.model_validate({**raw, "name": path.stem})
     except ValidationError as error:
-        raise explain(error, str(path), set(Table.model_fields)) from None
+        raise explain(error, str(path), Table, raw) from None
 
 
 def table_entries(table: Table, *, quick: bool, seeds: int | None = None) -> list[Entry]:

@@ -1,11 +1,14 @@
 """Read a YAML mapping the strict way: plain data only, no aliases, no duplicate keys; and say where it is wrong."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from raykd.errors import UsageError, did_you_mean
 
@@ -77,14 +80,15 @@ def parse_value(text: str) -> Any:
         raise UsageError(f"cannot read the value {text!r}; quote it, as in KEY='\"text\"'") from None
 
 
-def explain(error: ValidationError, source: str, fields: set[str]) -> UsageError:
-    """Turn pydantic's report into one line; ``fields`` are the dotted names to suggest from."""
+def explain(error: ValidationError, source: str, model: type[BaseModel], raw: Any) -> UsageError:
+    """Turn pydantic's report on ``raw``, which is no ``model``, into one line with the nearest names."""
     lines = []
     for item in error.errors():
-        names = [str(part) for part in item["loc"]]
-        path = _dotted(names, fields)
+        names, beside = _located(item["loc"], model, raw)
+        path = ".".join(names)
         if item["type"] == "extra_forbidden":
-            lines.append(f"{path!r} is not a field here{did_you_mean(path, fields - {path})}")
+            hint = did_you_mean(names[-1], beside, "".join(f"{name}." for name in names[:-1]))
+            lines.append(f"{path!r} is not a field here{hint}")
         elif item["type"] == "missing":
             lines.append(f"{path!r} is required")
         elif not path:  # of the file as a whole, which is too much to repeat
@@ -97,14 +101,65 @@ def explain(error: ValidationError, source: str, fields: set[str]) -> UsageError
     return UsageError(f"{source}: " + "; ".join(lines))
 
 
-def _dotted(names: list[str], fields: set[str]) -> str:
-    """Join a location, leaving out the tags that pydantic inserts for the members of a union."""
-    sections = {field.rsplit(".", 1)[0] for field in fields if "." in field}
-    kept: list[str] = []
-    for position, name in enumerate(names):
-        inside = ".".join(kept)
-        is_tag = inside in sections and f"{inside}.name" in fields and position + 1 < len(names)
-        if is_tag and f"{inside}.{name}" not in fields | sections:
+def _located(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> tuple[list[str], list[str]]:
+    """Return the names that lead to a place, without pydantic's tags of unions, and the names that may stand there."""
+    kind: Any = model
+    names: list[str] = []
+    beside: list[str] = []
+    for part in location:
+        sections = _sections_in(kind)
+        chosen = [section for section in sections if part in _tags(section)]
+        if len(sections) > 1 and chosen:
+            kind = chosen[0]
             continue
-        kept.append(name)
-    return ".".join(kept)
+        beside = list(_fields(sections[0], raw)) if sections else []
+        kind = _inside(kind, sections, part)
+        names.append(str(part))
+        is_there = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and part in range(len(raw)))
+        raw = raw[part] if is_there else None
+    return names, beside
+
+
+def _inside(kind: Any, sections: list[type[BaseModel]], part: int | str) -> Any:
+    """Return the type of what stands at ``part`` in a section, mapping or list; None where nothing may."""
+    if sections:
+        return {_name(field, info): info.annotation for field, info in sections[0].model_fields.items()}.get(str(part))
+    contents = [inner for member in _members(kind) for inner in get_args(member) if inner is not ...]
+    return contents[-1] if contents else None
+
+
+def _fields(section: type[BaseModel], raw: Any, prefix: str = "") -> Iterable[str]:
+    """Name the fields that a broken section could have set, those of the sections in it included."""
+    for field, info in section.model_fields.items():
+        name = _name(field, info)
+        yield prefix + name
+        value = raw.get(name) if isinstance(raw, dict) else None
+        inner = _sections_in(info.annotation)
+        if len(inner) > 1:
+            inner = [one for one in inner if isinstance(value, dict) and value.get("name") in _tags(one)]
+        for one in inner:
+            if one is not section:
+                yield from _fields(one, value, f"{prefix}{name}.")
+
+
+def _name(field: str, info: FieldInfo) -> str:
+    return info.alias or field
+
+
+def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
+    """Return what the ``name`` of a section may be, where that tells it from others of a union."""
+    name = section.model_fields.get("name")
+    return get_args(name.annotation) if name else ()
+
+
+def _sections_in(kind: Any) -> list[type[BaseModel]]:
+    return [member for member in _members(kind) if isinstance(member, type) and issubclass(member, BaseModel)]
+
+
+def _members(kind: Any) -> Iterable[Any]:
+    """Yield the types of a union, or the type itself."""
+    if get_origin(kind) not in (Annotated, Union, UnionType):
+        yield kind
+        return
+    for member in get_args(kind):
+        yield from _members(member)

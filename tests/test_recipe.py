@@ -204,12 +204,16 @@ def test_overrides_that_make_no_sense_are_refused(pair: str, says: str) -> None:
         ("method: {name: kd, alfa: 1}", "'method.alfa' .*did you mean 'method.alpha'"),
         ("student_optim: {name: adam, lrr: 1}", "'student_optim.lr' is required"),
         ("student_optim: {name: adam, lr: 1, beta: 1}", "did you mean 'student_optim.betas'"),
+        ("student_optim: {name: adam, lr: 1, schedule: {name: cosine, flor: 0.1}}",
+         "'student_optim.schedule.flor' is not .* did you mean 'student_optim.schedule.floor'"),
+        ("changes: [{at: 5, valeus: {}}]", "did you mean 'changes.0.values'"),
+        ("report_every: 5", "'report_every' is not a field here; did you mean 'schedule.report_every'"),
         ("method: {name: dafll}", "method: .*'dafll'.*'dafl'"),
         ("method: {}", "method"),
         ("schedule: {steps: 10}", "'schedule.report_every' is required"),
         ("1: 2", "Keys should be strings"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_file_is_explained(made: Path, line: str, says: str) -> None:
     key = line.partition(":")[0]
     kept = [other for other in MADE.strip().splitlines() if not other.startswith(f"{key}:")]

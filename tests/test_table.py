@@ -127,6 +127,8 @@ def test_a_slip_is_named_with_its_place(tmp_path: Path) -> None:
         load_table(str(tmp_path / "none.yaml"))
     with pytest.raises(UsageError, match="'colums' is not a field"):
         saved(tmp_path, colums={})
+    with pytest.raises(UsageError, match="did you mean 'rows.0.cells.a.quick.skip'"):
+        saved(tmp_path, rows=[{"name": "x", "cells": {"a": {"quick": {"skipp": True}}}}])
     with pytest.raises(UsageError, match="called like its file"):
         saved(tmp_path, name="other")
     with pytest.raises(UsageError, match="column 'c' is not one of 'columns' \\(a, b\\)"):

@@ -112,14 +112,13 @@ def load_cluster(source: str) -> Cluster:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
     path = cluster_file(source)
-    fields = set(Cluster.model_fields) - {"name"}
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a cluster is called like its file")
     try:
         cluster = Cluster.model_validate({**raw, "name": path.stem})
     except ValidationError as error:
-        raise explain(error, str(path), fields) from None
+        raise explain(error, str(path), Cluster, raw) from None
     if cluster.launcher is None:
         return cluster
     launcher = path.parent / cluster.launcher

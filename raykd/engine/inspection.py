@@ -87,7 +87,7 @@ def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
     try:
         pair = _Pair.model_validate(override(raw, overrides, path.stem, fields))
     except ValidationError as error:
-        raise explain(error, str(path), fields) from None
+        raise explain(error, str(path), _Pair, raw) from None
     if pair.teacher.recipe is not None:
         raise UsageError(f"{path}: the teacher is a recipe; name that instead of this file: {pair.teacher.recipe}")
     return Subject(pair.data, pair.teacher)
