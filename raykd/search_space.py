@@ -39,7 +39,7 @@ class SearchSpace(Section):
     objectives: tuple[str, ...] = Field(default=(), description="default: what suits the method")
     sampler: Sampler = Sampler()
     scheduler: Scheduler = Scheduler()
-    trials: int = Field(default=24, gt=0)
+    trials: int = Field(default=24, gt=0, description="how many; a grid is tried whole unless fewer are asked for here")
     seeds: int = Field(default=1, ge=1, description="runs of each trial, from the recipe's seed up; their mean counts")
     keep: int = Field(default=3, ge=1, description="best trials whose checkpoints stay")
     points: tuple[dict[str, Any], ...] = Field(default=(), description="values to try first")

@@ -36,8 +36,9 @@ def tune(
     (of the first stage, where there are two).
 
     Trials run in parallel on Ray; Optuna proposes them and keeps the record, which its dashboard opens. The same
-    command goes on where the last one stopped, and --trials can be raised later. best.yaml is a recipe for
-    `raykd train`.
+    command goes on where the last one stopped, and --trials can be raised later; a population (pbt) of another
+    size is another search. best.yaml (with several objectives, best-N.yaml for trial N of the front) is a recipe
+    for `raykd train`.
     """
     from raykd.cli.board import board
     from raykd.cluster.config import Cluster, load_cluster
