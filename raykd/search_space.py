@@ -194,6 +194,12 @@ class SearchSpace(Section):
         recipe = load_recipe(self.recipe, override_pairs({**self.overrides, **values, **changed}))
         return recipe.model_copy(update={"controls": ()})
 
+    @property
+    def reports(self) -> int:
+        """Return how many reports a trial makes, all its seeds together."""
+        schedule = self.recipe_of({}).schedule
+        return -(-schedule.steps // schedule.report_every) * self.seeds
+
     def generation_ends(self) -> list[int]:
         """Return the steps at which members of a population are compared, and the last step."""
         schedule = self.recipe_of({}).schedule
@@ -214,6 +220,12 @@ class SearchSpace(Section):
                         entailed_runs(self.recipe_of({**conditions, key: value}))
                     except UsageError as error:
                         raise UsageError(f"space {self.name!r}, {key} at {value!r}: {error}") from None
+        if self.scheduler.name in ("asha", "median") and self.scheduler.grace >= self.reports:
+            raise UsageError(
+                f"space {self.name!r}: scheduler {self.scheduler.name!r} would end no trial, as each is given "
+                f"{self.scheduler.grace} reports and makes {self.reports}: lower scheduler.grace or "
+                "schedule.report_every, or set scheduler.name to none"
+            )
         if self.scheduler.name == "pbt":
             ends = self.generation_ends()
             if len(ends) == 1:

@@ -1,5 +1,6 @@
 """A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
 
+import math
 import threading
 import time
 import traceback
@@ -66,10 +67,11 @@ class TuneReporter(LocalReporter):
 class Telling:
     """Says of a run's rows what Ray Tune wants to know."""
 
-    def __init__(self, recipe: Recipe, objectives: Sequence[str]) -> None:
-        """Find out by which names the run reports them."""
+    def __init__(self, recipe: Recipe, objectives: Sequence[str], *, more: bool = False) -> None:
+        """Find out by which names the run reports them; ``more`` where the trial has other runs after this one."""
         self._names = {objective: reported_as(objective, recipe) for objective in objectives}
         self._every = recipe.schedule.report_every
+        self._last = math.inf if more else recipe.schedule.steps
 
     def row(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the objectives that a row of metrics has."""
@@ -77,8 +79,9 @@ class Telling:
         return {REPORT: -(-int(metrics["step"]) // self._every), **found}
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
-        """Report a row."""
-        tune.report(self.row(metrics))
+        """Report a row, but the last one of a trial: Tune could end it there, all trained and nothing concluded."""
+        if metrics["step"] < self._last:
+            tune.report(self.row(metrics))
 
 
 def run_of(config: Mapping[str, Any]) -> str:
@@ -99,8 +102,9 @@ def run_trial(config: dict[str, Any]) -> None:
             told = {
                 name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0] if seeds[0][name] is not None
             }
-            if number:  # the first one has told its rows
-                tune.report({**told, REPORT: (number + 1) * _reports(recipe)})
+            told[REPORT] = (number + 1) * _reports(recipe)
+            if 0 < number < trial.seeds - 1:  # the first one has told its rows, and the last is told below
+                tune.report(told)
         told |= {MADE: sum(each[MADE] for each in seeds), FINAL: 1.0}
     except Interrupted:
         told = {INTERRUPTED: 1.0}
@@ -157,7 +161,7 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
     prepare_host(job.threads)
     runtime = Runtime.model_validate(job.runtime)
     world = World.current(runtime.precision)
-    telling, own = Telling(recipe, trial.objectives), recipe_from_dict(job.recipe).run_id
+    telling, own = Telling(recipe, trial.objectives, more=trial.seeds > 1), recipe_from_dict(job.recipe).run_id
 
     def reporter(directory: Path) -> LocalReporter:
         if directory.name != own:  # the run of a teacher is nobody's trial, and further seeds are told by their means
@@ -169,7 +173,7 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
 
 def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
     """Train by workers of Ray Train, reading from the run directory how they do."""
-    telling, ending = Telling(recipe, trial.objectives), threading.Event()
+    telling, ending = Telling(recipe, trial.objectives, more=trial.seeds > 1), threading.Event()
     first = recipe.run_id == recipe_from_dict(job.recipe).run_id  # further seeds are told by their means
     outcome: dict[str, Any] = {}
 

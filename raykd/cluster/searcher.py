@@ -105,14 +105,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record how a trial goes."""
-        if trial_id in self._trials:
+        if trial_id in self._trials and not result.get(FINAL):
             self._record(self._trials[trial_id], result)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Record a report, if there is one objective and it is told on the way."""
+        """Record a report, if there is one objective and it was told by now."""
         value = result.get(self._objectives[0])
-        on_the_way = len(self._objectives) == 1 and not result.get(FINAL)
-        if on_the_way and value is not None and math.isfinite(value):
+        if len(self._objectives) == 1 and value is not None and math.isfinite(value):
             trial.report(value, result[REPORT])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -130,6 +129,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             trial.set_user_attr(REASON, str(reason))
             self._study.tell(trial, state=TrialState.FAIL)
         elif told.get(FINAL):
+            self._record(trial, told)
             trial.set_user_attr(MADE, int(told[MADE]))
             if told.get(TEST) is not None:
                 trial.set_user_attr("test/accuracy/top1", told[TEST])

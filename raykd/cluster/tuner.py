@@ -12,14 +12,14 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.control import Control
 from raykd.cluster.grid import target_of
 from raykd.cluster.population import Population
+from raykd.cluster.schedulers import scheduler_of
 from raykd.cluster.search_trial import TrialJob, make_sets, run_of, run_trial
-from raykd.cluster.searcher import MADE, REPORT, Stretch, StudySearcher
+from raykd.cluster.searcher import MADE, Stretch, StudySearcher
 from raykd.cluster.session import connected, room_for, what_is_free
 from raykd.cluster.study import (
     best_trials,
@@ -200,7 +200,7 @@ class Tuning:
                 tune.with_resources(run_trial, resources),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=self._scheduler(),
+                    scheduler=scheduler_of(self._planned.space, self._planned.objectives[0], self._study),
                     num_samples=_ENDLESS,
                     max_concurrent_trials=places,
                     reuse_actors=workers == 1,
@@ -220,25 +220,6 @@ class Tuning:
         if stopping:
             self._control.ask_to_stop()
         return stopping
-
-    def _scheduler(self) -> TrialScheduler:
-        settings, objectives = self._planned.space.scheduler, self._planned.objectives
-        if settings.name in ("none", "pbt"):  # Tune's own pbt takes no search algorithm, whose study is our record
-            return FIFOScheduler()
-        mode = "max" if OBJECTIVES[objectives[0]] == "maximize" else "min"
-        schedule = self._planned.space.recipe_of({}).schedule
-        reports = max(2, -(-schedule.steps // schedule.report_every)) * self._planned.space.seeds
-        if settings.name == "median":
-            return MedianStoppingRule(REPORT, objectives[0], mode, grace_period=settings.grace, min_samples_required=3)
-        return ASHAScheduler(
-            time_attr=REPORT,
-            metric=objectives[0],
-            mode=mode,
-            max_t=reports,
-            grace_period=min(settings.grace, reports),
-            reduction_factor=settings.reduction,
-            stop_last_trials=False,  # the last report is not the end: the run concludes after it
-        )
 
     def _job(self, recipe: Recipe, stretch: Stretch) -> dict[str, Any]:
         cluster = self._cluster
