@@ -1,11 +1,13 @@
 """What a submitted job takes along: the working directory without what is ignored, raykd itself, its cluster file."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pathspec
 import yaml
@@ -24,8 +26,13 @@ _IGNORE_FILES = (".gitignore", ".rayignore")
 _NEVER = (
     ".git/", ".hg/", ".svn/", ".venv/", "venv/", ".env",
     "__pycache__/", "*.py[cod]", ".*_cache/", "*.egg-info/", FOLDER,
+    ".env.*", ".aws/", ".azure/", ".config/gcloud/", ".gnupg/", ".kube/", ".ssh/",
+    ".git-credentials", ".netrc", ".pgpass", ".pypirc",
 )  # fmt: skip
+_DERIVED = ("logits", "searches", "synthetic", ".ray")
+"""What a store holds beside its runs that may be large."""
 _OFFENDERS = 5
+_PASSWORD = re.compile("passw|secret|token", re.IGNORECASE)  # in the name of a database's option
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Package:
 def collect(root: Path, data_root: Path | None) -> Package:
     """Find the files of a working directory, without what version control, .gitignore and .rayignore leave out.
 
-    Runs and the data root are left out wherever they are.
+    Runs, with what their store derives of them, and the data root are left out wherever they are.
     """
     root = root.resolve()
     data = data_root.resolve() if data_root else None
@@ -97,13 +104,17 @@ def _walk(folder: Path, specs: list[tuple[Path, pathspec.GitIgnoreSpec]], data: 
         if (folder / name).is_file():
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
             specs = [*specs, (folder, pathspec.GitIgnoreSpec.from_lines(lines))]
-    for entry in sorted(os.scandir(folder), key=lambda one: one.name):
-        path, is_folder = Path(entry.path), entry.is_dir(follow_symlinks=False)
-        if _ignored(path, is_folder, specs) or path == data or entry.name in _IGNORE_FILES:
+    entries = sorted(os.scandir(folder), key=lambda one: one.name)
+    folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    runs = {name for name in folders if read_status(folder / name)}
+    left = {*_IGNORE_FILES, *runs, *(_DERIVED if runs else ())}
+    for entry in entries:
+        path, is_folder = Path(entry.path), entry.name in folders
+        if entry.name in left or path == data or _ignored(path, is_folder, specs):
             continue
-        if is_folder and not read_status(path):
+        if is_folder:
             yield from _walk(path, specs, data)
-        elif not is_folder and path.is_file():
+        elif path.is_file():
             yield path
 
 
@@ -132,14 +143,20 @@ def remote_content(cluster: Cluster) -> dict[str, Any]:
             f"storage {cluster.storage!r} of cluster {cluster.name!r} would lie in the job's own folder, which Ray "
             "removes: give an absolute path that every node sees, or the address of an object store"
         )
-    user, _, _ = (cluster.study or "").partition("@")
-    if "@" in (cluster.study or "") and ":" in user.partition("://")[2]:
+    if _has_password(cluster.study or ""):
         raise UsageError(
             f"the study of cluster {cluster.name!r} has a password in its address, which would be stored with the job: "
             "leave it out, and set PGPASSWORD (or a ~/.pgpass) on the cluster"
         )
     content = cluster.model_dump(mode="json", exclude_defaults=True, exclude={"name", "launcher", "dashboard"})
     return {**content, "address": "auto"}
+
+
+def _has_password(url: str) -> bool:
+    """Tell whether a database's URL has a password, before its host or among its options."""
+    user, at, _ = url.partition("@")
+    options = [name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)]
+    return bool(at and ":" in user.partition("://")[2]) or any(_PASSWORD.search(name) for name in options)
 
 
 def _mib(size: int) -> str:

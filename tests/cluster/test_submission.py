@@ -33,7 +33,7 @@ def taken(folder: Path, data_root: Path | None = None) -> list[str]:
 
 
 def test_what_nobody_wants_stays_behind(tmp_path: Path) -> None:
-    wanted = ["mine.yaml", "code/model.py", "code/runs.py"]
+    wanted = ["mine.yaml", "code/model.py", "code/runs.py", "code/logits/of.py"]
     written(
         tmp_path,
         *wanted,
@@ -43,7 +43,8 @@ def test_what_nobody_wants_stays_behind(tmp_path: Path) -> None:
         ".mypy_cache/x",
         "a.egg-info/x",
     )
-    written(tmp_path, ".env", "data/mnist/train.parquet", ".raykd/old.yaml")
+    written(tmp_path, ".env", ".env.local", ".aws/credentials", ".netrc", "data/mnist/train.parquet", ".raykd/old.yaml")
+    written(tmp_path / "runs", "logits/a.parquet", "synthetic/b/train.parquet", "searches/c/study.db", ".ray/x")
     written(tmp_path / "runs/kd_digits-00000000-s0", "student.safetensors")
     (tmp_path / "runs/kd_digits-00000000-s0/status.json").write_text('{"state": "finished"}')
     assert taken(tmp_path, tmp_path / "data") == sorted(wanted)
@@ -147,6 +148,8 @@ def test_a_slip_is_told_before_anything_is_sent(tmp_path: Path, words: tuple[str
         ({"address": "local"}, "starts a Ray of its own with each run.*set address to auto"),
         ({"storage": "runs"}, "storage 'runs' .* would lie in the job's own folder"),
         ({"study": "postgresql+psycopg://me:secret@db/raykd"}, "has a password in its address.*set PGPASSWORD"),
+        ({"study": "postgresql+psycopg://db/raykd?user=me&PassWord=secret"}, "has a password in its address"),
+        ({"study": "postgresql+psycopg://me@db/raykd?sslpassword=secret"}, "has a password in its address"),
     ],
 )
 def test_what_does_not_fit_a_job_is_refused(changes: dict[str, Any], says: str) -> None:
