@@ -3,8 +3,14 @@
 Messages say what was got, what is allowed and what to do. Anything else that is raised is a bug.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_SECRETS = (
+    (re.compile(r"//\S*@"), "//...@"),  # a name, and perhaps a password, before the host of an address
+    (re.compile(r"(://[^\s?]*)\?[^\s'\"]*"), r"\1?..."),  # its options
+)
 
 
 class RaykdError(Exception):
@@ -41,6 +47,13 @@ class CorruptError(RaykdError):
     """Data or a checkpoint is damaged or incomplete: exit code 4."""
 
     exit_code = 4
+
+
+def masked(text: str) -> str:
+    """Return a text to be shown, without what may be secret in the addresses in it."""
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return text
 
 
 def did_you_mean(got: str, allowed: Iterable[str], inside: str = "") -> str:

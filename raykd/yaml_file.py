@@ -1,6 +1,5 @@
 """Read a YAML mapping the strict way: plain data only, no aliases, no duplicate keys; and say where it is wrong."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
@@ -10,10 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from raykd.errors import UsageError, did_you_mean
+from raykd.errors import UsageError, did_you_mean, masked
 
 _MAX_BYTES = 1_000_000
-_SECRET = re.compile(r"//[^/@\s]*@")  # a name, and perhaps a password, before the host of an address
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
 
@@ -97,7 +95,7 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
             lines.append(f"{path}: {item['msg']}")
         else:
             told = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: got {_SECRET.sub('//...@', repr(item['input']))}; {told}")
+            lines.append(f"{path}: got {masked(repr(item['input']))}; {told}")
     return UsageError(f"{source}: " + "; ".join(lines))
 
 

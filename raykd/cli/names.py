@@ -15,13 +15,13 @@ def data_root() -> Path | None:
     Raises:
         UsageError: if it names an object store, which a command that only reads folders cannot open.
     """
-    from raykd.errors import UsageError
+    from raykd.errors import UsageError, masked
 
     root = os.environ.get("RAYKD_DATA")
     if root and "://" in root:
         raise UsageError(
-            f"RAYKD_DATA is {root!r}, and this command reads folders of this machine: copy what it needs and name the "
-            "folder (train, tune, table and evaluate read object stores)"
+            f"RAYKD_DATA is {masked(root)!r}, and this command reads folders of this machine: copy what it needs and "
+            "name the folder (train, tune, table and evaluate read object stores)"
         )
     return Path(root) if root else None
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -66,9 +67,7 @@ class Cluster(Runtime):
     @field_validator("dashboard")
     @classmethod
     def _of_http(cls, dashboard: str | None) -> str | None:
-        if dashboard is not None and not re.fullmatch(r"https?://[^/@\s]+/?", dashboard):
-            raise ValueError("a dashboard is http://HOST:PORT or https://HOST, without user or path")
-        return dashboard and dashboard.rstrip("/")
+        return None if dashboard is None else check_dashboard(dashboard)
 
     @field_validator("storage", "data_root")
     @classmethod
@@ -103,6 +102,23 @@ class Cluster(Runtime):
     def runtime(self) -> Runtime:
         """Return the settings of the arithmetic alone."""
         return Runtime(**self.model_dump(include=set(Runtime.model_fields)))
+
+
+def check_dashboard(url: str) -> str:
+    """Return the address of a dashboard as it is used, without a last slash.
+
+    Raises:
+        UsageError: if it is none; it is not repeated, since there may be a password in it.
+    """
+    try:
+        is_one = re.fullmatch(r"https?://[^/?#@\s]+/?", url) and urlsplit(url).port != 0
+    except ValueError:  # of a port
+        is_one = False
+    if not is_one:
+        raise UsageError(
+            "a dashboard is http://HOST:PORT or https://HOST, without user or path, and a port at most 65535"
+        )
+    return url.rstrip("/")
 
 
 def load_cluster(source: str) -> Cluster:

@@ -11,16 +11,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow.fs as pafs
 
-from raykd.errors import SetupError, UsageError
+from raykd.errors import SetupError, UsageError, masked
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +50,14 @@ def check_address(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in _OPTIONS or not parts.netloc:
         allowed = ", ".join(f"{scheme}://BUCKET/FOLDER" for scheme in _OPTIONS)
-        raise UsageError(f"{address.partition('?')[0]!r} is no store that raykd knows: give a path, or {allowed}")
-    if ":" in parts.netloc or "@" in parts.netloc:
+        raise UsageError(f"{masked(address)!r} is no store that raykd knows: give a path, or {allowed}")
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    if ":" in parts.netloc or any("@" in text for text in (parts.netloc, *(value for _, value in options))):
         raise UsageError(
             f"an address such as {parts.scheme}://BUCKET/FOLDER holds no key and no password: set them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the provider's own login)"
         )
-    options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    for name in options:
+    for name, _ in options:
         if name not in _OPTIONS[parts.scheme]:
             known = ", ".join(_OPTIONS[parts.scheme]) or "none"
             raise UsageError(f"option {name!r} of a {parts.scheme}:// address is not known; known: {known}")
@@ -152,23 +152,33 @@ class Remote:
             return None
 
     def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to here, where it appears once it is whole."""
+        """Copy a file to here, where it appears once it is whole.
+
+        Raises:
+            SetupError: if the store does not answer for minutes, or at once if the disk here does not take it.
+        """
         staging = target.with_name(f".{target.name}.fetching")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with _disk_of(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
 
         def copy() -> None:
-            with self._filesystem.open_input_stream(self._path(name)) as stream, staging.open("wb") as file:
+            with self._filesystem.open_input_stream(self._path(name)) as stream, _OwnFile(staging, "wb") as file:
                 shutil.copyfileobj(stream, file, _CHUNK)
 
         self._patiently("fetch", name, copy)
-        staging.replace(target)
+        with _disk_of(target):
+            staging.replace(target)
 
     def send(self, source: Path, name: str) -> None:
-        """Copy a file from here; it appears there once it is whole."""
+        """Copy a file from here; it appears there once it is whole.
+
+        Raises:
+            SetupError: if the store does not answer for minutes, or at once if the file here cannot be read.
+        """
 
         def copy() -> None:
             # A small file is one request; a large one is sent in parts, of which a failure leaves nothing to see.
-            with source.open("rb") as file, self._filesystem.open_output_stream(self._path(name)) as stream:
+            with _OwnFile(source, "rb") as file, self._filesystem.open_output_stream(self._path(name)) as stream:
                 shutil.copyfileobj(file, stream, _CHUNK)
 
         self._patiently("write", name, copy)
@@ -213,6 +223,42 @@ class Remote:
                 logger.warning("could not %s %s (%s); trying again in %.0f s", verb, where, told, rest)
                 time.sleep(rest)
         raise AssertionError("the last try returns or raises")
+
+
+class _OwnFile:
+    """A file of this machine, of which no error is taken for one of the store."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._path = path
+        with _disk_of(path):
+            self._file: IO[bytes] = path.open(mode)
+
+    def __enter__(self) -> "_OwnFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _disk_of(self._path):  # what is buffered is written now
+            self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        with _disk_of(self._path):
+            return self._file.read(size)
+
+    def write(self, content: bytes) -> int:
+        with _disk_of(self._path):
+            return self._file.write(content)
+
+
+@contextmanager
+def _disk_of(path: Path) -> Iterator[None]:
+    """Within: what this machine's disk refuses is told of it."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"{path} on this machine: {error.strerror}; mend it, or name another disk's folder in RAYKD_CACHE, where "
+            "files of object stores are held, then run the same command"
+        ) from None
 
 
 def _entry(found: Any) -> Entry:

@@ -77,6 +77,12 @@ def test_a_store_that_is_gone_is_given_up_in_the_end(
         ("s3://key:secret@bucket/folder", "no key and no password"),
         ("s3://key@bucket/folder", "no key and no password"),
         ("s3://bucket/folder?secret_key=hush", "'secret_key' of a s3:// address is not known; known: endpoint"),
+        ("s3://bucket?endpoint_override=http://key:hush@host", "no key and no password"),
+        (
+            "s3a://key:secret/hush@bucket/folder",
+            r"'s3a://\.\.\.@bucket/folder' is no store that raykd knows: give a path",
+        ),
+        ("s3a://bucket/folder?secret_key=hush", r"'s3a://bucket/folder\?\.\.\.' is no store"),
     ],
 )
 def test_an_address_that_is_none_is_refused_without_repeating_a_secret(address: str, message: str) -> None:
@@ -84,6 +90,23 @@ def test_an_address_that_is_none_is_refused_without_repeating_a_secret(address: 
         check_address(address)
     assert "hush" not in str(refused.value)
     assert "key:secret" not in str(refused.value)
+
+
+def test_a_full_disk_of_this_machine_is_told_at_once_and_not_as_the_stores(s3: Server, tmp_path: Path) -> None:
+    folder = Remote(f"s3://{s3.new_bucket()}/store")
+    folder.write("weights", b"x" * 100)
+    (tmp_path / ".weights.fetching").symlink_to("/dev/full")
+    began = time.monotonic()
+    with pytest.raises(
+        SetupError, match=r"/\.weights\.fetching on this machine: No space left on device; .*RAYKD_CACHE"
+    ):
+        folder.fetch("weights", tmp_path / "weights")
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="/file/weights on this machine: "):
+        folder.fetch("weights", tmp_path / "file" / "weights")
+    with pytest.raises(SetupError, match=f"{tmp_path} on this machine: Is a directory"):
+        folder.send(tmp_path, "folder")
+    assert time.monotonic() - began < 1
 
 
 def test_a_bucket_that_is_not_there_is_told_at_once(server: Server) -> None:
