@@ -96,6 +96,6 @@ def _told(job: "Job") -> dict[str, Any]:
         "exit code": job.exit_code,
         "started": job.started,
         "ended": job.ended,
-        **{name: value for name, value in job.metadata.items() if name != "run"},
+        **{name: value for name, value in job.metadata.items() if name not in ("run", "runs")},
         "message": job.message,
     }

@@ -46,7 +46,7 @@ def print_plan(found: dict[str, Any]) -> None:
             output.print_pairs({f"  {name}": value for name, value in _lines(run, found["workers"]).items()})
         elif "reason" in run:
             click.echo(f"  {run['reason']}")
-    total = _duration(found["total"])
+    total = durations(found["total"])
     output.print_pairs({"in all": ", ".join(total), **{f"note {i}": n for i, n in enumerate(found["notes"], start=1)}})
 
 
@@ -74,7 +74,7 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
         )
     lines["time"] = (
         f"{run['seconds_per_step']:.3g} s x {count(run['steps'])} steps, "
-        f"{run['seconds_per_report']:.3g} s x {count(run['reports'])} reports: {', '.join(_duration(run))}"
+        f"{run['seconds_per_report']:.3g} s x {count(run['reports'])} reports: {', '.join(durations(run))}"
     )
     lines["disk"] = f"{run['checkpoints_kept']} checkpoints of {gib(run['checkpoint_bytes'])}"
     if "bank_bytes" in run:
@@ -83,6 +83,7 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
     return lines | {f"note {i}": note for i, note in enumerate(run["notes"], start=1)}
 
 
-def _duration(figures: dict[str, Any]) -> list[str]:
-    names = {"hours": "hours", "gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours", "price": "to pay"}
+def durations(figures: dict[str, Any]) -> list[str]:
+    """Write hours and what they cost for a reader."""
+    names = {"hours": "hours", "gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours", "price": "to pay at price_per_hour"}
     return [f"{figures[key]:.3g} {name}" for key, name in names.items() if key in figures]

@@ -41,7 +41,8 @@ def submit(
 
     The working directory goes along, without what .git, .gitignore and .rayignore leave out, and so does raykd
     itself. The run lands in the cluster's storage. Submitted again, a run that is at work is joined, and one that
-    was stopped goes on. Ctrl-C leaves the job running. The exit code is the job's.
+    was stopped goes on; a command with other options that would train a run at work is refused. Ctrl-C leaves the
+    job running. The exit code is the job's.
     """
     from raykd.cli import output
     from raykd.cli.inner import read_words
@@ -82,7 +83,7 @@ def submit(
 
 def _tell(submission: Any, as_json: bool) -> None:
     from raykd.cli import output
-    from raykd.cli.plan import print_plan
+    from raykd.cli.plan import durations, print_plan
 
     told = submission.told()
     plans = submission.plan()
@@ -93,4 +94,7 @@ def _tell(submission: Any, as_json: bool) -> None:
     if "plan" in plans:
         print_plan(plans["plan"])
     if "in all" in plans:
-        click.echo(plans["in all"])
+        figures = ", ".join(durations(plans["in all"]))
+        click.echo(f"{plans['in all']['runs']} such runs to their ends, and once what they share: {figures}")
+    if "note" in plans:
+        click.echo(f"note: {plans['note']}")

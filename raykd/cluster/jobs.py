@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raykd.cluster.environment import token_source
-from raykd.cluster.submission import is_loopback
-from raykd.errors import SetupError, UsageError, did_you_mean
+from raykd.cluster.submission import RUNS, is_loopback
+from raykd.errors import InProgress, SetupError, UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,10 @@ _ID = "raykd-"
 _ANSWER_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 90.0
-_RESTS = (0.5, 1, 2, 4, 8)  # seconds between tries of a connection that was lost
+_RESTS = (0.5, 1, 2, 4, 8)  # seconds between tries in a row of a connection that was lost
+_LOST = (OSError, RuntimeError, aiohttp.ClientError)  # what Ray's client raises then; those of requests are OSErrors
 _STOPPED = 130
+_TOLD = 200  # characters of an answer that may be a page
 _TALKATIVE = (  # of uploads and sockets, which are no user's concern
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -49,9 +53,21 @@ class Job:
     exit_code: int | None
 
     @property
+    def runs(self) -> frozenset[str]:
+        """Return what it trains, which another job must not at the same time."""
+        return frozenset(self.metadata.get(RUNS, self.run).splitlines())
+
+    @property
     def is_over(self) -> bool:
         """Tell whether it has ended, in whatever way."""
         return bool(JobStatus(self.status).is_terminal())
+
+    @property
+    def code(self) -> int:
+        """Return the exit code of one that is over: that of its process where it had one."""
+        if self.status == JobStatus.SUCCEEDED:
+            return 0
+        return _STOPPED if self.status == JobStatus.STOPPED else self.exit_code or 1
 
 
 class Jobs:
@@ -68,31 +84,47 @@ class Jobs:
             logging.getLogger(name).setLevel(logging.WARNING)
         _warn_of_open(url)
         with self._answering():
-            self._client = JobSubmissionClient(url)
+            try:
+                self._client = JobSubmissionClient(url)
+            except (KeyError, TypeError):
+                raise RuntimeError("it tells no version of Ray") from None
 
     def submit(self, run: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]) -> tuple[Job, bool]:
-        """Submit a job for a run, or find the one that is at it; return it, and whether it is new."""
-        before = [job for job in self.all() if job.run == run]
-        going = [job for job in before if not job.is_over]
-        if going:
-            return going[-1], False
+        """Submit a job for a run, or find the one that is at it; return it, and whether it is new.
+
+        Raises:
+            InProgress: if a job with other options trains one of the runs that ``metadata`` names.
+            SetupError: if the cluster takes no such job.
+        """
+        jobs = self.all()
+        before = [job for job in jobs if job.run == run]
+        going = [job for job in jobs if not job.is_over]
+        for job in reversed(going):
+            if job.run == run:
+                return job, False
+        for job in going:
+            if both := job.runs.intersection(metadata[RUNS].splitlines()):
+                raise InProgress(
+                    f"job {job.id} trains {min(both)} too, but was submitted with other options: wait for its end "
+                    f"(`raykd jobs logs -f {job.run}`) or end it (`raykd jobs stop {job.run}`), then submit again"
+                )
         name = f"{_ID}{run}" + (f"-{len(before) + 1}" if before else "")
         for rest in (*_RESTS, None):
-            try:
-                with self._answering():
+            with self._answering():
+                try:
                     self._client.submit_job(
                         entrypoint=entrypoint,
                         submission_id=name,
                         runtime_env=runtime,
                         metadata={**metadata, RUN: run},
                     )
-                break
-            except RuntimeError as error:
-                if "already exists" in str(error):  # somebody was faster with the same run
-                    return self.find(name), False
-                if rest is None or "try again later" not in str(error):  # as a head says that has just started
-                    raise SetupError(f"{self._url} takes no such job: {_last_line(error)}") from None
-                time.sleep(rest)
+                    break
+                except RuntimeError as error:
+                    if "already exists" in str(error):  # somebody was faster with the same run
+                        return self.find(name), False
+                    if rest is None or "try again later" not in str(error):  # as a head says that has just started
+                        raise SetupError(f"{self._url} takes no such job: {_last_line(error)}") from None
+                    time.sleep(rest)
         return self.find(name), True
 
     def all(self) -> list[Job]:
@@ -123,36 +155,43 @@ class Jobs:
             return str(self._client.get_job_logs(job.id))
 
     def follow(self, job: Job, say: Callable[[str], None]) -> int:
-        """Say what a job says until it ends; return its exit code. A connection that is lost is made again."""
-        said = 0
+        """Say what a job says until it ends; return its exit code. A connection that is lost is made again.
+
+        Raises:
+            SetupError: if the cluster does not answer several times in a row.
+        """
+        said, rests = 0, iter(_RESTS)
 
         async def tail() -> None:
-            nonlocal said
+            nonlocal said, rests
             heard = 0  # a new connection begins with the first line again
             async for text in self._client.tail_job_logs(job.id):
                 new, heard = text[max(0, said - heard) :], heard + len(text)
                 if new:
                     say(new)
                     said = heard
+                if not job.is_over:  # else there is no more to come, however often the connection is cut
+                    rests = iter(_RESTS)
 
-        for rest in (*_RESTS, None):
-            try:
-                asyncio.run(tail())
-                break
-            except (OSError, RuntimeError) as error:
-                if rest is None:
-                    told = _last_line(error)
-                    raise SetupError(f"{self._url} does not answer any more ({told}); the job may go on") from None
-                time.sleep(rest)
-        return self.wait(job)
-
-    def wait(self, job: Job) -> int:
-        """Wait for the end of a job; return its exit code, that of its process where it had one."""
-        while not (now := self._look(job)).is_over:
-            time.sleep(_POLL_SECONDS)
-        if now.status == JobStatus.SUCCEEDED:
-            return 0
-        return _STOPPED if now.status == JobStatus.STOPPED else now.exit_code or 1
+        with self._answering():
+            while True:
+                rest: float | None = _POLL_SECONDS
+                try:
+                    job = self._told(self._client.get_job_info(job.id))
+                    if job.status != JobStatus.PENDING:
+                        asyncio.run(tail())
+                    if job.is_over:  # before its log was read to the end
+                        return job.code
+                    rests = iter(_RESTS)
+                except _LOST as error:
+                    rest, told = next(rests, None), _last_line(error)[:_TOLD]
+                if rest is not None:
+                    time.sleep(rest)
+                elif job.is_over:
+                    logger.warning("the rest of what job %s said cannot be read (%s)", job.id, told)
+                    return job.code
+                else:
+                    raise SetupError(f"{self._url} tells no more of job {job.id} ({told}), which may go on")
 
     def stop(self, job: Job) -> Job:
         """Ask a job to save and stop, and wait until it has.
@@ -200,10 +239,16 @@ class Jobs:
                 f"{self._url} refuses: {told}; set RAY_AUTH_TOKEN_PATH to a copy of the cluster's token file "
                 "(`ray get-auth-token` prints it on its head node)"
             ) from None
-        except ConnectionError:
+        except (ConnectionError, requests.ConnectionError, requests.Timeout):
             raise SetupError(
                 f"nothing answers at {self._url}: does the cluster run, and is its dashboard forwarded to here? "
                 "(`ray dashboard FILE`, `kubectl port-forward`; `dashboard` in the cluster file)"
+            ) from None
+        except (RuntimeError, requests.RequestException) as error:
+            told = (str(error).splitlines() or [type(error).__name__])[0][:_TOLD]
+            raise SetupError(
+                f"{self._url} answers, but not as Ray's dashboard should ({told}): is the right port forwarded, and "
+                "its cluster well?"
             ) from None
 
 

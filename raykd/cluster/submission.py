@@ -1,5 +1,7 @@
 """A command of raykd on its way to a cluster: which run it is about, what it takes along and what it will take."""
 
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -10,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import raykd
-from raykd.cluster.config import Cluster, load_cluster
+from raykd.cluster.config import Cluster, check_dashboard, load_cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.cluster.grid import target_of
 from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.plan import plan_on
 from raykd.cluster.train import needs_ray
-from raykd.cluster.tune import plan_search
+from raykd.cluster.tune import plan_search, sources
 from raykd.engine.roots import local_side
 from raykd.errors import UsageError
-from raykd.recipe import Recipe, load_recipe
+from raykd.recipe import Recipe, entailed_runs, load_recipe
 from raykd.search_file import load_space
-from raykd.table import load_table
+from raykd.search_space import SearchSpace
+from raykd.table import Table, load_table, table_entries
 
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Job, Jobs
@@ -31,17 +35,33 @@ if TYPE_CHECKING:
 _HERE = "http://127.0.0.1:8265"
 """Where Ray's dashboard listens unless it is told otherwise."""
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
+RUNS = "runs"
+"""Metadata of a job: what it trains, a line each; of a search the whole of it."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A command of raykd: its words, the run or search that it is about, and the recipe of that or of one trial."""
+    """A command of raykd.
+
+    Attributes:
+        words: as they were given.
+        run: the id of the run, search or table that it is about, with all options that change what is trained.
+        digest: of the content.
+        runs: what no other job must train at the same time. What they build on is left out, since many may share it.
+        recipe: of the run, or of one trial.
+        times: how many such runs there are.
+        once: the ids of runs that all of them share.
+        note: what is to be said of the cost.
+    """
 
     words: tuple[str, ...]
     run: str
-    recipe: Recipe | None
     digest: str
-    times: int
+    runs: tuple[str, ...]
+    recipe: Recipe | None = None
+    times: int = 1
+    once: frozenset[str] = frozenset()
+    note: str = ""
 
 
 def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], working_dir: Path) -> Asked:
@@ -56,20 +76,51 @@ def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], w
         subject = str(values.get("recipe") or values.get("space") or values.get("name"))
         if "/" in subject or subject.endswith((".yaml", ".yml")):
             _inside(Path(subject), Path.cwd())
+        words = (name, *arguments)
         if name == "train":
-            recipe = load_recipe(subject, values["overrides"])
-            seeds = int(values["seeds"])
-            run = recipe.run_id + (f"-{seeds}seeds" if seeds > 1 else "")
-            return Asked((name, *arguments), run, recipe, recipe.content_hash, seeds)
+            return _of_train(words, load_recipe(subject, values["overrides"]), values["seeds"])
         if name == "tune":
-            space = load_space(subject, values["overrides"], values["trials"])
-            planned = plan_search(space, Path())
-            digest = planned.folder.name.rpartition("-")[2]
-            return Asked((name, *arguments), planned.folder.name, planned.space.recipe_of({}), digest, target_of(space))
-        table = load_table(subject)
-        return Asked((name, *arguments), f"{table.name}{'-quick' if values['quick'] else ''}", None, "", 1)
+            return _of_tune(words, load_space(subject, values["overrides"], values["trials"]), values["trials"])
+        return _of_table(words, load_table(subject), values["quick"], values["seeds"])
     finally:
         os.chdir(here)
+
+
+def _of_train(words: tuple[str, ...], recipe: Recipe, seeds: int) -> Asked:
+    copies = [recipe.model_copy(update={"seed": recipe.seed + more}) for more in range(max(2, seeds))]
+    each = [[run.run_id for run in entailed_runs(copy)] for copy in copies]
+    once = frozenset(each[0]) & frozenset(each[1])
+    runs = tuple(run for ids in each[:seeds] for run in ids if run not in once)
+    return Asked(words, recipe.run_id + _several(seeds), recipe.content_hash, runs, recipe, seeds, once)
+
+
+def _of_tune(words: tuple[str, ...], space: SearchSpace, trials: int | None) -> Asked:
+    planned = plan_search(space, Path())
+    name, space = planned.folder.name, planned.space
+    return Asked(
+        words,
+        name if trials is None else f"{name}-{trials}trials",
+        name.rpartition("-")[2],
+        (name,),
+        space.recipe_of({}),
+        target_of(space) * space.seeds,
+        frozenset(run.run_id for run in sources(space)),
+        "the second stage is not in these figures" if space.then else "",
+    )
+
+
+def _of_table(words: tuple[str, ...], table: Table, quick: bool, seeds: int | None) -> Asked:
+    entries = table_entries(table, quick=quick, seeds=seeds)
+    runs = tuple(sorted({run for entry in entries for run in entry.run_ids}))
+    canonical = json.dumps([table.model_dump(mode="json"), runs], sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    count = max((len(entry.runs) for entry in entries), default=1)
+    name = f"{table.name}-{digest}{'-quick' if quick else ''}{_several(count)}"
+    return Asked(words, name, digest, runs, note="a table's cost is not told; `raykd plan` tells that of a recipe")
+
+
+def _several(seeds: int) -> str:
+    return f"-{seeds}seeds" if seeds > 1 else ""
 
 
 def _inside(path: Path, folder: Path) -> None:
@@ -107,13 +158,18 @@ class Submission:
     @property
     def runtime(self) -> dict[str, Any]:
         """Return what Ray is told of the job's environment, without the working directory."""
-        pinned = _pinned() if self.cluster.dependencies == "pinned" else None
+        pinned = _pinned(self.cluster) if self.cluster.dependencies == "pinned" else None
         return {"pip": pinned} if pinned else {}
 
     @property
     def metadata(self) -> dict[str, str]:
         """Return what the job's record says: nothing of this machine or its environment."""
-        return {"raykd": raykd.__version__, "command": self.asked.words[0], "recipe_hash": self.asked.digest}
+        return {
+            "raykd": raykd.__version__,
+            "command": self.asked.words[0],
+            "recipe_hash": self.asked.digest,
+            RUNS: "\n".join(self.asked.runs),
+        }
 
     def send(self, jobs: "Jobs", folder: Path) -> tuple["Job", bool]:
         """Upload and submit, unless the run is at work; ``folder`` is for the upload."""
@@ -133,23 +189,26 @@ class Submission:
         }
 
     def plan(self) -> dict[str, Any]:
-        """Return what the run, or one trial of a search, would need; see ``raykd plan``."""
-        if self.asked.recipe is None:
-            return {}
+        """Return what the run, or one trial of a search, would need (see ``raykd plan``), and all of them in sum."""
+        asked, note = self.asked, {"note": self.asked.note} if self.asked.note else {}
+        if asked.recipe is None:
+            return note
         root = local_side(self.cluster.data_root) if self.cluster.data_root else None
-        found = plan_on(self.asked.recipe, self.cluster, store=local_side(self.cluster.storage), data_root=root)
-        if self.asked.times == 1:
-            return {"plan": found}
-        total = {name: self.asked.times * value for name, value in found["total"].items()}
-        figures = ", ".join(f"{value:.3g} {name.replace('_', '-')}" for name, value in total.items())
-        return {"plan": found, "in all": f"{self.asked.times} of these, one after the other: {figures}"}
+        found = plan_on(asked.recipe, self.cluster, store=local_side(self.cluster.storage), data_root=root)
+        if asked.times == 1:
+            return {"plan": found, **note}
+        names = found["total"].keys() - ({"hours"} if asked.words[0] == "tune" else set())  # trials are parallel
+        times = [(run, 1 if run["run"] in asked.once else asked.times) for run in found["runs"]]
+        total = {name: sum(run.get(name, 0.0) * count for run, count in times) for name in sorted(names)}
+        return {"plan": found, "in all": {"runs": asked.times, **total}, **note}
 
 
 def cluster_of(name: str | None) -> Cluster:
     """Return a cluster by its name or file; without one, the Ray that runs on this machine, with runs in ./runs.
 
     Raises:
-        UsageError: as ``load_cluster``; without a name, if jobs go to another machine, where ./runs is not.
+        UsageError: as ``load_cluster``; without a name, if jobs go to another machine, where ./runs is not, or Ray's
+            variable holds no address.
     """
     if name is not None:
         return load_cluster(name)
@@ -165,8 +224,18 @@ def is_loopback(url: str) -> bool:
 
 
 def address_of(cluster: Cluster) -> str:
-    """Return where a cluster takes jobs: what its file says, else Ray's own variable, else this machine."""
-    return cluster.dashboard or os.environ.get(_ADDRESS) or _HERE
+    """Return where a cluster takes jobs: what its file says, else Ray's own variable, else this machine.
+
+    Raises:
+        UsageError: if Ray's variable holds no address.
+    """
+    told = os.environ.get(_ADDRESS)
+    if cluster.dashboard or not told:
+        return cluster.dashboard or _HERE
+    try:
+        return check_dashboard(told)
+    except UsageError as error:
+        raise UsageError(f"{_ADDRESS} in the environment: {error}") from None
 
 
 def api_of(cluster: Cluster) -> "Jobs":
@@ -181,9 +250,18 @@ def api_of(cluster: Cluster) -> "Jobs":
     return Jobs(address_of(cluster))
 
 
-def _pinned() -> list[str]:
-    """Return what raykd needs in the versions of here, without Ray, which the cluster has."""
+def _pinned(cluster: Cluster) -> list[str]:
+    """Return what raykd needs in the versions of here, without Ray, which the cluster has.
+
+    Of builds such as 2.9.0+cpu the version alone, since an index has no others.
+    """
     here = {dist.metadata["Name"].lower() for dist in distributions()}
-    wanted = [Requirement(line) for line in requires("raykd") or ()]
-    names = {one.name.lower() for one in wanted if one.marker is None or "ray" in str(one.marker)} - {"ray", "raykd"}
-    return sorted(f"{name}=={version(name)}" for name in names & here)
+    extras = {"", "ray"} | ({"postgres"} if (cluster.study or "").startswith("postgres") else set())
+    pinned = set()
+    for one in map(Requirement, requires("raykd") or ()):
+        asked = one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras)
+        if asked and one.name.lower() != "ray":
+            extra = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
+            exact = f"=={Version(version(one.name)).public}" if one.name.lower() in here else str(one.specifier)
+            pinned.add(f"{one.name.lower()}{extra}{exact}")
+    return sorted(pinned)

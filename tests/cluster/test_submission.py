@@ -1,6 +1,7 @@
 """What a job takes along, what it is called, and what its command line is; without a cluster."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,11 +15,20 @@ from raykd.cli.inner import read_words
 from raykd.cluster import package as packages
 from raykd.cluster.config import Cluster
 from raykd.cluster.package import collect, remote_content
-from raykd.cluster.submission import Submission
+from raykd.cluster.submission import Submission, address_of, cluster_of
 from raykd.errors import UsageError
-from raykd.recipe import load_recipe
+from raykd.recipe import Recipe, entailed_runs, load_recipe
 
 CLUSTER = Cluster(name="far", address="auto", workers=2, storage="/shared/runs")
+TABLE = """
+title: Temperatures
+source: nobody
+seeds: 2
+columns: {digits: Digits}
+rows:
+- {name: warm, cells: {digits: {recipe: kd_digits, overrides: {method.temperature: 2}}}}
+quick: {budget: fewer steps, overrides: {schedule.steps: 60}}
+"""
 
 
 def written(folder: Path, *names: str, size: int = 1) -> None:
@@ -100,11 +110,32 @@ def test_a_job_is_called_like_its_run(tmp_path: Path) -> None:
     made = submission(tmp_path, "train", "kd_digits", "seed=3")
     assert made.asked.run == run
     assert made.metadata["recipe_hash"] == run.split("-")[1]
-    assert submission(tmp_path, "train", "kd_digits", "seed=3", "--seeds", "2").asked.run == f"{run}-2seeds"
+    several = submission(tmp_path, "train", "kd_digits", "seed=3", "--seeds", "2")
+    assert several.asked.run == f"{run}-2seeds"
+    assert several.metadata["runs"].splitlines() == [run, run.replace("-s3", "-s4")], (
+        "not the teacher's, which many use"
+    )
     space = submission(tmp_path, "tune", "kd_temperature", "--trials", "6")
-    assert space.asked.run.startswith("kd_temperature-")
-    assert space.asked.times == 6
-    assert submission(tmp_path, "table", "dafl_mnist", "--quick").asked.run == "dafl_mnist-quick"
+    name = f"kd_temperature-{space.metadata['recipe_hash']}"
+    assert (space.asked.run, space.metadata["runs"], space.asked.times) == (f"{name}-6trials", name, 6)
+    assert submission(tmp_path, "tune", "kd_temperature").asked.run == name
+
+
+def test_a_table_is_called_by_all_that_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(TABLE)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine.yaml").write_text(TABLE.replace("temperature: 2", "temperature: 3"))
+    words = [("mine.yaml",), ("mine.yaml", "--seeds", "2"), ("mine.yaml", "--seeds", "3"), ("other/mine.yaml",)]
+    tables = [submission(tmp_path, "table", *one) for one in (*words, ("mine.yaml", "--quick"))]
+    ids = [table.asked.run for table in tables]
+    assert ids[0] == ids[1], "two seeds are what it says itself"
+    assert len(set(ids)) == 4
+    shapes = [r"mine-\w{8}-2seeds", r"mine-\w{8}-2seeds", r"mine-\w{8}-3seeds", r"mine-\w{8}-2seeds"]
+    for name, shape in zip(ids, [*shapes, r"mine-\w{8}-quick"], strict=True):
+        assert re.fullmatch(shape, name)
+    alone = submission(tmp_path, "train", "kd_digits", "method.temperature=2", "seed=1")
+    assert alone.asked.runs[0] in tables[0].metadata["runs"].splitlines()
+    assert "cost is not told" in tables[0].plan()["note"]
 
 
 def test_no_name_in_a_command_is_ever_a_command(tmp_path: Path) -> None:
@@ -167,7 +198,57 @@ def test_dependencies_are_pinned_where_asked(tmp_path: Path) -> None:
     assert {"torch", "optuna", "pydantic", "safetensors"} <= set(names)
     assert "ray" not in names, "the cluster's own"
     assert "pytest" not in names
-    assert all("==" in line for line in pinned)
+    assert all("==" in line and "+" not in line for line in pinned), "an index has no build such as 2.9.0+cpu"
+    searched = CLUSTER.model_copy(update={"dependencies": "pinned", "study": "postgresql+psycopg://db/raykd"})
+    (driver,) = set(submission(tmp_path, "train", "kd_digits", cluster=searched).runtime["pip"]) - set(pinned)
+    assert driver.startswith("psycopg[binary]==")
+
+
+def test_builds_are_pinned_by_their_version_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raykd.cluster.submission.version", lambda name: "2.9.0+cu128")
+    place = CLUSTER.model_copy(update={"dependencies": "pinned"})
+    assert "torch==2.9.0" in submission(tmp_path, "train", "kd_digits", cluster=place).runtime["pip"]
+
+
+@pytest.mark.parametrize("address", ["http://me:hush@far:8265", "http://far:99999", "far:8265"])
+def test_rays_variable_holds_an_address_or_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://far:8265/")
+    assert address_of(CLUSTER) == "http://far:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
+    for ask in (lambda: cluster_of(None), lambda: address_of(CLUSTER)):
+        with pytest.raises(
+            UsageError, match="RAY_API_SERVER_ADDRESS in the environment: a dashboard is http:"
+        ) as caught:
+            ask()
+        assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "times", "hours"),
+    [
+        (("train", "lsgdfd_digits", "--seeds", "3"), 3, 2 * 10 + 3 * 1),
+        (("tune", "sharp.yaml", "--trials", "4"), 8, None),
+        (("train", "dafl_digits", "--seeds", "2"), 2, 10 + 2 * (1 + 10)),
+    ],
+)
+def test_what_all_runs_share_costs_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], times: int, hours: float | None
+) -> None:
+    def plan_on(recipe: Recipe, *_: Any, **__: Any) -> dict[str, Any]:
+        """What a plan looks like, with an hour for the run itself and ten for every other."""
+        costs = [(run.run_id, 1.0 if run.run_id == recipe.run_id else 10.0) for run in entailed_runs(recipe)]
+        total = sum(cost for _, cost in costs)
+        runs = [{"run": run, "hours": cost, "price": 2 * cost} for run, cost in costs]
+        return {"runs": runs, "total": {"hours": total, "price": 2 * total}}
+
+    monkeypatch.setattr("raykd.cluster.submission.plan_on", plan_on)
+    (tmp_path / "sharp.yaml").write_text(
+        "recipe: kd_digits\nseeds: 2\nspace: {method.temperature: {uniform: [1, 9]}}\n"
+    )
+    found = submission(tmp_path, *words).plan()["in all"]
+    assert found["runs"] == times
+    assert found.get("hours") == hours, "of trials, which are parallel, nobody knows"
+    assert found["price"] == (2 * hours if hours else 2 * (10 + 8))
 
 
 def test_the_limit_is_below_rays_own() -> None:
