@@ -142,3 +142,14 @@ def test_a_run_that_fails(raykd: Raykd, tiny: WriteRecipe) -> None:
     failed = raykd("train", tiny(student_optim={"name": "sgd", "lr": 1e30}))
     assert failed.exit_code == 1
     assert "not finite" in failed.stderr
+
+
+@pytest.mark.parametrize("command", [("list", "datasets"), ("train", "kd_digits", "--out", "s3a://key:hu/sh@bucket/x")])
+def test_a_secret_in_an_address_is_not_repeated(
+    raykd: Raykd, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("RAYKD_DATA", "s3a://key:hu/sh@bucket/x")
+    refused = raykd(*command)
+    assert refused.exit_code == 2
+    assert "'s3a://...@bucket/x'" in refused.stderr
+    assert "key" not in refused.output
