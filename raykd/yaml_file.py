@@ -44,18 +44,27 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def read_text(path: Path) -> str:
+    """Read a file of a user's.
+
+    Raises:
+        UsageError: for anything but UTF-8 under 1 MB.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, so not one of our files")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as text ({error})") from None
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file.
 
     Raises:
         UsageError: with file and line, for anything but a plain mapping of plain data under 1 MB.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, so not one of our files")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as text ({error})") from None
+    text = read_text(path)
     try:
         data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  a SafeLoader made stricter
     except yaml.MarkedYAMLError as error:

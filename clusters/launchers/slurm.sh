@@ -14,6 +14,7 @@ set -euo pipefail
 if [ "$#" -eq 0 ]; then
     set -- train lsgdfd_imagenet_resnet18
 fi
+cluster=${RAYKD_CLUSTER:-slurm}   # `raykd cluster up NAME` tells it; CHANGE where your own cluster file has another name
 nodes=${SLURM_NNODES:-4}
 gpus=${SLURM_GPUS_ON_NODE:-4}
 cpus=${SLURM_CPUS_PER_TASK:-32}
@@ -28,9 +29,9 @@ else
     export RAY_AUTH_TOKEN
 fi
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
-command=(srun --nodes="$nodes" --ntasks="$nodes" --export=ALL
+command=(srun --nodes="$nodes" --ntasks="$nodes" --cpus-per-task="$cpus" --export=ALL
     ray symmetric-run --address "$head:$port" --min-nodes "$nodes" --num-cpus "$cpus" --num-gpus "$gpus"
-    -- python -m raykd "$@" --cluster slurm)
+    -- python -m raykd "$@" --cluster "$cluster")
 if [ -n "${RAYKD_DRY_RUN:-}" ]; then
     echo "nodes $nodes, GPUs $((nodes * gpus)), CPUs $((nodes * cpus))"
     printf '%q ' "${command[@]}"

@@ -6,7 +6,7 @@ import click
 
 from raykd.cli.command import Command
 
-_DRY = click.option("--dry-run", is_flag=True, help="Print the command and do nothing.")
+_DRY = click.option("--dry-run", is_flag=True, help="Print the commands and do nothing.")
 
 
 @click.group()
@@ -26,8 +26,17 @@ def validate(names: tuple[str, ...], as_json: bool) -> None:
     from raykd.cli import output
     from raykd.cluster.config import cluster_names
     from raykd.cluster.validation import validate as problems_of
+    from raykd.errors import SetupError, UsageError
 
-    found = {name: problems_of(name) for name in names or cluster_names()}
+    found: dict[str, list[str]] = {}
+    code = 0
+    for name in names or cluster_names():
+        try:
+            found[name] = problems_of(name)
+            code = UsageError.exit_code if found[name] else code
+        except SetupError as error:
+            found[name] = [str(error)]
+            code = code or error.exit_code
     if as_json:
         output.print_json({"problems": found})
     else:
@@ -35,8 +44,8 @@ def validate(names: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{name}: {'ok' if not problems else ''}".rstrip())
             for problem in problems:
                 click.echo(f"- {problem}")
-    if any(found.values()):
-        raise click.exceptions.Exit(2)
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 @cluster.command(cls=Command, example="raykd cluster up ssh --dry-run")
@@ -69,11 +78,11 @@ def status(name: str, dry_run: bool) -> None:
 
 
 def _do(name: str, verb: str, dry_run: bool) -> None:
-    from raykd.cluster.config import load_cluster
     from raykd.cluster.launcher import perform, read_launcher
 
-    launcher = read_launcher(load_cluster(name))
+    launcher = read_launcher(name)
     if dry_run:
-        click.echo(shlex.join(launcher.command(verb)))
+        for command in launcher.commands(verb):
+            click.echo(shlex.join(command))
     else:
         perform(launcher, verb, lambda line: click.echo(line, err=True))

@@ -132,15 +132,9 @@ def load_cluster(source: str) -> Cluster:
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a cluster is called like its file")
     try:
-        cluster = Cluster.model_validate({**raw, "name": path.stem})
+        return Cluster.model_validate({**raw, "name": path.stem})
     except ValidationError as error:
         raise explain(error, str(path), Cluster, raw) from None
-    if cluster.launcher is None:
-        return cluster
-    launcher = path.parent / cluster.launcher
-    if not launcher.is_file():
-        raise UsageError(f"{path}: launcher: there is no {launcher}; name a file beside this one, or leave it out")
-    return cluster.model_copy(update={"launcher": str(launcher)})
 
 
 def cluster_file(source: str) -> Path:

@@ -3,6 +3,7 @@
 Fields are those of KubeRay 1.6. ``kubernetes-validate`` carries the schemas of the pods.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -125,6 +126,12 @@ class RayJob(_Manifest):
 
 
 def quantity(text: Any) -> float:
-    """Return the number that a Kubernetes quantity of CPUs or devices says, as in 500m."""
-    written = str(text)
-    return float(written[:-1]) / 1000 if written.endswith("m") else float(written)
+    """Return the number that a Kubernetes quantity of CPUs or devices says, as in 500m.
+
+    Raises:
+        ValueError: if it says none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(text))
+    if match is None:
+        raise ValueError(f"got {text!r}")
+    return float(match[1]) / (1000 if match[2] else 1)

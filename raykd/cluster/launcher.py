@@ -1,17 +1,18 @@
 """Launcher files, which start clusters: of ``ray up``, of KubeRay or of Slurm; and the commands that take them."""
 
-import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from raykd.cluster.config import Cluster
+from raykd.cluster.config import cluster_file, load_cluster
+from raykd.cluster.slurm import read_options
 from raykd.errors import RunFailed, SetupError, UsageError
-from raykd.yaml_file import load_yaml
+from raykd.yaml_file import load_yaml, read_text
 
 _NEEDS = {
     "ray": "pip install 'raykd[ray]'",
@@ -20,85 +21,116 @@ _NEEDS = {
     "squeue": "run this on a login node of the Slurm cluster",
     "scancel": "run this on a login node of the Slurm cluster",
 }
+# What Ray imports to speak with a provider, and the package it comes in.
+_PROVIDERS = {"aws": ("boto3", "boto3"), "gcp": ("googleapiclient", "google-api-python-client")}
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """A launcher file: what it is for, what it calls its cluster, and its content (of a script, its directives)."""
+    """A launcher file: what it is for, what it calls its cluster, its content (of a script, its options), and whose."""
 
     kind: Literal["ray", "kuberay", "slurm"]
     path: Path
     name: str
     content: dict[str, Any]
+    cluster_file: Path
 
-    def command(self, verb: str) -> list[str]:
-        """Return the command, as a list of words, that starts (``up``), ends (``down``) or asks (``status``)."""
+    @property
+    def provider(self) -> str:
+        """Return where a file of ``ray up`` gets its machines, as in ``aws``."""
+        provider = self.content.get("provider")
+        return str(provider.get("type")) if isinstance(provider, dict) else ""
+
+    def commands(self, verb: str) -> list[list[str]]:
+        """Return the commands, each a list of words, that start (``up``), end (``down``) or ask (``status``)."""
         file = str(self.path)
-        commands: dict[str, dict[str, list[str]]] = {
+        commands: dict[str, dict[str, list[list[str]]]] = {
             "ray": {
-                "up": ["ray", "up", "--yes", file],
-                "down": ["ray", "down", "--yes", file],
-                "status": ["ray", "exec", file, "RAY_AUTH_MODE=token ray status"],
+                "up": [["ray", "up", "--yes", file]],
+                "down": [["ray", "down", "--yes", file]],
+                "status": [["ray", "exec", file, "RAY_AUTH_MODE=token ray status"]],
             },
             "kuberay": {
-                "up": ["kubectl", "apply", "-f", file],
-                "down": ["kubectl", "delete", "-f", file],
-                "status": ["kubectl", "get", "-f", file],
+                "up": [["kubectl", "apply", "-f", file]],
+                "down": [["kubectl", "delete", "-f", file]],
+                "status": [["kubectl", "get", "-f", file]],
             },
             "slurm": {
-                "up": ["sbatch", file],
-                "down": ["scancel", "--me", f"--name={self.name}"],
-                "status": ["squeue", "--me", f"--name={self.name}"],
+                "up": [["sbatch", f"--export=ALL,RAYKD_CLUSTER={self.cluster_file.resolve()}", file]],
+                "down": [["scancel", "--me", f"--name={self.name}"]],
+                "status": [["squeue", "--me", f"--name={self.name}"]],
             },
         }
-        return commands[self.kind][verb]
+        found = commands[self.kind][verb]
+        if self.provider == "local" and verb == "down":
+            # `ray down` only warns where it could not stop Ray, and these machines do not end.
+            return [["ray", "exec", file, "ray stop"], *found]
+        if self.content.get("kind") == "RayJob" and verb != "status":
+            # What runs in the pods reads the cluster file of here, and not one of the image.
+            deleted, created = self._config_map()
+            return [deleted, created, *found] if verb == "up" else [*found, deleted]
+        return found
+
+    def _config_map(self) -> tuple[list[str], list[str]]:
+        namespace = self.content["metadata"].get("namespace")
+        place = [f"--namespace={namespace}"] if namespace else []
+        return (
+            ["kubectl", "delete", "configmap", self.name, "--ignore-not-found", *place],
+            ["kubectl", "create", "configmap", self.name, f"--from-file={self.cluster_file}", *place],
+        )
 
 
-def read_launcher(cluster: Cluster) -> Launcher:
-    """Read the launcher file that a cluster names.
+def read_launcher(source: str) -> Launcher:
+    """Read the launcher file that a cluster, by its name or file, names.
 
     Raises:
-        UsageError: if it names none, or one of no known kind.
+        UsageError: if it names none, or one that is not there or of no known kind.
     """
+    file = cluster_file(source)
+    cluster = load_cluster(source)
     if cluster.launcher is None:
         starts = "Ray starts with each run there" if cluster.address == "local" else "it is to be running already"
         raise UsageError(f"cluster {cluster.name!r} names no 'launcher' file: {starts}")
-    path = Path(cluster.launcher)
+    path = file.parent / cluster.launcher
+    if not path.is_file():
+        raise UsageError(f"{file}: launcher: there is no {path}; name a file beside this one, or leave it out")
     if path.suffix not in (".yaml", ".yml"):
-        directives = _directives(path.read_text(encoding="utf-8"))
-        return Launcher("slurm", path, str(directives.get("job-name", path.name)), directives)
+        text = read_text(path)
+        try:
+            options = read_options(text)
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}") from None
+        return Launcher("slurm", path, options.get("job-name") or path.name, dict(options), file)
     content = load_yaml(path)
     if "cluster_name" in content:
-        return Launcher("ray", path, str(content["cluster_name"]), content)
+        return Launcher("ray", path, str(content["cluster_name"]), content, file)
     if "apiVersion" in content:
         metadata = content.get("metadata")
-        return Launcher("kuberay", path, str(metadata.get("name") if isinstance(metadata, dict) else ""), content)
+        if not isinstance(metadata, dict):
+            raise UsageError(f"{path}: metadata: got {metadata!r}; write `metadata: {{name: ...}}`")
+        return Launcher("kuberay", path, str(metadata.get("name")), content, file)
     raise UsageError(
         f"{path}: neither 'cluster_name' (a file for `ray up`) nor 'apiVersion' (a manifest of KubeRay) is in it"
     )
 
 
 def perform(launcher: Launcher, verb: str, say: Callable[[str], None]) -> None:
-    """Say the command, and do it.
+    """Say each command, and do it.
 
     Raises:
-        SetupError: if its program is not here.
+        SetupError: if its program is not here, or what that needs.
         RunFailed: if it fails; it has told why.
     """
-    command = launcher.command(verb)
-    say(f"+ {shlex.join(command)}")
-    if shutil.which(command[0]) is None:
-        raise SetupError(f"{command[0]!r} is not on the PATH: {_NEEDS[command[0]]}")
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise RunFailed(f"`{shlex.join(command)}` ended with exit code {code}")
-
-
-def _directives(script: str) -> dict[str, Any]:
-    """Return the options that a batch script gives to Slurm by their long names, without a value: True."""
-    found: dict[str, Any] = {}
-    for line in script.splitlines():
-        match = re.match(r"#SBATCH\s+--([a-z-]+)(?:[= ]\s*(\S+))?", line)
-        if match:
-            found[match[1]] = match[2] or True
-    return found
+    if launcher.kind == "ray" and launcher.provider in _PROVIDERS:
+        module, package = _PROVIDERS[launcher.provider]
+        if find_spec(module) is None:
+            raise SetupError(
+                f"Ray reaches {launcher.provider!r} by {package}, which is not here: pip install {package}"
+            )
+    for command in launcher.commands(verb):
+        say(f"+ {shlex.join(command)}")
+        if shutil.which(command[0]) is None:
+            raise SetupError(f"{command[0]!r} is not on the PATH: {_NEEDS[command[0]]}")
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            raise RunFailed(f"`{shlex.join(command)}` ended with exit code {code}")

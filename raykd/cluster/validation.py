@@ -13,10 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from raykd.cluster import slurm
 from raykd.cluster.config import Cluster, load_cluster
 from raykd.cluster.kuberay import ClusterSpec, RayCluster, RayJob, quantity
 from raykd.cluster.launcher import Launcher, read_launcher
 from raykd.errors import SetupError, UsageError
+from raykd.yaml_file import read_text
 
 _TOKEN = "RAY_AUTH_MODE=token"
 _START = "start_ray_commands"
@@ -32,7 +34,7 @@ def validate(source: str) -> list[str]:
         cluster = load_cluster(source)
         if cluster.launcher is None:
             return []
-        launcher = read_launcher(cluster)
+        launcher = read_launcher(source)
     except UsageError as error:
         return [str(error)]
     checks = {"ray": _ray, "kuberay": _kuberay, "slurm": _slurm}
@@ -55,7 +57,7 @@ def _ray(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         validate_config(prepare_config(copy.deepcopy(content)))
     except Exception as error:  # of jsonschema, of Ray's own sums, of a provider: all mean the file
         place = ".".join(str(part) for part in getattr(error, "absolute_path", ())) or "as a whole"
-        told = str(getattr(error, "message", error)).splitlines()[0]
+        told = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
         yield f"{place}: Ray does not take it: {told}; see `ray up`'s reference for the key"
         return
     for role in ("head", "worker"):
@@ -82,7 +84,7 @@ def _ray(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
 
 def _room_of_nodes(content: dict[str, Any], cluster: Cluster) -> float:
     """Return for how many workers the nodes beside the head have room, infinite where they do not say."""
-    nodes = int(content.get("max_workers", 0))
+    nodes: float = content.get("max_workers", 0)
     provider = content.get("provider") or {}
     if provider.get("type") == "local":
         started = " ".join(content.get(f"worker_{_START}") or ())
@@ -92,7 +94,7 @@ def _room_of_nodes(content: dict[str, Any], cluster: Cluster) -> float:
     room, left = 0.0, nodes
     for name, kind in (content.get("available_node_types") or {}).items():
         if name != content.get("head_node_type"):
-            count = min(left, int(kind.get("max_workers", nodes)))
+            count = min(left, kind.get("max_workers", nodes))
             room, left = room + count * _places(kind.get("resources") or {}, cluster), left - count
     return room
 
@@ -100,7 +102,7 @@ def _room_of_nodes(content: dict[str, Any], cluster: Cluster) -> float:
 def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
     kind = launcher.content.get("kind")
     models: dict[Any, type[RayCluster] | type[RayJob]] = {"RayCluster": RayCluster, "RayJob": RayJob}
-    if kind not in models:
+    if not isinstance(kind, str) or kind not in models:
         yield f"kind: got {kind!r}; raykd's launchers are RayCluster and RayJob"
         return
     try:
@@ -120,6 +122,19 @@ def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         yield f"{place}.authOptions: Ray would run what any pod sends it; set `authOptions: {{mode: token}}`"
     if (theirs := _other_ray(spec.rayVersion)) is not None:
         yield f"{place}.rayVersion: {theirs}"
+    for number, group in enumerate(spec.workerGroupSpecs):
+        least, most = group.minReplicas, group.maxReplicas
+        wanted = least if group.replicas is None else group.replicas
+        if not least <= wanted <= most:
+            yield (
+                f"{place}.workerGroupSpecs.{number}.replicas: got {wanted} with minReplicas {least} and maxReplicas "
+                f"{most}; it is from the one to the other"
+            )
+    if isinstance(manifest, RayJob) and f"/{launcher.cluster_file.name}" not in manifest.spec.entrypoint:
+        yield (
+            f"spec.entrypoint: raykd would not read {launcher.cluster_file}, which a pod finds where it mounts the "
+            f"ConfigMap {launcher.name!r}; write `--cluster FOLDER/{launcher.cluster_file.name}`"
+        )
     faults = [f"{place}.{where}.{problem}" for where, template in spec.templates() for problem in _pod(template)]
     yield from faults
     if faults:
@@ -155,17 +170,34 @@ def _pod(template: dict[str, Any]) -> Iterator[str]:
         raise SetupError(
             f"checking pods needs Kubernetes' schemas ({error}): pip install 'raykd[kubernetes]'"
         ) from None
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        **template,
-        "metadata": {"name": "pod", **(template.get("metadata") or {})},
-    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {}, **_without_nulls(template)}
+    if isinstance(pod["metadata"], dict):
+        pod["metadata"] = {"name": "pod", **pod["metadata"]}
     try:
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
     except kubernetes_validate.ValidationError as error:
         place = ".".join(str(part) for part in error.path) or "spec"
         yield f"{place}: {error.message.splitlines()[0][:200]}; see `kubectl explain pod.spec`"
+        return
+    spec = pod["spec"]
+    volumes = [volume["name"] for volume in spec.get("volumes", ())]
+    for kind in ("initContainers", "containers"):
+        for container in spec.get(kind, ()):
+            for mount in container.get("volumeMounts", ()):
+                if mount["name"] not in volumes:
+                    yield (
+                        f"spec.{kind}: {container['name']} mounts {mount['name']!r}, and the pod has volumes "
+                        f"{volumes}; add it to 'volumes', or mend the name"
+                    )
+
+
+def _without_nulls(node: Any) -> Any:
+    """Return a part of a manifest without nulls: for Kubernetes a key without a value is none, and an item is empty."""
+    if isinstance(node, dict):
+        return {key: _without_nulls(value) for key, value in node.items() if value is not None}
+    if isinstance(node, list):
+        return [{} if item is None else _without_nulls(item) for item in node]
+    return node
 
 
 def _room_of_pods(spec: ClusterSpec, cluster: Cluster) -> float:
@@ -187,13 +219,10 @@ def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         yield f"as a whole: bash does not take it: {line}; mend the script"
         return
     options = launcher.content
-    for name in ("nodes", "time"):
-        if name not in options:
-            yield f"#SBATCH --{name}: is not given, so Slurm's default holds; write `#SBATCH --{name}=...`"
-    tasks = options.get("ntasks-per-node", "1")
-    if tasks != "1":
-        yield f"#SBATCH --ntasks-per-node: got {tasks}; Ray is started once on a node: set it to 1"
-    text = launcher.path.read_text(encoding="utf-8")
+    wrong = list(slurm.faults(options))
+    for option, fault in wrong:
+        yield f"#SBATCH {option}: {fault}"
+    text = read_text(launcher.path)
     if "symmetric-run" in text and "exclusive" not in options:
         yield (
             "#SBATCH --exclusive: is not given, and `ray symmetric-run` ends with `ray stop`, which ends the Ray of "
@@ -201,15 +230,11 @@ def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         )
     if _TOKEN not in text:
         yield f"as a whole: Ray would run what any user of the nodes sends it; write `export {_TOKEN}` and a token"
-    amounts = {"CPU": options.get("cpus-per-task"), "GPU": options.get("gpus-per-node", options.get("gres", "0"))}
-    each = _places({name: _count(amount) for name, amount in amounts.items() if amount is not None}, cluster)
-    yield from _too_few(cluster, _count(options.get("nodes", "1")) * each, "#SBATCH --nodes")
-
-
-def _count(option: Any) -> int:
-    """Return the number at the end of an option, as in 4, gpu:a100:4 or 2-4."""
-    match = re.search(r"\d+$", str(option))
-    return int(match[0]) if match else 0
+    if "RAYKD_CLUSTER" not in text:
+        yield f'as a whole: raykd would not read {launcher.cluster_file}; write `--cluster "$RAYKD_CLUSTER"`'
+    if not wrong:
+        room = slurm.nodes(options) * _places(slurm.resources(options), cluster)
+        yield from _too_few(cluster, room, "#SBATCH --nodes")
 
 
 def _places(resources: dict[str, Any], cluster: Cluster) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raykd.cluster.config import cluster_names, load_cluster
+from raykd.cluster.config import cluster_names
 from raykd.cluster.launcher import read_launcher
 from raykd.cluster.validation import validate
 from raykd.errors import UsageError
@@ -138,6 +138,72 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any], Any], Any], str]] = {
     "fewer GPUs of a kind than workers": (
         "slurm", lambda _, script: script.replace("--gpus-per-node=4", "--gres=gpu:a100:2"), "is room for 8 workers",
     ),
+    "fewer GPUs in a list of several things than workers": (
+        "slurm",
+        lambda _, script: script.replace("--gpus-per-node=4", "--gres=gpu:a100:2,nvme:9"),
+        "there is room for 8 workers",
+    ),
+    "fewer GPUs in all than workers": (
+        "slurm", lambda _, script: script.replace("--gpus-per-node=4", "-G a100:8"), "there is room for 8 workers",
+    ),
+    "an option with a slip": (
+        "slurm",
+        lambda _, script: script.replace("#SBATCH --requeue", "#SBATCH --gpus-per-tsk=4"),
+        "slurm.sh: #SBATCH --gpus-per-tsk: is no option of sbatch; did you mean '--gpus-per-task'",
+    ),
+    "a time that Slurm does not read": (
+        "slurm",
+        lambda _, script: script.replace("--time=24:00:00", "--time=24 hours"),
+        "#SBATCH --time: got '24 hours'; write it as in 24:00:00",
+    ),
+    "an option after the first command": (
+        "slurm",
+        lambda _, script: script.replace("#SBATCH --time=24:00:00\n", "") + "#SBATCH --time=24:00:00\n",
+        "#SBATCH --time: is not given",
+    ),
+    "a quote without an end": (
+        "slurm", lambda _, script: script.replace("=raykd", "='raykd"), "slurm.sh: #SBATCH --job-name='raykd: .*quot",
+    ),
+    "a script with a cluster file of its own": (
+        "slurm",
+        lambda _, script: script.replace("${RAYKD_CLUSTER:-slurm}", "slurm"),
+        'as a whole: raykd would not read .*/clusters/slurm.yaml; write `--cluster "\\$RAYKD_CLUSTER"`',
+    ),
+    "a job with a cluster file of its own": (
+        "kuberay_job",
+        lambda _, k8s: k8s["spec"].update(entrypoint="python -m raykd train dafl_mnist --cluster kuberay_job"),
+        "spec.entrypoint: raykd would not read .*write `--cluster FOLDER/kuberay_job.yaml`",
+    ),
+    "a manifest of no name": ("kuberay", lambda _, k8s: k8s.update(metadata=5), "metadata: got 5; write `metadata: {n"),
+    "metadata that are none": (
+        "kuberay",
+        lambda _, k8s: k8s["spec"]["headGroupSpec"]["template"].update(metadata=5),
+        "spec.headGroupSpec.template.metadata: 5 is not",
+    ),
+    "a pod of nothing": (
+        "kuberay",
+        lambda _, k8s: k8s["spec"]["headGroupSpec"].update(template={"spec": None}),
+        "spec.headGroupSpec.template.spec: 'containers' is a required property",
+    ),
+    "a kind that is a list": ("kuberay", lambda _, k8s: k8s.update(kind=[]), "kind: got \\[\\]; .*RayCluster and"),
+    "a mount of no volume": (
+        "kuberay",
+        lambda _, k8s: first_pod(k8s)["containers"][0]["volumeMounts"][0].update(name="shred"),
+        "workerGroupSpecs.0.template.spec.containers: ray-worker mounts 'shred', .*mend the name",
+    ),
+    "more pods than the most": (
+        "kuberay",
+        lambda _, k8s: k8s["spec"]["workerGroupSpecs"][0].update(replicas=5),
+        "spec.workerGroupSpecs.0.replicas: got 5 with minReplicas 0 and maxReplicas 4",
+    ),
+    "a limit without an end": (
+        "kuberay",
+        lambda _, k8s: first_pod(k8s)["containers"][0]["resources"]["limits"].update(cpu=".inf"),
+        "spec.workerGroupSpecs: a limit is no number",
+    ),
+    "machines without a head": (
+        "ssh", lambda _, ray: ray["provider"].__delitem__("head_ip"), "launchers/ssh.yaml: .*Ray does not take it",
+    ),
     "a limit that is no number": (
         "kuberay",
         lambda _, k8s: first_pod(k8s)["containers"][0]["resources"]["limits"].update(cpu="many"),
@@ -157,11 +223,29 @@ def test_what_is_wrong_is_named_with_file_key_and_remedy(tmp_path: Path, case: s
     assert re.search(says, problems[0]), problems[0]
 
 
+def test_the_options_of_a_batch_script_are_read_in_every_spelling(tmp_path: Path) -> None:
+    def shorter(_: dict[str, Any], script: str) -> str:
+        for long, short in {
+            "--job-name=": "-J ",
+            "--nodes=": "-N",
+            "--cpus-per-task=": "-c ",
+            "--time=24:00:00": "-t 1-00 # a day",
+            "--gpus-per-node=4": "--gres=gpu:a100:4,nvme:1",
+            "#SBATCH --requeue": "#SBATCH --container-image=x",
+        }.items():
+            script = script.replace(long, short)
+        return script
+
+    broken = copied(tmp_path, "slurm", shorter)
+    assert validate(broken) == []
+    assert read_launcher(broken).name == "raykd"
+
+
 def test_without_a_launcher_there_is_nothing_to_start() -> None:
     with pytest.raises(UsageError, match="names no 'launcher' file: Ray starts with each run there"):
-        read_launcher(load_cluster("local"))
+        read_launcher("local")
     with pytest.raises(UsageError, match="it is to be running already"):
-        read_launcher(load_cluster("gpu_cluster"))
+        read_launcher("gpu_cluster")
 
 
 @pytest.mark.parametrize("nodes", [1, 3, 64])
@@ -171,11 +255,14 @@ def test_the_batch_script_works_out_its_sums_for_any_number_of_nodes(nodes: int)
         "RAYKD_DRY_RUN": "1",
         "SLURM_NNODES": str(nodes),
         "SLURM_JOB_ID": "123456",
+        "RAYKD_CLUSTER": "/home/me/clusters/mine.yaml",
     }
     script = ROOT / "clusters/launchers/slurm.sh"
     command = ["bash", str(script), "train", "dafl_cifar10", "published={a b: 1}"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     assert told[0] == f"nodes {nodes}, GPUs {4 * nodes}, CPUs {32 * nodes}"
-    assert told[1].startswith(f"srun --nodes={nodes} --ntasks={nodes} ")
+    assert told[1].startswith(f"srun --nodes={nodes} --ntasks={nodes} --cpus-per-task=32 ")
     assert f"--address HEAD:23456 --min-nodes {nodes} --num-cpus 32 --num-gpus 4 " in told[1]
-    assert r"-- python -m raykd train dafl_cifar10 published=\{a\ b:\ 1\} --cluster slurm" in told[1]
+    assert (
+        r"-- python -m raykd train dafl_cifar10 published=\{a\ b:\ 1\} --cluster /home/me/clusters/mine.yaml" in told[1]
+    )
