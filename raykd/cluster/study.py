@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from raykd.cluster.grid import same_key, target_of, trials_wanted
 from raykd.cluster.samplers import SeededByTrial
-from raykd.cluster.study_storage import open_storage, without_secret
-from raykd.errors import SetupError, UsageError
+from raykd.cluster.study_storage import open_storage
+from raykd.errors import SetupError, UsageError, masked
 from raykd.objectives import OBJECTIVES
 from raykd.search_dimension import Dimension, parameter_of, value_of
 from raykd.search_space import SearchSpace, Values
@@ -61,7 +61,7 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
         study.set_user_attr("recipe", space.recipe)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a file system: all mean the same to a user
         where = url or folder / "study.db"
-        raise SetupError(f"the study cannot be opened at {without_secret(str(where))}: {_told(error)}") from None
+        raise SetupError(f"the study cannot be opened at {masked(str(where))}: {_told(error)}") from None
     return study
 
 

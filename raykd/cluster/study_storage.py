@@ -1,7 +1,6 @@
 """Where a study is kept: SQLite in the search's folder, a journal file, or a database. Imports no Ray."""
 
 import random
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -47,14 +46,3 @@ def _one_at_a_time(storage: RDBStorage) -> RDBStorage:
 
     storage.engine.dispose()  # connections that were made before
     return storage
-
-
-def without_secret(url: str) -> str:
-    """Return an address to be shown: a password in it is not."""
-    scheme, separator, rest = re.sub("(?<=password=)[^&]*", "***", url).partition("://")
-    user, at, place = rest.rpartition("@")
-    return (
-        f"{scheme}{separator}{user.partition(':')[0]}:***@{place}"
-        if at and ":" in user
-        else f"{scheme}{separator}{rest}"
-    )

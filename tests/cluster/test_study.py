@@ -24,7 +24,6 @@ from raykd.cluster.study import (
     propose,
     working,
 )
-from raykd.cluster.study_storage import without_secret
 from raykd.engine.report import write_status
 from raykd.engine.roots import Roots
 from raykd.errors import SetupError, UsageError
@@ -99,18 +98,6 @@ def test_no_two_tuners_take_the_same_waiting_trial(tmp_path: Path, url: str | No
     with ThreadPoolExecutor(2) as pool:
         taken = [number for numbers in pool.map(ask, range(2)) for number in numbers]
     assert sorted(taken) == list(range(40))
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("postgresql://me:secret@db/raykd", "postgresql://me:***@db/raykd"),
-        ("postgresql://db/raykd?user=me&password=secret&port=1", "postgresql://db/raykd?user=me&password=***&port=1"),
-        ("sqlite:///made/study.db", "sqlite:///made/study.db"),
-    ],
-)
-def test_a_password_in_an_address_is_not_shown(url: str, shown: str) -> None:
-    assert without_secret(url) == shown
 
 
 def test_cmaes_moves_numbers(tmp_path: Path) -> None:
