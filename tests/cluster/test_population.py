@@ -11,7 +11,7 @@ import yaml
 from optuna.trial import TrialState
 
 from raykd.cluster.population import CHANGES, MEMBER, START, Population
-from raykd.cluster.searcher import FAILED, FINAL, MADE, Stretch, StudySearcher
+from raykd.cluster.searcher import FAILED, FINAL, MADE, REPORT, Stretch, StudySearcher
 from raykd.cluster.study import GENERATION, RUN, best_trials, enqueue, open_study, working
 from raykd.engine.report import read_status, write_status
 from raykd.engine.roots import Roots
@@ -68,7 +68,7 @@ class Tuner:
         return trial, self.searcher.suggest(trial)
 
     def end(self, trial: str, value: float | None) -> None:
-        told = {FAILED: "broken"} if value is None else {FINAL: 1.0, MADE: 0, "accuracy": value}
+        told = {FAILED: "broken"} if value is None else {FINAL: 1.0, MADE: 0, REPORT: 1, "accuracy": value}
         self.searcher.on_trial_complete(trial, told)
 
     def generation(self, value_of: Callable[[Any], float | None]) -> list[dict[str, Any]]:

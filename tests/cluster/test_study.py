@@ -10,7 +10,7 @@ import yaml
 from optuna.trial import TrialState
 
 from raykd.cluster.grid import grid_of, target_of
-from raykd.cluster.searcher import FINAL, MADE, StudySearcher
+from raykd.cluster.searcher import FINAL, MADE, REPORT, StudySearcher
 from raykd.cluster.study import (
     RUN,
     TUNER,
@@ -291,5 +291,5 @@ def test_a_search_tidies_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     write_status(tmp_path / runs[0], state="finished")
     for number, run in enumerate(runs):
         assert searcher.suggest(f"{number}") == {"run": run}
-        searcher.on_trial_complete(f"{number}", {FINAL: 1.0, MADE: 0, "accuracy": float(number)})
+        searcher.on_trial_complete(f"{number}", {FINAL: 1.0, MADE: 0, REPORT: 1, "accuracy": float(number)})
     assert [(tmp_path / run / "checkpoints").exists() for run in runs] == [True, False, True]
