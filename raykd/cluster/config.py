@@ -25,6 +25,9 @@ class Cluster(Runtime):
     workers: int | tuple[int, int] = Field(
         default=1, description="0 = in this process, without Ray; [min, max] = elastic"
     )
+    grows_to: int | None = Field(
+        default=None, gt=0, description="workers with room once an autoscaler has added machines, which are waited for"
+    )
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0)
     storage: str = Field(
@@ -91,6 +94,8 @@ class Cluster(Runtime):
     def _whole_gpus(self) -> "Cluster":
         if self.gpus_per_worker % 1 and self.worker_range[1] > 1:
             raise ValueError("several workers need whole GPUs: NCCL lets no two share one")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError("gpus_per_worker is a part of one GPU, or a whole number of them")
         return self
 
     @property

@@ -15,14 +15,18 @@ _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Endless by default, and a hang would look like a slow step.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
 }
+_START_SECONDS = 60
+GROWTH_SECONDS = 1800
+"""How long machines are waited for that an autoscaler adds: to be found, to boot, and to install what they need."""
 
 
 def prepare_environment(cluster: Cluster) -> None:
     """Set what the user has not set; call it before ``ray`` is imported, or it keeps its own ways with tokens."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    patience = GROWTH_SECONDS if cluster.grows_to else _START_SECONDS
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     if "ray" in sys.modules:
         return
     if cluster.address == "local":

@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from raykd.cluster.config import Cluster
-from raykd.cluster.environment import token_source
+from raykd.cluster.environment import GROWTH_SECONDS, token_source
 from raykd.errors import SetupError
 
 logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
 _BUSY_SECONDS = 20.0
+_REMIND_SECONDS = 60.0
+_ROUNDING = 1e-9
 _OBJECT_STORE_BYTES = 150 * 2**20  # the workers exchange no objects
 
 
@@ -48,12 +51,16 @@ def connected(cluster: Cluster, workers: int) -> Iterator[None]:
 def check_resources(cluster: Cluster, workers: int) -> None:
     """Compare what ``workers`` need with what the cluster has, then wait a little for what is busy.
 
+    A cluster that grows is asked for machines, and waited for; for what is busy there it has others.
+
     Raises:
         SetupError: with both sums, where Ray Train would wait for ever.
     """
-    needs, nodes = _needs(cluster), _nodes()
+    needs = _needs(cluster)
     needed = _sum_up({name: workers * amount for name, amount in needs.items()})
-    room = room_for(cluster)
+    if _room_now(cluster) < workers <= (cluster.grows_to or 0):
+        _grow(cluster, workers, needed)
+    nodes, room = _nodes(), _room_now(cluster)
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in needs}
     logger.info("%d workers need %s; the cluster has %s", workers, needed, _sum_up(total))
     if room < workers:
@@ -61,6 +68,8 @@ def check_resources(cluster: Cluster, workers: int) -> None:
             f"{workers} workers of cluster {cluster.name!r} need {needed}; {len(nodes)} node(s) with "
             f"{_sum_up(total)} have room for {room}: lower workers, cpus_per_worker or gpus_per_worker"
         )
+    if cluster.grows_to:
+        return
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         available = ray.available_resources()
@@ -75,6 +84,25 @@ def check_resources(cluster: Cluster, workers: int) -> None:
         time.sleep(0.2)
 
 
+def _grow(cluster: Cluster, workers: int, needed: str) -> None:
+    """Have the autoscaler add machines until there is room, by a reservation, which Ray drops if this process ends."""
+    logger.info("waiting for machines: %d workers need %s", workers, needed)
+    reserved = placement_group([_needs(cluster)] * workers)
+    deadline = time.monotonic() + GROWTH_SECONDS
+    try:
+        while not reserved.wait(_REMIND_SECONDS):
+            room = _room_now(cluster)
+            if time.monotonic() > deadline:
+                raise SetupError(
+                    f"{workers} workers of cluster {cluster.name!r} need {needed}, and after {GROWTH_SECONDS / 60:.0f} "
+                    f"minutes there is room for {room}: `ray status` on its head tells what its autoscaler waits for "
+                    "(a quota, spot machines, a launch that fails)"
+                )
+            logger.info("still waiting for machines: room for %d of %d workers", room, workers)
+    finally:
+        remove_placement_group(reserved)
+
+
 def what_is_free(cluster: Cluster, workers: int) -> str:
     """Tell what so many workers need and what of it is free now."""
     available = ray.available_resources()
@@ -85,9 +113,20 @@ def what_is_free(cluster: Cluster, workers: int) -> str:
 
 
 def room_for(cluster: Cluster) -> int:
-    """Return how many workers the nodes have room for, whether or not others use it now."""
-    needs = _needs(cluster)
-    return sum(math.floor(min(node.get(name, 0.0) / amount for name, amount in needs.items())) for node in _nodes())
+    """Return how many workers the nodes have room for, whether or not others use it now, and with those to come."""
+    return max(_room_now(cluster), cluster.grows_to or 0)
+
+
+def _room_now(cluster: Cluster) -> int:
+    return sum(int(min(_places(node, *need) for need in _needs(cluster).items())) for node in _nodes())
+
+
+def _places(node: dict[str, float], name: str, amount: float) -> float:
+    """Return for how many workers one resource of a node suffices; a part of a GPU is a part of one, not of two."""
+    has = node.get(name, 0.0)
+    if name == "GPU" and amount < 1:
+        return has * math.floor(1 / amount + _ROUNDING)
+    return has / amount + _ROUNDING
 
 
 def _needs(cluster: Cluster) -> dict[str, float]:
@@ -112,7 +151,7 @@ def _start(cluster: Cluster, workers: int) -> None:
             object_store_memory=_OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a slow machine's is a plain one
         raise SetupError(f"Ray did not start on this machine: {_first_line(error)}") from None
 
 

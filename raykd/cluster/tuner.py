@@ -250,7 +250,7 @@ class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
             self._starved = time.monotonic()
         elif time.monotonic() - self._starved > _STARVING_SECONDS:
             self._starved = time.monotonic()
-            logger.warning("%d trial(s) wait for others to leave room: each needs %s", waiting, self._free())
+            logger.warning("%d trial(s) wait for room: each needs %s", waiting, self._free())
         if time.monotonic() - self._last > _REPORT_SECONDS:
             self._tell()
 

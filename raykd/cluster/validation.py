@@ -79,7 +79,10 @@ def _ray(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
             "file_mounts: no token reaches the nodes; run `ray get-auth-token --generate` and mount "
             "~/.ray/auth_token: ~/.ray/auth_token"
         )
-    yield from _too_few(cluster, _room_of_nodes(content, cluster), "max_workers")
+    room = _room_of_nodes(content, cluster)
+    yield from _too_few(cluster, room, "max_workers")
+    if content["provider"]["type"] != "local":
+        yield from _unwanted(cluster, room, "max_workers")
 
 
 def _room_of_nodes(content: dict[str, Any], cluster: Cluster) -> float:
@@ -145,6 +148,8 @@ def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         yield f"{place}.workerGroupSpecs: a limit is no number of CPUs or GPUs ({error}); write 8 or 500m"
     else:
         yield from _too_few(cluster, room, f"{place}.workerGroupSpecs")
+        if spec.enableInTreeAutoscaling:
+            yield from _unwanted(cluster, room, f"{place}.enableInTreeAutoscaling")
 
 
 def _names(metadata: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -245,9 +250,18 @@ def _places(resources: dict[str, Any], cluster: Cluster) -> float:
 
 
 def _too_few(cluster: Cluster, room: float, key: str) -> Iterator[str]:
-    most = cluster.worker_range[1]
+    most = max(cluster.worker_range[1], cluster.grows_to or 0)
     if room < most:
         yield (
             f"{key}: there is room for {room:.0f} workers of {cluster.cpus_per_worker:g} CPUs and "
-            f"{cluster.gpus_per_worker:g} GPUs, and cluster {cluster.name!r} wants {most}; raise it, or lower 'workers'"
+            f"{cluster.gpus_per_worker:g} GPUs, and cluster {cluster.name!r} wants {most}; raise it, or lower "
+            "'workers' or 'grows_to'"
+        )
+
+
+def _unwanted(cluster: Cluster, room: float, key: str) -> Iterator[str]:
+    if cluster.grows_to is None:
+        yield (
+            f"{key}: machines are added when they are asked for, and raykd goes by those that are there; write "
+            f"`grows_to: {room:.0f}` into cluster {cluster.name!r}"
         )

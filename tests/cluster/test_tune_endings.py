@@ -47,7 +47,7 @@ def test_a_trial_that_starves_says_for_what(
     report = searched(tmp_path, heard, trials=3, space={"student_optim.lr": {"choice": [0.001, 0.002, 0.003]}})
     assert report["trials"]["complete"] == 3
     told = next(one.getMessage() for one in caplog.records if "wait for others" in one.getMessage())
-    assert re.fullmatch(r"\d trial\(s\) wait for others to leave room: each needs 1 CPUs; free are 0 CPUs", told)
+    assert re.fullmatch(r"\d trial\(s\) wait for room: each needs 1 CPUs; free are 0 CPUs", told)
 
 
 def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any], Any], Any], str]] = {
     "fewer machines than workers": (
         "aws", lambda raw, _: raw.update(workers=[1, 9]), "max_workers: there is room for 8 workers .* wants 9",
     ),
+    "fewer machines than it is to grow to": (
+        "gcp", lambda raw, _: raw.update(grows_to=9), "max_workers: there is room for 8 workers .* wants 9",
+    ),
+    "machines that nobody would ask for": (
+        "aws", lambda raw, _: raw.pop("grows_to"), "max_workers: .*raykd goes by those that are there; .*grows_to: 8",
+    ),
+    "pods that nobody would ask for": (
+        "kuberay", lambda raw, _: raw.pop("grows_to"), "spec.enableInTreeAutoscaling: .*write `grows_to: 4`",
+    ),
     "fewer GPUs over SSH than workers": (
         "ssh", lambda _, ray: ray["provider"].update(worker_ips=["10.0.0.2"]), "there is room for 4 workers .* wants 8",
     ),
