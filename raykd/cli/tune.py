@@ -7,6 +7,7 @@ import click
 from raykd.cli.command import Command
 from raykd.cli.names import StoreType, data_place
 from raykd.cli.stop import Stop
+from raykd.errors import RunFailed
 
 
 @click.command(cls=Command, example="raykd tune student_architecture --trials 24")
@@ -55,6 +56,8 @@ def tune(
     with board() as show, stop.tidying():
         report = search(planned, place, store=where, data_root=root, should_stop=stop, show=show)
     _print(report, as_json)
+    if "failure" in report:
+        raise RunFailed(report["failure"])
     if not report["trials"]["complete"]:
         raise click.exceptions.Exit(1)
 

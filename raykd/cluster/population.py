@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raykd.cluster.pruning import prune
-from raykd.cluster.study import FOUND, GENERATION, RUN, ours
+from raykd.cluster.study import FOUND, GENERATION, REASON, RUN, ours
 from raykd.engine.inheritance import inherit
 from raykd.engine.roots import Roots
 from raykd.parallel import World
@@ -51,6 +51,15 @@ class Population:
         if any(trial.state == TrialState.WAITING for trial in self._members()):
             return True
         return None if generation == len(self._ends) - 1 else False
+
+    def failure(self) -> str | None:
+        """Return why the population has ended before its time, where all members of a generation failed."""
+        trials = self._members()
+        generation = max((trial.user_attrs[GENERATION] for trial in trials), default=0)
+        mine = [trial for trial in trials if trial.user_attrs[GENERATION] == generation]
+        if not mine or any(trial.state != TrialState.FAIL for trial in mine):
+            return None
+        return f"all {len(mine)} members failed in generation {generation}: {mine[0].user_attrs.get(REASON)}"
 
     def knows(self, trial: Trial) -> bool:
         """Tell whether a trial is to be trained: it is a member's, and no other tuner asked for the same before.

@@ -1,5 +1,6 @@
 """A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
 
+import json
 import math
 import threading
 import time
@@ -130,7 +131,7 @@ def _told_of_run(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) ->
     if METHODS[recipe.method.name].sample is not Method.sample:
         part = begin or end is not None
         made += ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
-    return {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives)}
+    return {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives, cluster)}
 
 
 def _reports(recipe: Recipe) -> int:
@@ -207,14 +208,17 @@ def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> di
 
 
 def _at_the_end(
-    job: Job, recipe: Recipe, end: int | None, result: Mapping[str, Any], objectives: Sequence[str]
+    job: Job, recipe: Recipe, end: int | None, result: Mapping[str, Any], objectives: Sequence[str], cluster: Cluster
 ) -> dict[str, Any]:
     """Return all objectives of a finished run, or part of one, those that it reported by its last row."""
-    rows = [row for row in _rows(job.roots.store / recipe.run_id) if end is None or row["step"] <= end]
+    directory = job.roots.store / recipe.run_id
+    rows = [row for row in _rows(directory) if end is None or row["step"] <= end]
     told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
     told[TEST] = rows[-1].get("accuracy/top1") if rows else None
     if "gpu_hours" in objectives:
-        told["gpu_hours"] = result["gpu_hours"] or result["seconds"] / 3600
+        told["gpu_hours"] = gpu_hours(
+            result, json.loads((directory / "environment.json").read_text())["workers"], cluster
+        )
     if {"parameters", "latency"} & set(objectives):
         spec = spec_of(recipe.data, job.roots)
         assert recipe.student is not None, "only a student is searched for"
@@ -222,6 +226,13 @@ def _at_the_end(
         told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
         told["latency"] = _latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
     return told
+
+
+def gpu_hours(result: Mapping[str, Any], workers: int, cluster: Cluster) -> float:
+    """Return the GPU-hours of a run, by the part of a GPU that a worker has; without GPUs the hours of its workers."""
+    if result["gpu_hours"]:
+        return float(result["gpu_hours"] * min(1.0, cluster.gpus_per_worker or 1.0))
+    return float(workers * result["seconds"] / 3600)
 
 
 @torch.no_grad()

@@ -101,6 +101,8 @@ class Tuning:
         self._send()
         if self._should_stop() and len(finished(self._study)) < self._target:
             raise SearchStopped(len(finished(self._study)), self._target)
+        if self._population is not None and (why := self._population.failure()):
+            report["failure"] = why
         return report
 
     def report(self) -> dict[str, Any]:

@@ -178,6 +178,16 @@ def test_where_all_fail_there_is_no_next_generation(tmp_path: Path) -> None:
     tuner.generation(lambda recipe: None)
     assert tuner.ask()[1] == "FINISHED"
     assert len(tuner.study.trials) == 4
+    assert tuner.population.failure() == "all 4 members failed in generation 0: broken"
+
+
+def test_a_generation_of_which_some_live_is_no_failure(tmp_path: Path) -> None:
+    tuner = Tuner(tmp_path, space(tmp_path))
+    assert tuner.population.failure() is None
+    tuner.generation(lambda recipe: temperature(recipe) if temperature(recipe) > 2 else None)
+    assert tuner.population.failure() is None
+    tuner.generation(lambda recipe: None)
+    assert tuner.population.failure() == "all 4 members failed in generation 1: broken"
 
 
 @pytest.mark.parametrize("enqueued", [0, 1, 3])

@@ -1,4 +1,4 @@
-"""Which trials end early; without Ray's processes."""
+"""Which trials end early, and what a trial tells; without Ray's processes."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from raykd.cluster.config import Cluster
 from raykd.cluster.schedulers import scheduler_of
-from raykd.cluster.search_trial import Telling
+from raykd.cluster.search_trial import Telling, gpu_hours
 from raykd.cluster.searcher import REPORT
 from raykd.errors import UsageError
 from raykd.recipe import load_recipe
@@ -55,3 +56,13 @@ def test_no_trial_is_ended_at_its_last_report(monkeypatch: pytest.MonkeyPatch) -
 def test_a_scheduler_that_ends_no_trial_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="each is given 4 reports and makes 4: lower scheduler.grace"):
         searched(tmp_path, name=name, grace=4)
+
+
+@pytest.mark.parametrize(
+    ("told", "workers", "share", "hours"), [(0.0, 3, 0.0, 6.0), (4.0, 2, 1.0, 4.0), (2.0, 1, 0.25, 0.5)]
+)
+def test_hours_are_those_of_gpus_or_their_parts_else_of_workers(
+    told: float, workers: int, share: float, hours: float
+) -> None:
+    result = {"gpu_hours": told, "seconds": 7200.0}
+    assert gpu_hours(result, workers, Cluster(name="made", gpus_per_worker=share)) == hours
