@@ -71,6 +71,15 @@ class Launcher:
             return [deleted, created, *found] if verb == "up" else [*found, deleted]
         return found
 
+    @property
+    def instead_of_jobs(self) -> str | None:
+        """Return what runs a command where the cluster is there for that one alone; None where it takes jobs."""
+        if self.kind == "slurm":
+            return f"`{shlex.join(*self.commands('up'))} train ...`"
+        if self.content.get("kind") == "RayJob":
+            return f"write it into the entrypoint of {self.path}, then `raykd cluster up {self.cluster_file}`"
+        return None
+
     def _config_map(self) -> tuple[list[str], list[str]]:
         namespace = self.content["metadata"].get("namespace")
         place = [f"--namespace={namespace}"] if namespace else []

@@ -18,6 +18,7 @@ import raykd
 from raykd.cluster.config import Cluster, check_dashboard, load_cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.cluster.grid import target_of
+from raykd.cluster.launcher import read_launcher
 from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.plan import plan_on
 from raykd.cluster.train import needs_ray
@@ -207,11 +208,16 @@ def cluster_of(name: str | None) -> Cluster:
     """Return a cluster by its name or file; without one, the Ray that runs on this machine, with runs in ./runs.
 
     Raises:
-        UsageError: as ``load_cluster``; without a name, if jobs go to another machine, where ./runs is not, or Ray's
-            variable holds no address.
+        UsageError: as ``load_cluster``, or if it takes no jobs; without a name, if jobs go to another machine, where
+            ./runs is not, or Ray's variable holds no address.
     """
     if name is not None:
-        return load_cluster(name)
+        cluster = load_cluster(name)
+        # Without a dashboard the address would be that of this machine.
+        instead = read_launcher(name).instead_of_jobs if cluster.launcher and not cluster.dashboard else None
+        if instead:
+            raise UsageError(f"cluster {cluster.name!r} takes no jobs, it starts for one command and ends: {instead}")
+        return cluster
     here = Cluster(name="here", address="auto", storage=str(Path("runs").absolute()))
     if not is_loopback(address_of(here)):
         raise UsageError(f"jobs go to {address_of(here)} ({_ADDRESS}): --cluster says where runs are kept there")

@@ -13,7 +13,7 @@ import yaml
 
 from raykd.cli.inner import read_words
 from raykd.cluster import package as packages
-from raykd.cluster.config import Cluster
+from raykd.cluster.config import Cluster, cluster_names, load_cluster
 from raykd.cluster.package import collect, remote_content
 from raykd.cluster.submission import Submission, address_of, cluster_of
 from raykd.errors import UsageError
@@ -221,6 +221,23 @@ def test_rays_variable_holds_an_address_or_is_refused(address: str, monkeypatch:
         ) as caught:
             ask()
         assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("slurm", r"`sbatch --export=ALL,RAYKD_CLUSTER=\S+/slurm.yaml \S+/slurm.sh train ...`$"),
+        ("kuberay_job", r"into the entrypoint of \S+/rayjob.yaml, then `raykd cluster up \S+/kuberay_job.yaml`$"),
+    ],
+)
+def test_a_cluster_for_one_command_takes_no_jobs(name: str, instead: str) -> None:
+    with pytest.raises(UsageError, match=rf"'{name}' takes no jobs, it starts for one command and ends: .*{instead}"):
+        cluster_of(name)
+
+
+def test_all_other_clusters_take_jobs() -> None:
+    for name in set(cluster_names()) - {"slurm", "kuberay_job"}:
+        assert cluster_of(name) == load_cluster(name)
 
 
 @pytest.mark.parametrize(
