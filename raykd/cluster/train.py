@@ -1,5 +1,6 @@
 """Train a recipe where a cluster says: in this process, or by workers of Ray. Importable without Ray."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from raykd.cluster.config import Cluster
 from raykd.cluster.environment import prepare_environment
 from raykd.engine.host import prepare_host
-from raykd.engine.report import LocalReporter
-from raykd.engine.roots import Where, roots_at
+from raykd.engine.report import LocalReporter, read_status
+from raykd.engine.roots import Roots, Where, roots_at
 from raykd.engine.run import Place, run
 from raykd.errors import SetupError, UsageError
 from raykd.methods import METHODS
@@ -35,17 +36,32 @@ def train(
     fitting = fitting_workers(recipe, cluster)
     # Where relative names mean another directory, as in a worker, the same places must be meant.
     roots = roots_at(store, data_root)
+    world = World.alone()
     if cluster.workers == 0:
         prepare_host(cluster.threads)
         world = World.current(cluster.precision)
-        place = Place(
-            world, roots, cluster.runtime, lambda directory: LocalReporter(directory, should_stop, world, roots.mirror)
-        )
-        return run(recipe, place)
-    prepare_environment(cluster)
-    with needs_ray(cluster):
-        from raykd.cluster.job import run_on_ray
-    return run_on_ray(recipe, cluster, roots, fitting, should_stop)
+    elif not _is_finished(recipe, roots):  # else all is only read, for which Ray need not start
+        prepare_environment(cluster)
+        with needs_ray(cluster):
+            from raykd.cluster.job import run_on_ray
+        return run_on_ray(recipe, cluster, roots, fitting, should_stop)
+    place = Place(
+        world, roots, cluster.runtime, lambda directory: LocalReporter(directory, should_stop, world, roots.mirror)
+    )
+    return run(recipe, place)
+
+
+def _is_finished(recipe: Recipe, roots: Roots) -> bool:
+    """Tell whether the run is finished, and all that training it means."""
+
+    def status(run: str) -> dict[str, Any]:
+        if roots.mirror is None:
+            return read_status(roots.store / run)
+        # Bringing it would write over what a worker on this machine may be writing.
+        told: dict[str, Any] = json.loads(roots.mirror.remote.read(f"{run}/status.json") or b"{}")
+        return told
+
+    return all(status(one.run_id).get("state") == "finished" for one in entailed_runs(recipe))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from raykd.cluster.train import fitting_workers
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, SetupError, UsageError
 from raykd.parallel import World
+from raykd.recipe import dump_recipe
 from tests.cluster import runs
 
 
@@ -54,10 +55,29 @@ def test_without_workers_the_run_is_made_here(tmp_path: Path) -> None:
     assert runs.start(recipe, tmp_path, workers=0)["last"]["step"] == 4
 
 
-def test_a_missing_ray_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("raykd.cluster.job")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray.train", None)
+
+
+def test_what_is_finished_is_read_without_ray(no_ray: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = runs.save_teacher(tmp_path / "teacher.safetensors")
+    brief = {"steps": 2, "report_every": 2, "global_batch": 32}
+    alone = runs.recipe(weights, schedule=brief)
+    result = runs.start(alone, tmp_path, workers=0)
+    caplog.set_level("INFO")
+    assert runs.start(alone, tmp_path, address="127.0.0.1:1") == result
+    assert f"{alone.run_id} is finished already: reading its result" in caplog.text
+    (tmp_path / "control.yaml").write_text(dump_recipe(alone.model_copy(update={"name": "control", "seed": 1})))
+    with_control = runs.recipe(weights, schedule=brief, controls=[str(tmp_path / "control.yaml")])
+    (tmp_path / alone.run_id).rename(tmp_path / with_control.run_id)
+    with pytest.raises(SetupError, match="needs Ray"):
+        runs.start(with_control, tmp_path)
+
+
+def test_a_missing_ray_is_said(no_ray: None, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"pip install 'raykd\[ray\]'"):
         runs.start(runs.recipe(tmp_path), tmp_path)
 

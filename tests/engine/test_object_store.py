@@ -71,7 +71,7 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def test_another_machine_goes_on_to_the_same_bits(
-    server: Server, machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = f"{server.scheme}://{server.new_bucket()}/runs"
     schedule = {"steps": 20, "report_every": 5, "global_batch": 16}
@@ -95,7 +95,11 @@ def test_another_machine_goes_on_to_the_same_bits(
     rows = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows == [5, 10, 15, 20], "those of before the stop among them"
     on_machine("c", tmp_path, monkeypatch)
-    assert trained(what, store) == result, "read, not trained again"
+    caplog.set_level("INFO")
+    on_ray = Cluster(name="ray", address="127.0.0.1:1", workers=2)
+    again = train(what, on_ray, store=store, data_root=None, should_stop=lambda: False)
+    assert again == result, "read, not trained again, for which no Ray is needed"
+    assert "finished already: reading its result" in caplog.text
     assert not list((local_side(store) / what.run_id / "checkpoints").glob("*/state.pt")), "nor are checkpoints brought"
 
 
