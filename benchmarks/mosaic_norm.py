@@ -10,6 +10,7 @@ is what synchronised normalisation would give. Needs RAYKD_DATA.
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,6 +71,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 8])
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
+    if not os.environ.get("RAYKD_DATA"):
+        sys.exit("RAYKD_DATA is not set: it names the folder with mnist and fashion-mnist")
     prepare_host(1)
     with tempfile.TemporaryDirectory() as store:
         roots = Roots(Path(os.environ["RAYKD_DATA"]), Path(store))

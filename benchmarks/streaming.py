@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way", choices=("memory", "streamed"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not os.environ.get("RAYKD_DATA"):
+        sys.exit("RAYKD_DATA is not set: it names the folder with the set of --data")
     if options.way:
         buffer = options.buffer if options.way == "streamed" else None
         print(json.dumps(read(options.data, buffer, options.batch, options.epochs)))
