@@ -6,7 +6,7 @@ from raykd.cli.command import Command
 from raykd.cli.names import StoreType, data_place
 
 
-@click.command(cls=Command, example="raykd evaluate runs/{recipe}-*-s0")
+@click.command(cls=Command, example="raykd evaluate runs/RUN")
 @click.argument("run", type=StoreType())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(run: str, as_json: bool) -> None:

@@ -6,11 +6,12 @@
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from raykd.config import Runtime
 from raykd.engine.build import Built, build, check
@@ -28,6 +29,8 @@ from raykd.parallel import World
 from raykd.recipe import Recipe, built_upon, control_runs, dump_recipe, entailed_runs, source_runs
 
 logger = logging.getLogger(__name__)
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -142,22 +145,47 @@ def _alone_in(directory: Path, world: World) -> Iterator[None]:
             raise InProgress(problem)
         yield
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        problem = None
+    lock, problem = None, None
+    try:
+        lock = _lock(directory)
+    except InProgress as error:
+        problem = str(error)
+    world.broadcast(problem)
+    if problem:
+        raise InProgress(problem)
+    with lock or nullcontext():
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            problem = (
-                f"run {directory.name} is in progress in another process; wait for it, "
-                "or give this one another seed or another --out"
-            )
-        except OSError as error:  # some network file systems know no locks
-            logger.warning("run %s cannot be locked (%s): let no second job use it", directory.name, error)
-        world.broadcast(problem)
-        if problem:
-            raise InProgress(problem)
-        yield
+            yield
+        finally:
+            with suppress(OSError):
+                if lock and os.listdir(directory) == [_LOCK]:  # refused before it wrote anything
+                    (directory / _LOCK).unlink()
+                    directory.rmdir()
+
+
+def _lock(directory: Path) -> IO[str] | None:
+    """Make and lock the run directory; None where the file system knows no locks.
+
+    Raises:
+        InProgress: if another process holds it.
+    """
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as opened, suppress(FileNotFoundError):  # removed by who held it until now: once more
+            lock = opened.enter_context((directory / _LOCK).open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InProgress(
+                    f"run {directory.name} is in progress in another process; wait for it, "
+                    "or give this one another seed or another --out"
+                ) from None
+            except OSError as error:  # some network file systems know no locks
+                logger.warning("run %s cannot be locked (%s): let no second job use it", directory.name, error)
+                return None
+            if os.path.samestat(os.fstat(lock.fileno()), (directory / _LOCK).stat()):
+                opened.pop_all()
+                return lock
 
 
 def _resume_point(reporter: Reporter, world: World) -> Path | None:

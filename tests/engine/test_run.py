@@ -1,6 +1,5 @@
 """A run as a whole: killed, moved, doubled, fed with nonsense, and without the training set."""
 
-import fcntl
 import json
 import logging
 import re
@@ -168,18 +167,6 @@ def test_a_finished_run_is_only_read(name: str, whole: Path, tmp_path: Path) -> 
         result = run(load(name, RECIPES[name]), place)
     assert result == read_status(whole)["result"]
     assert result["selected"] == ("last" if "mosaic" in name else "blind")
-
-
-def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
-    with shrunk(2, tmp_path) as (place, load):
-        recipe = load("supervised_digits_lenet5")
-        directory = place.roots.store / recipe.run_id
-        directory.mkdir(parents=True)
-        with (directory / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with pytest.raises(UsageError, match=f"{recipe.run_id} is in progress"):
-                run(recipe, place)
-        assert run(recipe, place)["run"] == recipe.run_id
 
 
 def damaged_run(root: Path, how_many: int) -> tuple[Recipe, Place, Load]:

@@ -1,0 +1,57 @@
+"""The lock of a run directory: held by one job, and gone with the directory of a run that was refused."""
+
+import fcntl
+import shutil
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from raykd.engine.run import _alone_in, run
+from raykd.errors import InProgress, UsageError
+from raykd.parallel import World
+from tests.golden.shrunk import shrunk
+
+
+def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load("supervised_digits_lenet5")
+        directory = place.roots.store / recipe.run_id
+        directory.mkdir(parents=True)
+        with (directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match=f"{recipe.run_id} is in progress"):
+                run(recipe, place)
+        assert run(recipe, place)["run"] == recipe.run_id
+
+
+def test_a_refused_run_leaves_no_directory(tmp_path: Path) -> None:
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load("supervised_digits_lenet5", ["student.model=lenet99"])
+        directory = place.roots.store / recipe.run_id
+        with pytest.raises(UsageError, match="lenet99"):
+            run(recipe, place)
+        assert not directory.exists()
+        directory.mkdir()
+        (directory / "metrics.jsonl").touch()
+        with pytest.raises(UsageError, match="lenet99"):
+            run(recipe, place)
+        assert (directory / "metrics.jsonl").exists()
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, flock = tmp_path / "run", fcntl.flock
+
+    def removed_first(lock: IO[str], operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        shutil.rmtree(directory)  # by the process that held it
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with _alone_in(directory, World.alone()):
+        with pytest.raises(InProgress), _alone_in(directory, World.alone()):
+            pass
+        assert (directory / ".lock").exists()
+    assert not directory.exists()
