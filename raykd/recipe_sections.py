@@ -105,6 +105,11 @@ class BankConfig(Section):
             raise ValueError("give either 'recipe' or 'run' (the name of a run directory in the store)")
         if self.overrides and self.recipe is None:
             raise ValueError("'overrides' change the 'recipe' of generators; there is none here")
+        if self.run is not None and "/" in self.run:
+            name = self.run.rstrip("/").rpartition("/")[2]
+            raise ValueError(
+                f"'run' is a path, {self.run!r}: give the name alone, {name!r}; the store is where it lies"
+            )
         return self
 
 

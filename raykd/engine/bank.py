@@ -124,9 +124,10 @@ def open_bank(directory: Path) -> BankFiles:
     """Read the bank of a run directory.
 
     Raises:
-        UsageError: if the run has none, or has not finished it.
+        UsageError: if there is no such run, or it has none, or has not finished it.
         CorruptError: if its manifest is damaged.
     """
+    require_run(directory)
     folder = directory / FOLDER
     if not (folder / _MANIFEST).is_file():
         state = "has not finished its bank" if folder.is_dir() else "has no bank"
@@ -139,6 +140,19 @@ def open_bank(directory: Path) -> BankFiles:
         return BankFiles(folder, about, config)
     except (ValueError, KeyError, ValidationError, SafetensorError) as error:
         raise CorruptError(f"{folder / _MANIFEST} is not readable: {error}") from None
+
+
+def require_run(directory: Path) -> None:
+    """Refuse a run that is named for its generators and is not in the store.
+
+    Raises:
+        UsageError: if its directory does not exist.
+    """
+    if not directory.is_dir():
+        raise UsageError(
+            f"run {directory.name} does not exist: there is no directory {directory}; give the name of one in that "
+            "store, or 'recipe' in place of 'run' to have it trained"
+        )
 
 
 def load_bank(recipe: Recipe, spec: DataSpec, world: World, runtime: Runtime, store: Path) -> GeneratorBank:

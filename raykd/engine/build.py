@@ -16,7 +16,7 @@ from raykd.data.index import best_rows
 from raykd.data.ledger import OpenedData
 from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
-from raykd.engine.bank import load_bank
+from raykd.engine.bank import load_bank, open_bank, require_run
 from raykd.engine.calibration import class_statistics
 from raykd.engine.evaluate import Exam
 from raykd.engine.feeding import Feeding, held_out_exam, open_streams, sources
@@ -56,8 +56,9 @@ def check(recipe: Recipe, world: World, roots: Roots) -> None:
     """Find cheap mistakes before anything is trained for this recipe, its teacher included.
 
     Raises:
-        UsageError: as ``build``, for the batch, the data's description, the student, and files that are not there.
+        UsageError: as ``build``, for the batch, the data's description, the student, runs and files that are not there.
     """
+    _check_named_runs(recipe, world, roots)
     roots.bring_data(recipe)
     data = recipe.data
     spec = spec_of(data, roots)
@@ -70,6 +71,18 @@ def check(recipe: Recipe, world: World, roots: Roots) -> None:
         best_rows(data.ood_index, data.ood, data.ood_images, roots.data, None)
     if recipe.student is not None:
         build_network(recipe.student, spec, roots, "student")
+
+
+def _check_named_runs(recipe: Recipe, world: World, roots: Roots) -> None:
+    """Refuse generators of a run that is not there."""
+    for generators in (recipe.bank, recipe.referee):
+        if generators is not None and generators.run is not None:
+            roots.bring([generators.run], world)
+            directory = roots.store / generators.run
+            if generators.images is None:
+                open_bank(directory)
+            else:
+                require_run(directory)
 
 
 def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built:

@@ -65,7 +65,7 @@ def open_run(directory: Path) -> Outcome:
         raise CorruptError(f"{directory.name}/{_RECIPE} is damaged: {error}") from error
     if recipe.student is None:
         raise UsageError(
-            f"{directory.name} trained no student; it holds a bank: train a student with bank={{run: {directory.name}}}"
+            f"{directory.name} trained no student; it holds a bank: train one with 'bank={{run: {directory.name}}}'"
         )
     selected = "last" if METHODS[recipe.method.name].streams else "blind"
     checkpoints, student = directory / "checkpoints", directory / _STUDENT

@@ -64,6 +64,8 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_bank_and_one_that_is_not_finished_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"run absent does not exist: there is no directory {tmp_path}/absent"):
+        open_bank(tmp_path / "absent")
     with pytest.raises(UsageError, match="has no bank"):
         open_bank(tmp_path)
     write_products(tmp_path, {"class_00000": made().member_state(0)})

@@ -119,7 +119,8 @@ def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, to
 @pytest.mark.parametrize(
     ("recipe", "pairs", "message"),
     [
-        ("lsgdfd_digits", ["bank={run: elsewhere-12345678-s0}"], "elsewhere-12345678-s0 has no bank"),
+        ("lsgdfd_digits", ["bank={run: elsewhere-12345678-s0}"], "no directory .*/runs/elsewhere-12345678-s0;"),
+        ("lsgdfd_digits", ["bank={run: runs/elsewhere-12345678-s0}"], "give the name alone, 'elsewhere-12345678-s0'"),
         ("lsgdfd_digits_bank", ["schedule.global_batch=25"], "must give each of the 10 classes equally many"),
         ("lsgdfd_digits_bank", ["schedule.global_batch=10"], "2 or more: try 20"),
         ("lsgdfd_digits_bank", ["calibration=null"], "needs the teacher's moments by class"),
@@ -142,3 +143,14 @@ def test_what_does_not_fit_is_refused(
     # Loading may refuse as well as running.
     with shrunk(STEPS, whole[0]) as (place, load), pytest.raises(UsageError, match=message):
         run(load(recipe, pairs), place)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pair"), [("lsgdfd_digits", "bank={run: gone}"), ("dafl_digits", "referee={run: gone, images: 9}")]
+)
+def test_a_run_that_does_not_exist_is_missed_before_the_teacher_is_trained(
+    tmp_path: Path, recipe: str, pair: str
+) -> None:
+    with shrunk(STEPS, tmp_path) as (place, load), pytest.raises(UsageError, match="gone does not exist"):
+        run(load(recipe, [pair]), place)
+    assert not place.roots.store.exists()
