@@ -58,7 +58,14 @@ def test_a_sound_machine(raykd: Raykd) -> None:
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert {"versions", "memory", "GPU", "torch", "torch.compile", "ray", "disk"} <= checks.keys()
     assert checks["data root"]["state"] == "missing"
+    assert checks["products"]["value"] == "onednn, relative error 1.0e-07"
     assert "digits (train, test)" in checks["data sets"]["value"]
+
+
+def test_an_error_is_told_of_the_products_that_have_it(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
+    rejected = HostReport(threads=1, allocator="default", matmul="default", matmul_error=2.4e-3)
+    monkeypatch.setattr("raykd.engine.diagnosis.prepare_host", lambda: rejected)
+    assert "default (oneDNN's are off by 2.4e-03)" in raykd("doctor").stdout
 
 
 def test_what_is_broken_ends_with_3(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
