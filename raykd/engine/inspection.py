@@ -230,6 +230,8 @@ def _passes_gradient(teacher: Teacher, images: Tensor) -> bool:
 def _score(
     teacher: Teacher, data: DataConfig, spec: DataSpec, roots: Roots, world: World
 ) -> tuple[dict[str, float], str | None]:
+    if not data.test:
+        return {}, "no test split (test: false)"
     try:
         images = OpenedData(roots.data).open("test", data.name, "test", spec)
     except UsageError as error:

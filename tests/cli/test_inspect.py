@@ -121,6 +121,8 @@ def test_without_data_the_rest_is_told(raykd: Raykd, tiny: WriteRecipe) -> None:
     assert found["parameters"] == 61_706
     assert "accuracy/top1" not in found
     assert "RAYKD_DATA" in found["test_missing"]
+    described = {"name": "mine", "num_classes": 10, "channels": 1, "size": 32, "test": False}
+    assert inspect(raykd, tiny(data=described))["test_missing"] == "no test split (test: false)"
 
 
 @pytest.mark.parametrize(
