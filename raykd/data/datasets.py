@@ -258,11 +258,16 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
 
 
 def _how_to_make(name: str) -> str:
-    resized = _resized_from(name)
-    what = name if resized is None else f"{resized[0]} --size {resized[1]}"
+    from raykd.data.sources import SOURCES  # torchvision's, which takes its time
+
+    original, size = _resized_from(name) or (name, None)
+    what, folder = original, "FOLDER"
+    if original not in SOURCES:
+        what, folder = "imagefolder", f"FOLDER/{Path(original).resolve().name}"
+    resized = "" if size is None else f" --size {size}"
     return (
         "set the data root by RAYKD_DATA or by data_root in the cluster file, "
-        f"or make the set: `raykd data {what} --out DIR`"
+        f"or make the set: `raykd data {what}{resized} --source {folder} --out DIR`"
     )
 
 

@@ -160,7 +160,7 @@ def test_what_has_no_data_is_told_at_once_and_stops_nothing(ray_session: ModuleT
     assert ended[student().run_id].result is not None
     assert order.index(without[1].run_id) < order.index(student().run_id)
     assert "data set 'mnist' is a folder of" in str(ended[without[0].run_id].reason)
-    assert "`raykd data imagenet --size 32 --out DIR`" in str(ended[without[1].run_id].reason)
+    assert "`raykd data imagenet --size 32 --source FOLDER --out DIR`" in str(ended[without[1].run_id].reason)
 
 
 def test_slips_show_before_anything_starts(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from raykd.data import parquet
 from raykd.data import pixels as pixels_module
-from raykd.data.datasets import DATASETS, data_spec, load_images
+from raykd.data.datasets import DATASETS, data_spec, find_split, load_images
 from raykd.data.ledger import OpenedData
 from raykd.errors import CorruptError, UsageError
 
@@ -81,13 +81,22 @@ def test_a_path_names_a_set_without_a_data_root(root: Path, monkeypatch: pytest.
 
 
 def test_missing_files_say_what_was_looked_for_and_what_to_do(root: Path) -> None:
-    with pytest.raises(UsageError, match="none is set.*RAYKD_DATA.*raykd data mnist --out DIR"):
+    with pytest.raises(UsageError, match="none is set.*RAYKD_DATA.*raykd data mnist --source FOLDER --out DIR`"):
         load_images("mnist", "train", data_spec("mnist"), None)
     for missing_root in (root, root / "nowhere"):
         with pytest.raises(UsageError) as caught:
             load_images("mnist", "train", data_spec("mnist"), missing_root)
         assert str(missing_root / "mnist" / "train-*.parquet") in str(caught.value)
         assert "RAYKD_DATA" in str(caught.value)
+    for name, source in {
+        "tiny-imagenet-50": "imagefolder --source FOLDER/tiny-imagenet-50",
+        "tiny-imagenet-50-32": "imagefolder --size 32 --source FOLDER/tiny-imagenet-50",
+        "imagenet-32": "imagenet --size 32 --source FOLDER",
+    }.items():
+        with pytest.raises(UsageError, match=f"`raykd data {source} --out DIR`"):
+            find_split(name, "train", root)
+    with pytest.raises(UsageError, match="imagefolder --source FOLDER/made --out DIR`"):
+        find_split(str(root / "made"), "test", None)
     with pytest.raises(UsageError, match=r"test-\*.parquet \(splits there: train\)"):
         load_images("made", "test", data_spec("mnist"), root)
     with pytest.raises(UsageError, match="unknown split of digits 'tests'; did you mean 'test'"):
