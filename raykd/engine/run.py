@@ -167,25 +167,29 @@ def _lock(directory: Path) -> IO[str] | None:
     """Make and lock the run directory; None where the file system knows no locks.
 
     Raises:
-        InProgress: if another process holds it.
+        InProgress: if another process holds it, or has removed it just now.
     """
-    while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as opened, suppress(FileNotFoundError):  # removed by who held it until now: once more
+    try:
+        with ExitStack() as opened:
+            directory.mkdir(parents=True, exist_ok=True)
             lock = opened.enter_context((directory / _LOCK).open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InProgress(
-                    f"run {directory.name} is in progress in another process; wait for it, "
-                    "or give this one another seed or another --out"
-                ) from None
+                raise
             except OSError as error:  # some network file systems know no locks
                 logger.warning("run %s cannot be locked (%s): let no second job use it", directory.name, error)
                 return None
             if os.path.samestat(os.fstat(lock.fileno()), (directory / _LOCK).stat()):
                 opened.pop_all()
                 return lock
+    except (BlockingIOError, FileExistsError, FileNotFoundError):
+        if directory.is_file():
+            raise
+    raise InProgress(
+        f"run {directory.name} is in progress in another process; wait for it, "
+        "or give this one another seed or another --out"
+    )
 
 
 def _resume_point(reporter: Reporter, world: World) -> Path | None:

@@ -39,19 +39,21 @@ def test_a_refused_run_leaves_no_directory(tmp_path: Path) -> None:
         assert (directory / "metrics.jsonl").exists()
 
 
-def test_a_lock_that_was_removed_while_it_was_waited_for_counts_for_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_that_was_removed_meanwhile_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, flock = tmp_path / "run", fcntl.flock
 
-    def removed_first(lock: IO[str], operation: int) -> None:
+    def late(lock: IO[str], operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", flock)
         shutil.rmtree(directory)  # by the process that held it
-        flock(lock, operation)
+        with _alone_in(directory, World.alone()):  # a third one
+            flock(lock, operation)
+            entered.append(directory)
 
-    monkeypatch.setattr(fcntl, "flock", removed_first)
+    entered: list[Path] = []
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(InProgress), _alone_in(directory, World.alone()):
+        pytest.fail("two jobs are in one run")
+    assert entered
     with _alone_in(directory, World.alone()):
-        with pytest.raises(InProgress), _alone_in(directory, World.alone()):
-            pass
         assert (directory / ".lock").exists()
     assert not directory.exists()
