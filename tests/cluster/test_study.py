@@ -88,15 +88,15 @@ def test_every_sampler_proposes(tmp_path: Path, sampler: str, caplog: pytest.Log
 @pytest.mark.parametrize("url", [None, "journal:{}/journal.log"])
 def test_no_two_tuners_take_the_same_waiting_trial(tmp_path: Path, url: str | None) -> None:
     points = [{"schedule.steps": 3}] + [{"method.temperature": 1.0 + number} for number in range(39)]
-    searched = space(tmp_path, points=points)
-    enqueue(opened(tmp_path, searched, url=url and url.format(tmp_path)), searched)
+    searched = space(tmp_path, points=points, sampler={"name": "random"})
+    studies = [opened(tmp_path, searched, url=url and url.format(tmp_path)) for _ in range(2)]
+    enqueue(studies[0], searched)
 
-    def ask(_: int) -> list[int]:
-        study = opened(tmp_path, searched, url=url and url.format(tmp_path))
+    def ask(study: optuna.Study) -> list[int]:
         return [study.ask().number for _ in range(20)]
 
     with ThreadPoolExecutor(2) as pool:
-        taken = [number for numbers in pool.map(ask, range(2)) for number in numbers]
+        taken = [number for numbers in pool.map(ask, studies) for number in numbers]
     assert sorted(taken) == list(range(40))
 
 
