@@ -3,6 +3,9 @@
 
 def main() -> None:
     """Run the ``raykd`` command and exit with its code."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from the middle of an import
     from raykd.cli.stop import Stop
 
     stop = Stop()

@@ -68,11 +68,11 @@ class TuneReporter(LocalReporter):
 class Telling:
     """Says of a run's rows what Ray Tune wants to know."""
 
-    def __init__(self, recipe: Recipe, objectives: Sequence[str], *, more: bool = False) -> None:
-        """Find out by which names the run reports them; ``more`` where the trial has other runs after this one."""
+    def __init__(self, recipe: Recipe, objectives: Sequence[str], last: float = math.inf) -> None:
+        """Find out by which names the run reports them; ``last`` is the step that ends the trial, if this run does."""
         self._names = {objective: reported_as(objective, recipe) for objective in objectives}
         self._every = recipe.schedule.report_every
-        self._last = math.inf if more else recipe.schedule.steps
+        self._last = last
 
     def row(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the objectives that a row of metrics has."""
@@ -103,8 +103,9 @@ def run_trial(config: dict[str, Any]) -> None:
             told = {
                 name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0] if seeds[0][name] is not None
             }
-            told[REPORT] = (number + 1) * _reports(recipe)
-            if 0 < number < trial.seeds - 1:  # the first one has told its rows, and the last is told below
+            if number:  # the first one has told its rows
+                told[REPORT] = (number + 1) * _reports(recipe)
+            if 0 < number < trial.seeds - 1:  # the last is told below
                 tune.report(told)
         told |= {MADE: sum(each[MADE] for each in seeds), FINAL: 1.0}
     except Interrupted:
@@ -132,6 +133,11 @@ def _told_of_run(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) ->
         part = begin or end is not None
         made += ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
     return {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives, cluster)}
+
+
+def _last_step(job: Job, recipe: Recipe, trial: TrialJob) -> float:
+    """Return the step that ends the trial, infinite where it has runs after this one."""
+    return math.inf if trial.seeds > 1 else job.until or recipe.schedule.steps
 
 
 def _reports(recipe: Recipe) -> int:
@@ -162,7 +168,8 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
     prepare_host(job.threads)
     runtime = Runtime.model_validate(job.runtime)
     world = World.current(runtime.precision)
-    telling, own = Telling(recipe, trial.objectives, more=trial.seeds > 1), recipe_from_dict(job.recipe).run_id
+    telling = Telling(recipe, trial.objectives, _last_step(job, recipe, trial))
+    own = recipe_from_dict(job.recipe).run_id
 
     def reporter(directory: Path) -> LocalReporter:
         if directory.name != own:  # the run of a teacher is nobody's trial, and further seeds are told by their means
@@ -174,7 +181,7 @@ def _alone(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[
 
 def _together(job: Job, recipe: Recipe, trial: TrialJob, cluster: Cluster) -> dict[str, Any]:
     """Train by workers of Ray Train, reading from the run directory how they do."""
-    telling, ending = Telling(recipe, trial.objectives, more=trial.seeds > 1), threading.Event()
+    telling, ending = Telling(recipe, trial.objectives, _last_step(job, recipe, trial)), threading.Event()
     first = recipe.run_id == recipe_from_dict(job.recipe).run_id  # further seeds are told by their means
     outcome: dict[str, Any] = {}
 

@@ -1,5 +1,6 @@
 """Which trials end early, and what a trial tells; without Ray's processes."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ def test_no_trial_is_ended_at_its_last_report(monkeypatch: pytest.MonkeyPatch) -
     told: list[dict[str, Any]] = []
     monkeypatch.setattr("raykd.cluster.search_trial.tune.report", told.append)
     recipe = load_recipe("kd_digits", [f"{key}={value}" for key, value in BUDGET.items()] + ["data.holdout=0.1"])
-    for more in (False, True):
+    for last in (40, math.inf):
         for step in range(10, 41, 10):
-            Telling(recipe, ["accuracy"], more=more)({"step": step, "holdout/accuracy/top1": 1.0})
+            Telling(recipe, ["accuracy"], last)({"step": step, "holdout/accuracy/top1": 1.0})
     assert [row[REPORT] for row in told] == [1, 2, 3, 1, 2, 3, 4], "of several seeds the first one has others after it"
 
 
