@@ -39,14 +39,14 @@ def test_a_trial_that_starves_says_for_what(
 
     def heard() -> bool:
         """Asked about now and then; never stops, but lets the other go once the search has said what it waits for."""
-        if any("trial(s) wait for others" in record.getMessage() for record in caplog.records):
+        if any("trial(s) wait for room" in record.getMessage() for record in caplog.records):
             ray_session.kill(other)
         return False
 
     monkeypatch.setattr("raykd.cluster.tuner.room_for", lambda cluster: 4)
     report = searched(tmp_path, heard, trials=3, space={"student_optim.lr": {"choice": [0.001, 0.002, 0.003]}})
     assert report["trials"]["complete"] == 3
-    told = next(one.getMessage() for one in caplog.records if "wait for others" in one.getMessage())
+    told = next(one.getMessage() for one in caplog.records if "wait for room" in one.getMessage())
     assert re.fullmatch(r"\d trial\(s\) wait for room: each needs 1 CPUs; free are 0 CPUs", told)
 
 
