@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LATELY = 3.0  # seconds; what works through others asks several times in each
 _GRACE = 5.0  # seconds for tidying up where nothing is to be saved
 
 
@@ -30,6 +31,7 @@ class Stop:
         self._tidying = self._breaking = False
         self._asked_at = 0.0
         self._runs: Callable[[], Iterable[Path]] = tuple
+        self._elsewhere = False
 
     @property
     def exit_code(self) -> int:
@@ -43,9 +45,13 @@ class Stop:
             self._take_signals()  # Ray puts handlers of its own there when it starts
         return self.signum is not None
 
-    def watch(self, runs: Iterable[Path] | Callable[[], Iterable[Path]]) -> None:
-        """Name the run directories that tell whether there is something to save, or how to find them then."""
+    def watch(self, runs: Iterable[Path] | Callable[[], Iterable[Path]], elsewhere: bool = False) -> None:
+        """Name the run directories that tell whether there is something to save, or how to find them then.
+
+        ``elsewhere`` means that machines whose disk is not seen here may be at work.
+        """
         self._runs = runs if callable(runs) else lambda: runs
+        self._elsewhere = elsewhere
 
     @contextmanager
     def tidying(self, needed: bool = True) -> Iterator[None]:
@@ -92,7 +98,9 @@ class Stop:
             self._leave(b"interrupted; no step was made that could be saved")
 
     def _can_save(self) -> bool:
-        """Tell whether a run is going on that has asked since it was opened, so has made steps."""
+        """Tell whether a run is going on that has asked since it was opened, so has made steps, or may be elsewhere."""
+        if self._elsewhere and time.time() - self._asked_at < _LATELY:  # who asks passes it on to them
+            return True
         for directory in self._runs():
             try:
                 state = json.loads((directory / "status.json").read_text()).get("state")

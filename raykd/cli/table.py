@@ -83,7 +83,7 @@ def table(
         _write(folder, report())
         _tell(len(outcomes), len(runs), recipe.run_id, how.reason)
 
-    stop.watch([store / run.run_id for run in runs])
+    stop.watch([store / run.run_id for run in runs], place.address != "local")
     with following(runs, where, elsewhere=place.address != "local"), stop.tidying():
         run_trials(wanted, place, store=where, data_root=root, should_stop=stop, ended=ended)
     final = report()

@@ -58,7 +58,7 @@ def train(
     for seed in range(base.seed, base.seed + seeds):
         one = base.model_copy(update={"seed": seed})
         runs = entailed_runs(one)
-        stop.watch([store / run.run_id for run in runs])
+        stop.watch([store / run.run_id for run in runs], place.address != "local")
         with following(runs, where, elsewhere=place.address != "local"), stop.tidying(place.worker_range != (0, 0)):
             result = train_on(one, place, store=where, data_root=root, should_stop=stop)
         results.append({**result, "directory": join(where, one.run_id)})

@@ -52,7 +52,7 @@ def tune(
     where, root = out or place.storage, data_place(place.data_root)
     store = local_side(where)
     planned = plan_search(chosen, store)
-    stop.watch(lambda: [path.parent for path in store.glob("*/status.json")])
+    stop.watch(lambda: [path.parent for path in store.glob("*/status.json")], place.address != "local")
     with board() as show, stop.tidying():
         report = search(planned, place, store=where, data_root=root, should_stop=stop, show=show)
     _print(report, as_json)

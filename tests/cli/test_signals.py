@@ -125,3 +125,27 @@ def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeyp
     assert "2/12" in shown
     assert "ETA 0:10" in shown
     assert "top-1 50.00%" in shown
+
+
+def test_what_machines_elsewhere_are_at_is_saved_too() -> None:
+    """Their run directories are not seen here; but who asks whether to stop is there to pass it on."""
+    program = """
+import sys, time
+from raykd.cli.stop import Stop
+stop = Stop()
+stop.install()
+stop.watch([], elsewhere=sys.argv[1] == "elsewhere")
+print("ready", flush=True)
+while not stop():
+    time.sleep(0.05)
+print("saved")
+"""
+    for where, ended in (("elsewhere", (0, "saved\n")), ("here", (130, ""))):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.2)
+        code, out, _ = end(process, signal.SIGINT)
+        assert (code, out) == ended
