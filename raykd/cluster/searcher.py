@@ -72,6 +72,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
                 if not room:
                     return None
             trial = self._study.ask()
+            trial.set_user_attr(TUNER, self._tuner)  # first: without it, what a dead tuner had asked for stays its own
             if self._population is not None:
                 if not self._population.knows(trial):
                     self._refuse(trial)
@@ -79,7 +80,6 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             elif sum(other.number < trial.number for other in counted(self._study)) >= self._target:
                 self._refuse(trial)
                 break
-            trial.set_user_attr(TUNER, self._tuner)
             try:
                 values = propose(trial, self._space)
                 if self._population is None:
