@@ -88,7 +88,7 @@ def table(
         run_trials(wanted, place, store=where, data_root=root, should_stop=stop, ended=ended)
     final = report()
     _write(folder, final)
-    roots_at(where, None).send(made, World.alone())
+    roots_at(where, None, known=True).send(made, World.alone())
     _print(final, join(where, made), as_json)
     if final["runs"]["failed"]:
         raise click.exceptions.Exit(1)

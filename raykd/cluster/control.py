@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from raykd.data.remote import Remote, is_remote
 from raykd.engine.checkpoint import write_text
 from raykd.engine.roots import Where, local_side
-from raykd.errors import SetupError
 
 _STOP = "stop-request"
 _FOLDER = ".ray"
@@ -35,7 +33,7 @@ class Control:
 
     @cached_property
     def _remote(self) -> Remote | None:
-        return Remote(self._store) if is_remote(self._store) else None
+        return Remote(self._store, known=True) if is_remote(self._store) else None
 
     def open(self) -> None:
         """Make the folder, in the driver."""
@@ -45,8 +43,7 @@ class Control:
         """Remove the folder, in the driver."""
         shutil.rmtree(self.here, ignore_errors=True)
         if self._remote is not None:
-            with suppress(SetupError):  # litter of some bytes
-                self._remote.remove(f"{_FOLDER}/{self.job}")
+            self._remote.sweep(f"{_FOLDER}/{self.job}")
 
     def ask_to_stop(self) -> None:
         """Ask the workers to save and stop."""

@@ -15,7 +15,7 @@ from ray import tune
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.job import run_on_ray
-from raykd.cluster.searcher import FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
+from raykd.cluster.searcher import BROKEN, FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
 from raykd.cluster.train import fitting_workers
 from raykd.cluster.worker import Job, after_others, pack_error
 from raykd.config import Runtime
@@ -28,7 +28,7 @@ from raykd.engine.report import METRICS, LocalReporter, parse_rows, read_status
 from raykd.engine.run import Place, run
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
-from raykd.errors import RaykdError
+from raykd.errors import RaykdError, SetupError
 from raykd.methods import METHODS, Method
 from raykd.objectives import reported_as
 from raykd.parallel import World
@@ -110,6 +110,8 @@ def run_trial(config: dict[str, Any]) -> None:
         told |= {MADE: sum(each[MADE] for each in seeds), FINAL: 1.0}
     except Interrupted:
         told = {INTERRUPTED: 1.0}
+    except SetupError as error:  # not of its values: a full disk, a store that is gone; mended, it goes on
+        told = {INTERRUPTED: 1.0, BROKEN: str(error)}
     except RaykdError as error:
         told = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it

@@ -19,6 +19,7 @@ from raykd.recipe import Recipe
 from raykd.search_space import SearchSpace
 
 FINAL, FAILED, INTERRUPTED, REPORT, TEST, MADE = "final", "failed", "interrupted", "report", "test", "images made"
+BROKEN = "broken"
 """What a trial tells beside its objectives: that it is through, why it is not, at which report, its test accuracy, and
 how many images its generators have made."""
 
@@ -42,13 +43,17 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         roots: Roots,
         should_stop: Callable[[], bool],
         job: Callable[[Recipe, Stretch], dict[str, Any]],
+        broken: Callable[[str], None],
         population: Population | None,
     ) -> None:
-        """Propose until ``target`` trials are finished or at work; ``job`` is what a trial's process is told."""
+        """Propose until ``target`` trials are finished or at work.
+
+        ``job`` is what a trial's process is told; ``broken`` hears of what no trial can go on with.
+        """
         super().__init__()
         self._study, self._space, self._objectives = study, space, objectives
         self._tuner, self._target, self._roots = tuner, target, roots
-        self._should_stop, self._job, self._population = should_stop, job, population
+        self._should_stop, self._job, self._broken, self._population = should_stop, job, broken, population
         self._trials: dict[str, Trial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,6 +123,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         """Record how a trial ended; one that was interrupted stays at work in the study, for the next tuner."""
         trial = self._trials.pop(trial_id, None)
         told = result or {}
+        if trial is not None and told.get(BROKEN):
+            self._broken(f"trial {trial.number}: {told[BROKEN]}")
         through = error or told.get(FINAL) or told.get(FAILED)
         if trial is None or told.get(INTERRUPTED) or (not through and (not told or self._should_stop())):
             return

@@ -74,6 +74,7 @@ class Tuning:
         self._control = Control(roots.told[0], f"search-{uuid.uuid4().hex[:8]}")
         self._name = planned.folder.relative_to(roots.store).as_posix()
         self._sent = 0.0
+        self._broken: str | None = None
         roots.bring([self._name], World.alone())
         space = planned.space
         self._study = open_study(space, planned.objectives, planned.folder, cluster.study)
@@ -96,6 +97,8 @@ class Tuning:
                     self._on_ray(tuner)
                 finally:
                     self._control.close()
+        if self._broken:
+            raise SetupError(self._broken)
         report = self.report()
         report["figures"] = write_figures(self._study, self._planned.folder / "figures")
         self._send()
@@ -191,6 +194,7 @@ class Tuning:
             roots=self._roots,
             should_stop=self._stopping,
             job=self._job,
+            broken=self._break,
             population=self._population,
         )
         cluster = self._cluster
@@ -216,9 +220,12 @@ class Tuning:
                 ),
             ).fit()
 
+    def _break(self, why: str) -> None:
+        self._broken = self._broken or why
+
     def _stopping(self) -> bool:
         """Pass a stop on to the trials."""
-        stopping = self._should_stop()
+        stopping = self._should_stop() or self._broken is not None
         if stopping:
             self._control.ask_to_stop()
         return stopping

@@ -64,7 +64,7 @@ class Job:
     @cached_property
     def roots(self) -> Roots:
         """Return where runs and data are on this node."""
-        return roots_at(self.store, self.data_root)
+        return roots_at(self.store, self.data_root, known=True)
 
     @cached_property
     def words(self) -> Control:

@@ -82,8 +82,8 @@ class Entry(NamedTuple):
 class Remote:
     """One folder of an object store. Every call outlasts an outage of a few minutes."""
 
-    def __init__(self, address: str) -> None:
-        """Connect, and see whether the folder's bucket answers.
+    def __init__(self, address: str, *, known: bool = False) -> None:
+        """Connect, and see whether the folder's bucket answers, unless it is ``known`` that it did to who sends us.
 
         Raises:
             UsageError: for an address that is none.
@@ -92,11 +92,16 @@ class Remote:
         self.address = check_address(address)
         parts = urlsplit(self.address)
         self._filesystem, self._base = _open(parts.scheme, parts.netloc, parts.path, dict(parse_qsl(parts.query)))
-        self._rests: tuple[float, ...] = _FIRST
+        self._has_answered = False
+        self._rests: tuple[float, ...] = _LATER if known else _FIRST
+        if not known:
+            self._introduce(parts.scheme)
+
+    def _introduce(self, scheme: str) -> None:
         bucket = self._base.partition("/")[0]
         found = self._patiently("open", "", lambda: self._filesystem.get_file_info(bucket))
         if found.type == pafs.FileType.NotFound:
-            raise SetupError(f"there is no bucket {bucket!r} that {parts.scheme}:// shows us; make it, or name another")
+            raise SetupError(f"there is no bucket {bucket!r} that {scheme}:// shows us; make it, or name another")
         self._rests = _LATER
 
     def shown(self, name: str) -> str:
@@ -194,13 +199,17 @@ class Remote:
 
     def remove(self, name: str) -> None:
         """Remove a folder, if it is there."""
+        self._patiently("remove", name, lambda: self._delete(name))
 
-        def delete() -> None:
-            if self._filesystem.get_file_info(self._path(name)).type == pafs.FileType.Directory:
-                with suppress(FileNotFoundError):  # of Google: a folder is gone with its last file
-                    self._filesystem.delete_dir(self._path(name))
+    def sweep(self, name: str) -> None:
+        """Remove a folder, or leave it where the store does not answer now."""
+        with suppress(OSError):
+            self._delete(name)
 
-        self._patiently("remove", name, delete)
+    def _delete(self, name: str) -> None:
+        if self._filesystem.get_file_info(self._path(name)).type == pafs.FileType.Directory:
+            with suppress(FileNotFoundError):  # of Google: a folder is gone with its last file
+                self._filesystem.delete_dir(self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}" if name else self._base
@@ -210,11 +219,13 @@ class Remote:
         where = self.shown(name).partition("?")[0].rstrip("/")
         for rest in (*self._rests, None):
             try:
-                return call()
+                answer = call()
+                self._has_answered = True
+                return answer
             except OSError as error:
                 told = str(error).splitlines()[0].rpartition("with a last message of ")[2][:300]
                 # Without credentials Google's client speaks of an outage; later on it may be one of who issues them.
-                is_stranger = self._rests is _FIRST and "OAuth2" in told
+                is_stranger = not self._has_answered and "OAuth2" in told
                 if rest is None or isinstance(error, FileNotFoundError) or _is_permanent(told) or is_stranger:
                     raise SetupError(
                         f"could not {verb} {where} ({told}); mend the store, its address or the credentials in the "

@@ -102,15 +102,18 @@ class Roots:
                     self.data_mirror.hold(name, split)
 
 
-def roots_at(store: Where, data_root: Where | None) -> Roots:
+def roots_at(store: Where, data_root: Where | None, *, known: bool = False) -> Roots:
     """Return the roots of a store and of data, each a path or an address.
+
+    Where a command was told that they answer, what it starts finds them ``known``: it outlasts an outage from the first
+    contact on.
 
     Raises:
         UsageError: for an address that is none.
         SetupError: if an object store does not answer or does not let us in.
     """
-    mirror = _mirror(store) if is_remote(store) else None
-    data_mirror = _mirror(data_root) if data_root and is_remote(data_root) else None
+    mirror = _mirror(store, known) if is_remote(store) else None
+    data_mirror = _mirror(data_root, known) if data_root and is_remote(data_root) else None
     return Roots(local_side(data_root) if data_root else None, local_side(store), mirror, data_mirror)
 
 
@@ -168,5 +171,5 @@ def _data_of(recipe: Recipe, train: bool) -> list[tuple[str, str]]:
     return [*test, *((name, "train") for name in shown if name), *((name, "") for name in files if name)]
 
 
-def _mirror(place: Where) -> Mirror:
-    return Mirror(Remote(str(place)), local_side(place))
+def _mirror(place: Where, known: bool) -> Mirror:
+    return Mirror(Remote(str(place), known=known), local_side(place))

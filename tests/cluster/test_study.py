@@ -283,7 +283,7 @@ def test_a_search_tidies_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     enqueue(study, searched)
     searcher = StudySearcher(
         study, searched, ("accuracy",), tuner="one", target=3, roots=roots, should_stop=bool,
-        job=lambda recipe, stretch: {"run": recipe.run_id}, population=None,
+        job=lambda recipe, stretch: {"run": recipe.run_id}, broken=print, population=None,
     )  # fmt: skip
     runs = [searched.recipe_of(point).run_id for point in points]
     for run in runs:

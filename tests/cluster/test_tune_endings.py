@@ -15,8 +15,10 @@ import pytest
 from optuna.trial import TrialState
 
 from raykd.cluster.study import RUN
-from raykd.cluster.tune import SearchStopped
+from raykd.cluster.tune import SearchStopped, plan_search
 from raykd.engine.report import read_status
+from raykd.errors import SetupError
+from raykd.search_file import load_space
 from tests.cluster import runs
 from tests.cluster.test_tune import SMALL, searched, study_of, written
 
@@ -104,6 +106,22 @@ def test_a_trial_that_dies_too_often_is_recorded(
     assert report["trials"]["complete"] == 1
     assert report["trials"]["failed"] == 1
     assert "its process died" in report["reasons"][0]["reason"]
+
+
+def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_session: ModuleType, tmp_path: Path) -> None:
+    """A disk that takes nothing more, as a store that is gone: mended, the same call goes on with that trial."""
+    temperatures = {"method.temperature": {"choice": [2.0, 3.0, 5.0]}}
+    changes: dict[str, Any] = {"sampler": {"name": "grid"}, "trials": 3, "space": temperatures}
+    planned = plan_search(load_space(str(written(tmp_path, **changes))), tmp_path / "runs")
+    run = planned.space.recipe_of({"method.temperature": 3.0}).run_id
+    blocked = tmp_path / "runs" / run / "checkpoints"
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()
+    with pytest.raises(SetupError, match=rf"trial \d: could not write checkpoint .*{run}.*the same command"):
+        searched(tmp_path, **changes)
+    blocked.unlink()
+    report = searched(tmp_path, **changes)
+    assert report["trials"] == {"target": 3, "complete": 3, "pruned": 0, "failed": 0, "running": 0}
 
 
 def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:

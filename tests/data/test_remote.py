@@ -54,6 +54,22 @@ def test_an_outage_is_outlasted(
     assert "trying again in 1 s" in caplog.text
 
 
+def test_a_store_that_is_known_may_be_out_at_the_first_contact(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command starts was sent to a store that answered then."""
+    monkeypatch.setattr(remote, "_GOOGLE_PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr(remote, "_FIRST", ())
+    address = f"{server.scheme}://{server.new_bucket()}/store"
+    Remote(address).write("early", b"there")
+    server.stop()
+    threading.Timer(4, server.start).start()
+    with pytest.raises(SetupError, match="could not open"):
+        Remote(address)
+    folder = Remote(address, known=True)
+    assert folder.peek("early") is None
+    folder.sweep("early")
+    assert folder.read("early") == b"there"
+
+
 def test_a_store_that_is_gone_is_given_up_in_the_end(
     s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
