@@ -19,9 +19,10 @@ from raykd.recipe import Recipe
 from raykd.search_space import SearchSpace
 
 FINAL, FAILED, INTERRUPTED, REPORT, TEST, MADE = "final", "failed", "interrupted", "report", "test", "images made"
-BROKEN = "broken"
 """What a trial tells beside its objectives: that it is through, why it is not, at which report, its test accuracy, and
 how many images its generators have made."""
+BROKEN = "broken"
+"""Why no trial can go on, told beside INTERRUPTED."""
 
 
 Stretch = tuple[int, int | None]
