@@ -110,7 +110,8 @@ def search(
     Raises:
         SearchStopped: once ``should_stop`` said so and the trials at work have saved.
         UsageError: for a slip in the space, of either stage, or in any recipe it makes, before anything starts.
-        SetupError: without Ray or Optuna, an answering address, room for one trial, or the study's storage.
+        SetupError: without Ray or Optuna, an answering address, room for one trial, or the study's storage; or once
+            a disk or a store has failed a trial, which goes on when that is mended.
     """
     roots = roots_at(store, data_root)
     then = None if planned.space.then is None else plan_search(planned.space.second({}), roots.store)

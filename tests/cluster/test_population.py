@@ -44,7 +44,6 @@ class Tuner:
     def __init__(self, folder: Path, searched: SearchSpace, name: str = "one") -> None:
         self.study = open_study(searched, ("accuracy",), folder / "made-0", None)
         self.population = Population(self.study, searched, Roots(None, folder), 1)
-        self.broken: list[str] = []
         self.searcher = StudySearcher(
             self.study,
             searched,
@@ -54,7 +53,7 @@ class Tuner:
             roots=Roots(None, folder),
             should_stop=bool,
             job=self.job,
-            broken=self.broken.append,
+            broken=print,
             population=self.population,
         )
         self.folder, self.started, self.name = folder, 0, name

@@ -12,7 +12,7 @@ from raykd.cluster.study import RUN
 from raykd.cluster.train import train
 from raykd.cluster.tune import SearchStopped
 from raykd.recipe import load_recipe
-from tests.cluster.test_tune import RATE, SMALL, searched, study_of
+from tests.cluster.test_tune import RATE, searched, study_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -52,12 +52,12 @@ def test_a_population_goes_on_from_its_best(ray_session: ModuleType, tmp_path: P
 
 
 def test_a_population_of_two_workers_each_is_stopped_and_goes_on(ray_session: ModuleType, tmp_path: Path) -> None:
-    changes = {**POPULATION, "trials": 2, "overrides": {**SMALL, "schedule.steps": 8}}
+    changes = {**POPULATION, "trials": 2}
 
-    def begun() -> bool:
-        return bool(list((tmp_path / "runs").glob("kd_digits-*/checkpoints/step_0000004")))
+    def second_generation() -> bool:
+        return bool(list((tmp_path / "runs").glob("kd_digits-*/checkpoints/step_0000008")))
 
     with pytest.raises(SearchStopped):
-        searched(tmp_path, begun, where={"workers": 2}, **changes)
+        searched(tmp_path, second_generation, where={"workers": 2}, **changes)
     report = searched(tmp_path, where={"workers": 2}, **changes)
-    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}, report["reasons"]
+    assert report["trials"] == {"target": 6, "complete": 6, "pruned": 0, "failed": 0, "running": 0}, report["reasons"]
