@@ -14,15 +14,15 @@ from statistics import median
 
 import torch
 
-from raykd.config import Sgd
+from raykd.config.optim import Sgd
 from raykd.data.datasets import DATASETS, Images
 from raykd.data.streams import TrainStream, evaluation_batches
-from raykd.engine.evaluate import logits_of
-from raykd.methods.base import Method, Setting
+from raykd.distributed.world import World
+from raykd.methods.base import Method, MethodContext
 from raykd.methods.kd import Kd, KdConfig
 from raykd.models import build_model
+from raykd.models.logits import logits_of
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
 
 PAIRS = (
     ("mnist", "lenet5", "lenet5_half", 256),
@@ -40,7 +40,7 @@ def made(data: str, teacher: str, student: str, batch: int, cached: bool) -> tup
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
     networks = [build_model(name, **sizes).to(memory_format=torch.channels_last) for name in (teacher, student)]
     asked = Teacher(networks[0], channels=spec.channels, size=spec.size)
-    setting = Setting(
+    context = MethodContext(
         spec=spec,
         world=world,
         networks={"student": networks[1], "teacher": asked},
@@ -56,7 +56,7 @@ def made(data: str, teacher: str, student: str, batch: int, cached: bool) -> tup
     if cached:
         logits = logits_of(asked, (b.images for b in evaluation_batches(images, spec, world, 256)), world)
     seconds = (time.process_time() - began) / IMAGES
-    return Kd(KdConfig(name="kd"), setting), TrainStream(images, spec, world, batch, 0, (), logits), seconds
+    return Kd(KdConfig(name="kd"), context), TrainStream(images, spec, world, batch, 0, (), logits), seconds
 
 
 def main() -> None:

@@ -22,16 +22,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Adam
+from raykd.config.optim import Adam
 from raykd.data.datasets import DATASETS, Images, load_images
 from raykd.data.streams import TrainStream
-from raykd.engine.evaluate import Exam
+from raykd.distributed.updater import Updater
+from raykd.distributed.world import World
+from raykd.engine.evaluator import Evaluator
 from raykd.engine.state import averaged_weights
 from raykd.methods.bank_kd import BankKd, BankKdConfig
-from raykd.methods.base import Setting
+from raykd.methods.base import MethodContext
 from raykd.models import build_model
 from raykd.models.teacher import Teacher
-from raykd.parallel import Updater, World
 
 BATCH = 120
 SPEC = DATASETS["digits"]
@@ -100,8 +101,8 @@ def distilled(method: type[BankKd], world: TimedWorld, bank: Album, teacher: Tea
     torch.manual_seed(seed)
     student = build_model("lenet5_bn", num_classes=SPEC.num_classes, channels=SPEC.channels, size=SPEC.size)
     networks: dict[str, nn.Module] = {"student": student, "teacher": teacher, "bank": bank}
-    setting = Setting(SPEC, world, networks, OPTIMIZER, steps, BATCH, seed, lambda network: network)
-    made = method(BankKdConfig(name="bank_kd"), setting)
+    context = MethodContext(SPEC, world, networks, OPTIMIZER, steps, BATCH, seed, lambda network: network)
+    made = method(BankKdConfig(name="bank_kd"), context)
     world.seconds.clear()
     started = time.perf_counter()
     for _ in range(steps):
@@ -116,14 +117,14 @@ def work(steps: int, seeds: int) -> None:
     world = TimedWorld(here.rank, here.size, here.device)
     train, test = (load_images(SPEC.name, split, SPEC, None) for split in ("train", "test"))
     teacher = taught(world, train, steps)
-    exam = Exam(test, SPEC, world, teacher)
+    evaluator = Evaluator(test, SPEC, world, teacher)
     bank = Album(train, range(world.rank, SPEC.num_classes, world.size))
-    lines = [f"teacher {exam.score_teacher()['teacher/accuracy/top1']:.2f} % right; students, {steps} steps:"]
+    lines = [f"teacher {evaluator.score_teacher()['teacher/accuracy/top1']:.2f} % right; students, {steps} steps:"]
     for seed in range(seeds):
         for name, method in (("all classes", BankKd), ("own classes", OwnClasses)):
             student, seconds = distilled(method, world, bank, teacher, seed, steps)
             student.load_state_dict(averaged_weights(student, world))
-            top1 = exam.score(student)["accuracy/top1"]
+            top1 = evaluator.score(student)["accuracy/top1"]
             travel = sum(world.seconds) / steps
             lines.append(
                 f"seed {seed}  each worker learns on {name}: {top1:6.2f} % right, {1e3 * seconds:6.2f} ms per step, "

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Runtime
+from raykd.config.runtime import Runtime
+from raykd.distributed.host import prepare_host
+from raykd.distributed.world import World
 from raykd.engine.build import build
-from raykd.engine.host import prepare_host
-from raykd.engine.report import LocalReporter
-from raykd.engine.roots import Roots
-from raykd.engine.run import Place, run
-from raykd.parallel import World
-from raykd.recipe import load_recipe, teacher_run
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
+from raykd.recipe.recipe import load_recipe, teacher_run
+from raykd.store.workspace import Workspace
 
 RECIPE = "mosaickd_mnist"
 PLAYERS = ("generator", "discriminator")
@@ -53,15 +53,15 @@ def part(network: nn.Module, parts: int) -> None:
             setattr(network.get_submodule(parent), last, InParts(module, parts))
 
 
-def trained(place: Place, pairs: Iterable[str], seed: int, parts: int) -> float:
+def trained(place: RunContext, pairs: Iterable[str], seed: int, parts: int) -> float:
     """Return the test accuracy in per cent of the student of the last step."""
     recipe = load_recipe(RECIPE, [*pairs, f"seed={seed}"])
-    built = build(recipe, place.world, place.runtime, place.roots)
+    built = build(recipe, place.world, place.runtime, place.workspace)
     for role in PLAYERS:
         part(built.method.trained[role], parts)
     for step in range(recipe.schedule.steps):
         built.method.step({role: stream.batch(step) for role, stream in built.streams.items()})
-    return float(built.exam.score(built.method.student)["accuracy/top1"])
+    return float(built.evaluator.score(built.method.student)["accuracy/top1"])
 
 
 def main() -> None:
@@ -75,8 +75,8 @@ def main() -> None:
         sys.exit("RAYKD_DATA is not set: it names the folder with mnist and fashion-mnist")
     prepare_host(1)
     with tempfile.TemporaryDirectory() as store:
-        roots = Roots(Path(os.environ["RAYKD_DATA"]), Path(store))
-        place = Place(World.alone(), roots, Runtime(compile="off"), LocalReporter)
+        workspace = Workspace(Path(os.environ["RAYKD_DATA"]), Path(store))
+        place = RunContext(World.alone(), workspace, Runtime(compile="off"), LocalReporter)
         teacher = teacher_run(load_recipe(RECIPE, options.overrides))
         assert teacher is not None
         run(teacher, place)

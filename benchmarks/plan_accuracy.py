@@ -14,27 +14,27 @@ import os
 import tempfile
 from pathlib import Path
 
-from raykd.config import Runtime
+from raykd.config.runtime import Runtime
 from raykd.engine.build import find_weights, spec_of
-from raykd.engine.checkpoint import save_weights
-from raykd.engine.prediction import Prediction, Site, measure, predict
-from raykd.engine.roots import Roots
 from raykd.errors import UsageError
 from raykd.models import build_model
-from raykd.recipe import Recipe, load_recipe
+from raykd.planning.predict import Prediction, Site, measure, predict
+from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.store.checkpoint import save_weights
+from raykd.store.workspace import Workspace
 
 DEFAULT = ["lsgdfd_imagenet_bank", "schedule.global_batch=2000"]
 
 
-def with_weights(recipe: Recipe, roots: Roots, folder: Path) -> Recipe:
+def with_weights(recipe: Recipe, workspace: Workspace, folder: Path) -> Recipe:
     """Return the recipe with random teacher weights in ``folder`` where its own file is missing."""
     teacher = recipe.teacher
     if teacher is None or teacher.weights is None or teacher.model is None:
         return recipe
     try:
-        find_weights(teacher.weights, roots)
+        find_weights(teacher.weights, workspace)
     except UsageError:
-        spec = spec_of(recipe.data, roots)
+        spec = spec_of(recipe.data, workspace)
         network = build_model(teacher.model, num_classes=spec.num_classes, channels=spec.channels, size=spec.size)
         path = folder / "random.safetensors"
         save_weights(network.state_dict(), path)
@@ -67,11 +67,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     data = os.environ.get("RAYKD_DATA")
-    roots = Roots(Path(data) if data else None, Path("runs").absolute())
-    site, runtime = Site(roots), Runtime(wave=arguments.wave, threads=arguments.threads)
+    workspace = Workspace(Path(data) if data else None, Path("runs").absolute())
+    site, runtime = Site(workspace), Runtime(wave=arguments.wave, threads=arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        recipe = with_weights(load_recipe(arguments.recipe[0], arguments.recipe[1:]), roots, Path(folder))
+        recipe = with_weights(load_recipe(arguments.recipe[0], arguments.recipe[1:]), workspace, Path(folder))
         foretold = predict(recipe, runtime, site, store, memory=None, direct=False, steps=arguments.steps)
         found = measure(foretold.recipe, runtime, site, store, arguments.steps)
     table = compare(foretold, found)

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import yaml
 
-from raykd.search_file import space_files
+from raykd.search.space_file import space_files
 
 ONE = {"address": "local", "workers": 1, "cpus_per_worker": 2, "threads": 1, "compile": "off"}
 

@@ -23,19 +23,20 @@ from typing import Any
 import torch
 from class_skew import TimedWorld
 
-from raykd.config import Adam, Runtime
-from raykd.data.spec import DataSpec
-from raykd.engine.host import prepare_host
+from raykd.config.optim import Adam
+from raykd.config.runtime import Runtime
+from raykd.distributed.host import prepare_host
+from raykd.distributed.world import World
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.generators.waves import Wave
 from raykd.methods import METHODS
 from raykd.methods.bank_kd import BankKdConfig
-from raykd.methods.base import Method, Setting
+from raykd.methods.base import Method, MethodContext
 from raykd.methods.lsgdfd import LsgdfdConfig
 from raykd.models import build_model
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
+from raykd.spec import DataSpec
 
 CASES = ("bank", "copy", "exchange")
 MEMBERS, IMAGES, BATCH, CLASSES = 5, 20, 128, 20
@@ -60,7 +61,7 @@ def build(case: str, heavy: bool, world: World) -> Method:
             share.load_member(label, bank.member_state(label))
         bank = share
     statistics = [(torch.zeros(CLASSES, width), torch.ones(CLASSES, width)) for width in MomentTeacher(teacher).widths]
-    setting = Setting(
+    context = MethodContext(
         spec=spec,
         world=world,
         networks={
@@ -80,8 +81,8 @@ def build(case: str, heavy: bool, world: World) -> Method:
         config: Any = LsgdfdConfig(
             name="lsgdfd", statistics="class", generator=generator, settle_passes=0, generator_optim=OPTIM
         )
-        return METHODS["lsgdfd"](config, setting)  # type: ignore[no-any-return]
-    return METHODS["bank_kd"](BankKdConfig(name="bank_kd"), setting)  # type: ignore[no-any-return]
+        return METHODS["lsgdfd"](config, context)  # type: ignore[no-any-return]
+    return METHODS["bank_kd"](BankKdConfig(name="bank_kd"), context)  # type: ignore[no-any-return]
 
 
 def work(case: str, heavy: bool, steps: int) -> None:

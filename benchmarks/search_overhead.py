@@ -17,11 +17,12 @@ import optuna
 import ray
 
 from raykd.cluster.config import Cluster
-from raykd.cluster.environment import prepare_environment
-from raykd.cluster.train import train
-from raykd.cluster.tune import plan_search, search
-from raykd.recipe import Recipe
-from raykd.search_space import Dimension, SearchSpace
+from raykd.cluster.ray_settings import apply_ray_settings
+from raykd.recipe.recipe import Recipe
+from raykd.runners.train import train
+from raykd.runners.tune import search
+from raykd.search.setup import plan_search
+from raykd.search.space import Dimension, SearchSpace
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     asked = parser.parse_args()
     cluster = Cluster(name="one", cpus_per_worker=1, threads=1)
-    prepare_environment(cluster)
+    apply_ray_settings(cluster)
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         rounds = [_round(Path(folder) / str(number), cluster, asked) for number in range(asked.rounds)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from raykd.data.datasets import data_spec
 from raykd.data.ledger import OpenedData
 from raykd.data.streams import TrainStream
-from raykd.parallel import World
+from raykd.distributed.world import World
 
 MIB = 1024  # kibibytes
 

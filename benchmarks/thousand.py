@@ -21,12 +21,12 @@ from typing import Any
 import torch
 import yaml
 
-from raykd.engine.bank import open_bank
-from raykd.engine.checkpoint import latest_checkpoint, read_checkpoint, save_weights
-from raykd.engine.statistics import save_statistics
+from raykd.artifacts.bank import open_bank
+from raykd.artifacts.class_statistics import save_statistics
 from raykd.models import build_model
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
+from raykd.store.checkpoint import latest_checkpoint, read_checkpoint, save_weights
 
 CLASSES, SIZE, IMAGES = 1000, 8, 4
 

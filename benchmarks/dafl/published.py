@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from dafl.ladder import Case, Variant
 from torch import Tensor, nn
 
+from raykd.distributed.world import World
 from raykd.generators import Dcgan
 from raykd.models import build_model
-from raykd.parallel import World
 from tests.generators.plain import PlainGenerator
 
 SIZE = 32

@@ -18,13 +18,13 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from raykd.config import Optimizer
-from raykd.data.spec import DataSpec
-from raykd.engine.host import prepare_host
-from raykd.methods.base import Setting
+from raykd.config.optim import Optimizer
+from raykd.distributed.host import prepare_host
+from raykd.distributed.world import World
+from raykd.methods.base import MethodContext
 from raykd.methods.dafl import Dafl, DaflConfig
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
+from raykd.spec import DataSpec
 
 Step = Callable[[], list[Tensor]]
 
@@ -47,7 +47,7 @@ def method_step(case: Case, variant: Variant) -> Step:
         }
     )
     zeros, ones = (0.0,) * case.channels, (1.0,) * case.channels
-    setting = Setting(
+    context = MethodContext(
         spec=DataSpec("random", 10, case.channels, SIZE, zeros, ones),
         world=World.alone(precision=variant.precision),
         networks={
@@ -61,7 +61,7 @@ def method_step(case: Case, variant: Variant) -> Step:
         compiler=partial(torch.compile, dynamic=False) if variant.compiled else lambda m: m,
     )
     torch.manual_seed(1)
-    method = Dafl(config, setting)
+    method = Dafl(config, context)
     names = ("loss/onehot", "loss/entropy", "loss/activation", "loss/kd")
 
     def step() -> list[Tensor]:

@@ -9,11 +9,11 @@ from lsgdfd.cases import CHANNELS, L2_WEIGHT, LATENT_DIM, LR, MOMENT_WEIGHT, SEE
 from torch import Tensor, nn
 
 from raykd import losses
+from raykd.distributed.world import mix
 from raykd.generators.architecture import GeneratorConfig
 from raykd.generators.bank import GeneratorBank
 from raykd.methods.base import ClassMoments
 from raykd.methods.members import LATENTS
-from raykd.parallel import mix
 
 
 class PlainGenerator(nn.Module):

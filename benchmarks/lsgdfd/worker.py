@@ -31,14 +31,14 @@ from lsgdfd.obvious import ObviousStep
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raykd.config import Runtime
-from raykd.data.spec import DataSpec
-from raykd.engine.host import prepare_host
-from raykd.methods.base import ClassMoments, Setting
+from raykd.config.runtime import Runtime
+from raykd.distributed.host import prepare_host
+from raykd.distributed.world import World
+from raykd.methods.base import ClassMoments, MethodContext
 from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.models import build_model
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
+from raykd.spec import DataSpec
 
 TERMS = ("loss/class", "loss/moments", "loss/total_variation", "loss/l2")
 
@@ -67,7 +67,7 @@ def method_step(members: int, rung: Rung) -> Callable[[], list[Tensor]]:
         }
     )
     zeros, ones = (0.0,) * CHANNELS, (1.0,) * CHANNELS
-    setting = Setting(
+    context = MethodContext(
         spec=DataSpec("random", members, CHANNELS, SIZE, zeros, ones),
         world=World.alone(precision=rung.precision),
         networks={"teacher": Teacher(teacher, channels=CHANNELS, size=SIZE)},
@@ -79,7 +79,7 @@ def method_step(members: int, rung: Rung) -> Callable[[], list[Tensor]]:
         runtime=Runtime(wave=members),
         statistics=wanted,
     )
-    method = Lsgdfd(config, setting)
+    method = Lsgdfd(config, context)
 
     def step() -> list[Tensor]:
         metrics = method.step({})

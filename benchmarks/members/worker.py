@@ -15,10 +15,11 @@ from members.rungs import ALL, CASES, CHANNELS, LATENT_DIM, SIZE, Case, Variant
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from raykd.config import Adam
-from raykd.engine.host import prepare_host
+from raykd.config.optim import Adam
+from raykd.distributed.host import prepare_host
+from raykd.distributed.updater import Updater
+from raykd.distributed.world import World
 from raykd.generators import GeneratorBank, GeneratorConfig
-from raykd.parallel import Updater, World
 from tests.generators.plain import PlainLsgdfd, as_member
 
 Step = Callable[[], float]

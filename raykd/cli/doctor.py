@@ -17,7 +17,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     The exit code is 3 if something needed is broken.
     """
     from raykd.cli import output
-    from raykd.engine.diagnosis import diagnose
+    from raykd.tasks.doctor import diagnose
 
     result = diagnose(data_root(), Path("runs"))
     if as_json:

@@ -16,10 +16,10 @@ def evaluate(run: str, as_json: bool) -> None:
     The teacher is compared with where it is found: its run beside this one, or its weights file.
     """
     from raykd.cli import output
-    from raykd.engine.examine import examine
-    from raykd.engine.roots import bring_run
+    from raykd.store.workspace import pull_run
+    from raykd.tasks.evaluate import evaluate_run
 
-    result = {**examine(*bring_run(run, data_place())), "directory": run}
+    result = {**evaluate_run(*pull_run(run, data_place())), "directory": run}
     if as_json:
         output.print_json(result)
         return

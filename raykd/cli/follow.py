@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raykd.recipe import Recipe
+    from raykd.recipe.recipe import Recipe
 
 
 # What a narrow terminal cuts off comes last, so the losses follow these.
@@ -75,9 +75,9 @@ class Follower:
 
 def read_local(where: str) -> Callable[[str], str]:
     """Return what reads the files of a store as this machine holds them."""
-    from raykd.engine.roots import local_side
+    from raykd.store.workspace import local_folder
 
-    store = local_side(where)
+    store = local_folder(where)
 
     def read(name: str) -> str:
         try:
@@ -90,8 +90,8 @@ def read_local(where: str) -> Callable[[str], str]:
 
 def read_remote(where: str) -> Callable[[str], str]:
     """Return what reads the files of an object store, as other machines write them."""
-    from raykd.data.remote import Remote
     from raykd.errors import RaykdError
+    from raykd.store.remote import Remote
 
     @cache
     def opened() -> Remote:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from raykd.cluster.submission import Asked
+from raykd.cluster.submission import JobRequest
 from raykd.errors import UsageError, unknown
 
 COMMANDS = ("train", "tune", "table")
 
 
-def read_words(words: tuple[str, ...], working_dir: Path) -> Asked:
+def read_words(words: tuple[str, ...], working_dir: Path) -> JobRequest:
     """Return what a command is about.
 
     Raises:

@@ -22,10 +22,10 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
     and teacher will do), or a run directory. Runs of recipes are looked for in runs/.
     """
     from raykd.cli import output
-    from raykd.engine.inspection import inspect_teacher
-    from raykd.engine.roots import Roots
+    from raykd.store.workspace import Workspace
+    from raykd.tasks.inspect import inspect_teacher
 
-    result = inspect_teacher(subject_of(teacher, overrides), Roots(data_root(), STORE))
+    result = inspect_teacher(subject_of(teacher, overrides), Workspace(data_root(), STORE))
     if as_json:
         output.print_json(result)
         return

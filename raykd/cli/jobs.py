@@ -9,7 +9,7 @@ from raykd.cli.command import Command
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
-    from raykd.cluster.jobs import Job, Jobs
+    from raykd.cluster.jobs import Jobs, SubmittedJob
 
 _CLUSTER = click.option("--cluster", metavar="NAME|FILE", help="Which cluster's jobs; default: those of this machine.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -88,7 +88,7 @@ def _api(cluster: str | None) -> "Jobs":
     return api_of(cluster_of(cluster))
 
 
-def _told(job: "Job") -> dict[str, Any]:
+def _told(job: "SubmittedJob") -> dict[str, Any]:
     return {
         "run": job.run,
         "job": job.id,

@@ -33,7 +33,7 @@ def _models() -> Iterable[Entry]:
 
 
 def _datasets() -> Iterable[Entry]:
-    from raykd.engine.diagnosis import data_sets
+    from raykd.tasks.doctor import data_sets
 
     for spec, splits in data_sets(data_root()):
         shape = f"{spec.channels}x{spec.size}x{spec.size}, {spec.num_classes} classes"
@@ -52,7 +52,7 @@ def _tables() -> Iterable[Entry]:
 
 
 def _spaces() -> Iterable[Entry]:
-    from raykd.search_file import space_files
+    from raykd.search.space_file import space_files
 
     for name, path in space_files().items():
         yield {"name": name, "description": _first_line(path.read_text(encoding="utf-8").lstrip("# "))}

@@ -39,8 +39,8 @@ class StoreType(click.ParamType[str]):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
         """Refuse a file, and an address that is none."""
         if "://" in value:
-            from raykd.data.remote import check_address
             from raykd.errors import UsageError
+            from raykd.store.remote import check_address
 
             try:
                 return check_address(value)

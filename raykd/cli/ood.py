@@ -34,10 +34,10 @@ def ood(
     directory. Runs of recipes are looked for in runs/.
     """
     from raykd.cli import output
-    from raykd.engine.ranking import rank
-    from raykd.engine.roots import Roots
+    from raykd.store.workspace import Workspace
+    from raykd.tasks.ood import rank
 
-    made = rank(subject_of(teacher, overrides), data, images, file, Roots(data_root(), STORE))
+    made = rank(subject_of(teacher, overrides), data, images, file, Workspace(data_root(), STORE))
     if as_json:
         output.print_json(made)
         return

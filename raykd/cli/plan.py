@@ -21,15 +21,15 @@ def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: 
     """
     from raykd.cli import output
     from raykd.cluster.config import Cluster, load_cluster
-    from raykd.cluster.plan import plan_on
-    from raykd.engine.roots import local_side
-    from raykd.recipe import load_recipe
+    from raykd.planning.on_cluster import plan_on
+    from raykd.recipe.recipe import load_recipe
+    from raykd.store.workspace import local_folder
 
     loaded = load_recipe(recipe, overrides)
     place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
     root = data_place(place.data_root)
     # Nothing is asked of an object store: a plan needs no credentials.
-    found = plan_on(loaded, place, store=local_side(place.storage), data_root=local_side(root) if root else None)
+    found = plan_on(loaded, place, store=local_folder(place.storage), data_root=local_folder(root) if root else None)
     if as_json:
         output.print_json(found)
     else:
@@ -52,7 +52,7 @@ def print_plan(found: dict[str, Any]) -> None:
 
 def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
     from raykd.cli.output import count
-    from raykd.engine.plan import gib
+    from raykd.planning.plan import gib
 
     lines = {"workers": str(workers)}
     if "waves" in run:

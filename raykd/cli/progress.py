@@ -14,7 +14,7 @@ from raykd.cli.follow import Follower, News, describe, duration, read_local, rea
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from raykd.recipe import Recipe
+    from raykd.recipe.recipe import Recipe
 
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 2.0  # seconds
 _BARS = 8  # more runs than these lose their bars when they end
@@ -34,7 +34,7 @@ def following(runs: Sequence["Recipe"], where: str, *, elsewhere: bool) -> Itera
     if int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
         yield
         return
-    from raykd.data.remote import is_remote
+    from raykd.store.remote import is_remote
 
     distant = elsewhere and is_remote(where)
     follower = Follower(runs, read_remote(where) if distant else read_local(where))

@@ -35,11 +35,11 @@ def statistics(
     directory. Runs of recipes are looked for in runs/.
     """
     from raykd.cli import output
-    from raykd.engine.measurement import measure_statistics
-    from raykd.engine.roots import Roots
+    from raykd.store.workspace import Workspace
+    from raykd.tasks.statistics import measure_statistics
 
     subject = subject_of(teacher, overrides)
-    made = measure_statistics(subject, data, per_class, file, Roots(data_root(), STORE))
+    made = measure_statistics(subject, data, per_class, file, Workspace(data_root(), STORE))
     if as_json:
         output.print_json(made)
     else:

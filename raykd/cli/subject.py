@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raykd.engine.inspection import Subject
+    from raykd.tasks.inspect import Subject
 
 STORE = Path("runs")
 """Where runs of recipes are looked for."""
@@ -17,13 +17,13 @@ def subject_of(source: str, overrides: tuple[str, ...]) -> "Subject":
         UsageError: if there is none, or the overrides do not fit it.
         CorruptError: if the run is damaged.
     """
-    from raykd.data.remote import is_remote
-    from raykd.engine.inspection import subject_of_file, subject_of_recipe, subject_of_run
-    from raykd.engine.roots import bring_run
     from raykd.errors import UsageError
-    from raykd.recipe import load_recipe
+    from raykd.recipe.recipe import load_recipe
+    from raykd.store.remote import is_remote
+    from raykd.store.workspace import pull_run
+    from raykd.tasks.inspect import subject_of_file, subject_of_recipe, subject_of_run
 
-    path = bring_run(source, None)[0] if is_remote(source) else Path(source)
+    path = pull_run(source, None)[0] if is_remote(source) else Path(source)
     if path.is_dir():
         if overrides:
             raise UsageError(f"a run is what it is: {overrides[0]!r} cannot be set for a run directory")

@@ -48,12 +48,12 @@ def submit(
     from raykd.cli.inner import read_words
     from raykd.cluster.package import collect
     from raykd.cluster.submission import Submission, api_of, cluster_of
-    from raykd.engine.roots import local_side
+    from raykd.store.workspace import local_folder
 
     place = cluster_of(cluster)
     asked = read_words(words, working_dir)
     root = data_place()
-    package = collect(working_dir, local_side(root) if root else None)
+    package = collect(working_dir, local_folder(root) if root else None)
     submission = Submission.of(asked, package, place)
     package.check()
     if dry_run:

@@ -12,8 +12,8 @@ from raykd.cli.names import StoreType, complete_table, data_place
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
-    from raykd.cluster.trials import Ended
-    from raykd.recipe import Recipe
+    from raykd.recipe.recipe import Recipe
+    from raykd.runners.batch import RunOutcome
 
 
 @click.command(cls=Command, example="raykd table digits --quick")
@@ -47,24 +47,24 @@ def table(
     """
     from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
-    from raykd.cluster.trials import run_trials
-    from raykd.data.remote import join
-    from raykd.engine.roots import local_side, roots_at
-    from raykd.parallel import World
-    from raykd.recipe import entailed_runs
+    from raykd.distributed.world import World
+    from raykd.recipe.recipe import entailed_runs
+    from raykd.recipe.table import load_table, table_entries
     from raykd.reporting.tables import table_report
-    from raykd.table import load_table, table_entries
+    from raykd.runners.batch import run_batch
+    from raykd.store.remote import join
+    from raykd.store.workspace import local_folder, open_workspace
 
     plan = load_table(name)
     entries = table_entries(plan, quick=quick, seeds=seeds)
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
     where, root = out or place.storage, data_place(place.data_root)
-    store = local_side(where)
+    store = local_folder(where)
     wanted = list({recipe.run_id: recipe for entry in entries for recipe in entry.runs}.values())
     runs = list({run.run_id: run for recipe in wanted for run in entailed_runs(recipe)}.values())
     made = f"tables/{plan.name}-quick" if quick else f"tables/{plan.name}"
     folder = store / made
-    outcomes: dict[str, Ended] = {}
+    outcomes: dict[str, RunOutcome] = {}
 
     def report() -> dict[str, Any]:
         finished = {run: ended.result for run, ended in outcomes.items() if ended.result is not None}
@@ -78,17 +78,17 @@ def table(
             price_per_hour=place.price_per_hour,
         )
 
-    def ended(recipe: "Recipe", how: "Ended") -> None:
+    def ended(recipe: "Recipe", how: "RunOutcome") -> None:
         outcomes[recipe.run_id] = how
         _write(folder, report())
         _tell(len(outcomes), len(runs), recipe.run_id, how.reason)
 
     stop.watch([store / run.run_id for run in runs], place.address != "local")
     with following(runs, where, elsewhere=place.address != "local"), stop.tidying():
-        run_trials(wanted, place, store=where, data_root=root, should_stop=stop, ended=ended)
+        run_batch(wanted, place, store=where, data_root=root, should_stop=stop, ended=ended)
     final = report()
     _write(folder, final)
-    roots_at(where, None, known=True).send(made, World.alone())
+    open_workspace(where, None, known=True).push(made, World.alone())
     _print(final, join(where, made), as_json)
     if final["runs"]["failed"]:
         raise click.exceptions.Exit(1)
@@ -115,8 +115,8 @@ def _hardware(directory: Path) -> str:
 
 
 def _write(folder: Path, report: Mapping[str, Any]) -> None:
-    from raykd.engine.checkpoint import write_text
     from raykd.reporting.tables import markdown
+    from raykd.store.checkpoint import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.json", json.dumps(report, indent=1))

@@ -45,15 +45,15 @@ def train(
     """
     from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
-    from raykd.cluster.train import train as train_on
-    from raykd.data.remote import join
-    from raykd.engine.roots import local_side
-    from raykd.recipe import entailed_runs, load_recipe
+    from raykd.recipe.recipe import entailed_runs, load_recipe
+    from raykd.runners.train import train as train_on
+    from raykd.store.remote import join
+    from raykd.store.workspace import local_folder
 
     base = load_recipe(recipe, overrides)
     place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
     where, root = out or place.storage, data_place(place.data_root)
-    store = local_side(where)
+    store = local_folder(where)
     results = []
     for seed in range(base.seed, base.seed + seeds):
         one = base.model_copy(update={"seed": seed})

@@ -43,14 +43,15 @@ def tune(
     """
     from raykd.cli.board import board
     from raykd.cluster.config import Cluster, load_cluster
-    from raykd.cluster.tune import plan_search, search
-    from raykd.engine.roots import local_side
-    from raykd.search_file import load_space
+    from raykd.runners.tune import search
+    from raykd.search.setup import plan_search
+    from raykd.search.space_file import load_space
+    from raykd.store.workspace import local_folder
 
     chosen = load_space(space, overrides, trials)
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
     where, root = out or place.storage, data_place(place.data_root)
-    store = local_side(where)
+    store = local_folder(where)
     planned = plan_search(chosen, store)
     stop.watch(lambda: [path.parent for path in store.glob("*/status.json")], place.address != "local")
     with board() as show, stop.tidying():

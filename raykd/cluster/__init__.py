@@ -1,1 +1,1 @@
-"""Runs on Ray: the only package that imports it, and only where a run asks for workers."""
+"""Descriptions of clusters, what starts them, and jobs sent to them."""

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 import raykd
-from raykd.config import Runtime
-from raykd.data.remote import check_address, is_remote
+from raykd.config.runtime import Runtime
+from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError, unknown
-from raykd.yaml_file import explain, load_yaml
+from raykd.store.remote import check_address, is_remote
 
 
 class Cluster(Runtime):

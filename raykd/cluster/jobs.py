@@ -16,7 +16,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from raykd.cluster.environment import token_source
+from raykd.cluster.ray_settings import token_source
 from raykd.cluster.submission import RUNS, is_loopback
 from raykd.errors import InProgress, SetupError, UsageError, did_you_mean
 
@@ -40,7 +40,7 @@ _TALKATIVE = (  # of uploads and sockets, which are no user's concern
 
 
 @dataclass(frozen=True)
-class Job:
+class SubmittedJob:
     """A job of ours, as the cluster tells of it."""
 
     id: str
@@ -89,7 +89,9 @@ class Jobs:
             except (KeyError, TypeError):
                 raise RuntimeError("it tells no version of Ray") from None
 
-    def submit(self, run: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]) -> tuple[Job, bool]:
+    def submit(
+        self, run: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]
+    ) -> tuple[SubmittedJob, bool]:
         """Submit a job for a run, or find the one that is at it; return it, and whether it is new.
 
         Raises:
@@ -127,13 +129,13 @@ class Jobs:
                     time.sleep(rest)
         return self.find(name), True
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[SubmittedJob]:
         """Return the jobs that raykd submitted, in the order of their start."""
         with self._answering():
             found = [self._told(one) for one in self._client.list_jobs() if (one.submission_id or "").startswith(_ID)]
         return sorted(found, key=lambda job: (job.started or "", len(job.id), job.id))
 
-    def find(self, name: str) -> Job:
+    def find(self, name: str) -> SubmittedJob:
         """Return the last job of a run, by the run's id, the beginning of it, or the job's own id.
 
         Raises:
@@ -149,12 +151,12 @@ class Jobs:
         hint = did_you_mean(name, [job.run for job in jobs])
         raise UsageError(f"no job of a run {name!r} at {self._url}{hint}; `raykd jobs list` shows all")
 
-    def logs(self, job: Job) -> str:
+    def logs(self, job: SubmittedJob) -> str:
         """Return what a job has said so far."""
         with self._answering():
             return str(self._client.get_job_logs(job.id))
 
-    def follow(self, job: Job, say: Callable[[str], None]) -> int:
+    def follow(self, job: SubmittedJob, say: Callable[[str], None]) -> int:
         """Say what a job says until it ends; return its exit code. A connection that is lost is made again.
 
         Raises:
@@ -193,7 +195,7 @@ class Jobs:
                 else:
                     raise SetupError(f"{self._url} tells no more of job {job.id} ({told}), which may go on")
 
-    def stop(self, job: Job) -> Job:
+    def stop(self, job: SubmittedJob) -> SubmittedJob:
         """Ask a job to save and stop, and wait until it has.
 
         Raises:
@@ -211,12 +213,12 @@ class Jobs:
             time.sleep(_POLL_SECONDS)
         return now
 
-    def _look(self, job: Job) -> Job:
+    def _look(self, job: SubmittedJob) -> SubmittedJob:
         with self._answering():
             return self._told(self._client.get_job_info(job.id))
 
-    def _told(self, one: Any) -> Job:
-        return Job(
+    def _told(self, one: Any) -> SubmittedJob:
+        return SubmittedJob(
             id=one.submission_id,
             run=(one.metadata or {}).get(RUN, one.submission_id.removeprefix(_ID)),
             status=str(one.status.value),

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from raykd.config import Section
+from raykd.config.base import Config
 
 Labels = dict[str, str]
 
 
-class AuthOptions(Section):
+class AuthOptions(Config):
     """Who may use the cluster."""
 
     mode: Literal["disabled", "token"]
@@ -22,7 +22,7 @@ class AuthOptions(Section):
     secretName: str | None = None
 
 
-class HeadGroup(Section):
+class HeadGroup(Config):
     """The pod of Ray's head."""
 
     serviceType: str | None = None
@@ -34,7 +34,7 @@ class HeadGroup(Section):
     template: dict[str, Any]
 
 
-class WorkerGroup(Section):
+class WorkerGroup(Config):
     """Pods of workers that are alike."""
 
     groupName: str
@@ -51,7 +51,7 @@ class WorkerGroup(Section):
     template: dict[str, Any]
 
 
-class ClusterSpec(Section):
+class ClusterSpec(Config):
     """What a cluster is made of."""
 
     rayVersion: str | None = None
@@ -72,7 +72,7 @@ class ClusterSpec(Section):
             yield f"workerGroupSpecs.{number}.template", group.template
 
 
-class JobSpec(Section):
+class JobSpec(Config):
     """What a job runs, and on which cluster of its own."""
 
     entrypoint: str = Field(min_length=1)
@@ -96,7 +96,7 @@ class JobSpec(Section):
     suspend: bool | None = None
 
 
-class _Manifest(Section):
+class _Manifest(Config):
     apiVersion: Literal["ray.io/v1"]
     metadata: dict[str, Any]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from raykd.cluster.config import cluster_file, load_cluster
 from raykd.cluster.slurm import read_options
+from raykd.config.yaml_file import load_yaml, read_text
 from raykd.errors import RunFailed, SetupError, UsageError
-from raykd.yaml_file import load_yaml, read_text
 
 _NEEDS = {
     "ray": "pip install 'raykd[ray]'",

@@ -14,9 +14,9 @@ import yaml
 
 import raykd
 from raykd.cluster.config import Cluster
-from raykd.data.remote import is_remote
-from raykd.engine.report import read_status
 from raykd.errors import UsageError
+from raykd.store.remote import is_remote
+from raykd.store.run_directory import read_status
 
 MAX_BYTES = 100 * 2**20
 """More than this is data, which a cluster reads from its own storage."""

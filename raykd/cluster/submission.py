@@ -16,22 +16,21 @@ from packaging.version import Version
 
 import raykd
 from raykd.cluster.config import Cluster, check_dashboard, load_cluster
-from raykd.cluster.environment import prepare_environment
-from raykd.cluster.grid import target_of
 from raykd.cluster.launcher import read_launcher
 from raykd.cluster.package import FOLDER, Package, remote_content
-from raykd.cluster.plan import plan_on
-from raykd.cluster.train import needs_ray
-from raykd.cluster.tune import plan_search, sources
-from raykd.engine.roots import local_side
+from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.errors import UsageError
-from raykd.recipe import Recipe, entailed_runs, load_recipe
-from raykd.search_file import load_space
-from raykd.search_space import SearchSpace
-from raykd.table import Table, load_table, table_entries
+from raykd.planning.on_cluster import plan_on
+from raykd.recipe.recipe import Recipe, entailed_runs, load_recipe
+from raykd.recipe.table import Table, load_table, table_entries
+from raykd.search.grid import target_of
+from raykd.search.setup import plan_search, sources
+from raykd.search.space import SearchSpace
+from raykd.search.space_file import load_space
+from raykd.store.workspace import local_folder
 
 if TYPE_CHECKING:
-    from raykd.cluster.jobs import Job, Jobs
+    from raykd.cluster.jobs import Jobs, SubmittedJob
 
 _HERE = "http://127.0.0.1:8265"
 """Where Ray's dashboard listens unless it is told otherwise."""
@@ -41,7 +40,7 @@ RUNS = "runs"
 
 
 @dataclass(frozen=True)
-class Asked:
+class JobRequest:
     """A command of raykd.
 
     Attributes:
@@ -65,7 +64,7 @@ class Asked:
     note: str = ""
 
 
-def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], working_dir: Path) -> Asked:
+def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], working_dir: Path) -> JobRequest:
     """Return what ``train``, ``tune`` or ``table`` is about; files that it names are those of the working directory.
 
     Raises:
@@ -87,18 +86,18 @@ def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], w
         os.chdir(here)
 
 
-def _of_train(words: tuple[str, ...], recipe: Recipe, seeds: int) -> Asked:
+def _of_train(words: tuple[str, ...], recipe: Recipe, seeds: int) -> JobRequest:
     copies = [recipe.model_copy(update={"seed": recipe.seed + more}) for more in range(max(2, seeds))]
     each = [[run.run_id for run in entailed_runs(copy)] for copy in copies]
     once = frozenset(each[0]) & frozenset(each[1])
     runs = tuple(run for ids in each[:seeds] for run in ids if run not in once)
-    return Asked(words, recipe.run_id + _several(seeds), recipe.content_hash, runs, recipe, seeds, once)
+    return JobRequest(words, recipe.run_id + _several(seeds), recipe.content_hash, runs, recipe, seeds, once)
 
 
-def _of_tune(words: tuple[str, ...], space: SearchSpace, trials: int | None) -> Asked:
+def _of_tune(words: tuple[str, ...], space: SearchSpace, trials: int | None) -> JobRequest:
     planned = plan_search(space, Path())
     name, space = planned.folder.name, planned.space
-    return Asked(
+    return JobRequest(
         words,
         name if trials is None else f"{name}-{trials}trials",
         name.rpartition("-")[2],
@@ -110,14 +109,14 @@ def _of_tune(words: tuple[str, ...], space: SearchSpace, trials: int | None) -> 
     )
 
 
-def _of_table(words: tuple[str, ...], table: Table, quick: bool, seeds: int | None) -> Asked:
+def _of_table(words: tuple[str, ...], table: Table, quick: bool, seeds: int | None) -> JobRequest:
     entries = table_entries(table, quick=quick, seeds=seeds)
     runs = tuple(sorted({run for entry in entries for run in entry.run_ids}))
     canonical = json.dumps([table.model_dump(mode="json"), runs], sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     count = max((len(entry.runs) for entry in entries), default=1)
     name = f"{table.name}-{digest}{'-quick' if quick else ''}{_several(count)}"
-    return Asked(words, name, digest, runs, note="a table's cost is not told; `raykd plan` tells that of a recipe")
+    return JobRequest(words, name, digest, runs, note="a table's cost is not told; `raykd plan` tells that of a recipe")
 
 
 def _several(seeds: int) -> str:
@@ -136,12 +135,12 @@ def _inside(path: Path, folder: Path) -> None:
 class Submission:
     """All that is sent."""
 
-    asked: Asked
+    asked: JobRequest
     package: Package
     cluster: Cluster
 
     @classmethod
-    def of(cls, asked: Asked, package: Package, cluster: Cluster) -> "Submission":
+    def of(cls, asked: JobRequest, package: Package, cluster: Cluster) -> "Submission":
         """Check that the cluster can take jobs.
 
         Raises:
@@ -172,7 +171,7 @@ class Submission:
             RUNS: "\n".join(self.asked.runs),
         }
 
-    def send(self, jobs: "Jobs", folder: Path) -> tuple["Job", bool]:
+    def send(self, jobs: "Jobs", folder: Path) -> tuple["SubmittedJob", bool]:
         """Upload and submit, unless the run is at work; ``folder`` is for the upload."""
         self.package.write(folder, self.cluster)
         return jobs.submit(self.asked.run, self.entrypoint, {**self.runtime, "working_dir": str(folder)}, self.metadata)
@@ -194,8 +193,8 @@ class Submission:
         asked, note = self.asked, {"note": self.asked.note} if self.asked.note else {}
         if asked.recipe is None:
             return note
-        root = local_side(self.cluster.data_root) if self.cluster.data_root else None
-        found = plan_on(asked.recipe, self.cluster, store=local_side(self.cluster.storage), data_root=root)
+        root = local_folder(self.cluster.data_root) if self.cluster.data_root else None
+        found = plan_on(asked.recipe, self.cluster, store=local_folder(self.cluster.storage), data_root=root)
         if asked.times == 1:
             return {"plan": found, **note}
         names = found["total"].keys() - ({"hours"} if asked.words[0] == "tune" else set())  # trials are parallel
@@ -250,7 +249,7 @@ def api_of(cluster: Cluster) -> "Jobs":
     Raises:
         SetupError: without Ray, or where nobody answers.
     """
-    prepare_environment(cluster)
+    apply_ray_settings(cluster)
     with needs_ray(cluster):
         from raykd.cluster.jobs import Jobs
     return Jobs(address_of(cluster))

@@ -17,8 +17,8 @@ from raykd.cluster import slurm
 from raykd.cluster.config import Cluster, load_cluster
 from raykd.cluster.kuberay import ClusterSpec, RayCluster, RayJob, quantity
 from raykd.cluster.launcher import Launcher, read_launcher
+from raykd.config.yaml_file import read_text
 from raykd.errors import SetupError, UsageError
-from raykd.yaml_file import read_text
 
 _TOKEN = "RAY_AUTH_MODE=token"
 _START = "start_ray_commands"

@@ -65,8 +65,8 @@ def strong(images: Tensor, generator: Generator, global_batch: int, rows: slice)
     area, aspect, angle, y, x, contrast, brightness = torch.rand(7, global_batch, generator=generator)[:, rows]
     vertical, horizontal, inverted = torch.rand(3, global_batch, generator=generator)[:, rows]
     area = _AREA[0] + (_AREA[1] - _AREA[0]) * area
-    stretch = torch.exp(math.log(_ASPECT[0]) + math.log(_ASPECT[1] / _ASPECT[0]) * aspect).sqrt()
-    height, width = (area.sqrt() / stretch).clamp(max=1), (area.sqrt() * stretch).clamp(max=1)
+    segment = torch.exp(math.log(_ASPECT[0]) + math.log(_ASPECT[1] / _ASPECT[0]) * aspect).sqrt()
+    height, width = (area.sqrt() / segment).clamp(max=1), (area.sqrt() * segment).clamp(max=1)
     top, left = (1 - height) * (2 * y - 1), (1 - width) * (2 * x - 1)  # centre of the crop in [-1, 1]
     height, width = height * (1 - 2 * (vertical < 0.5).float()), width * (1 - 2 * (horizontal < 0.5).float())
     turn = (2 * angle - 1) * math.radians(_STRONG_DEGREES)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from raykd.data import parquet
 from raykd.data.pixels import fit, require_memory
-from raykd.data.spec import DataSpec
 from raykd.errors import CorruptError, MissingData, SetupError, UsageError, unknown
+from raykd.spec import DataSpec
 
 
 class Images(NamedTuple):

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from raykd.data.datasets import Images, find_split, load_images, train_header
-from raykd.data.spec import DataSpec
 from raykd.data.streamed import StreamedImages
 from raykd.errors import CorruptError, UsageError, unknown
+from raykd.spec import DataSpec
 
 Role = Literal["train", "synthetic", "ood", "calibration", "test"]
 

@@ -4,7 +4,7 @@ Columns: ``image`` (binary) and ``label`` (int64). The schema's metadata says wh
 name, split, count, shape (JSON [H, W, C]), encoding ("raw uint8 ..." or any file format that PIL
 reads) and classes (JSON list, index = label); mean and std (JSON lists) are there for sets that
 raykd does not know by name; synthetic ("true") for images that a generator made (see
-raykd.data.synthetic).
+raykd.artifacts.synthetic_set).
 """
 
 import io

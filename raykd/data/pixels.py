@@ -3,15 +3,13 @@
 Shapes: B batch, C channels, H W image, S side of the network input.
 """
 
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raykd.data.spec import DataSpec
+from raykd.distributed.memory import free_memory
 from raykd.errors import UsageError
+from raykd.spec import DataSpec
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
 
@@ -62,35 +60,6 @@ def require_memory(name: str, split: str, count: int, spec: DataSpec) -> None:
         f"{spec.channels}x{spec.size}x{spec.size}, more than half of the {_gib(free)} of free "
         f"memory; use a smaller input size, a smaller set, or {_gib(2 * needed)} of free memory"
     )
-
-
-def free_memory() -> int | None:
-    """Return the bytes of main memory that this process may still take, or None where unknown."""
-    known = [bytes_ for bytes_ in (_machine_memory(), _container_memory()) if bytes_ is not None]
-    return min(known, default=None)
-
-
-def _machine_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return _physical_memory()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
-
-
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _container_memory() -> int | None:
-    group = Path("/sys/fs/cgroup")
-    try:
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or its limit is "max"
-        return None
 
 
 def _gib(bytes_: int) -> str:

@@ -21,8 +21,8 @@ from torchvision import datasets
 
 from raykd.data.parquet import RAW, decode
 from raykd.data.pixels import fit
-from raykd.data.spec import DataSpec
 from raykd.errors import CorruptError, UsageError, unknown
+from raykd.spec import DataSpec
 
 _FILES = "files of the source, byte for byte; sizes and modes may vary"
 _RESIZED = 1024  # images held at a time

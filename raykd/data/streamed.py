@@ -20,9 +20,9 @@ from torch import Tensor
 
 from raykd.data import parquet
 from raykd.data.pixels import fit
-from raykd.data.spec import DataSpec
+from raykd.distributed.world import mix
 from raykd.errors import UsageError
-from raykd.parallel import mix
+from raykd.spec import DataSpec
 
 _GROUPS, _ROWS = 0, 1  # kinds of draws from one seed
 

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from raykd.data.augment import AUGMENTATIONS
 from raykd.data.datasets import Images
-from raykd.data.spec import DataSpec
 from raykd.data.streamed import StreamedImages
+from raykd.distributed.world import World, mix
 from raykd.errors import UsageError, unknown
-from raykd.methods.base import Batch
-from raykd.parallel import World, mix
+from raykd.spec import Batch, DataSpec
 
 _ORDER, _AUGMENT = 0, 1  # kinds of draws from one seed
 

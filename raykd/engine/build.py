@@ -10,28 +10,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from raykd.config import Runtime
+from raykd.artifacts.bank import load_bank, open_bank, require_run
+from raykd.artifacts.calibration import class_statistics
+from raykd.config.runtime import Runtime
 from raykd.data.datasets import data_spec, find_split
 from raykd.data.index import best_rows
 from raykd.data.ledger import OpenedData
-from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
-from raykd.engine.bank import load_bank, open_bank, require_run
-from raykd.engine.calibration import class_statistics
-from raykd.engine.evaluate import Exam
-from raykd.engine.feeding import Feeding, held_out_exam, open_streams, sources
-from raykd.engine.frozen import on_frozen_set, referee_exam
-from raykd.engine.host import compile_obstacle
-from raykd.engine.roots import Roots
+from raykd.distributed.host import compile_obstacle
+from raykd.distributed.updater import Compiler
+from raykd.distributed.world import World, mix
+from raykd.engine.evaluator import Evaluator
+from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
+from raykd.engine.synthetic_sets import on_frozen_set, referee_evaluator
 from raykd.errors import UsageError
 from raykd.methods import METHODS, Method
-from raykd.methods.base import Setting
+from raykd.methods.base import MethodContext
 from raykd.models import build_model
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_factory, load_weights
-from raykd.parallel import Compiler, World, mix
-from raykd.recipe import Recipe, teacher_source
-from raykd.recipe_sections import DataConfig, NetworkConfig, TeacherConfig
+from raykd.recipe.recipe import Recipe, teacher_source
+from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
+from raykd.spec import DataSpec
+from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -46,78 +47,80 @@ class Built:
     method: Method
     streams: dict[str, TrainStream]
     teacher: Teacher | None
-    exam: Exam
+    evaluator: Evaluator
     opened: OpenedData
     spec: DataSpec
     teacher_sha256: str | None
 
 
-def check(recipe: Recipe, world: World, roots: Roots) -> None:
+def check(recipe: Recipe, world: World, workspace: Workspace) -> None:
     """Find cheap mistakes before anything is trained for this recipe, its teacher included.
 
     Raises:
         UsageError: as ``build``, for the batch, the data's description, the student, runs and files that are not there.
     """
-    _check_named_runs(recipe, world, roots)
-    roots.bring_data(recipe)
+    _check_named_runs(recipe, world, workspace)
+    workspace.pull_data(recipe)
     data = recipe.data
-    spec = spec_of(data, roots)
+    spec = spec_of(data, workspace)
     _check_batch(recipe, spec, world)
     made_first = recipe.bank is not None and recipe.bank.images is not None
     wanted = {} if made_first else dict.fromkeys((name, "train") for name in sources(recipe).values())
     for name, split in [*wanted, *([(data.name, "test")] if data.test else [])]:
-        find_split(name, split, roots.data)
+        find_split(name, split, workspace.data)
     if data.ood is not None and data.ood_index is not None:
-        best_rows(data.ood_index, data.ood, data.ood_images, roots.data, None)
+        best_rows(data.ood_index, data.ood, data.ood_images, workspace.data, None)
     if recipe.student is not None:
-        build_network(recipe.student, spec, roots, "student")
+        build_network(recipe.student, spec, workspace, "student")
 
 
-def _check_named_runs(recipe: Recipe, world: World, roots: Roots) -> None:
+def _check_named_runs(recipe: Recipe, world: World, workspace: Workspace) -> None:
     """Refuse generators of a run that is not there."""
     for generators in (recipe.bank, recipe.referee):
         if generators is not None and generators.run is not None:
-            roots.bring([generators.run], world)
-            directory = roots.store / generators.run
+            workspace.pull([generators.run], world)
+            directory = workspace.store / generators.run
             if generators.images is None:
                 open_bank(directory)
             else:
                 require_run(directory)
 
 
-def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built:
+def build(recipe: Recipe, world: World, runtime: Runtime, workspace: Workspace) -> Built:
     """Build a run. A stream that the method does not declare is never constructed.
 
     Raises:
         UsageError: where recipe, data and networks do not fit together.
     """
-    roots.bring_data(recipe)
-    recipe = on_frozen_set(recipe, roots.store)
-    spec = spec_of(recipe.data, roots)
+    workspace.pull_data(recipe)
+    recipe = on_frozen_set(recipe, workspace.store)
+    spec = spec_of(recipe.data, workspace)
     _check_batch(recipe, spec, world)
     torch.manual_seed(mix(recipe.seed, 0))
     method_class = METHODS[recipe.method.name]
     teacher, teacher_sha256 = None, None
     networks: dict[str, nn.Module] = {}
     if recipe.student is not None:
-        networks["student"] = build_network(recipe.student, spec, roots, "student").to(world.device)
+        networks["student"] = build_network(recipe.student, spec, workspace, "student").to(world.device)
     if "teacher" in method_class.roles:
         if recipe.teacher is None:
             raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
-        teacher, teacher_sha256 = load_teacher(recipe.teacher, spec, roots)
+        teacher, teacher_sha256 = load_teacher(recipe.teacher, spec, workspace)
         networks["teacher"] = teacher = teacher.to(world.device)
     if recipe.bank is not None:
-        networks["bank"] = load_bank(recipe, spec, world, runtime, roots.store)
-    opened = OpenedData(roots.data)
+        networks["bank"] = load_bank(recipe, spec, world, runtime, workspace.store)
+    opened = OpenedData(workspace.data)
     statistics = None
     if recipe.calibration is not None:
         assert teacher is not None, "calibration is a teacher's"
-        places = (roots.store, roots.data)
+        places = (workspace.store, workspace.data)
         statistics = class_statistics(recipe, teacher, teacher_sha256, spec, world, opened, places)
-    feeding = Feeding(recipe, spec, world, runtime, roots.data, roots.store, opened, teacher, teacher_sha256)
-    streams = open_streams(feeding)
+    streams_of = StreamContext(
+        recipe, spec, world, runtime, workspace.data, workspace.store, opened, teacher, teacher_sha256
+    )
+    streams = open_streams(streams_of)
     test = opened.open("test", recipe.data.name, "test", spec) if recipe.data.test else None
-    setting = Setting(
+    context = MethodContext(
         spec=spec,
         world=world,
         networks=networks,
@@ -130,16 +133,16 @@ def build(recipe: Recipe, world: World, runtime: Runtime, roots: Roots) -> Built
         statistics=statistics,
     )
     torch.manual_seed(mix(recipe.seed, 1))
-    method = method_class(recipe.method, setting)
-    referee = referee_exam(recipe, spec, world, teacher, opened, (roots.store, roots.data))
-    exam = Exam(test, spec, world, teacher, {"holdout": held_out_exam(feeding), "referee": referee})
-    return Built(method, streams, teacher, exam, opened, spec, teacher_sha256)
+    method = method_class(recipe.method, context)
+    referee = referee_evaluator(recipe, spec, world, teacher, opened, (workspace.store, workspace.data))
+    evaluator = Evaluator(test, spec, world, teacher, {"holdout": holdout_evaluator(streams_of), "referee": referee})
+    return Built(method, streams, teacher, evaluator, opened, spec, teacher_sha256)
 
 
 def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:
     """Refuse a batch that leaves a worker, or a class, fewer images than batch normalisation needs."""
     batch = recipe.schedule.global_batch
-    if METHODS[recipe.method.name].dealt == "classes":
+    if METHODS[recipe.method.name].sharded_by == "classes":
         if batch % spec.num_classes or batch < 2 * spec.num_classes:
             times = max(2, batch // spec.num_classes)
             raise UsageError(
@@ -157,7 +160,7 @@ def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:
         )
 
 
-def spec_of(data: DataConfig, roots: Roots) -> DataSpec:
+def spec_of(data: DataConfig, workspace: Workspace) -> DataSpec:
     """Return what may be known of the recipe's data."""
     if data.num_classes is not None and data.channels is not None and data.size is not None:
         half = (0.5,) * data.channels
@@ -169,10 +172,10 @@ def spec_of(data: DataConfig, roots: Roots) -> DataSpec:
             data.mean or half,
             data.std or half,
         )
-    return data_spec(data.name, data_root=roots.data, size=data.size, mean=data.mean, std=data.std)
+    return data_spec(data.name, data_root=workspace.data, size=data.size, mean=data.mean, std=data.std)
 
 
-def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, roots: Roots, role: str) -> nn.Module:
+def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspace: Workspace, role: str) -> nn.Module:
     """Build a network by name or the user's factory, with its weights if the recipe names a file.
 
     Raises:
@@ -185,7 +188,7 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, roots: 
         assert config.model is not None, "validated by the recipe"
         network = build_model(config.model, **sizes)
     if config.weights is not None:
-        load_weights(network, find_weights(config.weights, roots))
+        load_weights(network, find_weights(config.weights, workspace))
     with torch.no_grad():
         was_training = network.training
         try:
@@ -204,7 +207,7 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, roots: 
     return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
 
 
-def load_teacher(config: TeacherConfig, spec: DataSpec, roots: Roots) -> tuple[Teacher, str]:
+def load_teacher(config: TeacherConfig, spec: DataSpec, workspace: Workspace) -> tuple[Teacher, str]:
     """Return the frozen teacher and the sha256 of its weights.
 
     Raises:
@@ -212,7 +215,7 @@ def load_teacher(config: TeacherConfig, spec: DataSpec, roots: Roots) -> tuple[T
     """
     source = teacher_source(config)
     if source is not None:
-        theirs = spec_of(source.data, roots)
+        theirs = spec_of(source.data, workspace)
         if (theirs.channels, theirs.size, theirs.num_classes, theirs.mean, theirs.std) != (
             spec.channels, spec.size, spec.num_classes, spec.mean, spec.std
         ):  # fmt: skip
@@ -224,23 +227,23 @@ def load_teacher(config: TeacherConfig, spec: DataSpec, roots: Roots) -> tuple[T
             )
         if source.student is None:
             raise UsageError(f"teacher recipe {source.name!r} trains no network that could teach")
-        path = roots.store / source.run_id / "student.safetensors"
+        path = workspace.store / source.run_id / "student.safetensors"
         config = TeacherConfig(**source.student.model_dump(exclude={"weights"}), weights=str(path))
     assert config.weights is not None, "validated by the recipe"
-    network = build_network(config, spec, roots, "teacher")
-    weights = find_weights(config.weights, roots)
+    network = build_network(config, spec, workspace, "teacher")
+    weights = find_weights(config.weights, workspace)
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Teacher(network, channels=spec.channels, size=spec.size), digest
 
 
-def find_weights(name: str, roots: Roots) -> Path:
+def find_weights(name: str, workspace: Workspace) -> Path:
     """Return the file of that name in the current directory, or else under the data root.
 
     Raises:
         UsageError: naming the places looked at.
     """
-    places = [Path(name)] + ([roots.data / name] if roots.data else [])
+    places = [Path(name)] + ([workspace.data / name] if workspace.data else [])
     for place in places:
         if place.is_file():
             return place

@@ -7,22 +7,22 @@ from pathlib import Path
 from torch import nn
 
 from raykd.data.streams import TrainStream
-from raykd.engine.evaluate import Exam
-from raykd.engine.report import Reporter
+from raykd.engine.evaluator import Evaluator
+from raykd.engine.reporter import Reporter
 from raykd.engine.samples import sample_sheet
 from raykd.engine.selection import Selection
 from raykd.engine.sentinel import check_finite, parameter_norms
 from raykd.engine.state import averaged_weights, capture, restore
 from raykd.engine.stop import Interrupted, StopPoll
 from raykd.methods.base import Method
-from raykd.recipe_sections import ScheduleConfig
+from raykd.recipe.sections import ScheduleConfig
 
 
 def fit(
     method: Method,
     streams: Mapping[str, TrainStream],
     teacher: nn.Module | None,
-    exam: Exam,
+    evaluator: Evaluator,
     *,
     schedule: ScheduleConfig,
     reporter: Reporter,
@@ -56,7 +56,7 @@ def fit(
         row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
         check_finite({**row, **parameter_norms(method.trained)}, done)
         if due:
-            figures = _judge(method, selection, exam)
+            figures = _judge(method, selection, evaluator)
             check_finite(figures, done)
             seconds = time.monotonic() - started
             samples = sample_sheet(method, teacher, batches)
@@ -70,11 +70,11 @@ def fit(
     return selection, spent
 
 
-def _judge(method: Method, selection: Selection, exam: Exam) -> dict[str, float]:
+def _judge(method: Method, selection: Selection, evaluator: Evaluator) -> dict[str, float]:
     """Score the student of now and let the selection consider it; without a student there is nothing to say."""
     if "student" not in method.roles:
         return {}
     weights = averaged_weights(method.student, method.world)
-    selection.evaluator.load_state_dict(weights)
-    test = exam.score(selection.evaluator)
+    selection.candidate.load_state_dict(weights)
+    test = evaluator.score(selection.candidate)
     return {**test, **selection.consider(weights, method.steps_done, test)}

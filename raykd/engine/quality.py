@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from raykd.parallel import World
+from raykd.distributed.world import World
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
 """Batches of images (N, C, H, W) and the classes they were asked for (N,), None where nobody asked."""

@@ -1,6 +1,6 @@
 """One run from recipe to result, in a store of runs; the same call resumes, and a finished run is only read.
 
-<store>/<run id>/   see raykd.engine.report
+<store>/<run id>/   see raykd.engine.reporter
 """
 
 import fcntl
@@ -13,20 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from raykd.config import Runtime
+from raykd.config.runtime import Runtime
+from raykd.distributed.provenance import describe
+from raykd.distributed.world import World
 from raykd.engine.build import Built, build, check
-from raykd.engine.checkpoint import step_of, write_text
-from raykd.engine.conclusion import conclude
-from raykd.engine.environment import describe
+from raykd.engine.finalize import finalize
 from raykd.engine.fit import fit
-from raykd.engine.report import Reporter, read_status, rewind_metrics, write_status
-from raykd.engine.roots import Roots
+from raykd.engine.reporter import Reporter
 from raykd.engine.selection import Selection
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
 from raykd.errors import CorruptError, InProgress, RaykdError, SetupError, UsageError
-from raykd.parallel import World
-from raykd.recipe import Recipe, built_upon, control_runs, dump_recipe, entailed_runs, source_runs
+from raykd.recipe.recipe import Recipe, built_upon, control_runs, dump_recipe, entailed_runs, source_runs
+from raykd.store.checkpoint import step_of, write_text
+from raykd.store.run_directory import read_status, rewind_metrics, write_status
+from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +35,18 @@ _LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Where a run happens: who we are, where things lie, how the arithmetic runs, whom to tell."""
 
     world: World
-    roots: Roots
+    workspace: Workspace
     runtime: Runtime
     make_reporter: Callable[[Path], Reporter]
     until: int | None = None
     """Step of the run, a report's, behind which it is left to be continued."""
 
 
-def run(recipe: Recipe, place: Place) -> dict[str, Any]:
+def run(recipe: Recipe, context: RunContext) -> dict[str, Any]:
     """Train what the recipe says, its teacher and its bank first if they are runs, its controls after.
 
     Every worker calls this, and every worker gets the run's result.
@@ -56,67 +57,73 @@ def run(recipe: Recipe, place: Place) -> dict[str, Any]:
     """
     entailed_runs(recipe)  # a slip in any of them should show before hours of the first
     for source in source_runs(recipe):
-        if not _is_finished(source, place):
-            check(recipe, place.world, place.roots)
+        if not _is_finished(source, context):
+            check(recipe, context.world, context.workspace)
             logger.info("run %s, which this one builds on, is not finished: training it first", source.run_id)
-            run(source, replace(place, until=None))
+            run(source, replace(context, until=None))
     # Workers of other machines may have written what this one will read.
-    place.roots.bring(built_upon(recipe), place.world)
-    result = _run_one(recipe, place)
+    context.workspace.pull(built_upon(recipe), context.world)
+    result = _run_one(recipe, context)
     controls = {}
     for control in control_runs(recipe):
         logger.info("control beside it: %s", control.run_id)
-        controls[control.name] = run(control, replace(place, until=None))
+        controls[control.name] = run(control, replace(context, until=None))
     return {**result, "controls": controls} if controls else result
 
 
-def _is_finished(recipe: Recipe, place: Place) -> bool:
-    place.roots.bring([recipe.run_id], place.world)
-    status = read_status(place.roots.store / recipe.run_id)
-    return bool(place.world.broadcast(status.get("state") == "finished"))
+def _is_finished(recipe: Recipe, context: RunContext) -> bool:
+    context.workspace.pull([recipe.run_id], context.world)
+    status = read_status(context.workspace.store / recipe.run_id)
+    return bool(context.world.broadcast(status.get("state") == "finished"))
 
 
-def _run_one(recipe: Recipe, place: Place) -> dict[str, Any]:
-    world, directory = place.world, place.roots.store / recipe.run_id
+def _run_one(recipe: Recipe, context: RunContext) -> dict[str, Any]:
+    world, directory = context.world, context.workspace.store / recipe.run_id
     with _alone_in(directory, world):
-        if _is_finished(recipe, place):
+        if _is_finished(recipe, context):
             logger.info("%s is finished already: reading its result", recipe.run_id)
             result: dict[str, Any] = world.broadcast(read_status(directory).get("result"))
             return result
-        make_frozen_sets(recipe, world, place.roots)
-        reporter = place.make_reporter(directory)
+        make_frozen_sets(recipe, world, context.workspace)
+        reporter = context.make_reporter(directory)
         resume = _resume_point(reporter, world)
         trained: tuple[Built, Selection, float] | None = None
-        for part, end in recipe.stretches():
-            leave = place.until is not None and (end is None or place.until <= end)
+        for part, end in recipe.segments():
+            leave = context.until is not None and (end is None or context.until <= end)
             if not leave and end is not None and resume and step_of(resume) >= end:
                 continue
             trained = None  # its memory is the next one's
-            trained = _train(part, recipe, place, reporter, resume, place.until if leave else end, leave)
+            trained = _train(part, recipe, context, reporter, resume, context.until if leave else end, leave)
             if end is not None:
                 resume = _resume_point(reporter, world)
         assert trained is not None, "the last stretch is never left out"
         built, selection, seconds = trained
-        result = conclude(recipe, built, selection, seconds, place.roots)
+        result = finalize(recipe, built, selection, seconds, context.workspace)
         if world.rank == 0:
             write_status(directory, state="finished", step=built.method.steps_done, result=result)
-        place.roots.send(recipe.run_id, world)
+        context.workspace.push(recipe.run_id, world)
         return result
 
 
 def _train(
-    part: Recipe, recipe: Recipe, place: Place, reporter: Reporter, resume: Path | None, end: int | None, leave: bool
+    part: Recipe,
+    recipe: Recipe,
+    context: RunContext,
+    reporter: Reporter,
+    resume: Path | None,
+    end: int | None,
+    leave: bool,
 ) -> tuple[Built, Selection, float]:
     """Train one stretch of a recipe, and note why the run does not go on if it does not."""
-    world, directory = place.world, place.roots.store / recipe.run_id
-    built = build(part, world, place.runtime, place.roots)
+    world, directory = context.world, context.workspace.store / recipe.run_id
+    built = build(part, world, context.runtime, context.workspace)
     _open_directory(directory, recipe, built, world, resume)
     try:
         selection, seconds = fit(
             built.method,
             built.streams,
             built.teacher,
-            built.exam,
+            built.evaluator,
             schedule=recipe.schedule,
             reporter=reporter,
             resume=resume,
@@ -129,9 +136,9 @@ def _train(
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
             write_status(directory, state=state, reason=str(error))
             # Without the other workers, who may not have failed; a SetupError may be the store's own.
-            if place.roots.mirror is not None and not isinstance(error, SetupError):
+            if context.workspace.mirror is not None and not isinstance(error, SetupError):
                 with suppress(SetupError):
-                    place.roots.mirror.send(recipe.run_id)
+                    context.workspace.mirror.push(recipe.run_id)
         raise
     return built, selection, seconds
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from raykd.data.spec import DataSpec
-from raykd.methods.base import Batch, Method
-from raykd.parallel import mix
+from raykd.distributed.world import mix
+from raykd.methods.base import Method
+from raykd.spec import Batch, DataSpec
 
 _COLUMNS, _ROWS = 10, 4
 _CELL, _CAPTION, _GAP = 96, 16, 4
@@ -22,7 +22,7 @@ _SEED = 0x5A3  # the same latents at every report, so that the pictures can be c
 
 def sample_sheet(method: Method, teacher: nn.Module | None, batches: Mapping[str, Batch]) -> bytes | None:
     """Return the picture of a method's present images, or None for one that makes none; ``batches`` are its last."""
-    images = method.sample(_BATCH, mix(method.setting.seed, _SEED))
+    images = method.sample(_BATCH, mix(method.context.seed, _SEED))
     if images is None or teacher is None:
         return None
     images = images[: _COLUMNS * _ROWS]
@@ -31,7 +31,7 @@ def sample_sheet(method: Method, teacher: nn.Module | None, batches: Mapping[str
         images = torch.cat([images, batches["patches"].images[:_COLUMNS]])
     with torch.no_grad():
         teacher_logits = teacher(images)[0]
-    return draw_samples(images, teacher_logits.float().cpu(), method.setting.spec, synthetic)
+    return draw_samples(images, teacher_logits.float().cpu(), method.context.spec, synthetic)
 
 
 def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec, synthetic: int) -> bytes:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raykd.engine.evaluate import logits_of, score
+from raykd.distributed.world import World, mix
+from raykd.engine.evaluator import score
 from raykd.methods.base import Method
-from raykd.parallel import World, mix
+from raykd.models.logits import logits_of
 
 _POOL_REPORTS = 8
 _POOL_BYTES = 64 * 2**20
@@ -36,7 +37,7 @@ class Selection:
         self._method = method
         self._teacher = teacher
         if "student" in method.roles:
-            self.evaluator = copy.deepcopy(method.student)
+            self.candidate = copy.deepcopy(method.student)
         self._pool: list[tuple[Tensor, Tensor]] = []
         self.weights: dict[str, Weights] = {}
         self.steps: dict[str, int] = {}
@@ -59,12 +60,12 @@ class Selection:
         self.steps[name] = step
 
     def _blind(self, weights: Weights, step: int) -> dict[str, float]:
-        setting = self._method.setting
-        count = min(setting.global_batch, _MAX_IMAGES)
-        images = self._method.sample(count, mix(setting.seed, _HELD_OUT, step))
+        context = self._method.context
+        count = min(context.global_batch, _MAX_IMAGES)
+        images = self._method.sample(count, mix(context.seed, _HELD_OUT, step))
         if images is None or self._teacher is None:
             return {}
-        world = setting.world
+        world = context.world
         # Stored halved in size; the teacher answers what is stored, so both see the same pixels.
         images = images.half()
         batches = [b.float() for b in images.split(_BATCH)]
@@ -80,12 +81,12 @@ class Selection:
         return {f"blind/{name}": value for name, value in challenger.items()}
 
     def _score(self, weights: Mapping[str, Tensor], world: World) -> dict[str, float]:
-        self.evaluator.load_state_dict(weights)
+        self.candidate.load_state_dict(weights)
         mine = slice(world.rank, None, world.size)
         images = torch.cat([images for images, _ in self._pool])[mine]
         teacher_logits = torch.cat([logits for _, logits in self._pool])[mine].to(world.device)
         batches = (b.to(world.device).float() for b in images.split(_BATCH))
-        return score(logits_of(self.evaluator, batches, world), None, teacher_logits, world)
+        return score(logits_of(self.candidate, batches, world), None, teacher_logits, world)
 
     def state_dict(self) -> dict[str, Any]:
         """Return steps, the oracle's score and the pool; the weights are saved as files of their own."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from raykd.engine.checkpoint import Checkpoint, read_checkpoint
+from raykd.distributed.world import World
 from raykd.engine.selection import Selection, Weights
 from raykd.methods.base import Method
-from raykd.parallel import World
+from raykd.store.checkpoint import Checkpoint, read_checkpoint
 
 
 def averaged_weights(network: nn.Module, world: World) -> Weights:

@@ -2,9 +2,9 @@
 
 import time
 
-from raykd.engine.report import Reporter
+from raykd.distributed.world import World
+from raykd.engine.reporter import Reporter
 from raykd.errors import RaykdError
-from raykd.parallel import World
 
 _SECONDS_BETWEEN = 0.5
 

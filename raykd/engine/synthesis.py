@@ -14,20 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raykd.data.spec import DataSpec
-from raykd.data.synthetic import MANIFEST, PixelRange, SyntheticFolder, alone_in
-from raykd.engine.bank import FOLDER, BankFiles, open_bank
+from raykd.artifacts.bank import FOLDER, BankFiles, open_bank
+from raykd.artifacts.synthetic_set import MANIFEST, PixelRange, SyntheticFolder, alone_in
+from raykd.config.yaml_file import load_yaml
+from raykd.distributed.world import World
 from raykd.engine.build import load_teacher, spec_of
-from raykd.engine.checkpoint import write_text
-from raykd.engine.frozen import set_folder
-from raykd.engine.generated import BankRows, MethodRows, Rows, makes_images, sample
-from raykd.engine.roots import Roots
+from raykd.engine.image_sources import BankRows, MethodRows, Rows, makes_images, sample
+from raykd.engine.synthetic_sets import set_folder
 from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
-from raykd.recipe import Recipe, bank_run, frozen_sets, generators_run, recipe_from_dict
-from raykd.recipe_sections import BankConfig
-from raykd.yaml_file import load_yaml
+from raykd.recipe.recipe import Recipe, bank_run, frozen_sets, generators_run, recipe_from_dict
+from raykd.recipe.sections import BankConfig
+from raykd.spec import DataSpec
+from raykd.store.checkpoint import write_text
+from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +46,17 @@ def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dic
     if images < 1:
         raise UsageError(f"--images {images}: a set has 1 image or more")
     home, recipe = _find_generators(run)
-    roots = Roots(data_root, home.parent)
-    spec = spec_of(recipe.data, roots)
+    workspace = Workspace(data_root, home.parent)
+    spec = spec_of(recipe.data, workspace)
     device = World.current().device
     source: Rows
     if (home / FOLDER).is_dir():
         bank = open_bank(home)
-        teacher, digest = _teacher_of(bank, recipe, spec, roots)
+        teacher, digest = _teacher_of(bank, recipe, spec, workspace)
         told = hashlib.sha256(json.dumps(dict(bank.about), sort_keys=True).encode()).hexdigest()
         source = BankRows(bank, recipe.seed, device)
     else:
-        source = MethodRows(home, recipe, roots)
+        source = MethodRows(home, recipe, workspace)
         teacher, digest, told = source.teacher, source.teacher_sha256, source.sha256
     facts = {"bank": home.name, "bank_sha256": told, "teacher_sha256": digest, "seed": str(recipe.seed)}
     folder = SyntheticFolder(out, spec, images, facts)
@@ -88,7 +88,7 @@ def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dic
     }
 
 
-def make_frozen_sets(recipe: Recipe, world: World, roots: Roots) -> int:
+def make_frozen_sets(recipe: Recipe, world: World, workspace: Workspace) -> int:
     """Make, on rank 0, what is missing of the frozen sets that a recipe names; every worker must call it.
 
     Who else wants the same set waits and finds it made.
@@ -102,7 +102,7 @@ def make_frozen_sets(recipe: Recipe, world: World, roots: Roots) -> int:
     made, problem = 0, None
     if world.rank == 0:
         try:
-            made = sum(_make_frozen_set(generators, roots) for generators in frozen_sets(recipe))
+            made = sum(_make_frozen_set(generators, workspace) for generators in frozen_sets(recipe))
         except RaykdError as error:
             problem = error
     made, kind, told = world.broadcast((made, type(problem).__name__, str(problem or "")))
@@ -110,28 +110,28 @@ def make_frozen_sets(recipe: Recipe, world: World, roots: Roots) -> int:
         raise problem
     if told:
         raise RunFailed(f"{kind}: {told}")
-    folders = [set_folder(generators, roots.store) for generators in frozen_sets(recipe)]
-    roots.bring([folder.relative_to(roots.store).as_posix() for folder in folders], world)
+    folders = [set_folder(generators, workspace.store) for generators in frozen_sets(recipe)]
+    workspace.pull([folder.relative_to(workspace.store).as_posix() for folder in folders], world)
     return int(made)
 
 
-def _make_frozen_set(generators: BankConfig, roots: Roots) -> int:
+def _make_frozen_set(generators: BankConfig, workspace: Workspace) -> int:
     assert generators.images is not None, "it is a frozen set"
-    folder = set_folder(generators, roots.store)
-    name = folder.relative_to(roots.store).as_posix()
+    folder = set_folder(generators, workspace.store)
+    name = folder.relative_to(workspace.store).as_posix()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        roots.bring([name], World.alone())
+        workspace.pull([name], World.alone())
         if (folder / MANIFEST).is_file():
             return 0
         source = generators_run(generators)
-        run = roots.store / (source.run_id if source else str(generators.run))
+        run = workspace.store / (source.run_id if source else str(generators.run))
         if not (run / FOLDER).is_dir():  # a generator beside a student is in the checkpoint
-            roots.bring([run.name], World.alone(), checkpoints="all")
+            workspace.pull([run.name], World.alone(), checkpoints="all")
         logger.info("%s images of %s are made once and kept", f"{generators.images:,}", run.name)
-        synthesize(run, generators.images, folder, roots.data)
-        roots.send(name, World.alone())
+        synthesize(run, generators.images, folder, workspace.data)
+        workspace.push(name, World.alone())
     return generators.images
 
 
@@ -167,7 +167,7 @@ def _recipe_of(run: Path) -> Recipe:
         raise CorruptError(f"{run.name}/{file.name} is damaged: {error}") from error
 
 
-def _teacher_of(bank: BankFiles, recipe: Recipe, spec: DataSpec, roots: Roots) -> tuple[Teacher, str]:
+def _teacher_of(bank: BankFiles, recipe: Recipe, spec: DataSpec, workspace: Workspace) -> tuple[Teacher, str]:
     if not bank.matches(spec):
         raise UsageError(
             f"the bank in {bank.folder.parent.name} was trained for other images than data {spec.name!r} has now "
@@ -176,7 +176,7 @@ def _teacher_of(bank: BankFiles, recipe: Recipe, spec: DataSpec, roots: Roots) -
         )
     if recipe.teacher is None:
         raise CorruptError(f"{bank.folder.parent.name}/recipe.yaml names no teacher; restore it")
-    teacher, digest = load_teacher(recipe.teacher, spec, roots)
+    teacher, digest = load_teacher(recipe.teacher, spec, workspace)
     if digest != bank.about["teacher_sha256"]:
         raise UsageError(
             f"the teacher's weights are not those that the bank in {bank.folder.parent.name} was trained against "

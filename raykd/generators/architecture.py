@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from raykd.config import Section
+from raykd.config.base import Config
 from raykd.errors import UsageError
 
 _SLOPE = 0.2
@@ -26,7 +26,7 @@ _INNER_EPS = 0.8
 """Of the norms after convolutions: a momentum that was passed as eps in DAFL's code, kept by both papers."""
 
 
-class GeneratorConfig(Section):
+class GeneratorConfig(Config):
     """Which generator, and how large."""
 
     architecture: Literal["dcgan", "lsgdfd"] = "lsgdfd"

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators.architecture import Architecture, GeneratorConfig
 from raykd.generators.stacked import batch_norm, frozen_norm, projection
 from raykd.generators.upsampling import thin_conv3x3, upsampled_conv3x3
-from raykd.parallel import mix
 
 EVERY = -1
 """The "class" of a member that serves all classes."""

@@ -6,15 +6,11 @@ made anew at any moment, for any number of workers, from nothing but the steps t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 _USABLE = 0.6
 """Part of the free memory that a plan may fill; the rest is for temporaries and for the estimate's own error."""
 _IMAGES_AT_ONCE = {"cuda": 4096, "cpu": 512}
 """From so many images in a step on, a larger wave is not faster."""
-_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -62,19 +58,6 @@ def member_capacity(free: int, parameters: int, images: int, image_bytes: int, d
     member = 4 * 4 * parameters + images * image_bytes
     most = _IMAGES_AT_ONCE.get(device, _IMAGES_AT_ONCE["cpu"]) // images
     return max(1, min(int(_USABLE * free) // member, most))
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on the device (CPU: on this host), what torch holds in reserve included.
-
-    Where the host does not say (no ``/proc/meminfo``), 4 GiB are assumed.
-    """
-    if device.type == "cuda":
-        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reserve
-    lines = _MEMINFO.read_text(encoding="ascii").splitlines() if _MEMINFO.is_file() else []
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * kilobytes[0] if kilobytes else 4 * 2**30
 
 
 def _cut(classes: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:

@@ -30,16 +30,17 @@ from pydantic import Field
 from torch import Tensor
 
 from raykd import losses
-from raykd.config import Section
+from raykd.config.base import Config
+from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY, GeneratorBank
-from raykd.methods.base import Batch, Method, Metrics, Setting
-from raykd.parallel import mix
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.spec import Batch
 
 _ORDER, _JITTER = 1, 2  # keep these draws apart from those of the latents, which are mixed of two numbers
 
 
-class BankKdConfig(Section):
+class BankKdConfig(Config):
     """See the module's text."""
 
     name: Literal["bank_kd"]
@@ -52,27 +53,27 @@ class BankKd(Method):
 
     roles = ("student", "teacher", "bank")
 
-    def __init__(self, config: BankKdConfig, setting: Setting) -> None:
+    def __init__(self, config: BankKdConfig, context: MethodContext) -> None:
         """Compile student and teacher, and learn which worker makes which class; every worker must call it.
 
         Raises:
             UsageError: if no worker has a generator for some class.
         """
-        super().__init__(setting)
+        super().__init__(context)
         self._config = config
-        self._bank = cast(GeneratorBank, setting.networks["bank"]).eval()
-        self._student = setting.compiler(self.student)
-        self._teacher = setting.compiler(setting.networks["teacher"])
+        self._bank = cast(GeneratorBank, context.networks["bank"]).eval()
+        self._student = context.compiler(self.student)
+        self._teacher = context.compiler(context.networks["teacher"])
         self._to_order = EVERY not in self._bank.classes or self._bank.conditions > 0
         self._owners = self._find_owners()
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Make this worker's rows of the mixture, ask the teacher, teach the student."""
         index = self.begin_step()
-        setting, world = self.setting, self.world
-        z = world.randn_whole(setting.global_batch, self._bank.latent_dim, seed=setting.seed, step=index)
+        context, world = self.context, self.world
+        z = world.randn_whole(context.global_batch, self._bank.latent_dim, seed=context.seed, step=index)
         labels = self.labels(index)
-        batch = world.share(setting.global_batch)
+        batch = world.share(context.global_batch)
         parts = [slice(rank * batch, (rank + 1) * batch) for rank in range(world.size)]
         with world.autocast():
             with torch.no_grad():
@@ -94,10 +95,10 @@ class BankKd(Method):
         They are cut from shuffled lists of all classes, one after the other, so that every class comes once before
         any comes again, and (seed, step) alone decides them.
         """
-        classes, batch = self.setting.spec.num_classes, self.setting.global_batch
+        classes, batch = self.context.spec.num_classes, self.context.global_batch
         first = step * batch
         lists = range(first // classes, (first + batch - 1) // classes + 1)
-        seeds = [mix(self.setting.seed, _ORDER, number) for number in lists]
+        seeds = [mix(self.context.seed, _ORDER, number) for number in lists]
         orders = [torch.randperm(classes, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.cat(orders)[first % classes :][:batch]
 
@@ -108,7 +109,7 @@ class BankKd(Method):
         """
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(num_images, self._bank.latent_dim, generator=generator).to(self.world.device)
-        labels = torch.arange(num_images) % self.setting.spec.num_classes
+        labels = torch.arange(num_images) % self.context.spec.num_classes
         with torch.no_grad():
             return self._images(z, labels, [slice(0, num_images)] * self.world.size, torch.float32)
 
@@ -117,15 +118,15 @@ class BankKd(Method):
         strength = self._config.jitter
         if not strength:
             return images
-        generator = torch.Generator().manual_seed(mix(self.setting.seed, _JITTER, step))
-        shape = (self.setting.global_batch, images.shape[1], 1, 1)
+        generator = torch.Generator().manual_seed(mix(self.context.seed, _JITTER, step))
+        shape = (self.context.global_batch, images.shape[1], 1, 1)
         contrast = (1 - strength + 2 * strength * torch.rand(shape, generator=generator))[rows]
         brightness = (strength * torch.randn(shape, generator=generator))[rows]
         return images * contrast.to(images.device) + brightness.to(images.device)
 
     def _find_owners(self) -> Tensor | None:
         """Return the worker that makes each class, int64 (K,), or None where every worker can make all."""
-        classes, world = self.setting.spec.num_classes, self.world
+        classes, world = self.context.spec.num_classes, self.world
         held = torch.zeros(classes, dtype=torch.int64, device=world.device)
         held[slice(None) if EVERY in self._bank.classes else list(self._bank.classes)] = 1
         table = world.gather(held).cpu()

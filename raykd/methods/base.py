@@ -3,14 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Optimizer, Runtime
-from raykd.data.spec import DataSpec
-from raykd.parallel import Compiler, Updater, World, mix
+from raykd.config.optim import Optimizer
+from raykd.config.runtime import Runtime
+from raykd.distributed.updater import Compiler, Updater
+from raykd.distributed.world import World, mix
+from raykd.spec import Batch, DataSpec
 
 ClassMoments = list[tuple[Tensor, Tensor]]
 """Per BatchNorm layer of the teacher the (mean, biased variance) of its input by class, each float32 (K, C)."""
@@ -19,21 +21,8 @@ Metrics = dict[str, Tensor]
 """Scalar tensors by flat name (``loss/kd``), left on the device: the engine syncs once per report."""
 
 
-class Batch(NamedTuple):
-    """What a stream yields, on the device: normalised images, float (B, C, H, W), and labels, int64 (B,).
-
-    B is this worker's share of the global batch, times the method's ``batches_of`` that stream.
-
-    ``teacher_logits``, float32 (B, K), are there where a fixed teacher's answers to a fixed set are known beforehand.
-    """
-
-    images: Tensor
-    labels: Tensor
-    teacher_logits: Tensor | None = None
-
-
 @dataclass(frozen=True)
-class Setting:
+class MethodContext:
     """What a method is given: its networks, what it may know of the data, its budget, its place."""
 
     spec: DataSpec
@@ -59,7 +48,7 @@ class Method(ABC):
 
     roles: ClassVar[tuple[str, ...]] = ("student", "teacher")
     streams: ClassVar[tuple[str, ...]] = ()
-    dealt: ClassVar[Literal["images", "classes"]] = "images"
+    sharded_by: ClassVar[Literal["images", "classes"]] = "images"
     """What is dealt to the workers: the images of a global batch, or the classes, each with its images."""
     matches_statistics: ClassVar[bool] = False
     """Whether the teacher must have BatchNorm layers."""
@@ -68,18 +57,18 @@ class Method(ABC):
     student: nn.Module
     """There is one only if ``roles`` names it."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, context: MethodContext) -> None:
         """Take the student, if the method trains one, and give it its updater."""
-        self.setting = setting
-        self.world = setting.world
+        self.context = context
+        self.world = context.world
         self.trained: dict[str, nn.Module] = {}
         self.updaters: dict[str, Updater] = {}
         if "student" in self.roles:
-            assert setting.student_optim is not None, "validated by the recipe"
-            self.student = setting.networks["student"]
+            assert context.student_optim is not None, "validated by the recipe"
+            self.student = context.networks["student"]
             self.trained["student"] = self.student
             self.updaters["student"] = Updater(
-                self.student.parameters(), setting.student_optim, setting.world, setting.steps
+                self.student.parameters(), context.student_optim, context.world, context.steps
             )
         self.steps_done = 0
 
@@ -91,17 +80,17 @@ class Method(ABC):
     @property
     def total_steps(self) -> int:
         """Return how many steps there are, those done included; all workers agree."""
-        return self.setting.steps
+        return self.context.steps
 
     @property
     def images_per_step(self) -> int:
         """Return how many images all workers together make or take in the step to come."""
-        return self.setting.global_batch
+        return self.context.global_batch
 
     @property
     def total_images(self) -> int:
         """Return how many images a whole run makes or takes: its budget."""
-        return self.setting.steps * self.setting.global_batch
+        return self.context.steps * self.context.global_batch
 
     @property
     def milestone(self) -> bool:
@@ -130,7 +119,7 @@ class Method(ABC):
     def begin_step(self) -> int:
         """Count the step and seed torch's own generator (dropout) by (seed, rank, step); return the index."""
         index = self.steps_done
-        torch.manual_seed(mix(self.setting.seed, self.world.rank, index))
+        torch.manual_seed(mix(self.context.seed, self.world.rank, index))
         self.steps_done += 1
         return index
 
@@ -146,7 +135,7 @@ class Method(ABC):
         """Return what this worker finished at a milestone: sets of tensors, each to become a file of that name."""
         return {}
 
-    def about_products(self) -> dict[str, Any] | None:
+    def products_manifest(self) -> dict[str, Any] | None:
         """Return what a reader of all products must know, as plain data, or None where there are none."""
         return None
 

@@ -13,11 +13,12 @@ from typing import Literal
 from pydantic import Field
 
 from raykd import losses
-from raykd.config import Section
-from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.config.base import Config
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.spec import Batch
 
 
-class BlindKdConfig(Section):
+class BlindKdConfig(Config):
     """Only the temperature can be chosen."""
 
     name: Literal["blind_kd"]
@@ -30,12 +31,12 @@ class BlindKd(Method):
     streams = ("ood",)
     asks_teacher_of_stream = True
 
-    def __init__(self, config: BlindKdConfig, setting: Setting) -> None:
+    def __init__(self, config: BlindKdConfig, context: MethodContext) -> None:
         """Compile both networks."""
-        super().__init__(setting)
+        super().__init__(context)
         self._config = config
-        self._student = setting.compiler(self.student)
-        self._teacher = setting.compiler(setting.networks["teacher"])
+        self._student = context.compiler(self.student)
+        self._teacher = context.compiler(context.networks["teacher"])
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Take one step of gradient descent."""

@@ -28,13 +28,15 @@ from pydantic import Field
 from torch import Tensor
 
 from raykd import losses
-from raykd.config import Optimizer, Section
+from raykd.config.base import Config
+from raykd.config.optim import Optimizer
+from raykd.distributed.updater import Updater
 from raykd.generators import Dcgan
-from raykd.methods.base import Batch, Method, Metrics, Setting
-from raykd.parallel import Updater
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.spec import Batch
 
 
-class DaflConfig(Section):
+class DaflConfig(Config):
     """Weights are in nats; see the module's text for the authors' units."""
 
     name: Literal["dafl"]
@@ -54,26 +56,26 @@ class DaflConfig(Section):
 class Dafl(Method):
     """Generator and student learn from the teacher alone."""
 
-    def __init__(self, config: DaflConfig, setting: Setting) -> None:
+    def __init__(self, config: DaflConfig, context: MethodContext) -> None:
         """Build the generator and its updater; compile all three networks."""
-        super().__init__(setting)
+        super().__init__(context)
         self._config = config
-        self.generator = Dcgan(config.latent_dim, setting.spec.channels, setting.spec.size, config.generator_width).to(
+        self.generator = Dcgan(config.latent_dim, context.spec.channels, context.spec.size, config.generator_width).to(
             self.world.device
         )
         self.trained["generator"] = self.generator
         self.updaters["generator"] = Updater(
-            self.generator.parameters(), config.generator_optim, self.world, setting.steps
+            self.generator.parameters(), config.generator_optim, self.world, context.steps
         )
-        self._generate = setting.compiler(self.generator)
-        self._student = setting.compiler(self.student)
-        self._teacher = setting.compiler(setting.networks["teacher"])
+        self._generate = context.compiler(self.generator)
+        self._student = context.compiler(self.student)
+        self._teacher = context.compiler(context.networks["teacher"])
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update the generator, then the student on the same images and logits."""
         index = self.begin_step()
-        config, setting = self._config, self.setting
-        z = self.world.randn(setting.global_batch, config.latent_dim, seed=setting.seed, step=index)
+        config, context = self._config, self.context
+        z = self.world.randn(context.global_batch, config.latent_dim, seed=context.seed, step=index)
         with self.world.autocast():
             images = self._generate(z)
             teacher_logits, features = self._teacher(images)

@@ -19,17 +19,18 @@ from pydantic import Field
 from torch import Tensor
 
 from raykd import losses
-from raykd.config import Optimizer, Section
+from raykd.config.base import Config
+from raykd.config.optim import Optimizer
+from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import GeneratorConfig
-from raykd.methods.base import ClassMoments, Setting
+from raykd.methods.base import ClassMoments, MethodContext
 from raykd.models.moments import MomentTeacher
-from raykd.parallel import mix
 
 _JITTER = 13  # keeps these random numbers apart from others of the same seed and step
 
 
-class InversionConfig(Section):
+class InversionConfig(Config):
     """The objective and the generators; weights are in our units, see the module's text."""
 
     generator: GeneratorConfig = GeneratorConfig()
@@ -57,16 +58,16 @@ class Terms(NamedTuple):
 class Objective:
     """The teacher, compiled, and what is asked of the images it is shown."""
 
-    def __init__(self, config: InversionConfig, setting: Setting) -> None:
+    def __init__(self, config: InversionConfig, context: MethodContext) -> None:
         """Wrap the setting's teacher.
 
         Raises:
             UsageError: if it has no BatchNorm layer.
         """
         self.config = config
-        self._setting = setting
-        self.teacher = MomentTeacher(setting.networks["teacher"])  # type: ignore[arg-type]
-        self._look = setting.compiler(self.teacher)
+        self._setting = context
+        self.teacher = MomentTeacher(context.networks["teacher"])  # type: ignore[arg-type]
+        self._look = context.compiler(self.teacher)
 
     def wanted(self, classes: Sequence[int] | None) -> ClassMoments:
         """Return the wanted moments on the device: those of some classes, row by row, or (None) the running ones.
@@ -112,9 +113,11 @@ class Objective:
         return weights.class_weight * terms.label + images
 
 
-def about(setting: Setting, generator: GeneratorConfig, classes: list[int], conditions: int = 0) -> dict[str, Any]:
+def bank_manifest(
+    context: MethodContext, generator: GeneratorConfig, classes: list[int], conditions: int = 0
+) -> dict[str, Any]:
     """Return what a reader of the finished bank must know."""
-    spec = setting.spec
+    spec = context.spec
     return {
         "generator": generator.model_dump(),
         "channels": spec.channels,
@@ -124,8 +127,8 @@ def about(setting: Setting, generator: GeneratorConfig, classes: list[int], cond
         "std": list(spec.std),
         "conditions": conditions,
         "classes": classes,
-        "seed": setting.seed,
-        "steps": setting.steps,
+        "seed": context.seed,
+        "steps": context.steps,
     }
 
 
@@ -138,7 +141,7 @@ def by_row(moments: ClassMoments, average: Callable[[Tensor], Tensor]) -> ClassM
     return list(zip(mean.split(widths, dim=1), variance.split(widths, dim=1), strict=True))
 
 
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
+def hit_rate(logits: Tensor, labels: Tensor) -> Tensor:
     """Return how many of a hundred images the teacher gives their label."""
     return 100.0 * (logits.argmax(dim=1) == labels).to(logits.dtype).mean()
 

@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from raykd import losses
-from raykd.config import Section
-from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.config.base import Config
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.spec import Batch
 
 Arithmetic = Literal["paper", "released"]
 
 
-class KdConfig(Section):
+class KdConfig(Config):
     """The symbols of the equation."""
 
     name: Literal["kd"]
@@ -41,12 +42,12 @@ class Kd(Method):
     streams = ("train",)
     asks_teacher_of_stream = True
 
-    def __init__(self, config: KdConfig, setting: Setting) -> None:
+    def __init__(self, config: KdConfig, context: MethodContext) -> None:
         """Compile both networks."""
-        super().__init__(setting)
+        super().__init__(context)
         self._config = config
-        self._student = setting.compiler(self.student)
-        self._teacher = setting.compiler(setting.networks["teacher"])
+        self._student = context.compiler(self.student)
+        self._teacher = context.compiler(context.networks["teacher"])
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Take one step of gradient descent."""

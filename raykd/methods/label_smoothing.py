@@ -15,12 +15,13 @@ from typing import Literal
 from pydantic import Field
 
 from raykd import losses
-from raykd.config import Section
-from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.config.base import Config
+from raykd.methods.base import Method, MethodContext, Metrics
 from raykd.methods.kd import Arithmetic
+from raykd.spec import Batch
 
 
-class LabelSmoothingConfig(Section):
+class LabelSmoothingConfig(Config):
     """How much of the label's mass is spread."""
 
     name: Literal["label_smoothing"]
@@ -34,13 +35,13 @@ class LabelSmoothing(Method):
     roles = ("student",)
     streams = ("train",)
 
-    def __init__(self, config: LabelSmoothingConfig, setting: Setting) -> None:
+    def __init__(self, config: LabelSmoothingConfig, context: MethodContext) -> None:
         """Compile the student."""
-        super().__init__(setting)
-        classes = setting.spec.num_classes
+        super().__init__(context)
+        classes = context.spec.num_classes
         spread = classes / (classes - 1) if config.arithmetic == "released" else 1.0
         self._smoothing = config.smoothing * spread
-        self._student = setting.compiler(self.student)
+        self._student = context.compiler(self.student)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Take one step of gradient descent."""

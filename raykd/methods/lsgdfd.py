@@ -32,10 +32,11 @@ from torch import Tensor
 
 from raykd.errors import UsageError
 from raykd.generators.waves import Wave, plan_waves
-from raykd.methods.base import Batch, Method, Metrics, Setting
-from raykd.methods.inversion import InversionConfig, Objective, about, hits
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, hit_rate
 from raykd.methods.members import LATENTS, Members, made_bank, members_at_once, sampled
 from raykd.models.moments import merged
+from raykd.spec import Batch
 
 _LARGE = 128
 _METRICS = ("loss/class", "loss/moments", "loss/total_variation", "loss/l2", "teacher/hit")
@@ -61,22 +62,22 @@ class LsgdfdConfig(InversionConfig):
 class Lsgdfd(Method):
     """A generator per class learns from the teacher, this worker's share of a wave at a time."""
 
-    roles, dealt, matches_statistics = ("teacher",), "classes", True
+    roles, sharded_by, matches_statistics = ("teacher",), "classes", True
     _members: Members | None
     _waiting: dict[str, Tensor]
 
-    def __init__(self, config: LsgdfdConfig, setting: Setting) -> None:
+    def __init__(self, config: LsgdfdConfig, context: MethodContext) -> None:
         """Plan the waves.
 
         Raises:
             UsageError: if the teacher, its statistics or the workers do not suit the configuration.
         """
-        super().__init__(setting)
-        classes = setting.spec.num_classes
-        assert setting.global_batch % classes == 0, "checked by the engine"
+        super().__init__(context)
+        classes = context.spec.num_classes
+        assert context.global_batch % classes == 0, "checked by the engine"
         self._config = config
-        self._images = setting.global_batch // classes
-        self._objective = Objective(config, setting)
+        self._images = context.global_batch // classes
+        self._objective = Objective(config, context)
         self._whole = config.statistics == "global"
         self._objective.wanted(None if self._whole else range(classes))  # refuses early
         self._capacity = self._members_at_once()
@@ -86,7 +87,7 @@ class Lsgdfd(Method):
     @property
     def total_steps(self) -> int:
         """Return the steps done and those of the waves to come."""
-        return self.steps_done + sum(self.setting.steps - self._progress[wave.classes[0]] for wave in self._waves)
+        return self.steps_done + sum(self.context.steps - self._progress[wave.classes[0]] for wave in self._waves)
 
     @property
     def images_per_step(self) -> int:
@@ -97,7 +98,7 @@ class Lsgdfd(Method):
     @property
     def milestone(self) -> bool:
         """Tell whether the last step was the last of its wave."""
-        return bool(self._waves) and self._progress[self._waves[0].classes[0]] == self.setting.steps
+        return bool(self._waves) and self._progress[self._waves[0].classes[0]] == self.context.steps
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update this worker's members of the wave, beginning the next wave where one has ended."""
@@ -126,15 +127,15 @@ class Lsgdfd(Method):
             moments = merged(moments, self.world.mean)
         terms = objective.terms(shown, F.cross_entropy(logits, members.labels), moments, self._wanted)
         # The adjoint of world.mean is made for gradients averaged over workers; these have one owner each.
-        rows = self.setting.spec.num_classes / self.world.size if self._whole else count
+        rows = self.context.spec.num_classes / self.world.size if self._whole else count
         members.updater.minimise(count * objective.local(terms) + rows * self._config.moment_weight * terms.moments)
-        if index + 1 == self.setting.steps:
-            members.settle(self._config.settle_passes)
-        return [*terms, hits(logits, members.labels)]
+        if index + 1 == self.context.steps:
+            members.refresh_running_stats(self._config.settle_passes)
+        return [*terms, hit_rate(logits, members.labels)]
 
     def sample(self, num_images: int, seed: int) -> Tensor:
         """Return images of this worker's present members in turn, by their running statistics."""
-        bank = self._members.bank if self._members else made_bank((0,), self._config, self.setting)
+        bank = self._members.bank if self._members else made_bank((0,), self._config, self.context)
         return sampled(bank, bank.classes, num_images, seed, self.world)
 
     def products(self) -> dict[str, dict[str, Tensor]]:
@@ -142,9 +143,9 @@ class Lsgdfd(Method):
         bank = self._members.bank if self._members and self.milestone else None
         return {f"class_{cls:05d}": bank.member_state(cls) for cls in bank.classes} if bank else {}
 
-    def about_products(self) -> dict[str, Any]:
+    def products_manifest(self) -> dict[str, Any]:
         """Return what the bank consists of."""
-        return about(self.setting, self._config.generator, list(range(self.setting.spec.num_classes)))
+        return bank_manifest(self.context, self._config.generator, list(range(self.context.spec.num_classes)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far every member is."""
@@ -171,7 +172,7 @@ class Lsgdfd(Method):
 
     def _plan(self, progress: dict[int, int]) -> None:
         self._progress = progress
-        self._waves = plan_waves(progress, self.setting.steps, self.world.size, self._capacity)
+        self._waves = plan_waves(progress, self.context.steps, self.world.size, self._capacity)
         self._members = None
         self._waiting = {}
 
@@ -179,7 +180,7 @@ class Lsgdfd(Method):
         return wave.share(self.world.rank, self.world.size)
 
     def _begin(self, share: tuple[int, ...], index: int) -> None:
-        self._members = Members(share, self._images, self._config, self.setting)
+        self._members = Members(share, self._images, self._config, self.context)
         if index:
             self._members.load(self._waiting, index)
             self._waiting = {name: part for name, part in self._waiting.items() if int(name.split("/")[0]) not in share}
@@ -187,8 +188,8 @@ class Lsgdfd(Method):
 
     def _members_at_once(self) -> int:
         if not self._whole:
-            return members_at_once(self._config, self._images, self._objective.teacher, self.setting)
-        classes, workers, given = self.setting.spec.num_classes, self.world.size, self.setting.runtime.wave
+            return members_at_once(self._config, self._images, self._objective.teacher, self.context)
+        classes, workers, given = self.context.spec.num_classes, self.world.size, self.context.runtime.wave
         each = -(-classes // workers)
         if workers > classes or (given is not None and given < each):
             raise UsageError(

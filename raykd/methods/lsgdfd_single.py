@@ -24,13 +24,15 @@ from pydantic import model_validator
 from torch import Tensor
 
 from raykd import losses
+from raykd.distributed.updater import Updater
+from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY
-from raykd.methods.base import Batch, Method, Metrics, Setting
-from raykd.methods.inversion import InversionConfig, Objective, about, by_row, hits
-from raykd.methods.members import SETTLE, made_bank, sampled, settle
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, by_row, hit_rate
+from raykd.methods.members import REFRESH, made_bank, refresh_running_stats, sampled
 from raykd.models.moments import merged
-from raykd.parallel import Updater, mix
+from raykd.spec import Batch
 
 
 class LsgdfdSingleConfig(InversionConfig):
@@ -56,16 +58,16 @@ class LsgdfdSingle(Method):
     roles = ("teacher",)
     matches_statistics = True
 
-    def __init__(self, config: LsgdfdSingleConfig, setting: Setting) -> None:
+    def __init__(self, config: LsgdfdSingleConfig, context: MethodContext) -> None:
         """Build the generator and its updater.
 
         Raises:
             UsageError: if the teacher, its statistics or the batch do not suit the configuration.
         """
-        super().__init__(setting)
-        spec, self._config = setting.spec, config
+        super().__init__(context)
+        spec, self._config = context.spec, config
         self._classes = spec.num_classes
-        self._rows = self.world.slice(setting.global_batch)
+        self._rows = self.world.slice(context.global_batch)
         self._share = self._rows.stop - self._rows.start
         self._by_class = config.statistics == "class"
         if self._by_class and self._share % self._classes:
@@ -74,22 +76,22 @@ class LsgdfdSingle(Method):
                 f"{self.world.size} workers, not {self._share}: make schedule.global_batch a multiple of "
                 f"{self._classes * self.world.size}"
             )
-        self._objective = Objective(config, setting)
+        self._objective = Objective(config, context)
         self._wanted = self._objective.wanted(range(self._classes) if self._by_class else None)
         self._conditions = self._classes if config.conditional else 0
-        self.generator = made_bank((EVERY,), config, setting, self._conditions)
+        self.generator = made_bank((EVERY,), config, context, self._conditions)
         self.trained["generator"] = self.generator
         self.updaters["generator"] = Updater(
-            self.generator.parameters(), config.generator_optim, self.world, setting.steps
+            self.generator.parameters(), config.generator_optim, self.world, context.steps
         )
-        self._generate = setting.compiler(self.generator)
-        source = torch.Generator().manual_seed(mix(setting.seed, EVERY))
+        self._generate = context.compiler(self.generator)
+        source = torch.Generator().manual_seed(mix(context.seed, EVERY))
         self._order = torch.randperm(self._classes, generator=source).to(self.world.device)
 
     @property
     def milestone(self) -> bool:
         """Tell whether the generator is finished."""
-        return self.steps_done == self.setting.steps
+        return self.steps_done == self.context.steps
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update the generator by the global batch."""
@@ -104,7 +106,9 @@ class LsgdfdSingle(Method):
         terms = objective.terms(shown, label, moments, self._wanted)
         self.updaters["generator"].minimise(objective.local(terms) + self._config.moment_weight * terms.moments)
         if self.milestone:
-            settle(self.generator, self._config.settle_passes, lambda p: self._drawn(index, p, SETTLE)[0], self.world)
+            refresh_running_stats(
+                self.generator, self._config.settle_passes, lambda p: self._drawn(index, p, REFRESH)[0], self.world
+            )
         metrics = {
             "loss/class": terms.label,
             "loss/moments": terms.moments,
@@ -112,7 +116,7 @@ class LsgdfdSingle(Method):
             "loss/l2": terms.l2,
         }
         if self._conditions:
-            metrics["teacher/hit"] = hits(logits, labels)
+            metrics["teacher/hit"] = hit_rate(logits, labels)
         return {name: value.detach() for name, value in metrics.items()}
 
     def sample(self, num_images: int, seed: int) -> Tensor:
@@ -123,19 +127,19 @@ class LsgdfdSingle(Method):
         """Return the generator, from one worker, since all have the same."""
         return {"class_every": self.generator.member_state(EVERY)} if self.milestone and self.world.rank == 0 else {}
 
-    def about_products(self) -> dict[str, Any]:
+    def products_manifest(self) -> dict[str, Any]:
         """Return what the bank consists of."""
-        return about(self.setting, self._config.generator, [EVERY], self._conditions)
+        return bank_manifest(self.context, self._config.generator, [EVERY], self._conditions)
 
     def _drawn(self, index: int, number: int, stream: int = 0) -> tuple[Tensor, Tensor]:
         """Draw this worker's latents (1, B, latent and label), ordered by label where there is one, and the labels."""
-        setting = self.setting
+        context = self.context
         z = self.world.randn(
-            setting.global_batch, self._config.generator.latent_dim, seed=mix(setting.seed, stream), step=number
+            context.global_batch, self._config.generator.latent_dim, seed=mix(context.seed, stream), step=number
         )
         places = torch.arange(self._rows.start, self._rows.stop, device=self.world.device)
         # Goes on where the last step stopped, so that a batch smaller than the classes serves them all in turn.
-        labels = self._order[(places + index * setting.global_batch) % self._classes]
+        labels = self._order[(places + index * context.global_batch) % self._classes]
         if not self._conditions:
             return z[None], labels
         labels, order = labels.sort(stable=True)

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from raykd import generators
+from raykd.distributed.memory import free_device_memory
+from raykd.distributed.updater import Updater
+from raykd.distributed.world import World, mix
 from raykd.generators import GeneratorBank
-from raykd.generators.waves import free_memory, member_capacity
-from raykd.methods.base import Setting
+from raykd.generators.waves import member_capacity
+from raykd.methods.base import MethodContext
 from raykd.methods.inversion import InversionConfig
 from raykd.models.moments import MomentTeacher, activation_bytes
-from raykd.parallel import Updater, World, mix
 
-LATENTS, SETTLE = 11, 12
+LATENTS, REFRESH = 11, 12
 """Streams of noise."""
 _MOMENTUM = 0.1
 """What one batch weighs in a bank's running statistics."""
@@ -25,14 +27,14 @@ _CHUNK = 32
 class Members:
     """Generators that train together but share nothing; every one of them belongs to this worker alone."""
 
-    def __init__(self, classes: Sequence[int], images: int, config: InversionConfig, setting: Setting) -> None:
+    def __init__(self, classes: Sequence[int], images: int, config: InversionConfig, context: MethodContext) -> None:
         """Build them freshly initialised, with ``images`` images of each in a step."""
-        self._seed, self._images, self._world = setting.seed, images, setting.world
-        device = setting.world.device
-        self.bank = made_bank(classes, config, setting)
-        self.generate = setting.compiler(self.bank)
-        alone = World.alone(device, setting.world.precision)
-        self.updater = Updater(self.bank.parameters(), config.generator_optim, alone, setting.steps)
+        self._seed, self._images, self._world = context.seed, images, context.world
+        device = context.world.device
+        self.bank = made_bank(classes, config, context)
+        self.generate = context.compiler(self.bank)
+        alone = World.alone(device, context.world.precision)
+        self.updater = Updater(self.bank.parameters(), config.generator_optim, alone, context.steps)
         self.labels = torch.tensor(classes, device=device).repeat_interleave(images)
 
     def latents(self, stream: int, index: int) -> Tensor:
@@ -44,9 +46,9 @@ class Members:
         device = self._world.device
         return (z.pin_memory() if device.type == "cuda" else z).to(device, non_blocking=True)
 
-    def settle(self, passes: int) -> None:
+    def refresh_running_stats(self, passes: int) -> None:
         """Refine the running statistics: see the function of this name."""
-        settle(self.bank, passes, lambda number: self.latents(SETTLE, number), self._world)
+        refresh_running_stats(self.bank, passes, lambda number: self.latents(REFRESH, number), self._world)
 
     def shard(self) -> dict[str, Tensor]:
         """Return everything of each member: ``00003/param/NAME``, and ``00003/STATE/NAME`` of the optimizer."""
@@ -88,22 +90,24 @@ class Members:
         return [(name, p) for name, p in self.bank.named_parameters() if p.requires_grad]
 
 
-def made_bank(classes: Sequence[int], config: InversionConfig, setting: Setting, conditions: int = 0) -> GeneratorBank:
+def made_bank(
+    classes: Sequence[int], config: InversionConfig, context: MethodContext, conditions: int = 0
+) -> GeneratorBank:
     """Return freshly initialised generators on the device, in train mode."""
-    spec, device = setting.spec, setting.world.device
+    spec, device = context.spec, context.world.device
     chunk = _CHUNK if device.type == "cpu" else None
     bank = GeneratorBank(
         classes, config.generator, channels=spec.channels, size=spec.size, conditions=conditions, chunk_images=chunk
     )
-    bank.initialise(setting.seed)
+    bank.initialise(context.seed)
     return bank.to(device).train()
 
 
-def members_at_once(config: InversionConfig, images: int, teacher: MomentTeacher, setting: Setting) -> int:
+def members_at_once(config: InversionConfig, images: int, teacher: MomentTeacher, context: MethodContext) -> int:
     """Return how many members a worker trains at once, with ``images`` images of each: as many as fit everywhere."""
-    spec, world, generator = setting.spec, setting.world, config.generator
-    if setting.runtime.wave is not None:
-        return setting.runtime.wave
+    spec, world, generator = context.spec, context.world, config.generator
+    if context.runtime.wave is not None:
+        return context.runtime.wave
     image = generators.activation_bytes(generator, spec.channels, spec.size)
     image += activation_bytes(teacher, (spec.channels, spec.size, spec.size))
     parameters = generators.member_parameters(generator, spec.channels, spec.size)
@@ -111,12 +115,12 @@ def members_at_once(config: InversionConfig, images: int, teacher: MomentTeacher
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", str(world.size)))
     if world.device.type == "cuda":
         neighbours = -(-neighbours // torch.cuda.device_count())
-    free = free_memory(world.device) // neighbours
+    free = free_device_memory(world.device) // neighbours
     own = member_capacity(free, parameters, images, image, world.device.type)
     return int(world.gather(torch.tensor([own], device=world.device)).min())
 
 
-def settle(bank: GeneratorBank, passes: int, draw: Callable[[int], Tensor], world: World) -> None:
+def refresh_running_stats(bank: GeneratorBank, passes: int, draw: Callable[[int], Tensor], world: World) -> None:
     """Replace the running statistics by averages over ``passes`` batches of fresh noise, parameters as they are.
 
     Those of training trail behind: they are averages over few steps, of parameters that were still moving.

@@ -32,13 +32,15 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raykd import losses
-from raykd.config import Optimizer, Section
+from raykd.config.base import Config
+from raykd.config.optim import Optimizer
+from raykd.distributed.updater import Updater
 from raykd.generators import MosaicGenerator, Patch, PatchDiscriminator
-from raykd.methods.base import Batch, Method, Metrics, Setting
-from raykd.parallel import Updater
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.spec import Batch
 
 
-class MosaicKdConfig(Section):
+class MosaicKdConfig(Config):
     """Weights are in nats; see the module's text for the authors' units."""
 
     name: Literal["mosaickd"]
@@ -63,25 +65,25 @@ class MosaicKd(Method):
 
     streams = ("ood", "patches")
 
-    def __init__(self, config: MosaicKdConfig, setting: Setting) -> None:
+    def __init__(self, config: MosaicKdConfig, context: MethodContext) -> None:
         """Build generator, discriminator and their updaters; compile all four networks."""
-        super().__init__(setting)
+        super().__init__(context)
         self._config = config
-        spec, device = setting.spec, self.world.device
+        spec, device = context.spec, self.world.device
         self.generator = MosaicGenerator(config.latent_dim, spec.size, spec.mean, spec.std, config.generator_width).to(
             device
         )
         self.trained["generator"] = self.generator
         discriminator = PatchDiscriminator(spec.channels, spec.size, config.discriminator_width, config.patch)
         self.trained["discriminator"] = discriminator.to(memory_format=torch.channels_last).to(device)
-        assert setting.student_optim is not None, "validated by the recipe"
-        budget = setting.steps * config.student_steps
-        self.updaters["student"] = Updater(self.student.parameters(), setting.student_optim, self.world, budget)
+        assert context.student_optim is not None, "validated by the recipe"
+        budget = context.steps * config.student_steps
+        self.updaters["student"] = Updater(self.student.parameters(), context.student_optim, self.world, budget)
         for role, optim in (("generator", config.generator_optim), ("discriminator", config.discriminator_optim)):
-            self.updaters[role] = Updater(self.trained[role].parameters(), optim, self.world, setting.steps)
-        self._generate, self._student = setting.compiler(self.generator), setting.compiler(self.student)
-        self._teacher = setting.compiler(setting.networks["teacher"])
-        self._discriminate = setting.compiler(discriminator)
+            self.updaters[role] = Updater(self.trained[role].parameters(), optim, self.world, context.steps)
+        self._generate, self._student = context.compiler(self.generator), context.compiler(self.student)
+        self._teacher = context.compiler(context.networks["teacher"])
+        self._discriminate = context.compiler(discriminator)
 
     @classmethod
     def batches_of(cls, config: Any, stream: str) -> int:
@@ -91,12 +93,12 @@ class MosaicKd(Method):
     @property
     def images_per_step(self) -> int:
         """Return how many images, synthetic and other, the student learns from."""
-        return 2 * self.setting.global_batch * self._config.student_steps
+        return 2 * self.context.global_batch * self._config.student_steps
 
     @property
     def total_images(self) -> int:
         """Return the same of a whole run."""
-        return self.setting.steps * self.images_per_step
+        return self.context.steps * self.images_per_step
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update the discriminator, the generator, then the student several times."""
@@ -121,8 +123,8 @@ class MosaicKd(Method):
         return images
 
     def _images(self, draw: int) -> Tensor:
-        setting = self.setting
-        z = self.world.randn(setting.global_batch, self._config.latent_dim, seed=setting.seed, step=draw)
+        context = self.context
+        z = self.world.randn(context.global_batch, self._config.latent_dim, seed=context.seed, step=draw)
         with self.world.autocast():
             images: Tensor = self._generate(z)
         return images

@@ -13,11 +13,12 @@ from pydantic import Field
 from torch import Tensor
 
 from raykd import losses
-from raykd.config import Section
-from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.config.base import Config
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.spec import Batch
 
 
-class NoiseConfig(Section):
+class NoiseConfig(Config):
     """Only the temperature can be chosen."""
 
     name: Literal["noise"]
@@ -27,18 +28,18 @@ class NoiseConfig(Section):
 class Noise(Method):
     """The student imitates the teacher on noise."""
 
-    def __init__(self, config: NoiseConfig, setting: Setting) -> None:
+    def __init__(self, config: NoiseConfig, context: MethodContext) -> None:
         """Compile both networks."""
-        super().__init__(setting)
+        super().__init__(context)
         self._config = config
-        self._student = setting.compiler(self.student)
-        self._teacher = setting.compiler(setting.networks["teacher"])
-        self._shape = (setting.spec.channels, setting.spec.size, setting.spec.size)
+        self._student = context.compiler(self.student)
+        self._teacher = context.compiler(context.networks["teacher"])
+        self._shape = (context.spec.channels, context.spec.size, context.spec.size)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Draw noise, ask the teacher, teach the student."""
         index = self.begin_step()
-        images = self.world.randn(self.setting.global_batch, *self._shape, seed=self.setting.seed, step=index)
+        images = self.world.randn(self.context.global_batch, *self._shape, seed=self.context.seed, step=index)
         with self.world.autocast():
             with torch.no_grad():
                 teacher_logits, _ = self._teacher(images)

@@ -8,11 +8,12 @@ from typing import Literal
 
 import torch.nn.functional as F
 
-from raykd.config import Section
-from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.config.base import Config
+from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.spec import Batch
 
 
-class SupervisedConfig(Section):
+class SupervisedConfig(Config):
     """Nothing but the optimizer and the schedule decide plain training."""
 
     name: Literal["supervised"]
@@ -24,10 +25,10 @@ class Supervised(Method):
     roles = ("student",)
     streams = ("train",)
 
-    def __init__(self, config: SupervisedConfig, setting: Setting) -> None:
+    def __init__(self, config: SupervisedConfig, context: MethodContext) -> None:
         """Compile the student."""
-        super().__init__(setting)
-        self._student = setting.compiler(self.student)
+        super().__init__(context)
+        self._student = context.compiler(self.student)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Take one step of gradient descent."""

@@ -24,13 +24,14 @@ from pydantic import Field
 from torch import Tensor
 
 from raykd import losses
-from raykd.config import Section
+from raykd.config.base import Config
 from raykd.errors import UsageError
-from raykd.methods.base import Batch, Method, Metrics, Setting
+from raykd.methods.base import Method, MethodContext, Metrics
 from raykd.methods.kd import Arithmetic
+from raykd.spec import Batch
 
 
-class TfkdRegConfig(Section):
+class TfkdRegConfig(Config):
     """The symbols of the equations."""
 
     name: Literal["tfkd_reg"]
@@ -47,20 +48,20 @@ class TfkdReg(Method):
     roles = ("student",)
     streams = ("train",)
 
-    def __init__(self, config: TfkdRegConfig, setting: Setting) -> None:
+    def __init__(self, config: TfkdRegConfig, context: MethodContext) -> None:
         """Compile the student.
 
         Raises:
             UsageError: if the virtual teacher would not prefer the label.
         """
-        super().__init__(setting)
-        if config.correct_prob * setting.spec.num_classes <= 1:
+        super().__init__(context)
+        if config.correct_prob * context.spec.num_classes <= 1:
             raise UsageError(
-                f"method.correct_prob {config.correct_prob} is not above chance with {setting.spec.num_classes} "
+                f"method.correct_prob {config.correct_prob} is not above chance with {context.spec.num_classes} "
                 "classes: the virtual teacher must prefer the label; the paper takes 0.99"
             )
         self._config = config
-        self._student = setting.compiler(self.student)
+        self._student = context.compiler(self.student)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Take one step of gradient descent."""

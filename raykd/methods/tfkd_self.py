@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from raykd.errors import UsageError
-from raykd.methods.base import Setting
+from raykd.methods.base import MethodContext
 from raykd.methods.kd import Kd, KdConfig
 
 
@@ -27,21 +27,21 @@ class TfkdSelfConfig(KdConfig):
 class TfkdSelf(Kd):
     """Distillation from a frozen earlier copy of the same network."""
 
-    def __init__(self, config: TfkdSelfConfig, setting: Setting) -> None:
+    def __init__(self, config: TfkdSelfConfig, context: MethodContext) -> None:
         """Check that the teacher is such a copy.
 
         Raises:
             UsageError: if its parameters and buffers differ from the student's in name, order or shape.
         """
-        teacher = setting.networks["teacher"].network
+        teacher = context.networks["teacher"].network
         assert isinstance(teacher, nn.Module), "wrapped by the engine"
-        ours, theirs = _shapes(setting.networks["student"]), _shapes(teacher)
+        ours, theirs = _shapes(context.networks["student"]), _shapes(teacher)
         if ours != theirs:
             raise UsageError(
                 f"the teacher must be an earlier run of the student's own network: it has {_size(theirs)}, the student "
                 f"{_size(ours)}; give teacher.recipe a run of the same model, or use another method"
             )
-        super().__init__(config, setting)
+        super().__init__(config, context)
 
 
 def _shapes(network: nn.Module) -> list[tuple[int, ...]]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from raykd.recipe.table import Entry, Table
 from raykd.reporting.seeds import over_seeds
-from raykd.table import Entry, Table
 
 SELECTIONS = ("last", "blind", "best")
 METRIC = "accuracy/top1"

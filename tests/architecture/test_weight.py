@@ -64,9 +64,11 @@ def cpu_seconds(command: list[str]) -> float:
 
 
 def needed_without_ray(path: Path) -> bool:
-    """Everything but the cluster folder, whose settings alone are read by a local run."""
+    """Everything but what starts, joins or speaks with Ray, and the searches that Ray runs."""
     name = module_name(path)
-    return name == "raykd.cluster.config" or not (name.startswith("raykd.cluster") or name == "raykd.__main__")
+    return name in ("raykd.cluster.config", "raykd.cluster.workers", "raykd.search.space") or not name.startswith(
+        ("raykd.cluster", "raykd.runners.ray", "raykd.search", "raykd.__main__")
+    )
 
 
 def test_a_local_run_imports_without_ray() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from raykd.cluster.config import cluster_file, load_cluster
 from raykd.cluster.launcher import read_launcher
-from raykd.yaml_file import load_yaml
+from raykd.config.yaml_file import load_yaml
 from tests.cli.conftest import Raykd
 from tests.cluster.test_validation import SHIPPED, copied
 

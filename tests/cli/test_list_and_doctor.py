@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raykd.engine.host import HostReport
+from raykd.distributed.host import HostReport
 from raykd.methods import METHODS
 from raykd.models import MODELS
 from tests.cli.conftest import Raykd
@@ -14,7 +14,7 @@ from tests.cli.conftest import Raykd
 @pytest.fixture(autouse=True)
 def arithmetic_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     report = HostReport(threads=1, allocator="default", matmul="onednn", matmul_error=1e-7)
-    monkeypatch.setattr("raykd.engine.diagnosis.prepare_host", lambda: report)
+    monkeypatch.setattr("raykd.tasks.doctor.prepare_host", lambda: report)
 
 
 def entries(raykd: Raykd, kind: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_a_sound_machine(raykd: Raykd) -> None:
 
 def test_an_error_is_told_of_the_products_that_have_it(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
     rejected = HostReport(threads=1, allocator="default", matmul="default", matmul_error=2.4e-3)
-    monkeypatch.setattr("raykd.engine.diagnosis.prepare_host", lambda: rejected)
+    monkeypatch.setattr("raykd.tasks.doctor.prepare_host", lambda: rejected)
     assert "default (oneDNN's are off by 2.4e-03)" in raykd("doctor").stdout
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from raykd.engine import prediction, trial
+from raykd.planning import predict as prediction
+from raykd.planning import profile as trial
 from tests.cli.conftest import Raykd, WriteRecipe
 
 CLUSTER = "workers: 2\nthreads: 1\n"
@@ -16,7 +17,7 @@ CLUSTER = "workers: 2\nthreads: 1\n"
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: trial.answer(task, told))
     monkeypatch.setattr(trial, "prepare_host", lambda threads: None)
-    monkeypatch.setattr("raykd.cluster.plan.find_spec", lambda name: None)
+    monkeypatch.setattr("raykd.planning.on_cluster.find_spec", lambda name: None)
     torch.set_num_threads(1)
 
 

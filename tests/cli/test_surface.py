@@ -8,7 +8,7 @@ import pytest
 import raykd as package
 from raykd.cli.app import app
 from raykd.cli.names import complete_recipe, packaged_recipes
-from raykd.recipe import recipe_names
+from raykd.recipe.recipe import recipe_names
 from tests.cli.conftest import Raykd
 
 OPTIONS = {

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from raykd.data import parquet
-from raykd.engine import generated
+from raykd.engine import image_sources as generated
 from tests.cli.conftest import Raykd, WriteRecipe
-from tests.engine.untrained_bank import save_bank, save_run, save_teacher
+from tests.planning.untrained_bank import save_bank, save_run, save_teacher
 
 
 @pytest.fixture

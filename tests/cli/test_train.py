@@ -79,7 +79,7 @@ def test_a_fault_of_ours_leaves_its_traceback_in_a_file(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("raykd.cluster.train.train", broken)
+    monkeypatch.setattr("raykd.runners.train.train", broken)
     failed = raykd("train", tiny(), "--out", "store")
     assert failed.exit_code == 1
     assert failed.stderr.startswith("error: ZeroDivisionError: by zero\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raykd.cluster.config import Cluster, cluster_names, load_cluster
-from raykd.config import Runtime
+from raykd.config.runtime import Runtime
 from raykd.errors import UsageError
 
 
@@ -92,7 +92,7 @@ def test_neither_configuration_nor_a_local_run_needs_ray() -> None:
     program = (
         "import sys; sys.modules['ray'] = None\n"
         "from raykd.cluster.config import load_cluster\n"
-        "import raykd.cluster.train\n"
+        "import raykd.runners.train\n"
         "load_cluster('local')"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

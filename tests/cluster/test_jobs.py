@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from raykd.data.remote import Remote
-from raykd.engine.report import read_status
-from raykd.recipe import load_recipe
+from raykd.recipe.recipe import load_recipe
+from raykd.store.remote import Remote
+from raykd.store.run_directory import read_status
 from tests.conftest import TOKEN
 from tests.object_store import Server
 from tests.ports import free_port

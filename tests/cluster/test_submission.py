@@ -17,7 +17,7 @@ from raykd.cluster.config import Cluster, cluster_names, load_cluster
 from raykd.cluster.package import collect, remote_content
 from raykd.cluster.submission import Submission, address_of, cluster_of
 from raykd.errors import UsageError
-from raykd.recipe import Recipe, entailed_runs, load_recipe
+from raykd.recipe.recipe import Recipe, entailed_runs, load_recipe
 
 CLUSTER = Cluster(name="far", address="auto", workers=2, storage="/shared/runs")
 TABLE = """
@@ -94,7 +94,7 @@ def test_what_is_written_can_be_run(tmp_path: Path) -> None:
     assert (there / "linked.yaml").read_bytes() == b"x"
     assert yaml.safe_load((there / place).read_text()) == {"address": "auto", "workers": 2, "storage": "/shared/runs"}
     told = subprocess.run(
-        [sys.executable, "-c", "import raykd.search_file as s; print(s.__file__); print(*s.space_files())"],
+        [sys.executable, "-c", "import raykd.search.space_file as s; print(s.__file__); print(*s.space_files())"],
         cwd=there, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": ""},
     ).stdout.splitlines()  # fmt: skip
     assert told[0].startswith(str(there)), "the code that travels is the code that runs"

@@ -3,9 +3,10 @@ import torch
 from PIL import Image
 
 from raykd.data import pixels as pixels_module
-from raykd.data.pixels import fit, free_memory, require_memory
-from raykd.data.spec import DataSpec
+from raykd.data.pixels import fit, require_memory
+from raykd.distributed.memory import free_memory
 from raykd.errors import UsageError
+from raykd.spec import DataSpec
 
 
 def spec(channels: int, size: int) -> DataSpec:

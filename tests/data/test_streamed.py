@@ -11,11 +11,11 @@ from torch import Tensor
 
 from raykd.data import parquet
 from raykd.data.datasets import Images, load_images
-from raykd.data.spec import DataSpec
 from raykd.data.streamed import StreamedImages
 from raykd.data.streams import TrainStream
+from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
-from raykd.parallel import World
+from raykd.spec import DataSpec
 
 GROUP = 1024  # rows of a row group, as raykd writes them
 COUNT, BATCH = 5000, 96
@@ -135,7 +135,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from raykd.data import parquet
-from raykd.data.spec import DataSpec
+from raykd.spec import DataSpec
 from raykd.data.streamed import StreamedImages
 from raykd.data.streams import TrainStream
 from raykd.parallel import World

@@ -6,11 +6,10 @@ from torch import Tensor
 
 from raykd.data.augment import AUGMENTATIONS
 from raykd.data.datasets import Images
-from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream, evaluation_batches
+from raykd.distributed.world import World
 from raykd.errors import UsageError
-from raykd.methods.base import Batch
-from raykd.parallel import World
+from raykd.spec import Batch, DataSpec
 
 SPEC = DataSpec("made", 3, 3, 8, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
 EVERY = ("crop", "flip", "rotate", "strong")

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from raykd.engine import checkpoint, report, run
-from raykd.engine.checkpoint import Checkpoint
-from raykd.engine.host import prepare_host
-from raykd.engine.run import Place
+from raykd.distributed.host import prepare_host
+from raykd.engine import reporter as report
+from raykd.engine import run
+from raykd.engine.run import RunContext
 from raykd.methods import Method
-from raykd.recipe import Recipe
+from raykd.recipe.recipe import Recipe
+from raykd.store import checkpoint
+from raykd.store.checkpoint import Checkpoint
 from tests.golden.shrunk import shrunk
 
 STEPS, EVERY = 12, 2
@@ -78,7 +80,7 @@ MOMENTS = {
 }
 
 
-def attempt(place: Place, recipe: Recipe, moment: str) -> int:
+def attempt(place: RunContext, recipe: Recipe, moment: str) -> int:
     """Fork, run, die at the moment; return the wait status."""
     pid = os.fork()
     if pid == 0:

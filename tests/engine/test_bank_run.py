@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from raykd.config import Runtime
-from raykd.engine.bank import open_bank
-from raykd.engine.checkpoint import latest_checkpoint, read_checkpoint
-from raykd.engine.host import prepare_host
-from raykd.engine.report import LocalReporter
-from raykd.engine.run import Place, run
+from raykd.artifacts.bank import open_bank
+from raykd.config.runtime import Runtime
+from raykd.distributed.host import prepare_host
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import UsageError
 from raykd.generators import GeneratorBank
-from raykd.recipe import teacher_run
+from raykd.recipe.recipe import teacher_run
+from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
 from tests.golden.shrunk import shrunk
 
 STEPS, CLASSES = 4, 10
@@ -35,7 +35,7 @@ def images(directory: Path) -> torch.Tensor:
     return bank.mixed(z, torch.arange(CLASSES).repeat(2))
 
 
-def stopping(place: Place, after: int) -> Place:
+def stopping(place: RunContext, after: int) -> RunContext:
     """Ask to stop once a report of that step or a later one is on the disk."""
 
     def make(directory: Path) -> LocalReporter:
@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]
     with shrunk(STEPS, root) as (place, load):
         recipe = load("lsgdfd_digits_bank")
         result = run(recipe, place)
-        directory = place.roots.store / recipe.run_id
+        directory = place.workspace.store / recipe.run_id
     assert result["images"] == STEPS * 2 * CLASSES
     assert result["data_opened"]["calibration"] == ["digits/train (100 of each class)"]
     assert result["data_opened"]["train"] == []
@@ -63,7 +63,7 @@ def test_waves_give_the_same_bank_step_by_step(whole: tuple[Path, torch.Tensor],
     with shrunk(STEPS, tmp_path) as (place, load):
         recipe = load("lsgdfd_digits_bank")
         run(recipe, replace(place, runtime=WAVES))
-        directory = place.roots.store / recipe.run_id
+        directory = place.workspace.store / recipe.run_id
     assert torch.allclose(images(directory), whole[1], atol=1e-3)
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [STEPS, 2 * STEPS, 3 * STEPS], "a report at the end of every wave"
@@ -80,19 +80,19 @@ def test_a_stopped_bank_goes_on_however_its_waves_are_cut(
         recipe = load("lsgdfd_digits_bank", ["schedule.report_every=2"])
         with pytest.raises(Interrupted):
             run(recipe, replace(stopping(place, 6), runtime=WAVES))  # in the middle of the second wave
-        checkpoint = latest_checkpoint(place.roots.store / recipe.run_id / "checkpoints")
+        checkpoint = latest_checkpoint(place.workspace.store / recipe.run_id / "checkpoints")
         assert checkpoint is not None
         parts = read_checkpoint(checkpoint).shard
         assert {name.partition("/")[0] for name in parts} == {"00004", "00005", "00006"}, "the wave's members only"
         run(recipe, replace(place, runtime=later))
-        found = images(place.roots.store / recipe.run_id)
+        found = images(place.workspace.store / recipe.run_id)
     assert torch.allclose(found, whole[1], atol=1e-3)
 
 
 def test_one_bank_serves_different_students_and_says_so(whole: tuple[Path, torch.Tensor]) -> None:
     root, _ = whole
     with shrunk(STEPS, root) as (place, load):
-        bank = place.roots.store / load("lsgdfd_digits_bank").run_id
+        bank = place.workspace.store / load("lsgdfd_digits_bank").run_id
         written = (bank / "bank" / "manifest.json").stat().st_mtime_ns
         for model in ("lenet5_half", "lenet5_bn"):
             result = run(load("lsgdfd_digits", [f"student.model={model}"]), place)
@@ -108,10 +108,10 @@ def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, to
     with shrunk(STEPS, root) as (place, load):
         teacher = teacher_run(load("lsgdfd_digits_bank"))
         assert teacher is not None
-        file = place.roots.store / teacher.run_id / "statistics.safetensors"
+        file = place.workspace.store / teacher.run_id / "statistics.safetensors"
         recipe = load("lsgdfd_digits_bank", [f"calibration={{file: {file}}}"])
         result = run(recipe, place)
-        found = images(place.roots.store / recipe.run_id)
+        found = images(place.workspace.store / recipe.run_id)
     assert result["data_opened"]["calibration"] == ["digits/train (100 of each class)"]
     assert torch.equal(found, expected)
 
@@ -153,4 +153,4 @@ def test_a_run_that_does_not_exist_is_missed_before_the_teacher_is_trained(
 ) -> None:
     with shrunk(STEPS, tmp_path) as (place, load), pytest.raises(UsageError, match="gone does not exist"):
         run(load(recipe, [pair]), place)
-    assert not place.roots.store.exists()
+    assert not place.workspace.store.exists()

@@ -11,12 +11,13 @@ from unittest import mock
 import pytest
 import torch
 
-from raykd.engine.inheritance import inherit
-from raykd.engine.report import LocalReporter, read_status
-from raykd.engine.run import Place, run
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
-from raykd.recipe import Recipe
-from raykd.recipe_sections import Change
+from raykd.recipe.recipe import Recipe
+from raykd.recipe.sections import Change
+from raykd.store.fork import fork
+from raykd.store.run_directory import read_status
 from tests.engine.test_run import assert_same_run, rows
 from tests.golden.shrunk import shrunk
 
@@ -35,8 +36,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def directory(recipe: Recipe, place: Place) -> Path:
-    return place.roots.store / recipe.run_id
+def directory(recipe: Recipe, place: RunContext) -> Path:
+    return place.workspace.store / recipe.run_id
 
 
 def trained(root: Path, recipe_changes: tuple[Change, ...], until: int | None = None) -> Path:
@@ -115,7 +116,7 @@ def test_who_inherits_ends_as_who_trained_it_all(tmp_path: Path, changed: Path, 
     donor = trained(tmp_path, CHANGES[:1], until=6)
     heir = donor.parent / changed.name
     with mock.patch("os.link", side_effect=None if links else OSError, wraps=os.link):
-        assert inherit(heir, donor, 6)
+        assert fork(heir, donor, 6)
     assert [row["step"] for row in rows(heir)] == [2, 4, 6]
     assert (heir / "checkpoints/step_0000006/state.pt").stat().st_nlink == (2 if links else 1)
     ours = trained(tmp_path, CHANGES)
@@ -127,7 +128,7 @@ def test_who_inherits_ends_as_who_trained_it_all(tmp_path: Path, changed: Path, 
 
 def test_what_the_donor_did_later_is_not_inherited(tmp_path: Path, plain: Path) -> None:
     heir = tmp_path / "heir"
-    assert inherit(heir, plain, 6)
+    assert fork(heir, plain, 6)
     assert [row["step"] for row in rows(heir)] == [2, 4, 6]
     assert [row["step"] for row in rows(plain)] == [2, 4, 6, 8]
 
@@ -135,22 +136,22 @@ def test_what_the_donor_did_later_is_not_inherited(tmp_path: Path, plain: Path) 
 def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path, plain: Path) -> None:
     donor, heir = trained(tmp_path, CHANGES, until=4), tmp_path / "heir"
     (donor / "checkpoints/step_0000004/state.pt").write_bytes(b"torn")
-    assert not inherit(heir, donor, 4)
-    assert not inherit(heir, donor, 6), "it never was there"
+    assert not fork(heir, donor, 4)
+    assert not fork(heir, donor, 6), "it never was there"
     assert not heir.exists()
 
 
 def test_a_damaged_heir_is_left_to_its_own_run(tmp_path: Path, plain: Path) -> None:
     torn = tmp_path / "heir/checkpoints/step_0000002"
     torn.mkdir(parents=True)
-    assert inherit(tmp_path / "heir", plain, 6)
+    assert fork(tmp_path / "heir", plain, 6)
     assert [path.name for path in torn.parent.iterdir()] == [torn.name]
 
 
 def test_who_has_begun_inherits_nothing(tmp_path: Path) -> None:
     donor = trained(tmp_path, CHANGES, until=4)
     heir = trained(tmp_path / "other", CHANGES, until=2)
-    assert inherit(heir, donor, 4)
+    assert fork(heir, donor, 4)
     assert [path.name for path in (heir / "checkpoints").iterdir()] == ["step_0000002"]
 
 

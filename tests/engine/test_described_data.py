@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from raykd.config import Runtime
-from raykd.engine.report import LocalReporter
-from raykd.engine.roots import Roots
-from raykd.engine.run import Place, run
+from raykd.config.runtime import Runtime
+from raykd.distributed.world import World
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
 from raykd.models import build_model
-from raykd.parallel import World
-from raykd.recipe import load_recipe
+from raykd.recipe.recipe import load_recipe
+from raykd.store.workspace import Workspace
 
 DESCRIBED = "data={name: mine, num_classes: 10, channels: 1, size: 32, test: false}"
 SMALL = ["method.generator_width=4", "schedule={steps: 4, report_every: 2, global_batch: 8}", "controls=[]"]
@@ -25,7 +25,7 @@ def test_a_student_is_trained_and_selected_without_an_image(tmp_path: Path) -> N
     teacher = tmp_path / "teacher.safetensors"
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), teacher)
     recipe = load_recipe("dafl_digits", [DESCRIBED, f"teacher={{model: lenet5, weights: {teacher}}}", *SMALL])
-    place = Place(World.alone(), Roots(None, tmp_path / "runs"), Runtime(), LocalReporter)
+    place = RunContext(World.alone(), Workspace(None, tmp_path / "runs"), Runtime(), LocalReporter)
     result = run(recipe, place)
     assert result["data_opened"] == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
     assert set(result["blind"]) == {"step"}

@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.config import Runtime
+from raykd.config.runtime import Runtime
 from raykd.data.datasets import Images
+from raykd.distributed.world import World
 from raykd.engine.build import Built, build
-from raykd.engine.report import LocalReporter
-from raykd.engine.roots import Roots
-from raykd.engine.run import Place, run
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
-from raykd.parallel import World
-from raykd.recipe import load_recipe
-from tests.engine.test_other_images import made, roots
+from raykd.recipe.recipe import load_recipe
+from raykd.store.workspace import Workspace
+from tests.engine.test_other_images import made, workspace
 
 SMALL = ["schedule={steps: 4, report_every: 2, global_batch: 30}"]
 
 
-def built(where: Roots, *pairs: str, recipe: str = "supervised_digits_lenet5") -> Built:
+def built(where: Workspace, *pairs: str, recipe: str = "supervised_digits_lenet5") -> Built:
     return build(load_recipe(recipe, [*SMALL, *pairs]), World.alone(), Runtime(), where)
 
 
@@ -29,9 +29,9 @@ def rows(pixels: Tensor) -> set[bytes]:
 
 
 def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
-    where = Roots(None, tmp_path)
+    where = Workspace(None, tmp_path)
     whole, rest = built(where), built(where, "data.holdout=0.1")
-    apart = rest.exam._beside["holdout"]
+    apart = rest.evaluator._beside["holdout"]
     before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, apart._images
     assert isinstance(before, Images) and isinstance(shown, Images) and isinstance(held_out, Images)
     everything = rows(before.pixels)
@@ -39,14 +39,14 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     assert rows(shown.pixels) | rows(held_out.pixels) == everything
     assert not rows(shown.pixels) & rows(held_out.pixels)
     again = built(where, "data.holdout=0.1", "seed=5")
-    theirs = again.exam._beside["holdout"]._images
+    theirs = again.evaluator._beside["holdout"]._images
     assert theirs is not None
     assert torch.equal(theirs.pixels, held_out.pixels)
 
 
 def test_its_figures_stand_beside_those_of_the_test_split(tmp_path: Path) -> None:
     recipe = load_recipe("supervised_digits_lenet5", [*SMALL, "data.holdout=0.2"])
-    place = Place(World.alone(), Roots(None, tmp_path), Runtime(), LocalReporter)
+    place = RunContext(World.alone(), Workspace(None, tmp_path), Runtime(), LocalReporter)
     result = run(recipe, place)
     assert {"accuracy/top1", "holdout/accuracy/top1"} <= result["last"].keys()
     assert result["data_opened"]["train"] == ["digits/train"]
@@ -57,8 +57,8 @@ def test_its_figures_stand_beside_those_of_the_test_split(tmp_path: Path) -> Non
 
 def test_other_images_measure_agreement_alone(tmp_path: Path) -> None:
     recipe = made(tmp_path).model_copy(update={"data": made(tmp_path).data.model_copy(update={"holdout": 0.4})})
-    figures = build(recipe, World.alone(), Runtime(), roots(tmp_path))
-    found = figures.exam.score(figures.method.student)
+    figures = build(recipe, World.alone(), Runtime(), workspace(tmp_path))
+    found = figures.evaluator.score(figures.method.student)
     assert "holdout/agreement" in found
     assert "holdout/accuracy/top1" not in found
 

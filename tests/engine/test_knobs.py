@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from raykd.config import Section
+from raykd.config.base import Config
 from raykd.engine.run import run
-from raykd.recipe import Recipe, load_recipe, recipe_names
+from raykd.recipe.recipe import Recipe, load_recipe, recipe_names
 from tests.golden.shrunk import shrunk
 
 STEPS = 2
@@ -34,15 +34,15 @@ CONSENT = {"LsgdfdConfig.large_latent"}
 """Fields that permit what the recipe's validation would refuse; nothing is left to read when it runs."""
 
 
-def sections(section: Section) -> Iterator[Section]:
+def sections(section: Config) -> Iterator[Config]:
     yield section
     for name in type(section).model_fields:
         value = section.__dict__[name]
-        if isinstance(value, Section):
+        if isinstance(value, Config):
             yield from sections(value)
 
 
-def is_tag(section: type[Section], field: str) -> bool:
+def is_tag(section: type[Config], field: str) -> bool:
     """Tell whether a field only chooses the class of its section, which reading the file has done."""
     return get_origin(section.model_fields[field].annotation) is Literal and field == "name"
 
@@ -52,13 +52,13 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: set[tuple[int, str]] = set()
-        plain = Section.__getattribute__
+        plain = Config.__getattribute__
 
-        def recorded(section: Section, name: str) -> Any:
+        def recorded(section: Config, name: str) -> Any:
             self.seen.add((id(section), name))
             return plain(section, name)
 
-        monkeypatch.setattr(Section, "__getattribute__", recorded, raising=False)
+        monkeypatch.setattr(Config, "__getattribute__", recorded, raising=False)
 
     def unread(self, recipe: Recipe) -> tuple[set[str], set[str]]:
         """Return the fields read, and those that the recipe sets but nobody has read."""
@@ -75,7 +75,7 @@ class Reads:
 
 
 def every_field(annotation: Any) -> set[str]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if isinstance(annotation, type) and issubclass(annotation, Config):
         fields = annotation.model_fields
         inner = [every_field(info.annotation) for info in fields.values()]
         return {f"{annotation.__name__}.{name}" for name in fields}.union(*inner)

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.config import Runtime
+from raykd.config.runtime import Runtime
 from raykd.data import parquet
 from raykd.data.datasets import load_images
 from raykd.data.streams import TrainStream
+from raykd.distributed.world import World
 from raykd.engine.build import build
-from raykd.engine.checkpoint import save_weights
-from raykd.engine.report import LocalReporter
-from raykd.engine.roots import Roots
-from raykd.engine.run import Place, run
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
 from raykd.models import build_model
-from raykd.parallel import World
-from raykd.recipe import Recipe, load_recipe
+from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.store.checkpoint import save_weights
+from raykd.store.workspace import Workspace
 
 CLASSES = 3  # of the other images; the task has ten
 
@@ -44,12 +44,12 @@ def made(root: Path, *pairs: str, data: str = "{name: digits, ood: ours, ood_ima
     return load_recipe("blind_kd_mnist", [f"data={data}", teacher, schedule, *pairs])
 
 
-def roots(root: Path) -> Roots:
-    return Roots(root, root / "runs")
+def workspace(root: Path) -> Workspace:
+    return Workspace(root, root / "runs")
 
 
 def test_only_the_other_images_are_opened(tmp_path: Path) -> None:
-    result = run(made(tmp_path), Place(World.alone(), roots(tmp_path), Runtime(), LocalReporter))
+    result = run(made(tmp_path), RunContext(World.alone(), workspace(tmp_path), Runtime(), LocalReporter))
     assert result["data_opened"] == {
         "train": [], "synthetic": [], "ood": ["ours/train"], "calibration": [], "test": ["digits/test"],
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_only_the_other_images_are_opened(tmp_path: Path) -> None:
 
 
 def test_a_student_is_shown_them_as_the_teacher_wants_images(tmp_path: Path) -> None:
-    built = build(made(tmp_path), World.alone(), Runtime(), roots(tmp_path))
+    built = build(made(tmp_path), World.alone(), Runtime(), workspace(tmp_path))
     batch, spec = built.streams["ood"].batch(0), built.spec
     assert (spec.name, spec.num_classes) == ("digits", 10)
     shown = spec.normalise(load_images("ours", "train", spec, tmp_path, torch.arange(5)).pixels / 255)
@@ -73,7 +73,7 @@ def test_a_student_is_shown_them_as_the_teacher_wants_images(tmp_path: Path) -> 
 def test_of_one_image_many_are_made(tmp_path: Path) -> None:
     data = "{name: digits, ood: ours, ood_images: 1, augment: [strong]}"
     recipe = made(tmp_path, "schedule.global_batch=512", data=data)
-    built = build(recipe, World.alone(), Runtime(), roots(tmp_path))
+    built = build(recipe, World.alone(), Runtime(), workspace(tmp_path))
     stream = built.streams["ood"]
     with patch.object(torch, "randperm", wraps=torch.randperm) as drawn:
         batches = [stream.batch(step) for step in range(4)]
@@ -106,7 +106,7 @@ def test_a_recipe_names_other_images_where_they_are_wanted(recipe: str, pairs: l
 def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = made(tmp_path, "data.ood=theirs")
     with pytest.raises(UsageError, match="unknown data set 'theirs'"):
-        build(recipe, World.alone(), Runtime(), roots(tmp_path))
+        build(recipe, World.alone(), Runtime(), workspace(tmp_path))
 
 
 def test_what_no_recipe_of_before_could_say_changes_no_run_id() -> None:

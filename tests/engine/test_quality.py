@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raykd.distributed.world import World
 from raykd.engine.quality import image_quality
-from raykd.parallel import World
 
 CLASSES = 4
 

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-from raykd.engine.checkpoint import find_fault, read_checkpoint
-from raykd.engine.host import prepare_host
-from raykd.engine.report import LocalReporter, read_status
-from raykd.engine.run import Place, run
+from raykd.distributed.host import prepare_host
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RunFailed, UsageError
-from raykd.recipe import Recipe, load_recipe
+from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.store.checkpoint import find_fault, read_checkpoint
+from raykd.store.run_directory import read_status
 from tests.engine.killed import MOMENTS, RECIPES, STEPS
 from tests.golden.shrunk import Load, shrunk
 from tests.methods.toy import assert_same
@@ -74,7 +75,7 @@ def whole(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with shrunk(STEPS, tmp_path_factory.mktemp("whole")) as (place, load):
         recipe = load(name, RECIPES[name])
         run(recipe, place)
-        return place.roots.store / recipe.run_id
+        return place.workspace.store / recipe.run_id
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def killed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     with shrunk(STEPS, root) as (place, load):
         recipe = load(name, RECIPES[name])
         run(recipe, place)
-        directory = place.roots.store / recipe.run_id
+        directory = place.workspace.store / recipe.run_id
     deaths = [json.loads(line) for line in done.stdout.splitlines()]
     return directory, deaths, done.stderr
 
@@ -123,12 +124,12 @@ def test_no_step_is_lost(killed: tuple[Path, list[dict[str, Any]], str], whole: 
     assert rows(killed[0]) == rows(whole)
 
 
-def stopping(place: Place) -> Place:
+def stopping(place: RunContext) -> RunContext:
     """The same place, where somebody asks to stop at once."""
     return replace(place, make_reporter=lambda directory: LocalReporter(directory, lambda: True))
 
 
-def stop(recipe: Recipe, place: Place, times: int) -> None:
+def stop(recipe: Recipe, place: RunContext, times: int) -> None:
     """Stop the run of this recipe, but not that of its teacher, after so many steps."""
     teacher = recipe.teacher
     assert teacher is not None
@@ -145,7 +146,7 @@ def test_a_stopped_and_moved_run_goes_on(tmp_path: Path, name: str, whole: Path)
         assert recipe.teacher is not None
         run(load(str(recipe.teacher.recipe)), place)
         stop(recipe, place, times=3)
-        assert read_status(place.roots.store / recipe.run_id)["state"] == "interrupted"
+        assert read_status(place.workspace.store / recipe.run_id)["state"] == "interrupted"
     named = [
         path.relative_to(tmp_path)
         for path in before.rglob("*")
@@ -169,14 +170,14 @@ def test_a_finished_run_is_only_read(name: str, whole: Path, tmp_path: Path) -> 
     assert result["selected"] == ("last" if "mosaic" in name else "blind")
 
 
-def damaged_run(root: Path, how_many: int) -> tuple[Recipe, Place, Load]:
+def damaged_run(root: Path, how_many: int) -> tuple[Recipe, RunContext, Load]:
     """Stop a run at its third report and damage its newest checkpoints."""
     with shrunk(2, root) as (place, load):
         recipe = load("supervised_digits_lenet5", SHORT)
         for _ in range(3):
             with pytest.raises(Interrupted):
                 run(recipe, stopping(place))
-    checkpoints = sorted((place.roots.store / recipe.run_id / "checkpoints").iterdir())
+    checkpoints = sorted((place.workspace.store / recipe.run_id / "checkpoints").iterdir())
     assert [path.name for path in checkpoints] == ["step_0000002", "step_0000003"]
     for path in checkpoints[-how_many:]:
         content = bytearray((path / "state.pt").read_bytes())
@@ -194,8 +195,8 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert "step_0000003 is damaged (state.pt differs from its checksum)" in caplog.text
     with shrunk(2, tmp_path / "other") as (other, load):
         run(load("supervised_digits_lenet5", SHORT), other)
-    assert_same_run(place.roots.store / recipe.run_id, other.roots.store / recipe.run_id)
-    assert [row["step"] for row in rows(place.roots.store / recipe.run_id)] == [1, 2, 3, 4]
+    assert_same_run(place.workspace.store / recipe.run_id, other.workspace.store / recipe.run_id)
+    assert [row["step"] for row in rows(place.workspace.store / recipe.run_id)] == [1, 2, 3, 4]
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_an_absurd_rate_fails_and_saves_nothing_that_is_not_finite(tmp_path: Pat
         recipe = load("supervised_digits_lenet5", pairs)
         with pytest.raises(RunFailed, match=r"not finite at step .*Lower the learning rate") as caught:
             run(recipe, place)
-    directory = place.roots.store / recipe.run_id
+    directory = place.workspace.store / recipe.run_id
     assert caught.value.exit_code == 1
     status = read_status(directory)
     assert status["state"] == "failed"
@@ -236,7 +237,7 @@ def test_the_checkpoint_before_a_failure_stays(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(Supervised, "step", poisoned)
         with pytest.raises(RunFailed, match="loss/cross_entropy not finite at step 3"):
             run(recipe, place)
-        checkpoints = place.roots.store / recipe.run_id / "checkpoints"
+        checkpoints = place.workspace.store / recipe.run_id / "checkpoints"
         assert [p.name for p in sorted(checkpoints.iterdir())] == ["step_0000001", "step_0000002"]
         assert [find_fault(path) for path in checkpoints.iterdir()] == [None, None]
         monkeypatch.undo()
@@ -256,7 +257,7 @@ def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> 
                 run(recipe, place)
             return
         result = run(recipe, place)
-    environment = json.loads((place.roots.store / recipe.run_id / "environment.json").read_text())
+    environment = json.loads((place.workspace.store / recipe.run_id / "environment.json").read_text())
     expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"]}
     assert environment["data_opened"] == result["data_opened"] == expected
     assert len(environment["teacher_sha256"]) == 64

@@ -7,16 +7,16 @@ from typing import IO
 
 import pytest
 
+from raykd.distributed.world import World
 from raykd.engine.run import _alone_in, run
 from raykd.errors import InProgress, UsageError
-from raykd.parallel import World
 from tests.golden.shrunk import shrunk
 
 
 def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
     with shrunk(2, tmp_path) as (place, load):
         recipe = load("supervised_digits_lenet5")
-        directory = place.roots.store / recipe.run_id
+        directory = place.workspace.store / recipe.run_id
         directory.mkdir(parents=True)
         with (directory / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -28,7 +28,7 @@ def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
 def test_a_refused_run_leaves_no_directory(tmp_path: Path) -> None:
     with shrunk(2, tmp_path) as (place, load):
         recipe = load("supervised_digits_lenet5", ["student.model=lenet99"])
-        directory = place.roots.store / recipe.run_id
+        directory = place.workspace.store / recipe.run_id
         with pytest.raises(UsageError, match="lenet99"):
             run(recipe, place)
         assert not directory.exists()

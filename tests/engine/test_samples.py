@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raykd.data.spec import DataSpec
 from raykd.engine.samples import draw_samples, sample_sheet
+from raykd.spec import DataSpec
 from tests.methods.toy import made_batches, made_method, made_teacher
 
 CELL, CAPTION, GAP = 96, 16, 4

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from raykd.distributed.world import World
 from raykd.engine import stop
-from raykd.engine.report import LocalReporter
+from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import StopPoll
-from raykd.parallel import World
 
 
 class Clock:

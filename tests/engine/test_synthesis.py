@@ -13,19 +13,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from raykd.artifacts.bank import FOLDER, BankFiles, finish_bank, open_bank, write_products
+from raykd.artifacts.synthetic_set import SyntheticFolder
 from raykd.data import parquet
 from raykd.data.datasets import data_spec, load_images, train_spec
 from raykd.data.ledger import OpenedData
-from raykd.data.synthetic import SyntheticFolder
-from raykd.engine import generated, synthesis
-from raykd.engine.bank import FOLDER, BankFiles, finish_bank, open_bank, write_products
+from raykd.distributed.world import World
+from raykd.engine import image_sources as generated
+from raykd.engine import synthesis
 from raykd.engine.synthesis import synthesize
 from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.generators import EVERY, GeneratorBank
 from raykd.models import build_model
-from raykd.parallel import World
-from raykd.recipe import dump_recipe, load_recipe
-from tests.engine.untrained_bank import CONFIG, save_bank, save_run, save_teacher
+from raykd.recipe.recipe import dump_recipe, load_recipe
+from tests.planning.untrained_bank import CONFIG, save_bank, save_run, save_teacher
 
 SPEC = data_spec("digits")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Adam
+from raykd.config.optim import Adam
 from raykd.errors import UsageError
 from raykd.generators import EVERY, Dcgan, GeneratorBank, GeneratorConfig
 from raykd.generators.upsampling import upsampled_conv3x3

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from raykd.distributed.memory import free_device_memory
 from raykd.generators import waves
-from raykd.generators.waves import Wave, free_memory, member_capacity, plan_waves
+from raykd.generators.waves import Wave, member_capacity, plan_waves
 
 STEPS = 10
 
@@ -84,9 +85,9 @@ def test_a_gpu_takes_more_images_at_once() -> None:
 
 
 def test_the_free_memory_is_that_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert 10**6 < free_memory(torch.device("cpu")) < 10**14
+    assert 10**6 < free_device_memory(torch.device("cpu")) < 10**14
     table = tmp_path / "meminfo"
     monkeypatch.setattr(waves, "_MEMINFO", table)
-    assert free_memory(torch.device("cpu")) == 4 * 2**30
+    assert free_device_memory(torch.device("cpu")) == 4 * 2**30
     table.write_text("MemTotal:  900 kB\nMemAvailable:  300 kB\n")
-    assert free_memory(torch.device("cpu")) == 300 * 1024
+    assert free_device_memory(torch.device("cpu")) == 300 * 1024

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raykd.engine.build import build
 from raykd.engine.run import run
-from raykd.recipe import bank_run, teacher_run
+from raykd.recipe.recipe import bank_run, teacher_run
 from tests.golden.shrunk import shrink, shrunk
 
 FOLDER = Path(__file__).parent
@@ -45,7 +45,7 @@ def measure(name: str) -> dict[str, Any]:
         for source in (teacher_run(recipe), bank_run(recipe)):
             if source is not None:
                 run(source, place)
-        built = build(recipe, place.world, place.runtime, place.roots)
+        built = build(recipe, place.world, place.runtime, place.workspace)
         for step in range(STEPS):
             batches = {role: stream.batch(step) for role, stream in built.streams.items()}
             for key, value in built.method.step(batches).items():

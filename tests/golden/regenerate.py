@@ -3,7 +3,7 @@
 import json
 import sys
 
-from raykd.recipe import recipe_names
+from raykd.recipe.recipe import recipe_names
 from tests.golden.curves import FOLDER, measure, path_of
 
 

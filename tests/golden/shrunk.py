@@ -14,18 +14,18 @@ from unittest import mock
 import numpy as np
 import torch
 
-from raykd.config import Runtime
+from raykd.config.runtime import Runtime
 from raykd.data import parquet
 from raykd.data.datasets import DATASETS
+from raykd.distributed.world import World
 from raykd.engine.build import spec_of
-from raykd.engine.checkpoint import save_weights
-from raykd.engine.report import LocalReporter
-from raykd.engine.roots import Roots
-from raykd.engine.run import Place
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext
 from raykd.methods import METHODS
 from raykd.models import build_model
-from raykd.parallel import World
-from raykd.recipe import Recipe, load_recipe
+from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.store.checkpoint import save_weights
+from raykd.store.workspace import Workspace
 
 Load = Callable[..., Recipe]
 
@@ -43,7 +43,7 @@ FEW_CLASSES = 8
 def shrink(name: str, steps: int) -> list[str]:
     """Return the overrides that make a packaged recipe small."""
     recipe = load_recipe(name)
-    by_class = METHODS[recipe.method.name].dealt == "classes"
+    by_class = METHODS[recipe.method.name].sharded_by == "classes"
     batch = 2 * DATASETS[recipe.data.name].num_classes if by_class else 16
     pairs = [f"schedule.steps={steps}", f"schedule.report_every={steps}", f"schedule.global_batch={batch}"]
     smaller = {"latent_dim": 8, "generator_width": 8}
@@ -72,7 +72,7 @@ def is_heavy(recipe: Recipe) -> bool:
 
 
 @contextmanager
-def shrunk(steps: int, root: Path) -> Iterator[tuple[Place, Load]]:
+def shrunk(steps: int, root: Path) -> Iterator[tuple[RunContext, Load]]:
     """Give a place in which runs find their teachers and controls small, and the loader they use."""
 
     def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -85,8 +85,11 @@ def shrunk(steps: int, root: Path) -> Iterator[tuple[Place, Load]]:
             make_teacher(recipe, root / "data" / recipe.teacher.weights)
         return recipe
 
-    place = Place(
-        World.alone(), Roots(root / "data", root / "runs"), Runtime(compile="off", teacher_logits="live"), LocalReporter
+    place = RunContext(
+        World.alone(),
+        Workspace(root / "data", root / "runs"),
+        Runtime(compile="off", teacher_logits="live"),
+        LocalReporter,
     )
     with ExitStack() as patches:
         few = {name: replace(DATASETS[name], num_classes=FEW_CLASSES, class_names=()) for name in FEW}
@@ -124,7 +127,7 @@ def make_teacher(recipe: Recipe, path: Path) -> None:
     """Write the weights of an untrained teacher whose opinions are strong all the same."""
     assert recipe.teacher is not None
     assert recipe.teacher.model is not None
-    spec = spec_of(recipe.data, Roots(None, path.parent))
+    spec = spec_of(recipe.data, Workspace(None, path.parent))
     torch.manual_seed(0)
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
     network = build_model(recipe.teacher.model, **sizes)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from raykd.recipe import recipe_names
+from raykd.recipe.recipe import recipe_names
 from tests.golden.curves import COMMAND, FOLDER, STEPS, measure, path_of, read_golden
 
 # Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9; an error in a loss is far larger.

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raykd.config import Runtime
-from raykd.methods.base import ClassMoments, Setting
+from raykd.config.runtime import Runtime
+from raykd.distributed.world import World
+from raykd.methods.base import ClassMoments, MethodContext
 from raykd.methods.lsgdfd import Lsgdfd
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
 from tests.methods.toy import SPEC, Plain, made_method, made_setting
 
 CLASSES, EACH = SPEC.num_classes, 4
@@ -58,12 +58,12 @@ def statistics(teacher: Teacher) -> ClassMoments:
 
 def pattern_setting(
     *, world: World | None = None, wave: int | None = None, steps: int = 6, each: int = EACH, **changes: Any
-) -> Setting:
+) -> MethodContext:
     """``each`` images of every class in a step, for the teacher of patterns."""
     teacher = teacher_of_patterns()
-    setting = made_setting(teacher=teacher, world=world)
+    context = made_setting(teacher=teacher, world=world)
     return replace(
-        setting,
+        context,
         student_optim=None,
         steps=steps,
         global_batch=CLASSES * each,
@@ -72,8 +72,8 @@ def pattern_setting(
     )
 
 
-def lsgdfd(setting: Setting | None = None, **fields: Any) -> Lsgdfd:
-    method = made_method("lsgdfd", setting or pattern_setting(), **{"generator_optim": ADAM, "jitter": 0, **fields})
+def lsgdfd(context: MethodContext | None = None, **fields: Any) -> Lsgdfd:
+    method = made_method("lsgdfd", context or pattern_setting(), **{"generator_optim": ADAM, "jitter": 0, **fields})
     assert isinstance(method, Lsgdfd)
     return method
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from raykd.engine.host import compile_obstacle
+from raykd.distributed.host import compile_obstacle
+from raykd.distributed.world import World
 from raykd.methods import METHODS
-from raykd.parallel import World
 from tests.methods.toy import Plain, advance, made_method, made_setting
 
 
@@ -40,6 +40,6 @@ def test_compiled_networks_compute_the_same(name: str) -> None:
     if obstacle:
         pytest.skip(obstacle)
     exact = advance(made_method(name, made_setting(dropout=0.0)), 2)
-    setting = made_setting(dropout=0.0, compiler=compiled)
-    for ours, theirs in zip(advance(made_method(name, setting), 2), exact, strict=True):
+    context = made_setting(dropout=0.0, compiler=compiled)
+    for ours, theirs in zip(advance(made_method(name, context), 2), exact, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.config import Sgd
+from raykd.config.optim import Sgd
+from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY, GeneratorBank, GeneratorConfig
 from raykd.methods.bank_kd import BankKd
-from raykd.parallel import mix
 from tests.methods.toy import BATCH, SPEC, advance, assert_same, made_bank, made_method, made_setting, made_teacher
 
 
 def bank_kd(bank: GeneratorBank | None = None, *, batch: int = BATCH) -> BankKd:
     """With plain gradient descent at rate 1, so that a step is minus the gradient."""
-    setting = made_setting(optim=Sgd(name="sgd", lr=1.0, momentum=0.0), dropout=0.0)
-    networks = {**setting.networks, "bank": bank or made_bank()}
-    method = made_method("bank_kd", replace(setting, networks=networks, global_batch=batch), temperature=2.0)
+    context = made_setting(optim=Sgd(name="sgd", lr=1.0, momentum=0.0), dropout=0.0)
+    networks = {**context.networks, "bank": bank or made_bank()}
+    method = made_method("bank_kd", replace(context, networks=networks, global_batch=batch), temperature=2.0)
     assert isinstance(method, BankKd)
     return method
 
@@ -28,7 +28,7 @@ def bank_kd(bank: GeneratorBank | None = None, *, batch: int = BATCH) -> BankKd:
 def seen_by_teacher(method: BankKd) -> list[Tensor]:
     """The images of every step from now on."""
     images: list[Tensor] = []
-    method.setting.networks["teacher"].register_forward_pre_hook(lambda _, args: images.append(args[0]))
+    method.context.networks["teacher"].register_forward_pre_hook(lambda _, args: images.append(args[0]))
     return images
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.config import Sgd
+from raykd.config.optim import Sgd
 from raykd.methods.dafl import Dafl
 from tests.methods.toy import (
     BATCH,
@@ -36,8 +36,8 @@ SWITCHES: list[dict[str, Any]] = [
 
 def dafl(**fields: Any) -> Dafl:
     """With plain gradient descent at rate 1, so that a step is minus the gradient."""
-    setting = made_setting(optim=Sgd(name="sgd", lr=1.0, momentum=0.0), dropout=0.0)
-    method = made_method("dafl", setting, generator_optim=PLAIN_SGD, **fields)
+    context = made_setting(optim=Sgd(name="sgd", lr=1.0, momentum=0.0), dropout=0.0)
+    method = made_method("dafl", context, generator_optim=PLAIN_SGD, **fields)
     assert isinstance(method, Dafl)
     return method
 

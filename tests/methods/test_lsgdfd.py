@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from raykd.distributed.world import World
 from raykd.errors import UsageError
 from raykd.generators import GeneratorBank
 from raykd.methods.lsgdfd import Lsgdfd
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
 from tests.methods.patterns import (
     CLASSES,
     EACH,
@@ -66,7 +66,7 @@ def objective(method: Lsgdfd, kind: str, whole: bool, roll: tuple[int, int]) -> 
         x = images[cls]
         terms["class"] -= teacher(x).log_softmax(1)[:, cls].mean() / CLASSES
         inputs = teacher.body[0](x)  # type: ignore[index, operator]
-        wanted = [(m[cls].float(), v[cls].float()) for m, v in method.setting.statistics or []]
+        wanted = [(m[cls].float(), v[cls].float()) for m, v in method.context.statistics or []]
         terms["moments"] += apart(*over_pixels(inputs), wanted[0], kind) / CLASSES
         for x_i in x[:, 0]:
             steps = (x_i[1:] - x_i[:-1], x_i[:, 1:] - x_i[:, :-1], x_i[1:, 1:] - x_i[:-1, :-1])
@@ -135,7 +135,7 @@ def test_the_generators_learn_their_classes(which: str) -> None:
 def test_the_finished_members_make_a_bank_whose_images_the_teacher_knows() -> None:
     method = lsgdfd(pattern_setting(steps=40), tv_weight=0.003)
     advance(method, 40)
-    about = method.about_products()
+    about = method.products_manifest()
     config = made_config("lsgdfd", generator=about["generator"]).generator
     bank = GeneratorBank(about["classes"], config, channels=about["channels"], size=about["size"])
     for cls in about["classes"]:
@@ -220,9 +220,9 @@ def test_what_cannot_be_matched_is_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize(("workers", "wave"), [(1, 3), (2, 1), (5, None)])
 def test_global_statistics_want_all_members_at_once(workers: int, wave: int | None) -> None:
-    setting = pattern_setting(world=World(0, workers, torch.device("cpu")), wave=wave)
+    context = pattern_setting(world=World(0, workers, torch.device("cpu")), wave=wave)
     with pytest.raises(UsageError, match="all 4 generators at once"):
-        lsgdfd(setting, statistics="global")
+        lsgdfd(context, statistics="global")
 
 
 def test_a_large_latent_must_be_meant() -> None:
@@ -235,9 +235,9 @@ def test_a_large_latent_must_be_meant() -> None:
 
 
 def test_the_teacher_is_untouched() -> None:
-    setting = pattern_setting()
-    teacher = setting.networks["teacher"]
+    context = pattern_setting()
+    teacher = context.networks["teacher"]
     before = copy.deepcopy(teacher.state_dict())
-    advance(lsgdfd(setting), 3)
+    advance(lsgdfd(context), 3)
     assert_same(teacher.state_dict(), before)
     assert [p for p in teacher.parameters() if p.requires_grad or p.grad is not None] == []

@@ -8,10 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from raykd.distributed.world import World
 from raykd.errors import UsageError
 from raykd.generators import EVERY, GeneratorBank
 from raykd.methods.lsgdfd_single import LsgdfdSingle
-from raykd.parallel import World
 from tests.methods.patterns import (
     ADAM,
     CLASSES,
@@ -24,9 +24,9 @@ from tests.methods.patterns import (
 from tests.methods.toy import advance, assert_same, made_config, made_method
 
 
-def single(setting: Any = None, **fields: Any) -> LsgdfdSingle:
+def single(context: Any = None, **fields: Any) -> LsgdfdSingle:
     given = {"generator_optim": ADAM, "jitter": 0, "tv_weight": 0.003, **fields}
-    method = made_method("lsgdfd_single", setting or pattern_setting(), **given)
+    method = made_method("lsgdfd_single", context or pattern_setting(), **given)
     assert isinstance(method, LsgdfdSingle)
     return method
 
@@ -38,7 +38,7 @@ def test_told_the_class_it_makes_that_class(statistics: str) -> None:
     assert rows[0]["teacher/hit"] < 60
     assert sum(row["teacher/hit"] for row in rows[-5:]) / 5 > 90
     assert rows[-1]["loss/moments"] < 0.7 * rows[0]["loss/moments"]
-    about = method.about_products()
+    about = method.products_manifest()
     config = made_config("lsgdfd_single", generator=about["generator"]).generator
     bank = GeneratorBank(
         about["classes"], config, channels=about["channels"], size=about["size"], conditions=about["conditions"]
@@ -56,7 +56,7 @@ def test_untold_it_makes_what_the_teacher_is_sure_of() -> None:
     assert rows[-1]["loss/class"] < 0.6 * rows[0]["loss/class"]
     assert rows[-1]["loss/moments"] < rows[0]["loss/moments"]
     assert "teacher/hit" not in rows[0]
-    assert method.about_products()["conditions"] == 0
+    assert method.products_manifest()["conditions"] == 0
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -81,7 +81,7 @@ def test_a_step_is_the_gradient_of_the_equations(conditional: bool, statistics: 
             rows = inputs[group].transpose(0, 1).flatten(1)
             wanted: Any = (norm.running_mean, norm.running_var)
             if statistics == "class":
-                wanted = [row[cls] for row in (method.setting.statistics or [])[0]]
+                wanted = [row[cls] for row in (method.context.statistics or [])[0]]
             apart = (rows.mean(1) - wanted[0].float()).norm() + (rows.var(1, correction=0) - wanted[1].float()).norm()
             loss = loss + 1.3 * apart / len(groups)
         loss.backward()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from raykd.distributed.world import World
 from raykd.methods import members as members_module
 from raykd.methods.lsgdfd import Lsgdfd
-from raykd.parallel import World
 from tests.methods.patterns import CLASSES, EACH, double_precision, lsgdfd, pattern_setting
 from tests.methods.toy import advance, assert_same
 
@@ -33,7 +33,7 @@ def workers(count: int, wave: int, optim: dict[str, Any] | None = None) -> list[
     """Members of other workers are not looked at, so the workers need not be joined."""
     places = [World(rank, count, torch.device("cpu")) for rank in range(count)]
     settings = [pattern_setting(world=place, wave=wave, steps=STEPS) for place in places]
-    return [lsgdfd(setting, jitter=2, generator_optim=optim or COSINE) for setting in settings]
+    return [lsgdfd(context, jitter=2, generator_optim=optim or COSINE) for context in settings]
 
 
 def run(team: list[Lsgdfd], steps: int | None = None) -> Products:

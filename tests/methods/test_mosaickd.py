@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Sgd
-from raykd.methods.base import Batch
+from raykd.config.optim import Sgd
 from raykd.methods.mosaickd import MosaicKd
+from raykd.spec import Batch
 from tests.methods.toy import BATCH, assert_same, made_batches, made_method, made_setting, made_teacher
 
 PLAIN_SGD = {"name": "sgd", "lr": 1.0, "momentum": 0.0}
@@ -31,11 +31,11 @@ SWITCHES: list[dict[str, Any]] = [
 
 def mosaic(**fields: Any) -> MosaicKd:
     """In float64 and with plain gradient descent at rate 1, so that a step is minus the gradient."""
-    setting = made_setting(optim=Sgd(name="sgd", lr=1e-3, momentum=0.0), dropout=0.0)
-    setting.networks["student"].double()
-    setting.networks["teacher"].double()
+    context = made_setting(optim=Sgd(name="sgd", lr=1e-3, momentum=0.0), dropout=0.0)
+    context.networks["student"].double()
+    context.networks["teacher"].double()
     optims = {"generator_optim": PLAIN_SGD, "discriminator_optim": PLAIN_SGD}
-    method = made_method("mosaickd", setting, **{**optims, **fields})
+    method = made_method("mosaickd", context, **{**optims, **fields})
     assert isinstance(method, MosaicKd)
     for network in method.trained.values():
         network.double()
@@ -47,7 +47,7 @@ def batches_of(method: MosaicKd) -> dict[str, Batch]:
 
 
 def latents(method: MosaicKd, draw: int) -> Tensor:
-    return method.world.randn(BATCH, 6, seed=method.setting.seed, step=draw).double()
+    return method.world.randn(BATCH, 6, seed=method.context.seed, step=draw).double()
 
 
 def binary_cross_entropy(logits: Tensor, target: float) -> Tensor:
@@ -147,10 +147,10 @@ def test_a_step_takes_a_batch_for_each_update_of_the_student() -> None:
 
 
 def test_the_students_rate_falls_over_its_own_updates() -> None:
-    setting = replace(made_setting(), steps=2)
+    context = replace(made_setting(), steps=2)
     cosine = {"name": "sgd", "lr": 1.0, "schedule": {"name": "cosine"}}
     optim = Sgd.model_validate(cosine)
-    method = made_method("mosaickd", replace(setting, student_optim=optim), student_steps=4)
+    method = made_method("mosaickd", replace(context, student_optim=optim), student_steps=4)
     for step in range(2):
         method.step(made_batches(method, step))
     (group,) = method.updaters["student"]._optimizer.param_groups

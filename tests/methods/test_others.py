@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.config import Adam, Sgd
-from raykd.engine.checkpoint import latest_checkpoint, write_checkpoint, write_shard
+from raykd.config.optim import Adam, Sgd
 from raykd.engine.selection import Selection
 from raykd.engine.state import averaged_weights, capture, restore
 from raykd.methods import METHODS, Method
+from raykd.store.checkpoint import latest_checkpoint, write_checkpoint, write_shard
 from tests.methods.toy import (
     BATCH,
     METHOD_CONFIGS,
@@ -61,8 +61,8 @@ def objective(name: str, method: Method, fields: dict[str, Any], student: Any) -
     ],
 )
 def test_a_step_is_the_gradient_of_the_equation(name: str, fields: dict[str, Any]) -> None:
-    setting = made_setting(optim=Sgd(name="sgd", lr=1.0, momentum=0.0), dropout=0.0)
-    method = made_method(name, setting, **fields)
+    context = made_setting(optim=Sgd(name="sgd", lr=1.0, momentum=0.0), dropout=0.0)
+    method = made_method(name, context, **fields)
     student = copy.deepcopy(method.student)
     objective(name, method, fields, student).backward()
     advance(method, 1)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Sgd
+from raykd.config.optim import Sgd
+from raykd.distributed.world import World
 from raykd.errors import UsageError
 from raykd.losses import kd_divergence, virtual_teacher
 from raykd.methods import METHODS
-from raykd.methods.base import Batch, Method, Setting
+from raykd.methods.base import Method, MethodContext
 from raykd.models.teacher import Teacher
-from raykd.parallel import World
+from raykd.spec import Batch
 from tests.methods.toy import SPEC, made_config, made_setting
 
 K = 100  # classes, as CIFAR-100: the readings differ by this factor
@@ -42,7 +43,7 @@ def stepped(name: str, **fields: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, d
     student, teacher = Head(), Head()
     with torch.no_grad():
         teacher.linear.weight.mul_(8)
-    setting = Setting(
+    context = MethodContext(
         spec=replace(SPEC, num_classes=K, class_names=()),
         world=World.alone(),
         networks={"student": student, "teacher": Teacher(teacher, channels=1, size=8)},
@@ -52,7 +53,7 @@ def stepped(name: str, **fields: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, d
         seed=0,
         compiler=lambda network: network,
     )
-    method: Method = METHODS[name](made_config(name, **fields), setting)
+    method: Method = METHODS[name](made_config(name, **fields), context)
     images, labels = torch.randn(ROWS, 1, 8, 8), torch.randint(0, K, (ROWS,))
     with torch.no_grad():
         logits, answers = student(images).double(), teacher(images).double()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from raykd.parallel import World
+from raykd.distributed.world import World
 from tests.methods import two_workers
 from tests.methods.patterns import CLASSES, double_precision
 from tests.methods.toy import made_method, made_setting

@@ -9,16 +9,17 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from raykd.config import Optimizer, Sgd
+from raykd.config.optim import Optimizer, Sgd
 from raykd.data.datasets import Images
-from raykd.data.spec import DataSpec
 from raykd.data.streams import TrainStream
+from raykd.distributed.updater import Compiler
+from raykd.distributed.world import World
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.methods import METHODS, Method, MethodConfig
-from raykd.methods.base import Batch, ClassMoments, Setting
+from raykd.methods.base import ClassMoments, MethodContext
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
-from raykd.parallel import Compiler, World
+from raykd.spec import Batch, DataSpec
 
 SPEC = DataSpec("made", 4, 1, 8, (0.3,), (0.4,), ("a", "b", "c", "d"))
 BATCH, STEPS = 8, 10
@@ -112,11 +113,11 @@ def made_setting(
     compiler: Compiler = lambda network: network,
     dropout: float = 0.2,
     seed: int = 0,
-) -> Setting:
+) -> MethodContext:
     torch.manual_seed(seed)
     student = Plain(dropout=dropout)
     teacher = teacher or made_teacher()
-    return Setting(
+    return MethodContext(
         spec=SPEC,
         world=world or World.alone(),
         networks={"student": student, "teacher": teacher, "bank": made_bank()},
@@ -134,12 +135,12 @@ def made_config(name: str, **fields: Any) -> Any:
     return TypeAdapter(MethodConfig).validate_python({"name": name, **METHOD_CONFIGS[name], **fields})
 
 
-def made_method(name: str, setting: Setting | None = None, **fields: Any) -> Method:
-    setting = setting or made_setting()
+def made_method(name: str, context: MethodContext | None = None, **fields: Any) -> Method:
+    context = context or made_setting()
     if name == "tfkd_self":  # its teacher is the student's own architecture
-        setting = replace(setting, networks={**setting.networks, "teacher": made_teacher(width=4)})
-    torch.manual_seed(setting.seed + 7)
-    method: Method = METHODS[name](made_config(name, **fields), setting)
+        context = replace(context, networks={**context.networks, "teacher": made_teacher(width=4)})
+    torch.manual_seed(context.seed + 7)
+    method: Method = METHODS[name](made_config(name, **fields), context)
     return method
 
 

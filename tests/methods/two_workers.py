@@ -11,9 +11,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from raykd.config import Sgd
+from raykd.config.optim import Sgd
+from raykd.distributed.updater import Updater
+from raykd.distributed.world import World
 from raykd.methods.inversion import by_row
-from raykd.parallel import Updater, World
 from tests.methods.patterns import ADAM, CLASSES, EACH, double_precision, lsgdfd, pattern_setting
 from tests.methods.toy import made_batches, made_method, made_setting
 
@@ -30,8 +31,8 @@ def whole_bank(world: World, moments: str) -> dict[str, Any]:
 
 def replica(world: World, statistics: str) -> dict[str, Any]:
     """The parameters of the one generator after some steps, and the moments term of the first."""
-    setting = pattern_setting(world=world, steps=STEPS)
-    method = made_method("lsgdfd_single", setting, statistics=statistics, generator_optim=ADAM)
+    context = pattern_setting(world=world, steps=STEPS)
+    method = made_method("lsgdfd_single", context, statistics=statistics, generator_optim=ADAM)
     first = method.step({})
     for _ in range(STEPS - 1):
         method.step({})

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from raykd.recipe.table import Entry, Table, table_entries
 from raykd.reporting.seeds import over_seeds
 from raykd.reporting.tables import markdown, table_report
-from raykd.table import Entry, Table, table_entries
-from tests.test_table import saved
+from tests.recipe.test_table import saved
 
 
 def result(seed: int, top1: float, selected: str = "last", **more: Any) -> dict[str, Any]:

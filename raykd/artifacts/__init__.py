@@ -1,0 +1,1 @@
+"""What is made once and used by many runs: banks, class statistics, teacher logits, synthetic sets."""

@@ -1,0 +1,213 @@
+"""A bank of generators on the disk: written member by member while a run trains it, read by many students.
+
+<run>/bank/  class_00000.safetensors ...  manifest.json (last: it holds what is common, and the files' sha256 sums)
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from raykd.config.runtime import Runtime
+from raykd.distributed.memory import free_device_memory
+from raykd.distributed.world import World
+from raykd.errors import CorruptError, UsageError
+from raykd.generators import EVERY, GeneratorBank, GeneratorConfig, member_parameters
+from raykd.generators.waves import Wave
+from raykd.recipe.recipe import Recipe, bank_run
+from raykd.spec import DataSpec
+from raykd.store.checkpoint import save_weights, write_text
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "bank"
+_MANIFEST = "manifest.json"
+_FOR_A_COPY = 0.25
+"""Part of a worker's free memory that a frozen copy of a bank may take."""
+
+
+def write_products(directory: Path, products: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write finished members into the run directory, each under its name only once it is whole."""
+    folder = directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    for name, tensors in products.items():
+        staging = folder / f".{name}.writing"
+        save_weights(tensors, staging)
+        staging.replace(product_path(directory, name))
+
+
+def product_path(directory: Path, name: str) -> Path:
+    """Return where a finished member lies."""
+    return directory / FOLDER / f"{name}.safetensors"
+
+
+def finish_bank(directory: Path, about: Mapping[str, Any], world: World) -> None:
+    """Write the manifest on rank 0; each worker sums a share of the files. Every worker must call it.
+
+    Raises:
+        CorruptError: if a member's file is missing.
+    """
+    folder = directory / FOLDER
+    names = [_file(label) for label in about["classes"]]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CorruptError(f"bank of {directory.name}: {missing[0]} is missing ({len(missing)} files in all)")
+    mine = {name: _sha256(folder / name) for name in names[world.rank :: world.size]}
+    sums = {name: digest for part in world.gather_objects(mine) for name, digest in part.items()}
+    if world.rank == 0:
+        write_text(folder / _MANIFEST, json.dumps({**about, "files": dict(sorted(sums.items()))}, indent=1))
+    world.broadcast(None)  # others read it next
+
+
+@dataclass(frozen=True)
+class BankFiles:
+    """A finished bank: what its manifest says, and its members on demand."""
+
+    folder: Path
+    about: Mapping[str, Any]
+    config: GeneratorConfig
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Return the classes that have a member; (EVERY,) for a single generator."""
+        return tuple(self.about["classes"])
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes of the data."""
+        return int(self.about["num_classes"])
+
+    @property
+    def numbers(self) -> int:
+        """Return the parameters of all members together."""
+        about = self.about
+        return len(self.classes) * member_parameters(self.config, about["channels"], about["size"], about["conditions"])
+
+    def matches(self, spec: DataSpec) -> bool:
+        """Tell whether the images are those of a network of ``spec``."""
+        theirs = [self.about[key] for key in ("num_classes", "channels", "size", "mean", "std")]
+        return theirs == [spec.num_classes, spec.channels, spec.size, list(spec.mean), list(spec.std)]
+
+    def load(self, classes: Iterable[int], *, dtype: torch.dtype | None = None) -> GeneratorBank:
+        """Return the members of ``classes``, frozen, in evaluation mode, on the CPU (default: in torch's dtype).
+
+        Raises:
+            CorruptError: if a file differs from its sum in the manifest.
+        """
+        about = self.about
+        wanted = tuple(classes)
+        bank = GeneratorBank(
+            wanted,
+            self.config,
+            channels=about["channels"],
+            size=about["size"],
+            conditions=about["conditions"],
+        ).to(dtype or torch.get_default_dtype())
+        for label in wanted:
+            path = self.folder / _file(label)
+            if not path.is_file() or _sha256(path) != about["files"][path.name]:
+                raise CorruptError(f"{path.name} of the bank in {self.folder.parent} is missing or damaged")
+            bank.load_member(label, load_file(path))
+        return bank.eval().requires_grad_(False)
+
+
+def open_bank(directory: Path) -> BankFiles:
+    """Read the bank of a run directory.
+
+    Raises:
+        UsageError: if there is no such run, or it has none, or has not finished it.
+        CorruptError: if its manifest is damaged.
+    """
+    require_run(directory)
+    folder = directory / FOLDER
+    if not (folder / _MANIFEST).is_file():
+        state = "has not finished its bank" if folder.is_dir() else "has no bank"
+        raise UsageError(
+            f"run {directory.name} {state}; `raykd train` makes one of a recipe for it, and goes on with one"
+        )
+    try:
+        about = json.loads((folder / _MANIFEST).read_text())
+        config = GeneratorConfig.model_validate(about["generator"])
+        return BankFiles(folder, about, config)
+    except (ValueError, KeyError, ValidationError, SafetensorError) as error:
+        raise CorruptError(f"{folder / _MANIFEST} is not readable: {error}") from None
+
+
+def require_run(directory: Path) -> None:
+    """Refuse a run that is named for its generators and is not in the store.
+
+    Raises:
+        UsageError: if its directory does not exist.
+    """
+    if not directory.is_dir():
+        raise UsageError(
+            f"run {directory.name} does not exist: there is no directory {directory}; give the name of one in that "
+            "store, or 'recipe' in place of 'run' to have it trained"
+        )
+
+
+def load_bank(recipe: Recipe, spec: DataSpec, world: World, runtime: Runtime, store: Path) -> GeneratorBank:
+    """Return the recipe's bank as this worker needs it: all members (a copy), or its share of the classes.
+
+    A copy is in float32 where that takes little of the free memory, else in bfloat16. With too little memory for that
+    on any worker, each keeps its classes only and images are exchanged.
+
+    Raises:
+        UsageError: if there is no such bank, or it is one of other data.
+        CorruptError: if it is damaged.
+    """
+    assert recipe.bank is not None, "validated by the recipe"
+    source = bank_run(recipe)
+    directory = store / (source.run_id if source else str(recipe.bank.run))
+    files = open_bank(directory)
+    if not files.matches(spec):
+        about = files.about
+        raise UsageError(
+            f"the bank of {directory.name} makes images of {about['num_classes']} classes, {about['channels']} x "
+            f"{about['size']} x {about['size']}, normalised by {about['mean']} / {about['std']}; this recipe's data "
+            f"{spec.name!r} has {spec.num_classes}, {spec.channels} x {spec.size} x {spec.size}, {list(spec.mean)} / "
+            f"{list(spec.std)}. They must agree: set data.size, mean and std"
+        )
+    classes, dtype = _held(files, world, runtime)
+    if world.size > 1:
+        kind = "exchanges images" if classes != files.classes else f"has a copy in {str(dtype).removeprefix('torch.')}"
+        logger.info("bank of %d members: every worker %s", len(files.classes), kind)
+    return files.load(classes, dtype=dtype).to(world.device)
+
+
+def _held(files: BankFiles, world: World, runtime: Runtime) -> tuple[tuple[int, ...], torch.dtype]:
+    """Choose what this worker holds of a bank, all workers alike."""
+    numbers = files.numbers
+    free = free_device_memory(world.device)
+    if world.device.type != "cuda":
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    room = min(world.gather_objects(int(_FOR_A_COPY * free)))
+    dtype = torch.get_default_dtype() if 4 * numbers <= room else torch.bfloat16
+    one_suffices = world.size == 1 or files.classes == (EVERY,)
+    if one_suffices or runtime.bank == "copy" or (runtime.bank == "auto" and 2 * numbers <= room):
+        return files.classes, dtype
+    return Wave(0, files.classes).share(world.rank, world.size), torch.get_default_dtype()
+
+
+def _file(label: int) -> str:
+    return f"{product_name(label)}.safetensors"
+
+
+def product_name(label: int) -> str:
+    """Return the name of a member's file, without its ending."""
+    return "class_every" if label == EVERY else f"class_{label:05d}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

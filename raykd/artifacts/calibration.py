@@ -1,0 +1,143 @@
+"""The teacher's class-conditional statistics for a run: read where they exist, else made from images and kept.
+
+They are the one thing a data-free run may learn from images of the classes, so whatever way they come, the images
+behind them are in the run's ledger under ``calibration``.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from raykd.artifacts.class_statistics import collect, load_statistics, read_about, save_statistics, used_images
+from raykd.data.datasets import Images, load_images
+from raykd.data.ledger import OpenedData
+from raykd.distributed.world import World
+from raykd.errors import UsageError
+from raykd.methods.base import ClassMoments
+from raykd.models.moments import MomentTeacher
+from raykd.models.teacher import Teacher
+from raykd.recipe.recipe import Recipe, teacher_run
+from raykd.spec import DataSpec
+
+logger = logging.getLogger(__name__)
+
+BY_PRODUCT = "statistics.safetensors"
+BY_PRODUCT_IMAGES = 100
+"""Of each class: what LS-GDFD takes on ImageNet."""
+_FOLDER = "statistics"
+
+
+def class_statistics(
+    recipe: Recipe,
+    teacher: Teacher,
+    teacher_sha256: str | None,
+    spec: DataSpec,
+    world: World,
+    opened: OpenedData,
+    places: tuple[Path, Path | None],
+) -> ClassMoments:
+    """Return the statistics that the recipe's ``calibration`` names; every worker must call it.
+
+    Args:
+        recipe: with a ``calibration`` section.
+        teacher: whose BatchNorm inputs are meant.
+        teacher_sha256: of its weights.
+        spec: the data's.
+        world: rank 0 makes what is missing, the others wait.
+        opened: the ledger.
+        places: the store of runs, and the data root.
+
+    Raises:
+        UsageError: if there are none, or they are another teacher's.
+        CorruptError: if their file is damaged.
+    """
+    wanted = recipe.calibration
+    assert wanted is not None, "asked only where the recipe has the section"
+    store, data_root = places
+    moments = MomentTeacher(teacher)
+    if wanted.per_class is not None:
+        name = f"{(teacher_sha256 or '')[:12]}-{recipe.data.name.replace('/', '_')}-{spec.size}-{wanted.per_class}"
+        path = store / _FOLDER / f"{name}.safetensors"
+        opened.note("calibration", _entry(recipe.data.name, "train", wanted.per_class))
+        _make(path, recipe.data.name, wanted.per_class, moments, teacher_sha256, spec, world, data_root)
+    elif wanted.from_teacher:
+        source = teacher_run(recipe)
+        if source is None:
+            raise UsageError("calibration.from_teacher needs a teacher that is a recipe; give per_class or file")
+        path = store / source.run_id / BY_PRODUCT
+        if not path.is_file():
+            raise UsageError(
+                f"the teacher's run {source.run_id} has no {BY_PRODUCT} (only networks with BatchNorm leave one); "
+                f"set calibration.from_teacher=false and calibration.per_class={BY_PRODUCT_IMAGES}"
+            )
+    else:
+        path = find_file(str(wanted.file), data_root)
+    about = read_about(path)
+    opened.note("calibration", _entry(about["data"], about["split"], about["per_class"]))
+    return load_statistics(path, moments, teacher_sha256, spec)
+
+
+def _make(
+    path: Path,
+    data: str,
+    per_class: int,
+    moments: MomentTeacher,
+    teacher_sha256: str | None,
+    spec: DataSpec,
+    world: World,
+    data_root: Path | None,
+) -> None:
+    if not world.broadcast(path.is_file()) and world.rank == 0:
+        logger.info("opening %d images of each class of %s for the teacher's statistics", per_class, data)
+        images = load_images(data, "train", spec, data_root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(path, moments, images, spec, data, per_class, teacher_sha256)
+    world.broadcast(None)
+
+
+def keep_statistics(path: Path, teacher: Teacher, weights: Path, images: Images, spec: DataSpec, data: str) -> None:
+    """Write the statistics of a teacher-to-be, whose weights are in a file, from the images it was trained on."""
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _save(path, MomentTeacher(teacher), images, spec, data, BY_PRODUCT_IMAGES, digest)
+
+
+def _save(
+    path: Path,
+    moments: MomentTeacher,
+    images: Images,
+    spec: DataSpec,
+    data: str,
+    per_class: int,
+    teacher_sha256: str | None,
+) -> None:
+    device = next(moments.parameters()).device
+    about = {
+        "teacher_sha256": teacher_sha256,
+        "data": data,
+        "split": "train",
+        "per_class": per_class,
+        "counts": used_images(images, spec, per_class),
+    }
+    found = collect(moments, images, spec, World.alone(device), per_class=per_class)
+    save_statistics(path, found, moments.layers, {**about, "mean": spec.mean, "std": spec.std})
+
+
+def _entry(data: str, split: str, per_class: int) -> str:
+    return f"{data}/{split} ({per_class} of each class)"
+
+
+def find_file(name: str, data_root: Path | None) -> Path:
+    """Return the file of that name in the current directory, or else under the data root.
+
+    Raises:
+        UsageError: naming the places looked at.
+    """
+    places = [Path(name)] + ([data_root / name] if data_root else [])
+    for place in places:
+        if place.is_file():
+            return place
+    looked = " and ".join(str(place) for place in places)
+    raise UsageError(
+        f"no file {name!r} (looked at {looked}); `raykd statistics` makes it, RAYKD_DATA sets the data root"
+    )

@@ -1,0 +1,248 @@
+"""Class-conditional statistics of what a teacher's BatchNorm layers see: measured on images, kept in a file.
+
+A file holds per layer `<layer>.mean` and `<layer>.var`, float32 [K, C], and in its metadata whose they are (teacher,
+layers) and of which images (data, split, number of each class, normalisation).
+
+K classes, C channels of a layer, L of all layers together.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from raykd.data.datasets import Images
+from raykd.data.streams import evaluation_batches
+from raykd.distributed.world import World
+from raykd.errors import CorruptError, SetupError, UsageError
+from raykd.methods.base import ClassMoments
+from raykd.models.moments import MomentTeacher
+from raykd.spec import DataSpec
+
+logger = logging.getLogger(__name__)
+
+_FORMAT, _VERSION = "raykd.class-statistics", "1"
+_AGAIN = "make it again by `raykd statistics`"
+_NAMED = 5  # classes named in a message
+
+
+def collect(
+    teacher: MomentTeacher,
+    images: Images,
+    spec: DataSpec,
+    world: World,
+    *,
+    per_class: int,
+    batch: int = 100,
+) -> ClassMoments:
+    """Return mean and biased variance of every BatchNorm layer's input by class, float32 [K, C] on the CPU.
+
+    They run over the pixels of the first ``per_class`` images of each class, in the order of the split. Workers share
+    the images of a class and get the same result; every worker must call it.
+
+    Args:
+        teacher: on the device of ``world``.
+        images: at least 2 of each class.
+        spec: how the teacher wants to see them.
+        world: in whose precision the teacher runs.
+        per_class: 2 or more; where there are fewer, what is there is used and a warning says so.
+        batch: images in memory at a time; it does not change the result.
+
+    Raises:
+        UsageError: if a class has fewer than 2 images, or the teacher's activations are not finite.
+    """
+    if per_class < 2:
+        raise UsageError(f"per_class is {per_class}; a class's variance takes 2 images or more")
+    rows = [(images.labels == label).nonzero().flatten()[:per_class] for label in range(spec.num_classes)]
+    _check_counts([len(some) for some in rows], per_class, spec)
+    shift = torch.cat([mean for mean, _ in teacher.running()]).double()
+    means, variances = [], []
+    for some in rows:
+        chosen = Images(images.pixels[some], images.labels[some])
+        count, *sums = world.sum(_sums(teacher, chosen, spec, world, shift, batch)).split([1, len(shift), len(shift)])
+        offset, square = (total / count for total in sums)
+        means.append((offset + shift).float().cpu())
+        variances.append((square - offset.square()).clamp(min=0).float().cpu())
+    pieces = (torch.stack(values).split(teacher.widths, dim=1) for values in (means, variances))
+    found = list(zip(*pieces, strict=True))
+    _check_finite(found, teacher.layers)
+    return found
+
+
+def used_images(images: Images, spec: DataSpec, per_class: int) -> list[int]:
+    """Return how many images of each class ``collect`` takes."""
+    return torch.bincount(images.labels, minlength=spec.num_classes)[: spec.num_classes].clamp(max=per_class).tolist()
+
+
+def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], about: Mapping[str, Any]) -> None:
+    """Write statistics to ``path``, where they appear only when they are whole.
+
+    Args:
+        path: a file there is replaced, a missing folder made.
+        moments: per layer mean and variance, each [K, C].
+        layers: their names.
+        about: ``teacher_sha256``, ``data``, ``split``, ``per_class``, ``mean`` and ``std``, and what else a reader may
+            want to know, as plain data.
+
+    Raises:
+        SetupError: if the disk does not take it; what was there before is untouched.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, (mean, variance) in zip(layers, moments, strict=True):
+        for kind, values in zip(_keys(name), (mean, variance), strict=True):
+            tensors[kind] = values.detach().to("cpu", torch.float32, copy=True).contiguous()
+    told = {**about, "classes": len(moments[0][0]), "layers": list(layers)}
+    header = {key: json.dumps(value) for key, value in told.items()}
+    header |= {"sha256": _sum(header, tensors), "version": _VERSION, "format": _FORMAT}
+    staging = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, staging, header)
+        with staging.open("rb") as file:
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            staging.unlink()
+        raise SetupError(f"could not write {path} ({error}); free some space or give another place") from None
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what a file of statistics says of itself: ``save_statistics``'s ``about``, ``classes`` and ``layers``.
+
+    Raises:
+        UsageError: if there is no such file, it holds something else, or another version wrote it.
+        CorruptError: if it is damaged.
+    """
+    return _open(path)[0]
+
+
+def load_statistics(path: Path, teacher: MomentTeacher, teacher_sha256: str | None, spec: DataSpec) -> ClassMoments:
+    """Return the statistics in ``path`` in the order of the teacher's layers, float32 [K, C] on the CPU.
+
+    Args:
+        path: a file that ``save_statistics`` wrote.
+        teacher: whose they must be.
+        teacher_sha256: of its weights; None if they are not from a file, and then not compared.
+        spec: the data's, as the teacher sees it.
+
+    Raises:
+        UsageError: if the file is no such one, or is another teacher's or another data set's.
+        CorruptError: if it is damaged.
+    """
+    about, tensors = _open(path)
+    again = (
+        f"make the right one: raykd statistics TEACHER --data {about['data']} --per-class {about['per_class']} "
+        "--out FILE, with this teacher as TEACHER"
+    )
+    if teacher_sha256 is not None and about["teacher_sha256"] != teacher_sha256:
+        theirs = about["teacher_sha256"] or "unknown"
+        raise UsageError(
+            f"{path} was made with another teacher (sha256 {theirs[:8]}, this one is {teacher_sha256[:8]}); {again}"
+        )
+    if about["layers"] != teacher.layers:
+        odd = sorted(set(about["layers"]) ^ set(teacher.layers)) or teacher.layers
+        raise UsageError(
+            f"{path} is for a teacher of {len(about['layers'])} BatchNorm layers, this one has {len(teacher.layers)}; "
+            f"they differ in {', '.join(odd[:_NAMED])}{', ...' if len(odd) > _NAMED else ''}; {again}"
+        )
+    if about["classes"] != spec.num_classes:
+        raise UsageError(f"{path} has {about['classes']} classes, data {spec.name!r} has {spec.num_classes}; {again}")
+    if (about["mean"], about["std"]) != (list(spec.mean), list(spec.std)):
+        raise UsageError(
+            f"{path} is of images normalised by {about['mean']} / {about['std']}, data {spec.name!r} is by "
+            f"{list(spec.mean)} / {list(spec.std)}; {again}"
+        )
+    found = []
+    for name, width in zip(teacher.layers, teacher.widths, strict=True):
+        mean, variance = (tensors[key] for key in _keys(name))
+        if mean.shape[1] != width:
+            raise UsageError(
+                f"{path} has {mean.shape[1]} channels for layer {name!r}, this teacher has {width} there; {again}"
+            )
+        found.append((mean, variance))
+    return found
+
+
+def _sums(teacher: MomentTeacher, images: Images, spec: DataSpec, world: World, shift: Tensor, batch: int) -> Tensor:
+    """Return this worker's [1 + 2L] sums over images, each of the means over an image's pixels: of 1, x and x^2.
+
+    In float64, which merges batches exactly; x is less ``shift``, so that little cancels in the variance.
+    """
+    total = shift.new_zeros(1 + 2 * len(shift))
+    for some, *_ in evaluation_batches(images, spec, world, batch):
+        with torch.no_grad(), world.autocast():
+            _, _, moments = teacher(some)
+        offset = torch.cat([mean for mean, _ in moments], dim=1)[0].double() - shift
+        square = torch.cat([variance for _, variance in moments], dim=1)[0].double() + offset.square()
+        total += len(some) * torch.cat((shift.new_ones(1), offset, square))
+    return total
+
+
+def _check_counts(counts: Sequence[int], wanted: int, spec: DataSpec) -> None:
+    """Refuse classes without a variance; tell of those with fewer images than wanted."""
+
+    def named(below: int) -> str:
+        few = [label for label, count in enumerate(counts) if count < below]
+        names = [f"{spec.class_names[i] if spec.class_names else i} ({counts[i]})" for i in few[:_NAMED]]
+        return f"{len(few)} of {len(counts)} classes: {', '.join(names)}{', ...' if len(few) > _NAMED else ''}"
+
+    if min(counts) < 2:
+        raise UsageError(
+            f"fewer than 2 images of {named(2)}; statistics by class take 2 or more of each: name a data set that "
+            "has images of all of the teacher's classes"
+        )
+    if min(counts) < wanted:
+        logger.warning("fewer than %d images of %s; using all there are of these", wanted, named(wanted))
+
+
+def _check_finite(moments: ClassMoments, layers: Sequence[str]) -> None:
+    for name, (mean, variance) in zip(layers, moments, strict=True):
+        if not (mean.isfinite().all() and variance.isfinite().all()):
+            raise UsageError(
+                f"what the teacher's layer {name!r} sees is not finite, so it has no statistics; `raykd inspect` tells "
+                "more of the teacher's health"
+            )
+
+
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a file, and be sure that it is whole."""
+    if not path.is_file():
+        raise UsageError(f"no statistics file {path}; `raykd statistics` makes one")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error}") from None
+    except SafetensorError as error:
+        raise CorruptError(f"{path} is damaged or no safetensors file ({error}); {_AGAIN}") from None
+    if header.pop("format", None) != _FORMAT:
+        raise UsageError(f"{path} holds something else than statistics by class; `raykd statistics` makes these")
+    if header.pop("version", None) != _VERSION:
+        raise UsageError(f"{path} is of another version of raykd, in a format this one cannot read; {_AGAIN}")
+    if header.pop("sha256", None) != _sum(header, tensors):
+        raise CorruptError(f"{path} is damaged: its checksum differs; {_AGAIN}")
+    return {key: json.loads(value) for key, value in header.items()}, tensors
+
+
+def _keys(layer: str) -> tuple[str, str]:
+    return f"{layer}.mean", f"{layer}.var"
+
+
+def _sum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of all that a file holds, whatever the order it is held in."""
+    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

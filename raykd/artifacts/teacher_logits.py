@@ -1,0 +1,211 @@
+"""A fixed teacher's answers to a fixed set, computed once and shared by all runs of a store.
+
+<store>/logits/<teacher>-<images>.parquet    one row per image, column ``logits``: float32 [K]
+
+The two keys are sums: of the teacher's weights, architecture, precision and kind of device; of the pixels and their
+normalisation.
+
+On CPUs, training on them is bit-equal to asking the teacher in every step. Its logits of an image do not depend on the
+batch around it, but for batches of a few images: below about four to a thread, matrix products and convolutions take
+other kernels, which differ in the last bits. So no batch here is that small, and of what a run would ask, one batch is
+asked and compared: where a bit differs, for its own small batches or since another machine wrote the file, the run
+asks its teacher live. On GPUs, and beside a compiled teacher, the two ways agree up to rounding.
+
+Shapes: N images, K classes.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from raykd.data.datasets import Images
+from raykd.data.streams import evaluation_batches
+from raykd.distributed.memory import free_memory
+from raykd.distributed.world import World
+from raykd.errors import CorruptError, UsageError
+from raykd.models.logits import logits_of
+from raykd.models.teacher import Teacher
+from raykd.spec import DataSpec
+
+logger = logging.getLogger(__name__)
+
+_MOST, _FEWEST = 500, 64
+"""Images of a batch: ``_FEWEST`` is four for each of 16 threads; the images of a smaller set are repeated."""
+
+
+class TeacherQuery(NamedTuple):
+    """Whose answers to what: a teacher with the sum of its weights, and images as networks of ``spec`` see them.
+
+    ``entry`` is their data set and split, for whoever finds the file.
+    """
+
+    teacher: Teacher
+    weights_sha256: str
+    images: Images
+    spec: DataSpec
+    entry: str
+
+
+def teacher_logits(asked: TeacherQuery, batch: int, world: World, store: Path) -> Tensor | None:
+    """Return the teacher's logits of all images, float32 (N, K) on the CPU, for batches of ``batch`` on this worker.
+
+    They are read if the store has them, else computed by all workers together and kept. Of several runs that want the
+    same ones at once, each of one worker, the first computes and the others wait. A file that is damaged is computed
+    again. None where they would not fit into memory, or asking in every step would give other bits. Every worker must
+    call it.
+    """
+    whole = _known(asked, world, store)
+    if whole is None or world.device.type != "cpu":
+        return whole
+    rows = torch.arange(batch) % len(whole)
+    same = world.gather_objects(torch.equal(_answers(asked, rows, batch, world), whole[rows]))
+    if not all(same):
+        logger.info("batches of %d give the teacher's logits other last bits: it is asked in every step", batch)
+        return None
+    return whole
+
+
+def teacher_classes(asked: TeacherQuery, world: World, store: Path) -> Tensor:
+    """Return the teacher's class of every image, int64 (N,) on the CPU, from the same file. Every worker must call it.
+
+    Raises:
+        UsageError: if the logits do not fit into memory.
+    """
+    whole = _known(asked, world, store)
+    if whole is None:
+        raise UsageError(f"the teacher's answers to {asked.entry} do not fit into memory: set data.ood_images lower")
+    return whole.argmax(1)
+
+
+def _known(asked: TeacherQuery, world: World, store: Path) -> Tensor | None:
+    """Read or compute the logits of all images, or return None where they would not fit."""
+    images, spec = asked.images, asked.spec
+    count, size = len(images.labels), len(images.labels) * spec.num_classes * 4
+    room = free_memory()
+    fits = world.broadcast(room is None or 3 * size <= room)
+    if not fits:
+        logger.info("the teacher's logits of %d images do not fit into memory: it is asked in every step", count)
+        return None
+    path = store / "logits" / f"{_teacher_key(asked, world)}-{_images_key(images, spec)}.parquet"
+    with _first_come(path, alone=world.size == 1):
+        if world.broadcast(path.is_file()):
+            whole, problem = None, None
+            try:
+                whole = _read(path, count, spec.num_classes)
+            except CorruptError as error:
+                problem = str(error)
+            problems = [told for told in world.gather_objects(problem) if told]
+            if whole is not None and not problems:
+                logger.info("the teacher's logits of %d images: read", count)
+                return whole
+            if world.rank == 0:
+                logger.warning("%s; computing it again", problems[0])
+        began = time.monotonic()
+        whole = _compute(asked, world)
+        if world.rank == 0:
+            logger.info("the teacher's logits of %d images: computed in %.1f s", count, time.monotonic() - began)
+            try:
+                _write(path, whole, asked, world)
+            except OSError as error:  # what it was kept for is lost, this run is not
+                logger.warning("the teacher's logits cannot be kept in %s: %s", path.parent, error)
+    return whole
+
+
+def _teacher_key(asked: TeacherQuery, world: World) -> str:
+    network = asked.teacher.network
+    kind = f"{type(network).__module__}.{type(network).__qualname__}"  # two factories' may look alike
+    told = json.dumps([asked.weights_sha256, kind, repr(network), world.precision, world.device.type])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _images_key(images: Images, spec: DataSpec) -> str:
+    found = hashlib.sha256(json.dumps([list(images.pixels.shape), spec.mean, spec.std]).encode())
+    found.update(images.pixels.contiguous().numpy().data)
+    return found.hexdigest()[:16]
+
+
+def _compute(asked: TeacherQuery, world: World) -> Tensor:
+    """Let every worker answer its share (rows rank, rank + size, ...) in equal batches, and put the shares together."""
+    count = len(asked.images.labels)
+    share = -(-count // world.size)
+    batches = -(-share // _MOST)
+    width = max(_FEWEST, -(-share // batches))
+    rows = torch.arange(world.rank, batches * width * world.size, world.size) % count
+    answers = _answers(asked, rows, width, world).to(world.device)
+    return world.gather(answers).cpu().transpose(0, 1).reshape(-1, asked.spec.num_classes)[:count].contiguous()
+
+
+def _answers(asked: TeacherQuery, rows: Tensor, width: int, world: World) -> Tensor:
+    """Ask about these rows of the images, ``width`` at a time."""
+    alone = World.alone(world.device, world.precision)
+    parts = (Images(asked.images.pixels[part], asked.images.labels[part]) for part in rows.split(width))
+    batches = (batch.images for part in parts for batch in evaluation_batches(part, asked.spec, alone, width))
+    return logits_of(asked.teacher, batches, alone).cpu()
+
+
+@contextmanager
+def _first_come(path: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the file's lock; workers that compute together go without, since waiting would time their group out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not alone:
+        yield
+        return
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems know no locks
+            logger.debug("no lock on %s (%s): two runs may compute the same", path, error)
+        yield
+
+
+def _write(path: Path, logits: Tensor, asked: TeacherQuery, world: World) -> None:
+    classes = logits.shape[1]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), classes)
+    about = {
+        "teacher_sha256": asked.weights_sha256,
+        "teacher": type(asked.teacher.network).__qualname__,
+        "precision": world.precision,
+        "device": world.device.type,
+        "data": asked.entry,
+        "count": len(logits),
+    }
+    table = pa.table({"logits": column}, metadata={"sha256": _sum(logits), "about": json.dumps(about)})
+    staging = path.with_name(f".{path.name}.{time.time_ns()}.writing")
+    try:
+        pq.write_table(table, staging, compression="zstd")
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _read(path: Path, count: int, classes: int) -> Tensor:
+    """Return what ``_write`` wrote.
+
+    Raises:
+        CorruptError: if it is anything else.
+    """
+    try:
+        table = pq.read_table(path)
+        column = table.column("logits").combine_chunks()
+        logits = torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, classes)
+        kept = (table.schema.metadata or {}).get(b"sha256", b"").decode()
+    except (OSError, pa.ArrowException, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise CorruptError(f"{path} is damaged ({error})") from None
+    if logits.shape != (count, classes) or kept != _sum(logits):
+        raise CorruptError(f"{path} is damaged: its sum or shape is not what was written")
+    return logits
+
+
+def _sum(logits: Tensor) -> str:
+    return hashlib.sha256(logits.contiguous().numpy().data).hexdigest()

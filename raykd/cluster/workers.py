@@ -1,0 +1,39 @@
+"""How many workers a recipe may have on a cluster."""
+
+from raykd.cluster.config import Cluster
+from raykd.errors import UsageError
+from raykd.methods import METHODS
+from raykd.recipe.recipe import Recipe, entailed_runs
+
+
+def fitting_workers(recipe: Recipe, cluster: Cluster) -> list[int]:
+    """Return the numbers of workers that the cluster allows and that divide every batch, ascending.
+
+    The batches are those of the recipe, of its teacher's run and of its controls; each share has two images or more.
+
+    Raises:
+        UsageError: if there is none, naming numbers that would do.
+    """
+    batches = {
+        run.name: run.schedule.global_batch
+        for run in entailed_runs(recipe)
+        if METHODS[run.method.name].sharded_by == "images"  # classes may be dealt unevenly
+    }
+    low, high = cluster.worker_range
+    if high == 0:
+        return [0]
+    dividing = [
+        count
+        for count in range(1, max([high, *(batch // 2 for batch in batches.values())]) + 1)
+        if all(batch % count == 0 and batch // count >= 2 for batch in batches.values())
+    ]
+    fitting = [count for count in dividing if low <= count <= high]
+    if not fitting:
+        listed = ", ".join(f"{name}: {batch}" for name, batch in batches.items())
+        allowed = str(low) if low == high else f"{low} to {high}"
+        near = ", ".join(map(str, [c for c in dividing if c <= 2 * high]))
+        raise UsageError(
+            f"cluster {cluster.name!r} allows {allowed} workers, which do not divide the global batches "
+            f"({listed}); these would: {near}. Set workers in the cluster file, or schedule.global_batch"
+        )
+    return fitting

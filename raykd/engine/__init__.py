@@ -1,0 +1,1 @@
+"""One run: build, fit, judge, report, finish."""

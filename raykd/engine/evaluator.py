@@ -1,0 +1,95 @@
+"""Measure a student: accuracy, calibration, and fidelity to its teacher, each over all workers' shares.
+
+Units: accuracy, agreement and expected calibration error in per cent; kl in nats, KL(teacher || student).
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raykd.data.datasets import Images
+from raykd.data.streams import evaluation_batches
+from raykd.distributed.world import World
+from raykd.models.logits import logits_of
+from raykd.spec import DataSpec
+
+_BATCH = 500
+_BINS = 15  # of the calibration error, as in Guo et al. 2017
+
+
+def score(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, world: World) -> dict[str, float]:
+    """Score this worker's share of the rows (N, C) and return the figures over all shares."""
+    probabilities = logits.softmax(1)
+    confidence, predicted = probabilities.max(1)
+    sums = {"rows": torch.tensor(float(len(logits)))}
+    if labels is not None:
+        correct = predicted == labels
+        sums["accuracy/top1"] = correct.sum()
+        if logits.shape[1] > 5:
+            sums["accuracy/top5"] = (logits.topk(5, 1).indices == labels[:, None]).sum()
+        bins = (confidence.nan_to_num() * _BINS).long().clamp(max=_BINS - 1)  # NaN is no index
+        gaps = torch.zeros(_BINS, device=logits.device)
+        gaps.index_add_(0, bins, correct.float() - confidence)
+    if teacher_logits is not None:
+        teacher = teacher_logits.log_softmax(1)
+        sums["agreement"] = (predicted == teacher_logits.argmax(1)).sum()
+        sums["kl"] = F.kl_div(logits.log_softmax(1), teacher, reduction="sum", log_target=True)
+    flat = torch.stack([value.to(world.device, torch.float64) for value in sums.values()])
+    totals = dict(zip(sums, world.sum(flat).tolist(), strict=True))
+    rows = totals.pop("rows")
+    result = {name: value / rows for name, value in totals.items()}
+    if labels is not None:
+        result["ece"] = world.sum(gaps.double()).abs().sum().item() / rows
+    return {name: value if name == "kl" else 100 * value for name, value in result.items()}
+
+
+class Evaluator:
+    """The test split, the teacher's answers to it computed once, and the scoring of any student on it.
+
+    Others may be taken with it, ``beside``: the figures of one called ``holdout`` begin with ``holdout/``.
+    """
+
+    def __init__(
+        self,
+        images: Images | None,
+        spec: DataSpec,
+        world: World,
+        teacher: nn.Module | None,
+        beside: "Mapping[str, Evaluator | None] | None" = None,
+        *,
+        labelled: bool = True,
+    ) -> None:
+        """Keep this worker's share; let the teacher sit the exam. Without images there is no exam."""
+        self._images, self._spec, self._world = images, spec, world
+        self._beside = {name: evaluator for name, evaluator in (beside or {}).items() if evaluator is not None}
+        self._teacher_logits: Tensor | None = None
+        if images is None:
+            return
+        self._labels = images.labels[world.rank :: world.size].to(world.device) if labelled else None
+        if teacher is not None:
+            self._teacher_logits = self._logits(teacher)
+
+    def score(self, student: nn.Module) -> dict[str, float]:
+        """Return the figures of a student over the whole split; none where there is no split."""
+        figures = {
+            f"{other}/{name}": value
+            for other, evaluator in self._beside.items()
+            for name, value in evaluator.score(student).items()
+        }
+        if self._images is None:
+            return figures
+        return {**score(self._logits(student), self._labels, self._teacher_logits, self._world), **figures}
+
+    def score_teacher(self) -> dict[str, float]:
+        """Return the teacher's own figures, by names starting with ``teacher/``."""
+        if self._teacher_logits is None:
+            return {}
+        figures = score(self._teacher_logits, self._labels, None, self._world)
+        return {f"teacher/{name}": value for name, value in figures.items()}
+
+    def _logits(self, network: nn.Module) -> Tensor:
+        assert self._images is not None, "only asked where there is an exam"
+        batches = evaluation_batches(self._images, self._spec, self._world, _BATCH)
+        return logits_of(network, (batch.images for batch in batches), self._world)

@@ -1,0 +1,124 @@
+"""What a finished run leaves: its result, the chosen student, a bank, and statistics for those who build on it."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raykd.artifacts.bank import BankFiles, finish_bank, open_bank
+from raykd.artifacts.calibration import BY_PRODUCT, keep_statistics
+from raykd.data.datasets import Images
+from raykd.distributed.world import World, mix
+from raykd.engine.build import Built
+from raykd.engine.quality import image_quality
+from raykd.engine.selection import Selection
+from raykd.errors import RaykdError
+from raykd.generators import EVERY
+from raykd.generators.waves import Wave
+from raykd.models.teacher import Teacher
+from raykd.recipe.recipe import Recipe
+from raykd.store.checkpoint import save_weights
+from raykd.store.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+SELECTIONS = ("last", "blind", "best")
+_IMAGES = 1024  # looked at to judge a method's images, and at least so many of a bank
+_PER_CLASS = 16
+_BATCH = 128
+_HELD_OUT = 0x0B5E  # keeps these latents apart from training's
+
+
+def finalize(
+    recipe: Recipe, built: Built, selection: Selection, seconds: float, workspace: Workspace
+) -> dict[str, Any]:
+    """Write what others will use and return the result; every worker must call it."""
+    world, directory = built.method.world, workspace.store / recipe.run_id
+    figures = _student(built, selection, directory) if "student" in built.method.roles else {}
+    images = _images(recipe, built, workspace)
+    if world.rank == 0:
+        _leave_statistics(recipe, built, directory)
+    gpus = world.size if world.device.type == "cuda" else 0
+    return {
+        "run": recipe.run_id,
+        "seed": recipe.seed,
+        **figures,
+        **built.evaluator.score_teacher(),
+        **images,
+        "images": built.method.total_images,
+        "seconds": round(seconds, 2),
+        "gpu_hours": round(seconds * gpus / 3600, 4),
+        "data_opened": built.opened.by_role(),
+        "published": recipe.published,
+    }
+
+
+def _student(built: Built, selection: Selection, directory: Path) -> dict[str, Any]:
+    """Score the three selections once more and save the chosen weights."""
+    student, chosen = built.method.student, "last" if built.method.streams else "blind"
+    figures: dict[str, Any] = {"selected": chosen}
+    for name in SELECTIONS:
+        student.load_state_dict(selection.weights[name])
+        figures[name] = {"step": selection.steps[name], **built.evaluator.score(student)}
+    student.load_state_dict(selection.weights[chosen])
+    if built.method.world.rank == 0:
+        save_weights(selection.weights[chosen], directory / "student.safetensors")
+    return figures
+
+
+def _images(recipe: Recipe, built: Built, workspace: Workspace) -> dict[str, float]:
+    """Close the bank, if that is what was made, and measure the images."""
+    method, world = built.method, built.method.world
+    if built.teacher is None:
+        return {}
+    seed = mix(recipe.seed, _HELD_OUT)
+    about = method.products_manifest()
+    if about is not None:
+        directory = workspace.store / recipe.run_id
+        workspace.pull([recipe.run_id], world, checkpoints="none")  # members that workers of other machines have made
+        finish_bank(directory, {**about, "teacher_sha256": built.teacher_sha256}, world)
+        workspace.push(recipe.run_id, world)
+        workspace.pull([recipe.run_id], world, checkpoints="none")
+        return image_quality(_of_bank(open_bank(directory), world, seed), built.teacher, built.spec.num_classes, world)
+    images = method.sample(_IMAGES, seed)
+    if images is None:
+        return {}
+    mine = images[world.rank :: world.size].split(_BATCH)
+    return image_quality(((batch, None) for batch in mine), built.teacher, built.spec.num_classes, world)
+
+
+def _of_bank(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield equally many images of every class, this worker's share of the classes, a few members at a time."""
+    each = max(_PER_CLASS, _IMAGES // files.num_classes)
+    classes = Wave(0, tuple(range(files.num_classes))).share(world.rank, world.size)
+    if world.size > files.num_classes:  # one generator, many workers: each looks at all classes
+        classes, seed = tuple(range(files.num_classes)), mix(seed, world.rank)
+    some = max(1, _BATCH // each)
+    for first in range(0, len(classes), some):
+        group = classes[first : first + some]
+        bank = files.load(files.classes if EVERY in files.classes else group).to(world.device)
+        labels = torch.tensor(group, device=world.device).repeat_interleave(each)
+        generator = torch.Generator().manual_seed(mix(seed, group[0]))
+        z = torch.randn(len(labels), bank.latent_dim, generator=generator).to(world.device)
+        asked = labels if bank.conditions or EVERY not in files.classes else None
+        with torch.no_grad():
+            yield bank.mixed(z, labels), asked
+
+
+def _leave_statistics(recipe: Recipe, built: Built, directory: Path) -> None:
+    """Write the class-conditional statistics of a network that learnt from labelled data, if it has BatchNorm."""
+    stream = built.streams.get("train")
+    if stream is None or built.teacher is not None or not isinstance(stream.images, Images):
+        return
+    teacher = Teacher(copy.deepcopy(built.method.student), channels=built.spec.channels, size=built.spec.size)
+    if not teacher.batch_norms:
+        return
+    weights = directory / "student.safetensors"
+    try:
+        keep_statistics(directory / BY_PRODUCT, teacher, weights, stream.images, built.spec, recipe.data.name)
+    except RaykdError as error:  # a by-product: the run itself has all it was made for
+        logger.warning("no class-conditional statistics of this network are kept: %s", error)

@@ -1,0 +1,152 @@
+"""Reporter: the only port outward. LocalReporter writes the run directory.
+
+recipe.yaml environment.json metrics.jsonl status.json tensorboard/ samples/ checkpoints/ student.safetensors bank/
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError
+
+from raykd.artifacts.bank import product_path, write_products
+from raykd.distributed.world import World
+from raykd.errors import SetupError
+from raykd.store.checkpoint import (
+    Checkpoint,
+    Sums,
+    latest_checkpoint,
+    shard_path,
+    step_name,
+    write_checkpoint,
+    write_shard,
+)
+from raykd.store.mirror import Mirror
+from raykd.store.run_directory import METRICS, write_status
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """Where a run tells the world how it goes. Called on every worker, the same number of times."""
+
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
+        """Publish metrics (None: only a checkpoint) and the checkpoint, of which each worker brings its part."""
+
+    def resume_from(self) -> Path | None:
+        """Return the checkpoint to go on from."""
+
+    def stop_requested(self) -> bool:
+        """Tell whether somebody has asked the run to save and stop (asked of rank 0 only)."""
+
+
+class LocalReporter:
+    """Writes the run directory: on rank 0 what workers share, on each what it alone holds."""
+
+    def __init__(
+        self,
+        directory: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+        world: World | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
+        """Write into ``directory``; ``should_stop`` is asked about twice a second, on rank 0.
+
+        With ``mirror`` it is one of that store's, and each report is sent there too.
+        """
+        self._mirror = mirror
+        self._directory = directory
+        self._should_stop = should_stop
+        self._world = world or World.alone()
+        self._tensorboard: Any = None
+
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
+        """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
+
+        Raises:
+            SetupError: on all workers, if a disk does not take it; the checkpoint before is intact.
+        """
+        folder, shards, problem = self._directory / "checkpoints", {}, None
+        try:
+            if checkpoint.products:
+                write_products(self._directory, checkpoint.products)
+            shards = write_shard(folder, checkpoint, self._world.rank)
+            if self._world.rank:
+                self._send_own(checkpoint, shards)
+        except (OSError, SafetensorError) as error:
+            problem = self._told(error)
+        except SetupError as error:
+            problem = str(error)
+        parts = self._world.gather_objects((shards, problem))
+        problem = next((told for _, told in parts if told), None)
+        if problem is None and self._world.rank == 0:
+            try:
+                if metrics is not None:
+                    self._write_metrics(metrics, checkpoint)
+                sums = {name: one for each, _ in parts for name, one in each.items()}
+                written = write_checkpoint(folder, checkpoint, sums, elsewhere=self._mirror is not None)
+                write_status(self._directory, state="running", step=checkpoint.step)
+                if self._mirror is not None:
+                    others = {f"checkpoints/{written.name}/{name}" for name in sums if name not in parts[0][0]}
+                    self._mirror.push(self._directory.name, elsewhere=others)
+            except OSError as error:
+                problem = self._told(error)
+            except SetupError as error:
+                problem = str(error)
+        problem = self._world.broadcast(problem)
+        if problem:
+            raise SetupError(problem)
+
+    def _send_own(self, checkpoint: Checkpoint, shards: Sums) -> None:
+        """Send what this worker has written to where it belongs; rank 0 sends the rest, whole, behind it."""
+        if self._mirror is None:
+            return
+        run, step = self._directory.name, step_name(checkpoint.step)
+        for name in shards:
+            waiting = shard_path(self._directory / "checkpoints", checkpoint.step, name)
+            self._mirror.push_file(waiting, f"{run}/checkpoints/{step}/{name}")
+        for product in checkpoint.products:
+            path = product_path(self._directory, product)
+            self._mirror.push_file(path, path.relative_to(self._mirror.local).as_posix())
+
+    def _told(self, error: Exception) -> str:
+        return (
+            f"could not write into run directory {self._directory.name} ({error}); free some space or "
+            "mend the storage, then run the same command"
+        )
+
+    def resume_from(self) -> Path | None:
+        """Return the newest whole checkpoint."""
+        return latest_checkpoint(self._directory / "checkpoints")
+
+    def stop_requested(self) -> bool:
+        """Tell whether a stop was asked for."""
+        return self._should_stop()
+
+    def _write_metrics(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> None:
+        with (self._directory / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint without its line could not be mended
+        if checkpoint.samples is not None:
+            folder = self._directory / "samples"
+            folder.mkdir(exist_ok=True)
+            (folder / f"step_{checkpoint.step:07d}.png").write_bytes(checkpoint.samples)
+        self._write_tensorboard(metrics, checkpoint.step)
+
+    def _write_tensorboard(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._tensorboard is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._tensorboard = False
+                logger.info("tensorboard is not installed; metrics.jsonl has the curves")
+            else:
+                self._tensorboard = SummaryWriter(self._directory / "tensorboard")
+        if self._tensorboard:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()

@@ -1,0 +1,77 @@
+"""Plan a recipe for a cluster: what a worker would need, tried on this machine. Importable without Ray."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raykd.cluster.config import Cluster
+from raykd.cluster.workers import fitting_workers
+from raykd.distributed.memory import free_memory
+from raykd.planning.plan import Terms, plan
+from raykd.planning.predict import Site
+from raykd.recipe.recipe import Recipe
+from raykd.store.workspace import Workspace
+
+
+def plan_on(recipe: Recipe, cluster: Cluster, *, store: Path, data_root: Path | None) -> dict[str, Any]:
+    """Return the plan of a recipe on the largest number of workers that the cluster allows and that fits.
+
+    Raises:
+        UsageError: if no allowed number of workers fits, or a worker's part needs more memory than it may use.
+        RaykdError: as the run itself would.
+    """
+    fitting = fitting_workers(recipe, cluster)
+    on_ray, workers = cluster.workers != 0, max(1, fitting[-1])
+    threads = cluster.threads or (max(1, int(cluster.cpus_per_worker)) if on_ray else None)
+    cores = os.cpu_count() or 1
+    wants_gpu = cluster.gpus_per_worker > 0 or (not on_ray and torch.cuda.is_available())
+    gpu = wants_gpu and torch.cuda.is_available()
+    here = cluster.address == "local" or not on_ray
+    environment = {"LOCAL_WORLD_SIZE": str(workers)} if here else {}
+    if not gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # as Ray tells workers that asked for none
+    site = Site(
+        workspace=Workspace(data_root and data_root.absolute(), store.absolute()),
+        workers=workers,
+        imports=("ray.train",) if on_ray and find_spec("ray") else (),
+        environment=environment,
+    )
+    terms = Terms(
+        workers=workers,
+        memory=_memory(cluster, workers, here, gpu),
+        gpus=cluster.gpus_per_worker if on_ray else float(gpu),
+        cpus=cluster.cpus_per_worker if on_ray else float(threads or cores),
+        price=cluster.price_per_hour,
+        crowding=max(1.0, workers * (threads or cores) / cores) if here and not wants_gpu else 1.0,
+    )
+    runtime = cluster.runtime.model_copy(update={"threads": threads})
+    found = plan(recipe, runtime, site, terms)
+    return {**found, "cluster": cluster.name, "allowed_workers": fitting, "notes": _notes(cluster, here, gpu, terms)}
+
+
+def _memory(cluster: Cluster, workers: int, here: bool, gpu: bool) -> int | None:
+    """Return the bytes that a worker may use, or None where neither the cluster says it nor this machine can tell."""
+    if cluster.memory_per_worker_gib is not None:
+        return round(cluster.memory_per_worker_gib * 2**30)
+    if not here or (cluster.gpus_per_worker > 0 and not gpu):
+        return None
+    if gpu:
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    free = free_memory()
+    return None if free is None else free // workers
+
+
+def _notes(cluster: Cluster, here: bool, gpu: bool, terms: Terms) -> list[str]:
+    notes = ["times are without the network between workers"] if terms.workers > 1 else []
+    if not here or (cluster.gpus_per_worker > 0 and not gpu):
+        notes.append("measured on this machine; on the cluster's hardware expect another time")
+    if terms.memory is None:
+        notes.append("memory_per_worker_gib is not set in the cluster file, so nothing is said of what fits")
+    if not here and cluster.wave is None:
+        notes.append("where `wave` is not set, a worker chooses it by its free memory: here as this machine would")
+    if terms.crowding > 1:
+        notes.append(f"the workers share this machine's cores: steps are taken as {terms.crowding:.1f} times slower")
+    return notes

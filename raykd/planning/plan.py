@@ -1,0 +1,234 @@
+"""What a run will need, told before it starts: memory of a worker, traffic between them, time, disk."""
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from raykd.config.runtime import Runtime
+from raykd.errors import RaykdError, UsageError
+from raykd.planning.predict import Prediction, Site, predict
+from raykd.recipe.recipe import Recipe, entailed_runs
+from raykd.store.run_directory import read_status
+
+_GIB = 2**30
+_KEPT = 2  # checkpoints
+_BUSY = 1.3  # times longer than the processor worked
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a worker is given and what it costs.
+
+    Attributes:
+        workers: how many there are.
+        memory: bytes that each may use, or None where nobody knows.
+        gpus: of each; 0 counts CPU-hours instead.
+        cpus: of each.
+        price: of one worker's hour, in whatever currency.
+        crowding: how many times slower a step is, where workers share too few cores.
+    """
+
+    workers: int
+    memory: int | None
+    gpus: float
+    cpus: float
+    price: float | None
+    crowding: float = 1.0
+
+
+def plan(recipe: Recipe, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
+    """Return the plans of all runs that training this recipe means, and their sum, as plain data.
+
+    Raises:
+        UsageError: if a run cannot fit into the memory, saying what would.
+        RaykdError: as the recipe's own run would; of the runs around it such an error is told in its line.
+    """
+    runs: list[dict[str, Any]] = []
+    for run in entailed_runs(recipe):
+        if run.run_id != recipe.run_id and read_status(site.workspace.store / run.run_id).get("state") == "finished":
+            runs.append({"run": run.run_id, "state": "finished"})
+            continue
+        try:
+            runs.append({"run": run.run_id, "state": "to train", **_plan_one(run, runtime, site, terms)})
+        except RaykdError as error:
+            if run.run_id == recipe.run_id or isinstance(error, DoesNotFit):
+                raise
+            runs.append({"run": run.run_id, "state": "not planned", "reason": str(error)})
+    sums = [key for key in ("hours", "gpu_hours", "cpu_hours", "price") if any(key in run for run in runs)]
+    totals = {key: sum(run.get(key, 0.0) for run in runs) for key in sums}
+    return {"recipe": recipe.name, "run": recipe.run_id, "workers": terms.workers, "runs": runs, "total": totals}
+
+
+class DoesNotFit(UsageError):
+    """A run needs more memory than a worker may use."""
+
+
+def _plan_one(recipe: Recipe, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="raykd-plan-") as folder:
+        prediction = predict(recipe, runtime, site, Path(folder) / "store", memory=terms.memory)
+    _require_room(recipe, runtime, prediction, terms)
+    return {
+        **_division(recipe, prediction, terms),
+        **_memory(prediction, terms),
+        **_travel(prediction, terms),
+        **_cost(recipe, prediction, terms),
+        **_disk(prediction),
+        "measured": {
+            "device": prediction.built["device"],
+            "size_is": prediction.size_is,
+            "planned": prediction.planned,
+            "at": {
+                str(size): {"seconds": found["seconds"], "peak_bytes": max(found["steps_peak"], found["report_peak"])}
+                for size, found in sorted(prediction.trials.items())
+            },
+        },
+        "notes": _notes(prediction),
+    }
+
+
+def _division(recipe: Recipe, prediction: Prediction, terms: Terms) -> dict[str, Any]:
+    """Tell who does what."""
+    batch = recipe.schedule.global_batch
+    if not prediction.shares:
+        return {"images_per_worker": batch // terms.workers}
+    classes, shares = prediction.built["classes"], prediction.shares
+    return {
+        "classes_per_worker": -(-classes // terms.workers),
+        "images_per_class": batch // classes,
+        "images_per_worker": batch // classes * shares[0],
+        "wave": shares[0],
+        "waves": len(shares),
+    }
+
+
+def _memory(prediction: Prediction, terms: Terms) -> dict[str, Any]:
+    """Tell sizes of networks and what a worker's memory fills with."""
+    built, wave = prediction.built, max(prediction.shares, default=0)
+    numbers = dict(built["parameters"])
+    member = built.get("member")
+    trained = sum(built["trained"].values())
+    new = member["parameters"] * wave if member else 0  # a wave's generators are made when it begins
+    if member and new:
+        numbers |= {"one generator": member["parameters"], "generators of a wave": new}
+        trained += new
+    optimizer = round(prediction.at("optimizer"))
+    activations = prediction.at("steps_peak") - prediction.at("built") - optimizer - 4 * new
+    return {
+        "parameters": numbers,
+        "trained_parameters": trained,
+        "optimizer_bytes": optimizer,
+        "activation_bytes": max(0, round(activations)),
+        "peak_bytes": prediction.peak(),
+        "available_bytes": terms.memory,
+    }
+
+
+def _travel(prediction: Prediction, terms: Terms) -> dict[str, Any]:
+    """Tell what a worker sends in a step, and how a bank is held."""
+    kinds = sorted({kind for found in prediction.trials.values() for kind in found["traffic"]})
+    sent = {}
+    for kind in kinds:
+        law = {size: {**found, kind: found["traffic"].get(kind, 0)} for size, found in prediction.trials.items()}
+        sent[kind] = round(replace(prediction, trials=law).at(kind))
+    told: dict[str, Any] = {"traffic_bytes": sent, "traffic_bytes_in_all": sum(sent.values())}
+    bank = prediction.built.get("bank")
+    if bank:
+        told["bank"] = dict(bank)
+    return told
+
+
+def _cost(recipe: Recipe, prediction: Prediction, terms: Terms) -> dict[str, Any]:
+    """Add up the time. The network between workers is not in it."""
+    steps, report_every = recipe.schedule.steps, recipe.schedule.report_every
+    members = prediction.size_is == "members"
+    sizes = prediction.shares if members else (prediction.planned,) * max(1, len(prediction.shares))
+    step = prediction.at("seconds") * terms.crowding
+    seconds = sum(prediction.at("seconds", size) * steps for size in sizes) * terms.crowding
+    reports = math.ceil(steps * len(sizes) / report_every)
+    report = prediction.at("report_seconds") * terms.crowding
+    hours = (seconds + reports * report) / 3600
+    told = {
+        "seconds_per_step": step,
+        "cpu_seconds_per_step": prediction.at("cpu_seconds"),
+        "steps": steps * len(sizes),
+        "seconds_per_report": report,
+        "reports": reports,
+        "hours": hours,
+    }
+    if terms.gpus:
+        told["gpu_hours"] = hours * terms.workers * terms.gpus
+    else:
+        told["cpu_hours"] = hours * terms.workers * terms.cpus
+    if terms.price is not None:
+        told["price"] = hours * terms.workers * terms.price
+    return told
+
+
+def _disk(prediction: Prediction) -> dict[str, Any]:
+    told: dict[str, Any] = {"checkpoint_bytes": round(prediction.at("checkpoint")), "checkpoints_kept": _KEPT}
+    member = prediction.built.get("member")
+    if member:
+        told["bank_bytes"] = member["count"] * member["bytes"]
+    return told
+
+
+def _notes(prediction: Prediction) -> list[str]:
+    notes = list(prediction.placeholders)
+    missing = {found["test_missing"] for found in prediction.trials.values()} - {None}
+    if missing:
+        notes.append(f"without the exam on the test split: {missing.pop()}")
+    if prediction.planned not in prediction.trials:
+        tried = " and ".join(map(str, sorted(prediction.trials)))
+        notes.append(f"tried with {tried} {prediction.size_is}, foretold for {prediction.planned}")
+    wall, processor = prediction.at("seconds"), prediction.at("cpu_seconds")
+    if wall > _BUSY * processor and not prediction.built["on_gpu"]:
+        notes.append(f"others kept this machine busy: of {wall:.3g} s a step, {processor:.3g} s were the processor's")
+    return notes
+
+
+def _require_room(recipe: Recipe, runtime: Runtime, prediction: Prediction, terms: Terms) -> None:
+    needed = prediction.peak()
+    if terms.memory is None or needed <= terms.memory:
+        return
+    ways = _ways_out(recipe, runtime, prediction, terms)
+    raise DoesNotFit(
+        f"run {recipe.run_id} needs {gib(needed)} on each of {terms.workers} workers, which may use "
+        f"{gib(terms.memory)}. What would fit: {'; '.join(ways) if ways else 'workers with more memory'}"
+    )
+
+
+def _ways_out(recipe: Recipe, runtime: Runtime, prediction: Prediction, terms: Terms) -> list[str]:
+    """Return what would make a worker's part small enough, as far as the trials tell."""
+    assert terms.memory is not None, "asked only where it is known"
+    ways, room = [], prediction.room(terms.memory)
+    batch, classes = recipe.schedule.global_batch, prediction.built["classes"]
+    if prediction.size_is == "members" and room >= 1:
+        ways.append(f"wave: {room} in the cluster file (now {prediction.planned})")
+        ways.append(f"{-(-classes // room)} workers for a single wave")
+    elif prediction.size_is == "images of a member" and room >= 2:
+        ways.append(f"schedule.global_batch={classes * room} (now {batch})")
+    elif prediction.size_is == "images" and room >= 2:
+        share = next((size for size in range(room, 1, -1) if batch % size == 0), None)
+        if share:
+            ways.append(f"{batch // share} workers")
+        ways.append(f"schedule.global_batch={terms.workers * room} (now {batch})")
+    elif prediction.size_is == "members" and batch > 2 * classes:
+        ways.append(f"schedule.global_batch={2 * classes} (now {batch}), fewer images of each class")
+    bank = prediction.built.get("bank")
+    if bank and terms.workers > 1 and bank["mode"] == "copy" and bank["members"] > 1:
+        rest = prediction.peak() - round(bank["bytes"] * (1 - 1 / terms.workers))
+        if rest <= terms.memory:
+            ways.append(f"bank: exchange in the cluster file ({gib(rest)}) instead of a copy")
+    if runtime.precision == "fp32":
+        ways.append("perhaps precision: bf16, which takes less for activations")
+    return ways
+
+
+def gib(amount: float) -> str:
+    """Write bytes for a reader."""
+    for unit, size in (("GiB", _GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if amount >= size:
+            return f"{amount / size:.2f} {unit}"
+    return f"{amount:.0f} B"

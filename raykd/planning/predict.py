@@ -1,0 +1,257 @@
+"""What a worker's step will take, foretold from trials (see ``trial``) at sizes that are cheap to try.
+
+Time and memory grow by a straight line in the members of a wave, or in the images of a batch, so two small trials tell
+a large one. Where the planned size itself is cheap, it is tried, and then nothing is foretold.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import raykd
+from raykd.config.runtime import Runtime
+from raykd.errors import CorruptError, RaykdError, RunFailed, SetupError, UsageError
+from raykd.generators.waves import plan_waves
+from raykd.methods import METHODS
+from raykd.planning.profile import WARM_UP, ProfileTask
+from raykd.recipe.recipe import Recipe, recipe_from_dict
+from raykd.store.workspace import Workspace
+
+STEPS = 5
+_CHEAP = 15.0  # seconds of a trial
+_SAFE = 0.8  # of the memory there is
+_FEW = 8  # images; of fewer a processor makes less than of many
+_LEAST_STEPS = 64  # no trial may come to the end of a run
+_KINDS: tuple[type[RaykdError], ...] = (UsageError, SetupError, CorruptError, RunFailed)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where trials run: the roots, how many workers are imagined, what else a worker loads, its environment."""
+
+    workspace: Workspace
+    workers: int = 1
+    imports: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Line(NamedTuple):
+    """A quantity that is ``fixed`` and grows by ``each``."""
+
+    fixed: float
+    each: float
+
+    def at(self, size: int) -> float:
+        """Return the quantity at a size."""
+        return self.fixed + self.each * size
+
+    def fits(self, most: float) -> int:
+        """Return the largest size at which the quantity is ``most`` or less; 0 where there is none."""
+        return max(0, int((most - self.fixed) / self.each)) if self.each > 0 else 0
+
+
+def line(points: Sequence[tuple[int, float]]) -> Line:
+    """Lay a line through the first and the last point; neither its start nor its slope is below zero."""
+    (x, y), (last_x, last_y) = points[0], points[-1]
+    each = max(0.0, (last_y - y) / (last_x - x)) if last_x > x else 0.0
+    fixed = last_y - each * last_x
+    return Line(fixed, each) if fixed >= 0 else Line(0.0, last_y / last_x)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was tried, and what it tells of the planned size.
+
+    Attributes:
+        size_is: what the size counts: ``members``, ``images`` of a worker, or ``images of a member``.
+        planned: the size that the run will have.
+        shares: members of each wave that this worker trains; one entry without waves.
+        built: what was found without stepping, or at the first trial.
+        trials: findings by size.
+        stand_ins: what had to be made up.
+        recipe: as it was tried, on those.
+    """
+
+    size_is: str
+    planned: int
+    shares: tuple[int, ...]
+    built: Mapping[str, Any]
+    trials: Mapping[int, Mapping[str, Any]]
+    placeholders: tuple[str, ...]
+    recipe: Recipe
+
+    def law(self, key: str) -> Line:
+        """Return the line of a quantity."""
+        return line([(size, float(found[key])) for size, found in sorted(self.trials.items())])
+
+    def at(self, key: str, size: int | None = None) -> float:
+        """Return a quantity at a size (default: the planned one): measured there, else foretold."""
+        size = self.planned if size is None else size
+        return float(self.trials[size][key]) if size in self.trials else self.law(key).at(size)
+
+    def peak(self, size: int | None = None) -> int:
+        """Return the largest memory of building, stepping and reporting, in bytes."""
+        return round(max(self.at(key, size) for key in ("built", "steps_peak", "report_peak")))
+
+    def room(self, most: int) -> int:
+        """Return the largest size whose peak is ``most`` bytes or less; 0 where none is."""
+        laws = [law for key in ("steps_peak", "report_peak") if (law := self.law(key)).each > 0]
+        return min((law.fits(most) for law in laws), default=0)
+
+
+def predict(
+    recipe: Recipe,
+    runtime: Runtime,
+    site: Site,
+    store: Path,
+    *,
+    memory: int | None,
+    direct: bool = True,
+    steps: int = STEPS,
+) -> Prediction:
+    """Try a recipe on this machine.
+
+    Args:
+        recipe: what is to run.
+        runtime: as its workers will have it.
+        site: where the trials run.
+        store: an empty folder, for stand-ins.
+        memory: bytes that a worker may use, if known; no trial is made that may take more.
+        direct: whether to try the planned size itself where that is cheap.
+        steps: how many are timed in a trial.
+
+    Raises:
+        RaykdError: as the run itself would.
+    """
+    prepared, placeholders = _prepare(recipe, site, store)
+
+    def look(count: int, tried: Recipe, how: Runtime) -> dict[str, Any]:
+        return measure(tried, how, site, store, count)
+
+    if METHODS[recipe.method.name].sharded_by == "images":
+        planned = recipe.schedule.global_batch // site.workers
+        tried = _Tried(
+            max(2, min(_FEW, planned // 4)),
+            planned,
+            lambda size: look(steps, _of_batch(prepared, site.workers * size), runtime),
+        )
+        trials = tried.trials(memory, direct)
+        return Prediction("images", planned, (), next(iter(trials.values())), trials, tuple(placeholders), prepared)
+
+    built = look(0, prepared, runtime)
+    classes, waves = built["classes"], max(1, built["total_steps"] // recipe.schedule.steps)
+    shares = _shares(classes, site.workers, -(-classes // (site.workers * waves)))
+
+    def wave(size: int) -> dict[str, Any]:
+        return look(steps, prepared, runtime.model_copy(update={"wave": size}))
+
+    def images(size: int) -> dict[str, Any]:
+        return look(steps, _of_batch(prepared, classes * size), runtime)
+
+    sizes = [size for size in range(1, shares[0] + 1) if _shares(classes, site.workers, size)[0] == size]
+    try:
+        few = -(-_FEW * classes // recipe.schedule.global_batch)
+        trials = _Tried(max(1, min(few, shares[0] // 4)), shares[0], wave, sizes).trials(memory, direct)
+        return Prediction("members", shares[0], shares, built, trials, tuple(placeholders), prepared)
+    except UsageError:
+        if shares[0] == 1:
+            raise
+        # Members that learn together cannot be tried a few at a time: then few images of each.
+        planned = recipe.schedule.global_batch // classes
+        trials = _Tried(2, planned, images).trials(memory, direct)
+        return Prediction("images of a member", planned, shares, built, trials, tuple(placeholders), prepared)
+
+
+class _Tried:
+    """Which sizes are tried: two small ones, and the planned one instead of the second where it costs little."""
+
+    def __init__(
+        self, least: int, planned: int, attempt: Callable[[int], dict[str, Any]], sizes: Sequence[int] | None = None
+    ) -> None:
+        self._least, self._planned, self._attempt = least, planned, attempt
+        self._sizes = sizes or range(least, planned + 1)
+
+    def trials(self, memory: int | None, direct: bool) -> dict[int, dict[str, Any]]:
+        first = self._near(max(self._least, self._planned // 8))
+        second = self._near(max(2 * first, self._planned // 4))
+        found = {first: self._attempt(first)}
+        if first < self._planned:
+            if direct and self._is_cheap(first, found[first], memory):
+                second = self._planned
+            found[second] = self._attempt(second)
+        return found
+
+    def _near(self, size: int) -> int:
+        return next((one for one in self._sizes if one >= size), self._planned)
+
+    def _is_cheap(self, size: int, found: Mapping[str, Any], memory: int | None) -> bool:
+        times = self._planned / size
+        grown = found["built"] + times * (found["steps_peak"] - found["built"])
+        seconds = times * (found["seconds"] * (WARM_UP + STEPS) + found["report_seconds"])
+        return seconds < _CHEAP and (memory is None or grown < _SAFE * memory)
+
+
+def _shares(classes: int, workers: int, capacity: int) -> tuple[int, ...]:
+    """Return how many members the first worker trains in each wave."""
+    waves = plan_waves(dict.fromkeys(range(classes), 0), 1, workers, capacity)
+    return tuple(len(wave.share(0, workers)) for wave in waves)
+
+
+def _of_batch(recipe: Recipe, batch: int) -> Recipe:
+    """Return the recipe with another batch and as many images in all, by which it is decided whether to compile."""
+    schedule = recipe.schedule
+    steps = max(_LEAST_STEPS, schedule.steps * schedule.global_batch // batch)
+    return recipe.model_copy(update={"schedule": schedule.model_copy(update={"global_batch": batch, "steps": steps})})
+
+
+def _prepare(recipe: Recipe, site: Site, store: Path) -> tuple[Recipe, list[str]]:
+    """Fill ``store`` with what the recipe builds on, and return the recipe to build there."""
+    workspace = {
+        "store": str(site.workspace.store),
+        "data_root": str(site.workspace.data) if site.workspace.data else None,
+    }
+    answer = _ask("prepare", {"recipe": recipe.model_dump(mode="json"), "at": str(store), **workspace}, site)
+    return recipe_from_dict(answer["recipe"]), answer["stand_ins"]
+
+
+def measure(recipe: Recipe, runtime: Runtime, site: Site, store: Path, steps: int) -> dict[str, Any]:
+    """Run one trial of a recipe whose stand-ins are in ``store``, and return its findings."""
+    data_root = str(site.workspace.data) if site.workspace.data else None
+    tried = _of_batch(recipe, recipe.schedule.global_batch) if steps else recipe
+    told = ProfileTask(
+        tried.model_dump(mode="json"), site.workers, runtime.model_dump(), str(store), data_root, steps, site.imports
+    )
+    return _ask("measure", asdict(told), site)
+
+
+def _ask(task: str, told: Mapping[str, Any], site: Site) -> dict[str, Any]:
+    answer = _in_a_process(task, told, site)
+    if "error" in answer:
+        kind = next((kind for kind in _KINDS if kind.__name__ == answer["error"]), RunFailed)
+        raise kind(answer["message"])
+    return answer
+
+
+def _in_a_process(task: str, told: Mapping[str, Any], site: Site) -> dict[str, Any]:
+    # Ranks are those of the process that asks, if torchrun has started it.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    path = os.pathsep.join(filter(None, (str(Path(raykd.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "raykd.planning.profile", task],
+        input=json.dumps(told),
+        env={**inherited, "PYTHONPATH": path, **site.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        died = f"killed by signal {-done.returncode}; was memory short?" if done.returncode < 0 else last
+        raise RunFailed(f"a trial of {told['recipe']['name']!r} ended with code {done.returncode} ({died})")
+    answer: dict[str, Any] = json.loads(done.stdout.rstrip().rpartition("\n")[2])
+    return answer

@@ -1,0 +1,238 @@
+"""A few steps of the real method, timed and weighed: the program of a process that does nothing else.
+
+It builds what a worker would build, by ``engine.build``, and plays that worker's part alone (``SimulatedWorld``). Only
+a fresh process has a peak of memory that means this work and no other; ``planning.predict`` starts it.
+"""
+
+import importlib
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from raykd.config.runtime import Runtime
+from raykd.data.datasets import Images
+from raykd.distributed.host import prepare_host
+from raykd.distributed.provenance import describe
+from raykd.distributed.simulated import SimulatedWorld
+from raykd.distributed.world import World
+from raykd.engine.build import Built, build
+from raykd.engine.evaluator import Evaluator
+from raykd.engine.fit import fit
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.stop import Interrupted
+from raykd.errors import CorruptError, RaykdError, UsageError
+from raykd.generators import EVERY, GeneratorBank
+from raykd.planning.placeholders import make_placeholders, one_member
+from raykd.recipe.recipe import Recipe, recipe_from_dict, without_test
+from raykd.store.workspace import Workspace
+
+WARM_UP = 2
+"""Steps that are not timed."""
+_LONG_ENOUGH = 20.0  # seconds of steps after which no more are added
+_REPORTS = 2  # the first of which also loads what reports need
+_EXAM = 512  # images of the test split that a worker is timed with
+
+
+@dataclass(frozen=True)
+class ProfileTask:
+    """What a process is told: who builds what, where, and how many steps it times (0: only look at what is built)."""
+
+    recipe: Mapping[str, Any]
+    workers: int
+    runtime: Mapping[str, Any]
+    store: str
+    data_root: str | None
+    steps: int
+    imports: tuple[str, ...] = ()
+
+
+def _perform(trial: ProfileTask) -> dict[str, Any]:
+    """Build, step, report once, and return figures in seconds and bytes."""
+    # Asking the teacher about a whole set takes longer than a plan may.
+    runtime = Runtime.model_validate({**trial.runtime, "teacher_logits": "live"})
+    for name in trial.imports:
+        importlib.import_module(name)
+    prepare_host(runtime.threads)
+    world = World.current(runtime.precision)
+    if trial.workers > 1:
+        world = SimulatedWorld(0, trial.workers, world.device, world.precision)
+    recipe = recipe_from_dict(trial.recipe)
+    workspace = Workspace(Path(trial.data_root) if trial.data_root else None, Path(trial.store))
+    built = build(without_test(recipe), world, runtime, workspace)
+    found: dict[str, Any] = {
+        "built": _memory(world)[0],
+        "device": _device(world),
+        "on_gpu": world.device.type == "cuda",
+        **_describe(built),
+    }
+    if not trial.steps:
+        return found
+    _forget_peak(world)
+    optimizers: dict[int, Optimizer] = {}
+    hook = register_optimizer_step_post_hook(lambda one, *_: optimizers.update({id(one): one}))
+    found |= _steps(built, world, trial.steps)
+    hook.remove()
+    found["optimizer"] = sum(_state_bytes(one) for one in optimizers.values())
+    found["steps_peak"] = _memory(world)[1]
+    _forget_peak(world)
+    found |= _report(built, recipe, world, found["seconds"])
+    found["report_peak"] = _memory(world)[1]
+    return found
+
+
+def _describe(built: Built) -> dict[str, Any]:
+    """Count parameters by role and name what is made beside the networks."""
+    method = built.method
+    networks = {**method.context.networks, **method.trained}
+    found: dict[str, Any] = {
+        "parameters": {role: _numbers(network) for role, network in networks.items()},
+        "trained": {role: _numbers(network) for role, network in method.trained.items()},
+        "total_steps": method.total_steps,
+        "classes": built.spec.num_classes,
+    }
+    bank = method.context.networks.get("bank")
+    if bank is not None:
+        assert isinstance(bank, GeneratorBank), "made by the engine"
+        tensors = [*bank.parameters(), *bank.buffers()]
+        whole = EVERY in bank.classes or len(bank.classes) == built.spec.num_classes
+        found["bank"] = {
+            "mode": "copy" if whole else "exchange",
+            "members": len(bank.classes),
+            "bytes": sum(t.numel() * t.element_size() for t in tensors),
+            "dtype": str(tensors[0].dtype).removeprefix("torch."),
+        }
+    about = method.products_manifest()
+    if about is not None:
+        member = one_member(about)
+        state = member.member_state(about["classes"][0])
+        found["member"] = {
+            "count": len(about["classes"]),
+            "parameters": _numbers(member),
+            "bytes": sum(t.numel() * t.element_size() for t in state.values()),
+        }
+    return found
+
+
+def _steps(built: Built, world: World, count: int) -> dict[str, Any]:
+    walls, processor, traffic = [], [], {}
+    began = time.perf_counter()
+    for number in range(WARM_UP + count):
+        batches = {name: stream.batch(built.method.steps_done) for name, stream in built.streams.items()}
+        if isinstance(world, SimulatedWorld):
+            world.sent.clear()
+        _wait(world)
+        wall, cpu = time.perf_counter(), time.process_time()
+        built.method.step(batches)
+        _wait(world)
+        walls.append(time.perf_counter() - wall)
+        processor.append(time.process_time() - cpu)
+        if isinstance(world, SimulatedWorld):
+            traffic = dict(world.sent)
+        if number >= WARM_UP and time.perf_counter() - began > _LONG_ENOUGH:
+            break
+    timed = slice(WARM_UP, None)
+    return {"seconds": median(walls[timed]), "cpu_seconds": median(processor[timed]), "traffic": traffic}
+
+
+def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> dict[str, Any]:
+    """Let the engine report; the exam is timed on a part of the test split and scaled to the whole."""
+    method, evaluator, times, missing = built.method, built.evaluator, 1.0, None
+    if recipe.data.test and "student" in method.roles:
+        try:
+            images = built.opened.open("test", recipe.data.name, "test", built.spec)
+        except (UsageError, CorruptError) as error:
+            missing = str(error)
+        else:
+            count = min(len(images.labels), _EXAM * world.size)
+            times = len(images.labels) / count
+            evaluator = Evaluator(
+                Images(images.pixels[:count], images.labels[:count]), built.spec, world, built.teacher
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        reporter = LocalReporter(Path(folder), lambda: True, world)
+        for _ in range(_REPORTS):
+            schedule = recipe.schedule.model_copy(update={"report_every": method.steps_done + 1})
+            began = time.perf_counter()
+            with suppress(Interrupted):  # as it is asked to be
+                fit(method, built.streams, built.teacher, evaluator, schedule=schedule, reporter=reporter, resume=None)
+            seconds = time.perf_counter() - began - step_seconds
+            if seconds > _LONG_ENOUGH:
+                break
+        began = time.perf_counter()
+        if "student" in method.roles:
+            evaluator.score(method.student)
+        seconds += (times - 1) * (time.perf_counter() - began)
+        written = Path(folder) / "checkpoints" / f"step_{method.steps_done:07d}"
+        files = {path.name: path.stat().st_size for path in written.iterdir()}
+    own = sum(size for name, size in files.items() if name.startswith("shard_"))
+    shared = sum(files.values()) - own
+    return {"report_seconds": max(0.0, seconds), "checkpoint": shared + own * world.size, "test_missing": missing}
+
+
+def _numbers(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _state_bytes(optimizer: Optimizer) -> int:
+    tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _device(world: World) -> str:
+    told = describe(world)
+    return told["gpu"] or f"{told['cpu']}, {told['threads_per_worker']} of {told['cores']} cores"
+
+
+def _wait(world: World) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)
+
+
+def _memory(world: World) -> tuple[int, int]:
+    """Return the bytes in use and their peak since ``_forget_peak``: of the GPU, or resident in main memory."""
+    if world.device.type == "cuda":
+        return torch.cuda.memory_allocated(world.device), torch.cuda.max_memory_allocated(world.device)
+    try:
+        # Not getrusage where this exists: there a process inherits the peak of the one that started it.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        table = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith("Vm")}
+        return 1024 * int(table["VmRSS"]), 1024 * int(table["VmHWM"])
+    except (OSError, KeyError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return peak, peak
+
+
+def _forget_peak(world: World) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)
+    else:
+        with suppress(OSError):  # where it cannot be done, later peaks contain the earlier ones
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from what is resident
+
+
+def answer(task: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Do a task, ``prepare`` (see ``placeholders``) or ``measure``, and return what it found, or its error as data."""
+    try:
+        if task == "prepare":
+            workspace = Workspace(Path(told["data_root"]) if told["data_root"] else None, Path(told["store"]))
+            recipe, placeholders = make_placeholders(recipe_from_dict(told["recipe"]), workspace, Path(told["at"]))
+            return {"recipe": recipe.model_dump(mode="json"), "stand_ins": placeholders}
+        return _perform(ProfileTask(**{**told, "imports": tuple(told["imports"])}))
+    except RaykdError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer(sys.argv[1], json.load(sys.stdin))))

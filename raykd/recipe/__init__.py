@@ -1,0 +1,1 @@
+"""What is trained: recipes, their sections, and tables of them."""

@@ -1,0 +1,303 @@
+"""Recipe: what is trained, with which settings. Never a path of this machine, a host or a number of GPUs."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from raykd.config.base import Config
+from raykd.config.optim import Optimizer
+from raykd.config.overrides import dotted_fields, numbers_of, override, override_pairs, spelled_out
+from raykd.config.yaml_file import explain, load_yaml
+from raykd.errors import UsageError, did_you_mean, unknown
+from raykd.methods import METHODS, MethodConfig
+from raykd.recipe.sections import (
+    BankConfig,
+    CalibrationConfig,
+    Change,
+    DataConfig,
+    NetworkConfig,
+    ScheduleConfig,
+    TeacherConfig,
+)
+
+
+class Recipe(Config):
+    """One run, complete: the same recipe and seed give the same run id on any machine."""
+
+    name: str
+    data: DataConfig
+    student: NetworkConfig | None = None
+    teacher: TeacherConfig | None = None
+    bank: BankConfig | None = None
+    referee: BankConfig | None = Field(
+        default=None, description="generators whose images, learnt from by no student, all students are judged on"
+    )
+    calibration: CalibrationConfig | None = None
+    method: MethodConfig
+    student_optim: Optimizer | None = None
+    schedule: ScheduleConfig
+    changes: tuple[Change, ...] = Field(default=(), description="numbers that become others during the training")
+    controls: tuple[str, ...] = Field(default=(), description="recipes run beside this one")
+    published: dict[str, float] = Field(default={}, description="the paper's figures, top-1 in per cent")
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+            raise ValueError("a recipe's name is up to 100 letters, digits, '_' and '-' (it names folders)")
+        return name
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _short_data(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _roles_filled(self) -> "Recipe":
+        method, roles = self.method.name, METHODS[self.method.name].roles
+        frozen = self.bank is not None and self.bank.images is not None
+        filled = {"student": self.student, "student_optim": self.student_optim, "bank": None if frozen else self.bank}
+        wanted = {"student": "student", "student_optim": "student", "bank": "bank"}
+        for section, role in wanted.items():
+            if (filled[section] is None) == (role in roles):
+                verb = "needs a" if role in roles else "takes no"
+                raise ValueError(f"method {method!r} {verb} {section!r} section")
+        if frozen and "train" not in METHODS[method].streams:
+            raise ValueError(f"method {method!r} trains on no set of images: leave out 'bank.images'")
+        if frozen and self.data.train is not None:
+            raise ValueError("the set to train on is given twice: leave out 'data.train' or 'bank.images'")
+        if self.referee is not None and self.referee.images is None:
+            raise ValueError("a referee is a set of images: give 'referee.images', such as 1000")
+        if self.referee is not None and not {"student", "teacher"} <= set(roles):
+            raise ValueError(f"method {method!r} has no student and teacher whose agreement 'referee' could measure")
+        if ("ood" in METHODS[method].streams) == (self.data.ood is None):
+            verb = "needs other images: give" if self.data.ood is None else "takes no other images: leave out"
+            raise ValueError(f"method {method!r} {verb} 'data.ood'")
+        if self.data.holdout and not METHODS[method].streams:
+            raise ValueError(f"method {method!r} learns from no images of which 'data.holdout' could be a part")
+        if self.calibration is not None and not METHODS[method].matches_statistics:
+            raise ValueError(f"method {method!r} takes no 'calibration' section: it matches no statistics")
+        return self
+
+    @model_validator(mode="after")
+    def _changes_hold(self) -> "Recipe":
+        every, before = self.schedule.report_every, 0
+        for change in self.changes:
+            if "student" not in METHODS[self.method.name].roles:
+                raise ValueError(f"method {self.method.name!r} takes no 'changes': it trains no student")
+            if change.at <= before or change.at % every or change.at >= self.schedule.steps:
+                raise ValueError(
+                    f"a change at step {change.at}: they stand in their order, between steps 0 and "
+                    f"{self.schedule.steps}, at multiples of schedule.report_every, {every}"
+                )
+            before = change.at
+            numbers = {name for part in ("method", "student_optim") for name in numbers_of(getattr(self, part), part)}
+            for key in change.values:
+                if key not in numbers:
+                    raise ValueError(f"{key!r} cannot change during a training{did_you_mean(key, numbers)}")
+        self.segments()
+        return self
+
+    def segments(self) -> list[tuple["Recipe", int | None]]:
+        """Return the recipes of its training, one after the other, each with the step that it ends at (None: the last).
+
+        Raises:
+            ValueError: if a change makes no recipe.
+        """
+        if not self.changes:
+            return [(self, None)]
+        content = {**self.model_dump(mode="json"), "changes": []}
+        found, ends = [], [*(change.at for change in self.changes), None]
+        for values, end in zip([{}, *(change.values for change in self.changes)], ends, strict=True):
+            for key, value in values.items():
+                *sections, leaf = key.split(".")
+                place = content
+                for section in sections:
+                    place = place[section]
+                place[leaf] = value
+            found.append((type(self).model_validate(content), end))
+        return found
+
+    @property
+    def run_id(self) -> str:
+        """Return name, 8 hex digits of the canonical content, seed."""
+        return f"{self.name}-{self.content_hash}-s{self.seed}"
+
+    @property
+    def content_hash(self) -> str:
+        """Return 8 hex digits that change with anything that changes the result, but not with the seed."""
+        content = self.model_dump(mode="json", exclude={"name", "seed", "controls", "published"})
+        for newer in ("bank", "calibration", "referee", "changes"):  # absent from recipes of before these existed
+            if not content[newer]:
+                del content[newer]
+        for newer in ("train", "ood", "ood_images", "ood_index", "ood_balanced", "buffer", "holdout"):
+            if not content["data"][newer]:
+                del content["data"][newer]
+        if content["teacher"] is not None:
+            del content["teacher"]["overrides"]  # they are in the teacher's run id
+        for role, generators in (("bank", self.bank), ("referee", self.referee)):
+            if generators is None:
+                continue
+            source = generators_run(generators)
+            if source is not None:  # the overrides are in its run id
+                content[role] = source.run_id if generators.images is None else [source.run_id, generators.images]
+            else:
+                fields = {"recipe", "seed", "run"} | ({"images"} if generators.images is not None else set())
+                content[role] = generators.model_dump(mode="json", include=fields)
+        teacher = teacher_run(self)
+        if teacher is not None:  # a teacher trained in another way makes this another run
+            content["teacher"] = teacher.run_id
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the packaged recipes."""
+    folder = resources.files("raykd") / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a packaged recipe by name, or a file by path, and apply ``KEY=VALUE`` overrides.
+
+    The published figures are of its data and networks; where others are asked for they are left out.
+
+    Raises:
+        UsageError: for an unknown name, key or value, naming the nearest match.
+    """
+    path = _find(source)
+    raw = _extended(path)
+    fields = set(dotted_fields(_validated(raw, path.name)))
+    pairs = list(overrides)
+    recipe = _validated(override(raw, pairs, path.stem, fields), source)
+    changed = {pair.partition("=")[0].partition(".")[0].strip() for pair in pairs}
+    if changed & {"data", "student", "teacher", "bank"} and "published" not in changed:
+        recipe = recipe.model_copy(update={"published": {}})
+    return recipe
+
+
+def teacher_run(recipe: Recipe) -> Recipe | None:
+    """Return the recipe whose run supplies the teacher, if that is where it comes from."""
+    return teacher_source(recipe.teacher) if recipe.teacher is not None else None
+
+
+def teacher_source(teacher: TeacherConfig) -> Recipe | None:
+    """Return the recipe that a teacher section names, with its overrides, or None where it names none."""
+    return None if teacher.recipe is None else load_recipe(teacher.recipe, override_pairs(teacher.overrides))
+
+
+def bank_run(recipe: Recipe) -> Recipe | None:
+    """Return the recipe whose run supplies the bank, if that is where it comes from."""
+    return generators_run(recipe.bank) if recipe.bank is not None else None
+
+
+def generators_run(generators: BankConfig) -> Recipe | None:
+    """Return the recipe whose run supplies generators, with its overrides, or None where a run is named."""
+    if generators.recipe is None:
+        return None
+    recipe = load_recipe(generators.recipe, override_pairs({**generators.overrides, "seed": generators.seed}))
+    return recipe.model_copy(update={"controls": ()})  # they are run beside who asks for the recipe itself
+
+
+def frozen_sets(recipe: Recipe) -> list[BankConfig]:
+    """Return the generators of which a set of images is made, once, before this recipe is trained."""
+    return [one for one in (recipe.bank, recipe.referee) if one is not None and one.images is not None]
+
+
+def source_runs(recipe: Recipe) -> list[Recipe]:
+    """Return the recipes whose runs this one builds on directly: of its teacher and of its generators."""
+    generators = [generators_run(one) for one in (recipe.bank, recipe.referee) if one is not None]
+    return [run for run in (teacher_run(recipe), *generators) if run is not None]
+
+
+def control_runs(recipe: Recipe) -> list[Recipe]:
+    """Return the recipes that run beside this one, with its seed."""
+    return [load_recipe(name, [f"seed={recipe.seed}"]) for name in recipe.controls]
+
+
+def entailed_runs(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> list[Recipe]:
+    """Return all runs that training this recipe means, in their order: teacher's, bank's, its own, controls'.
+
+    Raises:
+        UsageError: if recipes name each other in a circle (``trail`` holds those on the way).
+    """
+    if recipe in trail:
+        names = " -> ".join(one.name for one in (*trail[trail.index(recipe) :], recipe))
+        raise UsageError(f"recipes name each other in a circle: {names}")
+    trail = (*trail, recipe)
+    before = [run for source in source_runs(recipe) for run in entailed_runs(source, trail)]
+    after = [run for control in control_runs(recipe) for run in entailed_runs(control, trail)]
+    return list({run.run_id: run for run in [*before, recipe, *after]}.values())
+
+
+def built_upon(recipe: Recipe) -> list[str]:
+    """Return the ids of all runs that this recipe's builds on, and of its controls."""
+    named = [one.run for one in (recipe.bank, recipe.referee) if one is not None and one.run is not None]
+    return [*named, *(run.run_id for run in entailed_runs(recipe) if run.run_id != recipe.run_id)]
+
+
+def without_test(recipe: Recipe) -> Recipe:
+    """Return the recipe without its exam."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": False})})
+
+
+def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
+    """Rebuild a recipe from ``model_dump(mode="json")``, as workers and run directories hold it."""
+    return _validated(dict(data), str(data.get("name", "recipe")))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML that ``load_recipe`` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _find(source: str) -> Path:
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or "/" in source:
+        if not path.is_file():
+            raise UsageError(f"no recipe file {source!r}; `raykd list recipes` shows the packaged ones")
+        return path
+    if source not in recipe_names():
+        raise unknown("recipe", source, recipe_names())
+    return Path(str(resources.files("raykd") / "recipes" / f"{source}.yaml"))
+
+
+def _extended(path: Path) -> dict[str, Any]:
+    """Read a recipe and lay it over the one it extends, section by section (a changed `name` replaces)."""
+    own = spelled_out(load_yaml(path))
+    base_name = own.pop("extends", None)
+    if base_name is None:
+        return {"name": path.stem, **own}
+    beside = path.parent / f"{base_name}.yaml"
+    base = spelled_out(load_yaml(beside if beside.is_file() else _find(str(base_name))))
+    if "extends" in base:
+        raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
+    return {**_merged(base, own), "name": own.get("name", path.stem)}
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            renamed = "name" in value and value["name"] != old.get("name")
+            switched = key in ("teacher", "student") and not set(value) & set(old)
+            result[key] = value if renamed or switched else _merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _validated(raw: dict[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, source, Recipe, raw) from None

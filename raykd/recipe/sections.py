@@ -1,0 +1,144 @@
+"""The sections that a recipe is made of, without the method's own."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from raykd.config.base import Config
+
+
+class DataConfig(Config):
+    """Which data set, and how its images reach the network. ``data: NAME`` is short for ``{name: NAME}``.
+
+    Who has no image at all describes them: ``num_classes``, ``channels`` and ``size``, and ``test: false``.
+    """
+
+    name: str
+    size: int | None = Field(default=None, gt=0, description="network input size; default: the set's")
+    mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    num_classes: int | None = Field(default=None, gt=1, description="of data described, not held")
+    channels: int | None = Field(default=None, gt=0, description="of data described, not held")
+    test: bool = Field(default=True, description="whether there is a test split to measure on")
+    train: str | None = Field(default=None, description="another set to train on, such as a synthetic one")
+    ood: str | None = Field(default=None, description="a set of other images, for methods that take such")
+    ood_images: int | None = Field(default=None, gt=0, description="only so many of its first images; default: all")
+    ood_index: str | None = Field(default=None, description="made by `raykd ood`: which of its images, the best first")
+    ood_balanced: bool = Field(
+        default=False, description="show images of every class, as the teacher sees them, equally often"
+    )
+    buffer: int | None = Field(
+        default=None, gt=0, description="images to train on that are held and shuffled at a time; default: all"
+    )
+    holdout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the images to train on that is kept out, to judge students by"
+    )
+    augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate, strong: of what is trained on")
+
+    @model_validator(mode="after")
+    def _described_whole(self) -> "DataConfig":
+        if (self.num_classes is None) != (self.channels is None):
+            raise ValueError("data is described by num_classes, channels and size together")
+        if self.num_classes is not None and (self.size is None or self.test):
+            raise ValueError("described data needs a size and test: false, since it has no images")
+        for key in ("ood_images", "ood_index", "ood_balanced"):
+            if getattr(self, key) and self.ood is None:
+                raise ValueError(f"{key!r} chooses of the set that 'ood' names; there is none here")
+        if self.buffer is not None and self.ood_balanced:
+            raise ValueError("'ood_balanced' needs all images in memory: leave out 'buffer', or use 'ood_index'")
+        return self
+
+
+class NetworkConfig(Config):
+    """A network: ``model`` by name or ``factory`` as module:function; ``weights`` is a file."""
+
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = Field(default=None, description="safetensors or weights-only file")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "NetworkConfig":
+        if (self.model is None) == (self.factory is None):
+            raise ValueError("give either 'model' or 'factory' (module:function)")
+        return self
+
+
+class TeacherConfig(Config):
+    """A teacher: a ``recipe`` whose run supplies it, or a network with its weights."""
+
+    recipe: str | None = None
+    overrides: dict[str, Any] = Field(
+        default={}, description="dotted fields of that recipe, as in {schedule.steps: 100} for a teacher stopped early"
+    )
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TeacherConfig":
+        sources = [s for s in (self.recipe, self.model, self.factory) if s is not None]
+        if len(sources) != 1:
+            raise ValueError("give exactly one of 'recipe', 'model' and 'factory' (module:function)")
+        if (self.recipe is None) == (self.weights is None):
+            raise ValueError("'weights' (a file) goes with 'model' or 'factory', and must be given there")
+        if self.overrides and self.recipe is None:
+            raise ValueError("'overrides' change the 'recipe' of a teacher; there is none here")
+        return self
+
+
+class BankConfig(Config):
+    """Generators, those of a ``recipe``'s run or of a ``run`` by its id; with ``images`` a frozen set of theirs."""
+
+    recipe: str | None = None
+    overrides: dict[str, Any] = Field(
+        default={}, description="dotted fields of that recipe, as in {method.tv_weight: 0.1}"
+    )
+    seed: int = Field(default=0, ge=0, description="of the recipe's run")
+    run: str | None = Field(default=None, description="a run directory's name in the store")
+    images: int | None = Field(
+        default=None, gt=0, description="so many of their images, made once and kept; default: made anew in every step"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "BankConfig":
+        if (self.recipe is None) == (self.run is None):
+            raise ValueError("give either 'recipe' or 'run' (the name of a run directory in the store)")
+        if self.overrides and self.recipe is None:
+            raise ValueError("'overrides' change the 'recipe' of generators; there is none here")
+        if self.run is not None and "/" in self.run:
+            name = self.run.rstrip("/").rpartition("/")[2]
+            raise ValueError(
+                f"'run' is a path, {self.run!r}: give the name alone, {name!r}; the store is where it lies"
+            )
+        return self
+
+
+class CalibrationConfig(Config):
+    """Where class-conditional BatchNorm statistics of the teacher come from. They take images of its classes."""
+
+    per_class: int | None = Field(default=None, gt=1, description="training images of each class to open")
+    file: str | None = Field(default=None, description="made by `raykd statistics`; in the data root or from here")
+    from_teacher: bool = Field(default=False, description="what the teacher's run has collected")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CalibrationConfig":
+        if (self.per_class is not None) + (self.file is not None) + self.from_teacher != 1:
+            raise ValueError("give exactly one of 'per_class', 'file' and 'from_teacher: true'")
+        return self
+
+
+class ScheduleConfig(Config):
+    """The budget. The batch is the global one: workers take shares of it, of its images or of its classes."""
+
+    steps: int = Field(gt=0)
+    report_every: int = Field(gt=0, description="steps between evaluations and checkpoints")
+    global_batch: int = Field(gt=1)
+
+
+class Change(Config):
+    """Numbers that become others at a step, as population-based training finds them."""
+
+    at: int = Field(gt=0, description="the first step that they hold for; a multiple of report_every")
+    values: dict[str, float] = Field(
+        min_length=1, description="dotted numbers of 'method' and 'student_optim' with a fraction, from here on"
+    )

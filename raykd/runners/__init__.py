@@ -1,0 +1,1 @@
+"""Where runs happen: in this process, as a batch, or on Ray."""

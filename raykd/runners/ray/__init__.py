@@ -1,0 +1,1 @@
+"""Runs on Ray: the one room that imports it to train."""

@@ -1,0 +1,147 @@
+"""The driver's side of a run on Ray: start Ray Train, pass on a wish to stop, say in one line what went wrong."""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig
+
+from raykd.cluster.config import Cluster
+from raykd.distributed.world import World
+from raykd.errors import RunFailed
+from raykd.recipe.recipe import Recipe
+from raykd.runners.ray.elastic import ElasticTrainer
+from raykd.runners.ray.session import connected
+from raykd.runners.ray.signals import RunSignals
+from raykd.runners.ray.worker import WorkerTask, unpack_error, work
+from raykd.store.run_directory import read_status, write_status
+from raykd.store.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_CONTROLLER_LIVES = 3
+_POLL_SECONDS = 0.2
+_COLLECTIVE_SECONDS = 600
+_RESIZE_SECONDS = 60.0
+_LOGS = "logs: session_latest/logs/train in Ray's folder (/tmp/ray) of the worker's node"
+
+
+def run_on_ray(
+    recipe: Recipe,
+    cluster: Cluster,
+    workspace: Workspace,
+    fitting: list[int],
+    should_stop: Callable[[], bool],
+    until: int | None = None,
+) -> dict[str, Any]:
+    """Run ``raykd.engine.run.run`` on as many of the ``fitting`` numbers of workers as there is room for.
+
+    Raises:
+        RaykdError: the workers' own, in its class, or RunFailed if they kept dying.
+    """
+    job_id = f"{recipe.run_id}-{uuid.uuid4().hex[:6]}"
+    for life in range(1, _CONTROLLER_LIVES + 1):
+        # Not the run's directory, and never the same twice: Ray goes on with what it finds under a known name.
+        control = RunSignals(workspace.addresses[0], f"{job_id}-{life}")
+        control.open()
+        try:
+            # A connection of its own, whose end frees what a dead controller has left reserved.
+            with connected(cluster, fitting[0]):
+                job = WorkerTask.of(recipe, cluster, workspace, control, until)
+                fitted = _start(_trainer(job, cluster, fitting, control).fit)
+                result = _outcome(fitted, control, should_stop, workspace.store / recipe.run_id)
+            workspace.pull([recipe.run_id], World.alone(), checkpoints="none")
+            return result
+        except (RayActorError, OutOfMemoryError) as error:
+            logger.warning("Ray's controller died (%s); starting it again", _last_line(error))
+        finally:
+            control.close()
+    raise RunFailed(f"Ray's controller died {_CONTROLLER_LIVES} times; {_LOGS}. The same command continues")
+
+
+def _trainer(job: WorkerTask, cluster: Cluster, fitting: list[int], control: RunSignals) -> ElasticTrainer:
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    if len(fitting) > 1:
+        logger.info("elastic: one of %s workers, as many as there is room for", fitting)
+    return ElasticTrainer(
+        work,
+        fitting=fitting,
+        train_loop_config=job.as_config(),
+        torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
+        scaling_config=ScalingConfig(
+            num_workers=fitting[0] if len(fitting) == 1 else (fitting[0], fitting[-1]),
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+        ),
+        run_config=RunConfig(
+            # Ray keeps its own record there, which its controller, on this node, reads: our checkpoints are not Ray's.
+            name=control.here.name,
+            storage_path=str(control.here.parent),
+            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=_CONTROLLER_LIVES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _start(fit: Callable[[], Any]) -> "Future[Any]":
+    """Call ``fit`` in a thread, where Ray leaves the signal handlers alone."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(fit())
+        except BaseException as error:  # whatever it is, it belongs to the thread that waits
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="ray-train-fit", daemon=True).start()
+    return future
+
+
+def _outcome(
+    fitted: "Future[Any]", control: RunSignals, should_stop: Callable[[], bool], directory: Path
+) -> dict[str, Any]:
+    """Wait for the end, passing on a wish to stop; return the result or raise what the workers meant."""
+    while not wait_for([fitted], timeout=_POLL_SECONDS).done:
+        if should_stop():
+            control.ask_to_stop()
+    try:
+        outcome: dict[str, Any] = fitted.result().return_value
+    except TrainingFailedError as error:
+        recorded = control.failures()
+        if recorded:
+            raise unpack_error(recorded[0]) from None
+        reason = f"{_cause(error)}; {_LOGS}. The same command continues"
+        if read_status(directory):
+            write_status(directory, state="failed", reason=reason)
+        raise RunFailed(reason) from None
+    if "error" in outcome:
+        raise unpack_error(outcome)
+    result: dict[str, Any] = outcome["result"]
+    return result
+
+
+def _cause(error: TrainingFailedError) -> str:
+    """Name what the workers died of, one phrase for each different end."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return f"Ray could not run the workers: {_last_line(getattr(error, 'controller_failure', error))}"
+    ends: dict[str, list[int]] = {}
+    for rank, failure in sorted(failures.items()):
+        ends.setdefault(_last_line(failure), []).append(rank)
+    told = "; ".join(f"worker {', '.join(map(str, ranks))}: {end}" for end, ranks in ends.items())
+    return f"the workers kept dying ({told})"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

@@ -1,0 +1,87 @@
+"""Words between the driver and the workers of a job: a wish to stop, and errors, as small files that all see."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raykd.store.checkpoint import write_text
+from raykd.store.remote import Remote, is_remote
+from raykd.store.workspace import Location, local_folder
+
+_STOP = "stop-request"
+_FOLDER = ".ray"
+
+
+class RunSignals:
+    """The folder of one job in a store. It is opened on every node by its place; a copy of it may travel."""
+
+    def __init__(self, store: Location, job: str) -> None:
+        """Name it; nothing is opened or written yet."""
+        self._store, self.job = str(store), job
+
+    def __getstate__(self) -> dict[str, str]:
+        """Travel without connections."""
+        return {"_store": self._store, "job": self.job}
+
+    @cached_property
+    def here(self) -> Path:
+        """Return the job's folder on this node; of a store that is a path, all nodes see the same."""
+        return local_folder(self._store) / _FOLDER / self.job
+
+    @cached_property
+    def _remote(self) -> Remote | None:
+        return Remote(self._store, known=True) if is_remote(self._store) else None
+
+    def open(self) -> None:
+        """Make the folder, in the driver."""
+        self.here.mkdir(parents=True)
+
+    def close(self) -> None:
+        """Remove the folder, in the driver."""
+        shutil.rmtree(self.here, ignore_errors=True)
+        if self._remote is not None:
+            self._remote.sweep(f"{_FOLDER}/{self.job}")
+
+    def ask_to_stop(self) -> None:
+        """Ask the workers to save and stop."""
+        self._put(_STOP, "")
+
+    def asked_to_stop(self) -> bool:
+        """Tell whether the driver has asked for a stop; a store that does not answer has not."""
+        return _STOP in self._names()
+
+    def record(self, rank: int, failure: Mapping[str, Any]) -> None:
+        """Leave a worker's error for the others and for the driver.
+
+        Raises:
+            OSError: if a disk does not take it.
+            SetupError: if a store does not answer.
+        """
+        self._put(f"error-{rank}.json", json.dumps(failure))
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the errors that workers have left."""
+        names = sorted(name for name in self._names() if name.startswith("error-"))
+        found = []
+        for name in names:
+            remote = self._remote
+            content = remote.read(self._there(name)) if remote else (self.here / name).read_bytes()
+            found.append(json.loads(content or b"{}"))
+        return found
+
+    def _names(self) -> list[str]:
+        if self._remote is None:
+            return [path.name for path in self.here.glob("*")]
+        return self._remote.glance(f"{_FOLDER}/{self.job}")
+
+    def _put(self, name: str, content: str) -> None:
+        if self._remote is None:
+            write_text(self.here / name, content)
+        else:
+            self._remote.write(self._there(name), content.encode())
+
+    def _there(self, name: str) -> str:
+        return f"{_FOLDER}/{self.job}/{name}"

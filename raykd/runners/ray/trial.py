@@ -1,0 +1,278 @@
+"""A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
+
+import json
+import math
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from raykd.artifacts.synthetic_set import MANIFEST
+from raykd.cluster.config import Cluster
+from raykd.cluster.workers import fitting_workers
+from raykd.config.runtime import Runtime
+from raykd.distributed.host import prepare_host
+from raykd.distributed.world import World
+from raykd.engine.build import build_network, spec_of
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
+from raykd.engine.stop import Interrupted
+from raykd.engine.synthesis import make_frozen_sets
+from raykd.engine.synthetic_sets import set_folder
+from raykd.errors import RaykdError, SetupError
+from raykd.methods import METHODS, Method
+from raykd.recipe.recipe import Recipe, frozen_sets, recipe_from_dict
+from raykd.runners.ray.driver import run_on_ray
+from raykd.runners.ray.searcher import BROKEN, FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
+from raykd.runners.ray.worker import WorkerTask, after_others, pack_error
+from raykd.search.objectives import reported_as
+from raykd.store.checkpoint import Checkpoint, write_text
+from raykd.store.run_directory import METRICS, parse_rows, read_status
+
+_WAIT_SECONDS = 0.2
+_REMOTE_WAIT_SECONDS = 2.0
+_TIMED, _WARM = 30, 5  # forward passes
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a trial's process is told, all of it plain data."""
+
+    job: dict[str, Any]
+    objectives: Sequence[str]
+    cluster: dict[str, Any]
+    begin: int
+    seeds: int
+
+
+class TuneReporter(LocalReporter):
+    """Writes the run directory as any run does, and tells Ray Tune the objectives."""
+
+    def __init__(self, directory: Path, job: WorkerTask, world: World, tell: "Telling") -> None:
+        """Write into ``directory``, in the job's store."""
+        super().__init__(directory, job.words.asked_to_stop, world, job.workspace.mirror)
+        self._tell = tell
+
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
+        """Write first: Tune may end the process here."""
+        super().report(metrics, checkpoint)
+        if metrics is not None:
+            self._tell(metrics)
+
+
+class Telling:
+    """Says of a run's rows what Ray Tune wants to know."""
+
+    def __init__(self, recipe: Recipe, objectives: Sequence[str], last: float = math.inf) -> None:
+        """Find out by which names the run reports them; ``last`` is the step that ends the trial, if this run does."""
+        self._names = {objective: reported_as(objective, recipe) for objective in objectives}
+        self._every = recipe.schedule.report_every
+        self._last = last
+
+    def row(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the objectives that a row of metrics has."""
+        found = {objective: metrics[name] for objective, name in self._names.items() if name and name in metrics}
+        return {REPORT: -(-int(metrics["step"]) // self._every), **found}
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        """Report a row, but the last one of a trial: Tune could end it there, all trained and nothing concluded."""
+        if metrics["step"] < self._last:
+            tune.report(self.row(metrics))
+
+
+def run_of(config: Mapping[str, Any]) -> str:
+    """Return the id of the run, the first of its seeds, that a trial was told to train."""
+    return recipe_from_dict(TrialTask(**config).job["recipe"]).run_id
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train what a trial's values make of the recipe, telling how it goes; every way to end is told, none raised."""
+    trial = TrialTask(**config)
+    job = WorkerTask(**trial.job)
+    job.enter_working_dir()
+    recipe, cluster = recipe_from_dict(job.recipe), Cluster.model_validate(trial.cluster)
+    seeds: list[dict[str, Any]] = []
+    try:
+        for number in range(trial.seeds):
+            seeds.append(_told_of_run(job, recipe.model_copy(update={"seed": recipe.seed + number}), trial, cluster))
+            told = {
+                name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0] if seeds[0][name] is not None
+            }
+            if number:  # the first one has told its rows
+                told[REPORT] = (number + 1) * _reports(recipe)
+            if 0 < number < trial.seeds - 1:  # the last is told below
+                tune.report(told)
+        told |= {MADE: sum(each[MADE] for each in seeds), FINAL: 1.0}
+    except Interrupted:
+        told = {INTERRUPTED: 1.0}
+    except SetupError as error:  # not of its values: a full disk, a store that is gone; mended, it goes on
+        told = {INTERRUPTED: 1.0, BROKEN: str(error)}
+    except RaykdError as error:
+        told = {FAILED: str(error)}
+    except Exception as error:  # a fault of ours must not take the other trials with it
+        log = job.workspace.store / recipe.run_id / "error.log"
+        write_text(log, traceback.format_exc())
+        told = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
+    tune.report(told)
+
+
+def _told_of_run(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+    """Train one run of a trial, or its part of it, and return what there is to tell of it."""
+    begin, end, train = trial.begin, job.until, _together if cluster.worker_range[1] > 1 else _alone
+    made = _to_be_made(job, recipe)
+    try:
+        result = after_others(lambda: train(job, recipe, trial, cluster), job.words.asked_to_stop)
+    except Interrupted:
+        if end is None or read_status(job.workspace.store / recipe.run_id).get("step", 0) < end:
+            raise
+        result = {}  # what is told at the end of a run is told of no part
+    if METHODS[recipe.method.name].sample is not Method.sample:
+        part = begin or end is not None
+        made += ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
+    return {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives, cluster)}
+
+
+def _last_step(job: WorkerTask, recipe: Recipe, trial: TrialTask) -> float:
+    """Return the step that ends the trial, infinite where it has runs after this one."""
+    return math.inf if trial.seeds > 1 else job.until or recipe.schedule.steps
+
+
+def _reports(recipe: Recipe) -> int:
+    return -(-recipe.schedule.steps // recipe.schedule.report_every)
+
+
+def make_sets(config: dict[str, Any]) -> dict[str, Any]:
+    """Make the frozen sets of a recipe in a process of their own; return how many images, or an error as data."""
+    job = WorkerTask(**config)
+    job.enter_working_dir()
+    prepare_host(job.threads)
+    try:
+        return {"made": make_frozen_sets(recipe_from_dict(job.recipe), World.current(), job.workspace)}
+    except RaykdError as error:
+        return pack_error(error)
+
+
+def _to_be_made(job: WorkerTask, recipe: Recipe) -> int:
+    """Return how many images the frozen sets have that are not there yet."""
+    workspace = job.workspace
+    sets = {set_folder(generators, workspace.store): generators.images or 0 for generators in frozen_sets(recipe)}
+    workspace.pull([folder.relative_to(workspace.store).as_posix() for folder in sets], World.alone())
+    return sum(images for folder, images in sets.items() if not (folder / MANIFEST).is_file())
+
+
+def _alone(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+    """Train in this process."""
+    prepare_host(job.threads)
+    runtime = Runtime.model_validate(job.runtime)
+    world = World.current(runtime.precision)
+    telling = Telling(recipe, trial.objectives, _last_step(job, recipe, trial))
+    own = recipe_from_dict(job.recipe).run_id
+
+    def reporter(directory: Path) -> LocalReporter:
+        if directory.name != own:  # the run of a teacher is nobody's trial, and further seeds are told by their means
+            return LocalReporter(directory, job.words.asked_to_stop, world, job.workspace.mirror)
+        return TuneReporter(directory, job, world, telling)
+
+    return run(recipe, RunContext(world, job.workspace, runtime, reporter, until=job.until))
+
+
+def _together(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+    """Train by workers of Ray Train, reading from the run directory how they do."""
+    telling, ending = Telling(recipe, trial.objectives, _last_step(job, recipe, trial)), threading.Event()
+    first = recipe.run_id == recipe_from_dict(job.recipe).run_id  # further seeds are told by their means
+    outcome: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            fitting = fitting_workers(recipe, cluster)
+            outcome["result"] = run_on_ray(
+                recipe, cluster, job.workspace, fitting, lambda: ending.is_set() or job.words.asked_to_stop(), job.until
+            )
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work)
+    wait = _WAIT_SECONDS if job.workspace.mirror is None else _REMOTE_WAIT_SECONDS
+    rows = _told_rows(job, recipe.run_id)
+    seen = len(rows)
+    thread.start()
+    try:
+        while thread.is_alive():
+            rows = _told_rows(job, recipe.run_id)
+            for row in rows[seen:] if first else ():
+                telling(row)
+            seen = max(seen, len(rows))
+            thread.join(wait)
+    finally:  # Tune may have ended this trial at a report: then the workers save and leave first
+        ending.set()
+        thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return dict(outcome["result"])
+
+
+def _at_the_end(
+    job: WorkerTask,
+    recipe: Recipe,
+    end: int | None,
+    result: Mapping[str, Any],
+    objectives: Sequence[str],
+    cluster: Cluster,
+) -> dict[str, Any]:
+    """Return all objectives of a finished run, or part of one, those that it reported by its last row."""
+    directory = job.workspace.store / recipe.run_id
+    rows = [row for row in _rows(directory) if end is None or row["step"] <= end]
+    told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
+    told[TEST] = rows[-1].get("accuracy/top1") if rows else None
+    if "gpu_hours" in objectives:
+        told["gpu_hours"] = gpu_hours(
+            result, json.loads((directory / "environment.json").read_text())["workers"], cluster
+        )
+    if {"parameters", "latency"} & set(objectives):
+        spec = spec_of(recipe.data, job.workspace)
+        assert recipe.student is not None, "only a student is searched for"
+        student = build_network(recipe.student, spec, job.workspace, "student")
+        told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
+        told["latency"] = _latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
+    return told
+
+
+def gpu_hours(result: Mapping[str, Any], workers: int, cluster: Cluster) -> float:
+    """Return the GPU-hours of a run, by the part of a GPU that a worker has; without GPUs the hours of its workers."""
+    if result["gpu_hours"]:
+        return float(result["gpu_hours"] * min(1.0, cluster.gpus_per_worker or 1.0))
+    return float(workers * result["seconds"] / 3600)
+
+
+@torch.no_grad()
+def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
+    """Return the milliseconds of one image on this machine, the median of some."""
+    device = World.current().device
+    student, image = student.to(device).eval(), image.to(device)
+    seconds = []
+    for _ in range(_WARM + _TIMED):
+        started = time.perf_counter()
+        student(image).cpu()
+        seconds.append(time.perf_counter() - started)
+    return 1e3 * sorted(seconds[_WARM:])[_TIMED // 2]
+
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    try:
+        return parse_rows((directory / METRICS).read_text(encoding="utf-8"))
+    except OSError:
+        return []
+
+
+def _told_rows(job: WorkerTask, run: str) -> list[dict[str, Any]]:
+    """Return the rows that workers of any node have written."""
+    workspace = job.workspace
+    if workspace.mirror is None:
+        return _rows(workspace.store / run)
+    return parse_rows((workspace.mirror.remote.peek(f"{run}/{METRICS}") or b"").decode())

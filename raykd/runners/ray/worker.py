@@ -1,0 +1,177 @@
+"""What happens inside one Ray Train worker: the engine's run, with a reporter that Ray hears too."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+from raykd.cluster.config import Cluster
+from raykd.config.runtime import Runtime
+from raykd.distributed.host import prepare_host
+from raykd.distributed.world import World
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
+from raykd.engine.stop import Interrupted
+from raykd.errors import InProgress, RaykdError, SetupError
+from raykd.recipe.recipe import Recipe, recipe_from_dict
+from raykd.runners.ray.signals import RunSignals
+from raykd.store.checkpoint import Checkpoint
+from raykd.store.workspace import Workspace, open_workspace
+
+_SETTLING_SECONDS = 5.0
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What a worker is told, all of it plain data; paths are absolute, or addresses, and the same on every node."""
+
+    recipe: Mapping[str, Any]
+    runtime: Mapping[str, Any]
+    threads: int
+    store: str
+    data_root: str | None
+    working_directory: str
+    control: str
+    until: int | None = None
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, cluster: Cluster, workspace: Workspace, control: RunSignals, until: int | None = None
+    ) -> "WorkerTask":
+        """Return what a worker of ``cluster`` is told to train, ``until`` a step; called in the driver's directory."""
+        store, data_root = workspace.addresses
+        return cls(
+            recipe=recipe.model_dump(mode="json"),
+            runtime=cluster.runtime.model_dump(),
+            threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
+            store=store,
+            data_root=data_root,
+            working_directory=str(Path.cwd()),
+            control=control.job,
+            until=until,
+        )
+
+    def enter_working_dir(self) -> None:
+        """Go where relative names in a recipe mean the driver's, if that is a directory here too."""
+        with suppress(OSError):
+            os.chdir(self.working_directory)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """Return where runs and data are on this node."""
+        return open_workspace(self.store, self.data_root, known=True)
+
+    @cached_property
+    def words(self) -> RunSignals:
+        """Return what the driver says to the workers, and they to it."""
+        return RunSignals(self.store, self.control)
+
+    def as_config(self) -> dict[str, Any]:
+        """Return the dictionary that Ray carries to the workers."""
+        return asdict(self)
+
+
+class RayReporter:
+    """Writes the run directory as a local run does, and tells Ray Train the metrics.
+
+    Checkpoints stay the engine's own: what is on the disk counts at once, whereas Ray forgets a checkpoint that its
+    controller had not polled before a worker died, and local runs and Ray runs can continue each other.
+    """
+
+    def __init__(self, directory: Path, world: World, job: "WorkerTask") -> None:
+        """Write into ``directory``, in the job's store."""
+        self._local = LocalReporter(directory, job.words.asked_to_stop, world, job.workspace.mirror)
+
+    def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
+        """Write (which fails on all workers or on none), then let Ray know of the metrics.
+
+        Ray's report is a barrier, so it is called by what all workers know alike: whether there are metrics.
+        """
+        self._local.report(metrics, checkpoint)
+        if metrics is not None:
+            ray.train.report({name: float(value) for name, value in metrics.items()})
+
+    def resume_from(self) -> Path | None:
+        """Return the newest whole checkpoint of the run directory."""
+        return self._local.resume_from()
+
+    def stop_requested(self) -> bool:
+        """Tell whether the driver has asked for a stop."""
+        return self._local.stop_requested()
+
+
+def work(config: dict[str, Any]) -> dict[str, Any]:
+    """Run the job on this worker; return ``{"result": ...}`` or, for what Ray must not retry, an error as data."""
+    job = WorkerTask(**config)
+    recorded = job.words.failures()
+    if recorded:
+        return recorded[0]
+    job.enter_working_dir()
+    prepare_host(job.threads)
+    runtime = Runtime.model_validate(job.runtime)
+    world = World.current(runtime.precision)
+    try:
+        place = RunContext(
+            world, job.workspace, runtime, lambda folder: RayReporter(folder, world, job), until=job.until
+        )
+        return {"result": run(recipe_from_dict(job.recipe), place)}
+    except RaykdError as error:
+        return _settle(job.words, world, error)
+
+
+def pack_error(error: RaykdError) -> dict[str, Any]:
+    """Return an error as plain data."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def unpack_error(failure: Mapping[str, Any]) -> RaykdError:
+    """Return the error that ``pack_error`` packed, in its own class."""
+    kinds = {kind.__name__: kind for kind in _kinds(RaykdError)}
+    kind = kinds.get(failure["error"], RaykdError)
+    # Not through __init__, whose arguments are the class's own affair; the message is complete.
+    return kind.__new__(kind, failure["message"])
+
+
+def after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[], bool]) -> dict[str, Any]:
+    """Train once nobody else is at the same run, such as a trial of equal values, whose result is this one's too.
+
+    Raises:
+        Interrupted: if a stop was asked for before that.
+    """
+    while True:
+        try:
+            return train()
+        except InProgress:
+            if asked_to_stop():
+                raise Interrupted(0, 0) from None
+            time.sleep(_POLL_SECONDS)
+
+
+def _settle(control: RunSignals, world: World, error: RaykdError) -> dict[str, Any]:
+    """Return the error once every worker has failed; if some go on, raise it.
+
+    Those would wait for this one in a collective until its timeout. An exception makes Ray end them and start anew,
+    and then everybody returns what is recorded here.
+    """
+    failure = pack_error(error)
+    try:
+        control.record(world.rank, failure)
+    except (OSError, SetupError):  # a full disk, or no store: then the others have failed at the same write
+        return failure
+    deadline = time.monotonic() + _SETTLING_SECONDS
+    while time.monotonic() < deadline:
+        if len(control.failures()) == world.size:
+            return failure
+        time.sleep(0.05)
+    raise error
+
+
+def _kinds(kind: type[RaykdError]) -> list[type[RaykdError]]:
+    return [kind, *(deeper for child in kind.__subclasses__() for deeper in _kinds(child))]

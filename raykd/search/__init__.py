@@ -1,0 +1,1 @@
+"""Searches over recipes: the space, the study, who proposes. Imports Optuna, never Ray."""

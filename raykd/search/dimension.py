@@ -1,0 +1,82 @@
+"""Dimension: what one field of a recipe may be in a search, and how a study keeps its values."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from raykd.config.base import Config
+
+_SHARE = 0.61803  # of a range: no whole number lies there, unless the range is as long as 100,000
+
+
+class Dimension(Config):
+    """What a field may be: one of four distributions, everywhere or under a condition."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = Field(default=None, alias="int", description="both ends included")
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=2)
+    when: dict[str, Any] = Field(default={}, description="other fields and their value, or a list of values")
+
+    @model_validator(mode="after")
+    def _one_of_four(self) -> "Dimension":
+        given = [name for name in ("uniform", "loguniform", "integer", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of uniform, loguniform, int and choice")
+        bounds = self.bounds
+        if bounds is not None and not bounds[0] < bounds[1]:
+            raise ValueError(f"the bounds are [low, high] with low < high; got {list(bounds)}")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError(f"a logarithmic scale starts above 0; got {list(self.loguniform)}")
+        if self.choice is not None and len({repr(value) for value in self.choice}) < len(self.choice):
+            raise ValueError(f"the same choice is given twice in {list(self.choice)}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Return the lowest and the highest number, or None for a choice."""
+        return self.uniform or self.loguniform or self.integer
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Return all choices, or the bounds."""
+        return self.choice if self.choice is not None else tuple(self.bounds or ())
+
+    @property
+    def probes(self) -> tuple[Any, ...]:
+        """Return what must be valid for all to be: all choices, or the bounds and, if drawn, a fraction between."""
+        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        return (*self.samples, *((low + _SHARE * (high - low),) if low < high else ()))
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value may be drawn."""
+        if self.choice is not None:
+            return any(value == one and type(value) is type(one) for one in self.choice)
+        low, high = self.bounds or (0, 0)
+        whole = self.integer is None or isinstance(value, int)
+        return isinstance(value, int | float) and not isinstance(value, bool) and whole and low <= value <= high
+
+    def applies(self, drawn: Mapping[str, Any]) -> bool:
+        """Tell whether the field is drawn, given the values of those above it."""
+        return all(key in drawn and drawn[key] in listed(wanted) for key, wanted in self.when.items())
+
+
+def parameter_of(value: Any) -> Any:
+    """Return a value as a study keeps it, where a choice may be no list or mapping."""
+    return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
+
+
+def value_of(dimension: Dimension, parameter: Any) -> Any:
+    """Return the value that a study keeps as ``parameter``."""
+    if dimension.choice is None:
+        return parameter
+    return next(value for value in dimension.choice if parameter_of(value) == parameter)
+
+
+def listed(wanted: Any) -> list[Any]:
+    """Return the values that a condition names, one or a list of them."""
+    return list(wanted) if isinstance(wanted, list) else [wanted]

@@ -1,0 +1,147 @@
+"""A search as plain data, as recipes of its best trials, and as the figures that people look at.
+
+The figures are Optuna's own, in HTML: history, importances, parallel coordinates, slices, and the Pareto front where
+there are several objectives.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from raykd.recipe.recipe import dump_recipe
+from raykd.search.dimension import value_of
+from raykd.search.objectives import OBJECTIVES
+from raykd.search.space import SearchSpace, Values
+from raykd.store.checkpoint import write_text
+
+logger = logging.getLogger(__name__)
+
+_BEST = 5  # trials shown where there is one objective
+_FEWEST = 2  # trials that there is something to draw of
+
+
+def report_of(
+    study: str,
+    trials: Sequence[FrozenTrial],
+    best: Sequence[FrozenTrial],
+    space: SearchSpace,
+    objectives: Sequence[str],
+    target: int,
+) -> dict[str, Any]:
+    """Return the state of a study by those of its ``trials`` that count, and the ``best`` of them, the best first."""
+    of_state = {
+        name: [trial for trial in trials if trial.state == state]
+        for name, state in (
+            ("complete", TrialState.COMPLETE),
+            ("pruned", TrialState.PRUNED),
+            ("failed", TrialState.FAIL),
+            ("running", TrialState.RUNNING),
+        )
+    }
+    shown = best if len(objectives) > 1 else best[:_BEST]
+    return {
+        "study": study,
+        "recipe": space.recipe,
+        "objectives": {name: OBJECTIVES[name] for name in objectives},
+        "trials": {"target": target, **{name: len(found) for name, found in of_state.items()}},
+        "at_work": [_at_work(trial, space) for trial in of_state["running"]],
+        "best": [_told(trial, space, objectives) for trial in shown],
+        "reasons": [
+            {"trial": trial.number, "reason": trial.user_attrs.get("reason", "not told")}
+            for trial in of_state["failed"]
+        ],
+    }
+
+
+def values_of(trial: FrozenTrial, space: SearchSpace) -> Values:
+    """Return a trial's values as the recipe takes them."""
+    return {key: value_of(space.space[key], parameter) for key, parameter in trial.params.items()}
+
+
+def write_search(report: dict[str, Any], space: SearchSpace, folder: Path) -> None:
+    """Write search.json, and the recipes of the best trials: best.yaml, or best-N.yaml for each of a Pareto front.
+
+    They learn from all images: what was held out to search by is not any more.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "search.json", json.dumps(report, indent=1))
+    front = len(report["objectives"]) > 1
+    for old in folder.glob("best-*.yaml"):
+        old.unlink(missing_ok=True)  # several tuners of one study may tidy here
+    for one in report["best"] if front else report["best"][:1]:
+        values = one.get("start", one["parameters"])  # of a population's member, which changed on the way
+        recipe = space.recipe_of(
+            {**values, **({"data.holdout": 0.0} if space.holds_out else {})}, one.get("changes", ())
+        )
+        told = ", ".join(f"{name} {value:.6g}" for name, value in one["values"].items())
+        path = folder / (f"best-{one['trial']}.yaml" if front else "best.yaml")
+        write_text(path, f"# Trial {one['trial']} of the search {report['study']}: {told}.\n" + dump_recipe(recipe))
+
+
+def write_figures(study: Study, folder: Path) -> list[str]:
+    """Write the figures that the study has enough trials for into ``folder``; return their names."""
+    try:
+        from optuna import visualization
+
+        if not visualization.is_available():
+            raise ImportError("plotly")
+    except ImportError:
+        logger.info("no figures without plotly: pip install plotly")
+        return []
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _FEWEST:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    names = study.metric_names or [str(index) for index in range(len(study.directions))]
+    figures: dict[str, Callable[[], Any]] = {}
+    if len(names) > 1:
+        figures["pareto"] = partial(visualization.plot_pareto_front, study, target_names=names)
+    for index, name in enumerate(names):
+        by: dict[str, Any] = {"target_name": name}
+        if len(names) > 1:
+            by["target"] = partial(_value, index)
+        end = f"_{name}" if len(names) > 1 else ""
+        figures[f"history{end}"] = partial(visualization.plot_optimization_history, study, **by)
+        figures[f"importances{end}"] = partial(visualization.plot_param_importances, study, **by)
+        figures[f"parallel{end}"] = partial(visualization.plot_parallel_coordinate, study, **by)
+        figures[f"slice{end}"] = partial(visualization.plot_slice, study, **by)
+    written = []
+    for name, draw in figures.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                draw().write_html(folder / f"{name}.html", include_plotlyjs="directory")
+        except (ValueError, RuntimeError) as error:  # importances want two trials or more, of different values
+            logger.info("no figure %r yet: %s", name, error)
+        else:
+            written.append(name)
+    return written
+
+
+def _value(index: int, trial: FrozenTrial) -> float:
+    return float(trial.values[index])
+
+
+def _at_work(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "parameters": values_of(trial, space),
+        "value": trial.intermediate_values[trial.last_step] if trial.last_step is not None else None,
+    }
+
+
+def _told(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "values": dict(zip(objectives, trial.values, strict=True)),
+        "parameters": values_of(trial, space),
+        "run": trial.user_attrs.get("run"),
+        "test/accuracy/top1": trial.user_attrs.get("test/accuracy/top1"),
+        **{name: trial.user_attrs[name] for name in ("start", "changes") if name in trial.user_attrs},
+    }

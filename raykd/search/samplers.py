@@ -1,0 +1,65 @@
+"""Optuna's samplers by the names that a space gives them."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from raykd.search.space import SearchSpace
+
+
+class SeededByTrial(BaseSampler):
+    """Makes the sampler anew for every trial, seeded by its number.
+
+    So tuners that share a study, or open it again, never propose the same random values, and one tuner alone always
+    proposes the same.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        """Make the sampler of a space."""
+        self._space, self._sampler = space, _sampler(space, 0)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Make the sampler."""
+        self._sampler = _sampler(self._space, trial.number)
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Pass on."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Pass on."""
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Pass on."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass on."""
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def _sampler(space: SearchSpace, number: int) -> BaseSampler:
+    seed, startup = space.sampler.seed + number, space.sampler.startup
+    match space.sampler.name:
+        case "tpe":
+            with warnings.catch_warnings():  # of conditions, in groups: "experimental" since Optuna 2.8
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True)
+        case "nsga2":
+            return NSGAIISampler(seed=seed, population_size=max(4, startup))
+        case "cmaes":
+            return CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        case _:
+            return RandomSampler(seed=seed)

@@ -1,0 +1,258 @@
+"""SearchSpace: which recipes a search tries, as data. A new space needs no code; neither Ray nor Optuna is known here.
+
+``space`` maps dotted fields of a recipe to what they may be::
+
+    method.entropy_weight: {loguniform: [0.1, 10]}
+    student.model: {choice: [lenet5_half, hinton800]}
+    method.temperature: {uniform: [1, 10], when: {student.model: hinton800}}
+
+A field with ``when`` is drawn only where the fields named there, which stand above it, have such values; else it keeps
+the recipe's. ``overrides`` are the same for all trials, such as a smaller budget.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from raykd.config.base import Config
+from raykd.config.overrides import override_pairs
+from raykd.errors import UsageError, did_you_mean, unknown
+from raykd.recipe.recipe import Recipe, entailed_runs, load_recipe
+from raykd.recipe.sections import BankConfig, TeacherConfig
+from raykd.search.dimension import Dimension, listed
+from raykd.search.objectives import OBJECTIVES
+from raykd.search.sections import Sampler, Scheduler
+
+Values = dict[str, Any]
+Draw = Callable[[str, "Dimension"], Any]
+
+
+class SearchSpace(Config):
+    """A search: the recipe, what is varied, what is wanted, and by whose proposals."""
+
+    name: str
+    recipe: str
+    overrides: dict[str, Any] = Field(default={}, description="dotted fields of the recipe, the same in all trials")
+    objectives: tuple[str, ...] = Field(default=(), description="default: what suits the method")
+    sampler: Sampler = Sampler()
+    scheduler: Scheduler = Scheduler()
+    trials: int = Field(default=24, gt=0, description="how many; a grid is tried whole unless fewer are asked for here")
+    seeds: int = Field(default=1, ge=1, description="runs of each trial, from the recipe's seed up; their mean counts")
+    keep: int = Field(default=3, ge=1, description="best trials whose checkpoints stay")
+    points: tuple[dict[str, Any], ...] = Field(default=(), description="values to try first")
+    earlier: str | None = Field(
+        default=None, description="folder of an earlier search of the same fields and objectives, to learn from"
+    )
+    space: dict[str, Dimension] = Field(min_length=1)
+    images: int | None = Field(default=None, gt=0, description="of a second stage: so many of the first one's best")
+    then: "SearchSpace | None" = Field(
+        default=None, description="a second stage: students of a frozen set that the best generators of this one make"
+    )
+
+    @field_validator("space")
+    @classmethod
+    def _conditions_stand_above(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
+        above: dict[str, Dimension] = {}
+        for key, dimension in space.items():
+            for other, wanted in dimension.when.items():
+                if other not in above:
+                    where = "stands below it" if other in space else "is not in the space"
+                    raise ValueError(f"{key!r} depends on {other!r}, which {where}{did_you_mean(other, above)}")
+                if above[other].uniform is not None or above[other].loguniform is not None:
+                    raise ValueError(
+                        f"{key!r} waits for {other!r} to be {wanted!r}, which a number drawn from a range hardly ever "
+                        "is: make that one a choice or an int"
+                    )
+                if never := [value for value in listed(wanted) if not above[other].holds(value)]:
+                    raise ValueError(f"{key!r} waits for {other!r} to be {never[0]!r}, which it never is")
+            above[key] = dimension
+        return space
+
+    @field_validator("objectives")
+    @classmethod
+    def _known(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        for name in objectives:
+            if name not in OBJECTIVES:
+                raise ValueError(str(unknown("objective", name, OBJECTIVES)))
+        if len(set(objectives)) < len(objectives):
+            raise ValueError(f"an objective is given twice in {list(objectives)}")
+        return objectives
+
+    @model_validator(mode="after")
+    def _can_work(self) -> "SearchSpace":
+        several = len(self.objectives) > 1
+        if several and self.scheduler.name != "none":
+            raise ValueError(
+                f"scheduler {self.scheduler.name!r} ends trials by one objective, and there are "
+                f"{len(self.objectives)}: set scheduler.name to none, or give one objective"
+            )
+        if several and self.sampler.name == "cmaes":
+            raise ValueError("sampler 'cmaes' knows one objective only: take nsga2, tpe or random")
+        if self.sampler.name == "cmaes" and not any(one.bounds for one in self.space.values()):
+            raise ValueError("sampler 'cmaes' moves numbers, and the space has none: take tpe, random or grid")
+        if self.sampler.name == "cmaes" and any(one.when for one in self.space.values()):
+            raise ValueError("sampler 'cmaes' needs every field in every trial, and some have 'when': take tpe")
+        if self.scheduler.name == "pbt":
+            self._can_change()
+        if self.seeds > 1 and "seed" in self.space:
+            raise ValueError(
+                f"'seed' is in the space, and each trial has {self.seeds} of them: leave out one of the two"
+            )
+        if fixed := sorted(set(self.overrides) & set(self.space)):
+            raise ValueError(f"{fixed[0]!r} is both in overrides, so fixed, and in the space")
+        for point in self.points:
+            for key, value in point.items():
+                if key not in self.space:
+                    raise ValueError(f"a point names {key!r}, which is not in the space{did_you_mean(key, self.space)}")
+                if not self.space[key].holds(value):
+                    raise ValueError(f"a point has {key!r} at {value!r}, outside of {list(self.space[key].samples)}")
+        return self
+
+    def _can_change(self) -> None:
+        """Refuse what population-based training cannot do."""
+        if "name" in self.sampler.model_fields_set and self.sampler.name != "random":
+            raise ValueError(
+                f"scheduler 'pbt' finds new values by itself, so sampler {self.sampler.name!r} has no say: take random"
+            )
+        for key, dimension in self.space.items():
+            if dimension.choice is not None or dimension.integer is not None or dimension.when:
+                raise ValueError(
+                    f"scheduler 'pbt' changes numbers during a training, and {key!r} is a choice, a count or under a "
+                    "condition: give uniform or loguniform, or take asha"
+                )
+        if self.trials == 1:
+            raise ValueError("scheduler 'pbt' lets the worse members go on from the better, and trials is 1: give more")
+        if len(self.points) > self.trials:
+            raise ValueError(
+                f"points are the first members of 'pbt', and there are {len(self.points)} for {self.trials} members: "
+                "leave some out, or raise trials"
+            )
+        if self.earlier is not None:
+            raise ValueError("no sampler proposes for 'pbt' that could learn from 'earlier': leave it out")
+        if self.seeds > 1:
+            raise ValueError(
+                f"members of 'pbt' are compared on their way, so a trial has one run, not seeds: {self.seeds}"
+            )
+        if self.then is not None:
+            raise ValueError("'then' makes images of generators of one recipe without 'changes': leave out 'pbt'")
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "SearchSpace":
+        if self.then is None:
+            return self
+        if self.then.then is not None:
+            raise ValueError("'then' stands in 'then': a search has two stages at most")
+        if self.then.images is None:
+            raise ValueError("say how large the frozen set is: 'then.images', such as 20000")
+        if "bank" in {key.partition(".")[0] for key in (*self.then.overrides, *self.then.space)}:
+            raise ValueError("'then' takes the generators of the first stage: leave 'bank' out of its fields")
+        if len(self.objectives) > 1:
+            raise ValueError(
+                f"'then' goes on from the best trial, and by {len(self.objectives)} objectives none is: give one"
+            )
+        return self
+
+    def second(self, values: Mapping[str, Any]) -> "SearchSpace":
+        """Return the second stage, with the generators of a trial of the first: those of its bank, else its own."""
+        assert self.then is not None and self.then.images is not None, "validated where there are two stages"
+        bank = self.generators_of(values, images=self.then.images).model_dump(mode="json", exclude_defaults=True)
+        return self.then.model_copy(update={"overrides": {**self.then.overrides, "bank": bank}})
+
+    def generators_of(self, values: Mapping[str, Any], *, images: int, apart: int = 0) -> BankConfig:
+        """Return a frozen set of a trial's generators, of a seed so far ``apart``: those of its bank, else its own."""
+        recipe = self.recipe_of(values)
+        if recipe.bank is not None:
+            return recipe.bank.model_copy(update={"images": images, "seed": recipe.bank.seed + apart})
+        fixed = {key: value for key, value in {**self.overrides, **values}.items() if key != "seed"}
+        return BankConfig(recipe=self.recipe, overrides=fixed, seed=recipe.seed + apart, images=images)
+
+    def drawn(self, draw: Draw) -> Values:
+        """Return the values of a trial, in the order of the space: define by run."""
+        values: Values = {}
+        for key, dimension in self.space.items():
+            if dimension.applies(values):
+                values[key] = draw(key, dimension)
+        return values
+
+    @property
+    def holds_out(self) -> bool:
+        """Tell whether images are held out that the recipe by itself would learn from."""
+        return "data.holdout" in self.overrides
+
+    def recipe_of(self, values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()) -> Recipe:
+        """Return the recipe of a trial: what `raykd train` makes of the same overrides, without controls.
+
+        ``changes`` are what became of the values during the training, as a recipe has them.
+
+        Raises:
+            UsageError: if they do not make a recipe.
+        """
+        changed = {"changes": list(changes)} if changes else {}
+        recipe = load_recipe(self.recipe, override_pairs({**self.overrides, **values, **changed}))
+        return recipe.model_copy(update={"controls": ()})
+
+    @property
+    def reports(self) -> int:
+        """Return how many reports a trial makes, all its seeds together."""
+        schedule = self.recipe_of({}).schedule
+        return -(-schedule.steps // schedule.report_every) * self.seeds
+
+    def generation_ends(self) -> list[int]:
+        """Return the steps at which members of a population are compared, and the last step."""
+        schedule = self.recipe_of({}).schedule
+        each = schedule.report_every * self.scheduler.interval
+        return [*range(each, schedule.steps, each), schedule.steps]
+
+    def check(self) -> None:
+        """Try both ends of every number, a fraction between where one may be drawn, and every choice on the recipe.
+
+        Raises:
+            UsageError: for a key that the recipe has not, or a value that it does not take, naming them.
+        """
+        entailed_runs(self.recipe_of({}))
+        for key, dimension in self.space.items():
+            for conditions in self._conditions(dimension):
+                for value in dimension.probes:
+                    try:
+                        entailed_runs(self.recipe_of({**conditions, key: value}))
+                    except UsageError as error:
+                        raise UsageError(f"space {self.name!r}, {key} at {value!r}: {error}") from None
+        if self.scheduler.name in ("asha", "median") and self.scheduler.grace >= self.reports:
+            raise UsageError(
+                f"space {self.name!r}: scheduler {self.scheduler.name!r} would end no trial, as each is given "
+                f"{self.scheduler.grace} reports and makes {self.reports}: lower scheduler.grace or "
+                "schedule.report_every, or set scheduler.name to none"
+            )
+        if self.scheduler.name == "pbt":
+            ends = self.generation_ends()
+            if len(ends) == 1:
+                raise UsageError(
+                    f"space {self.name!r}: scheduler 'pbt' would compare its trials once, at the end, step "
+                    f"{ends[0]}: lower scheduler.interval ({self.scheduler.interval} reports) or schedule.report_every"
+                )
+            at_once = {key: dimension.samples[0] for key, dimension in self.space.items()}
+            self.recipe_of({}, [{"at": ends[0], "values": at_once}])
+        if self.then is None:
+            return
+        second, first = self.second({}), self.recipe_of({})
+        second.check()
+        theirs, ours = second.recipe_of({}).teacher, first.teacher
+        if theirs is not None and theirs != ours:
+            raise UsageError(
+                f"space {self.name!r}: the generators learn from the teacher {_named(ours)}, the students of 'then' "
+                f"from {_named(theirs)}: they must be one; set it in then.overrides or take another recipe"
+            )
+
+    def _conditions(self, dimension: Dimension) -> Iterator[Values]:
+        """Yield every combination of values under which a field is drawn, with what those depend on in turn."""
+        for values in product(*(listed(wanted) for wanted in dimension.when.values())):
+            own = dict(zip(dimension.when, values, strict=True))
+            outer = [dict(inner) for key in own for inner in self._conditions(self.space[key]) if inner]
+            yield {**{key: value for inner in outer for key, value in inner.items()}, **own}
+
+
+def _named(teacher: TeacherConfig | None) -> str:
+    return json.dumps(teacher.model_dump(mode="json", exclude_defaults=True)) if teacher else "nobody"

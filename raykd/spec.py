@@ -1,0 +1,73 @@
+"""DataSpec: all that a data-free method may know of the data. Batch: what a stream yields.
+
+Shapes: B batch, C channels, H W image.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raykd.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a network expects at its input and answers at its output.
+
+    ``size`` is the side in pixels of the square network input; ``mean`` and ``std`` hold one
+    number per channel, in units of images in [0, 1].
+
+    Raises:
+        UsageError: if a number is out of range, or mean or std do not have one number per channel.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("num_classes", "channels", "size"):
+            if getattr(self, field) < 1:
+                raise UsageError(f"data {self.name!r}: {field} is {getattr(self, field)}; it must be 1 or more")
+        for field in ("mean", "std"):
+            got = getattr(self, field)
+            if len(got) != self.channels:
+                raise UsageError(
+                    f"data {self.name!r}: {field} {list(got)} has {len(got)} numbers; "
+                    f"give one per channel ({self.channels})"
+                )
+        if min(self.std) <= 0:
+            raise UsageError(f"data {self.name!r}: std {list(self.std)} must be above 0")
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Map images in [0, 1], (..., C, H, W), to network input: (x - mean) / std."""
+        return (images - _column(self.mean, images)) / _column(self.std, images)
+
+    def to_unit(self, images: Tensor) -> Tensor:
+        """Map network input, (..., C, H, W), to images, clamped to [0, 1]."""
+        return (images * _column(self.std, images) + _column(self.mean, images)).clamp(0, 1)
+
+
+def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+    # A plain device copy would wait for the device's queue at every call.
+    column = torch.tensor(values, dtype=like.dtype).view(-1, 1, 1)
+    return column.to(like.device, non_blocking=True)
+
+
+class Batch(NamedTuple):
+    """What a stream yields, on the device: normalised images, float (B, C, H, W), and labels, int64 (B,).
+
+    B is this worker's share of the global batch, times the method's ``batches_of`` that stream.
+
+    ``teacher_logits``, float32 (B, K), are there where a fixed teacher's answers to a fixed set are known beforehand.
+    """
+
+    images: Tensor
+    labels: Tensor
+    teacher_logits: Tensor | None = None

@@ -1,0 +1,1 @@
+"""The store of runs: the workspace, run directories, checkpoints, object stores."""

@@ -1,0 +1,182 @@
+"""A store of runs in an object store, and the part of it that this machine holds.
+
+The engine reads and writes local files only. Before a run, what others have done is brought here; after each report,
+what is new is sent, the manifest of a checkpoint behind its files and ``status.json`` last, so that whoever reads the
+remote side finds whole checkpoints. Every worker sends what it alone holds, so nothing passes through the bucket twice.
+
+What is here of a file that is not text bears the time of the file there, so that one of another attempt, as long as
+its successor, is told from it.
+
+An object store knows no locks: that two machines do not train one run at a time is left to who starts them
+(``raykd submit`` joins a run that is at work).
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from raykd.store.remote import Entry, Remote
+
+_CHECKPOINTS, _MANIFEST, _STATUS, _SEARCH = "checkpoints", "manifest.json", "status.json", "search.json"
+_CHANGING = (".json", ".jsonl", ".yaml", ".db", ".log")
+"""Endings of small files that are written again and again: always brought, and sent by every process once."""
+
+
+Saved = Literal["none", "unfinished", "all"]
+"""Whose checkpoints are brought beside all else: nobody's, those of runs that may go on, or any."""
+
+
+class Mirror:
+    """What this machine holds of a remote store, below a folder of its own."""
+
+    def __init__(self, remote: Remote, local: Path) -> None:
+        """Hold it in ``local``."""
+        self.remote, self.local = remote, local
+        self._sent: dict[Path, tuple[int, int]] = {}
+        self._began = time.time_ns()
+
+    def pull(self, name: str, *, checkpoints: Saved = "unfinished") -> None:
+        """Bring a run or a set to here, as far as it is not; of checkpoints that are left out only the manifest.
+
+        Where more steps are saved here than there, as after an outage, what is here counts.
+
+        Raises:
+            SetupError: if the store does not answer for minutes.
+        """
+        folder = self.local / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.parent / f".{folder.name}.bringing"):
+            there = self.remote.entries(name)
+            if not there or _last_step(_manifests_in(folder)) > _last_step(there) or self._is_older(name, there):
+                return
+            status = self.remote.read(f"{name}/{_STATUS}") or b"{}"
+            done = json.loads(status).get("state") == "finished"
+            whole = checkpoints == "all" or (checkpoints == "unfinished" and not done)
+            for path, entry in sorted(there.items(), key=lambda one: _rank(one[0])):
+                target = folder / path
+                group, _, file = path.rpartition("/")
+                is_saved = group.startswith(_CHECKPOINTS) and file != _MANIFEST
+                if is_saved and not (whole and f"{group}/{_MANIFEST}" in there):
+                    continue
+                if path.endswith(_CHANGING) or not _is_copy(target, entry):
+                    self.remote.fetch(f"{name}/{path}", target)
+                    self._stamp(target, entry)
+
+    def hold(self, name: str, split: str = "") -> None:
+        """Bring what never changes: the files of a split of a data set, or without one the file of that name."""
+        target = self.local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(target.parent / f".{target.name}.bringing"):
+            whole = target / f".{split}-whole"
+            if target.is_file() or (split and whole.is_file()):
+                return
+            folder, _, own = (f"{name}/" if split else name).rpartition("/")
+            files = self.remote.entries(folder, deep=False)
+            wanted = [file for file in files if (file.startswith(f"{split}-") if split else file == own)]
+            for file in wanted:
+                place = target / file if split else target
+                if not place.is_file() or place.stat().st_size != files[file].size:
+                    self.remote.fetch(f"{folder}/{file}".lstrip("/"), place)
+            if split and wanted:
+                whole.touch()
+
+    def push(self, name: str, *, elsewhere: Collection[str] = ()) -> None:
+        """Send what is new of a run or a set; ``elsewhere`` are paths in it that other workers have sent.
+
+        Checkpoints that are not here any more are removed there.
+
+        Raises:
+            SetupError: if the store does not answer for minutes; what is here is intact.
+        """
+        folder = self.local / name
+        there = self.remote.entries(name)
+        paths = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
+        relative = {path.relative_to(folder).as_posix(): path for path in paths}
+        for told, path in sorted(relative.items(), key=lambda one: _rank(one[0])):
+            if told not in elsewhere and not self._is_known(path, there.get(told)):
+                self.push_file(path, f"{name}/{told}")
+        groups = {path.rpartition("/")[0] for path in there if path.startswith(f"{_CHECKPOINTS}/")}
+        for group in sorted(groups - {path.rpartition("/")[0] for path in relative}):
+            self.remote.remove(f"{name}/{group}")
+
+    def push_file(self, path: Path, name: str) -> None:
+        """Send one file; ``name`` is its path in the store.
+
+        Raises:
+            SetupError: if the store does not answer for minutes.
+        """
+        found = path.stat()  # text may grow meanwhile
+        self.remote.push(path, name)
+        self._sent[path] = (found.st_size, found.st_mtime_ns)
+        if path.suffix not in _CHANGING:
+            self._stamp(path, self.remote.entry(name))
+
+    def _is_known(self, path: Path, there: Entry | None) -> bool:
+        """Tell whether the store has this file, or one of the same name from others meanwhile."""
+        found = path.stat()
+        if self._sent.get(path) == (found.st_size, found.st_mtime_ns):
+            return True
+        if there is None or path.suffix in _CHANGING:
+            return False
+        return _is_copy(path, there) or (there.size == found.st_size and found.st_mtime_ns < self._began)
+
+    def _stamp(self, path: Path, entry: Entry) -> None:
+        os.utime(path, (entry.written, entry.written))
+        self._sent[path] = (entry.size, entry.written * 10**9)
+
+    def _is_older(self, name: str, there: Collection[str]) -> bool:
+        """Tell whether the record of a search there is not newer than the one here."""
+        here = self.local / name / _SEARCH
+        if _SEARCH not in there or not here.is_file():
+            return False
+        record = self.remote.read(f"{name}/{_SEARCH}") or b"{}"
+        return float(json.loads(record)["updated"]) <= float(json.loads(here.read_bytes())["updated"])
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_copy(path: Path, entry: Entry) -> bool:
+    """Tell whether a file here is the one there: of its size, and stamped with its time."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (entry.size, entry.written * 10**9)
+
+
+def _rank(path: str) -> tuple[int, str]:
+    """Order files so that one that vouches for others comes behind them."""
+    name = PurePosixPath(path).name
+    return (0 if name not in (_MANIFEST, _STATUS) else 1 if name == _MANIFEST else 2), path
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _manifests_in(folder: Path) -> list[str]:
+    """Return the manifests of checkpoints whose files are all here: those of other workers may never have been."""
+    return [
+        path.relative_to(folder).as_posix()
+        for path in folder.glob(f"{_CHECKPOINTS}/*/{_MANIFEST}")
+        if all((path.parent / name).is_file() for name in json.loads(path.read_text()).get("files", {}))
+    ]
+
+
+def _last_step(paths: Collection[str]) -> int:
+    """Return the step of the newest checkpoint that has a manifest, or -1."""
+    parts = [PurePosixPath(path).parts for path in paths]
+    return max(
+        (int(one[1].removeprefix("step_")) for one in parts if one[0] == _CHECKPOINTS and one[-1] == _MANIFEST),
+        default=-1,
+    )

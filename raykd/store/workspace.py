@@ -1,0 +1,177 @@
+"""Location data and runs are: folders of this machine, or what it holds of a store elsewhere."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raykd.config.yaml_file import load_yaml
+from raykd.data.datasets import DATASETS
+from raykd.distributed.world import World
+from raykd.errors import SetupError, UsageError
+from raykd.methods import METHODS
+from raykd.recipe.recipe import Recipe, built_upon, recipe_from_dict
+from raykd.store.mirror import Mirror, Saved
+from raykd.store.remote import Remote, check_address, is_remote
+
+_RECIPE = "recipe.yaml"
+Location = str | Path
+"""A folder's path, or its address in an object store."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Location data and weights are on this machine; never part of a recipe.
+
+    With ``mirror`` (``data_mirror``) that folder is what this machine holds of a remote one.
+    """
+
+    data: Path | None
+    store: Path
+    mirror: Mirror | None = None
+    data_mirror: Mirror | None = None
+
+    @property
+    def addresses(self) -> tuple[str, str | None]:
+        """Return the store and the data root as another machine finds them, to be given to ``open_workspace`` there."""
+        data = str(self.data) if self.data else None
+        if self.data_mirror is not None:
+            data = self.data_mirror.remote.address
+        return (self.mirror.remote.address if self.mirror else str(self.store)), data
+
+    def pull(self, names: Iterable[str], world: World, *, checkpoints: Saved = "unfinished") -> None:
+        """Bring runs or sets of the store to this machine; every worker must call it.
+
+        Raises:
+            SetupError: on all workers, if the store does not answer one of them.
+        """
+        if self.mirror is None:
+            return
+        problem = None
+        try:
+            for name in names:
+                self.mirror.pull(name, checkpoints=checkpoints)
+        except SetupError as error:
+            problem = str(error)
+        problem = next((told for told in world.gather_objects(problem) if told), None)
+        if problem:
+            raise SetupError(problem)
+
+    def display_name(self, name: str) -> str:
+        """Return the path or the address of a run, as people and other machines know it."""
+        return self.mirror.remote.display_name(name) if self.mirror else str(self.store / name)
+
+    def remove(self, name: str) -> None:
+        """Remove a folder of the store."""
+        if self.mirror is not None:
+            self.mirror.remote.remove(name)
+        shutil.rmtree(self.store / name, ignore_errors=True)
+
+    def push(self, name: str, world: World) -> None:
+        """Let rank 0 send what is new of a run or a set to the store; every worker must call it.
+
+        Raises:
+            SetupError: on all workers, if the store does not answer.
+        """
+        if self.mirror is None:
+            return
+        problem = None
+        if world.rank == 0:
+            try:
+                self.mirror.push(name)
+            except SetupError as error:
+                problem = str(error)
+        problem = world.broadcast(problem)
+        if problem:
+            raise SetupError(problem)
+
+    def pull_data(self, recipe: Recipe, *, train: bool = True) -> None:
+        """Bring what a recipe names to this machine, once: the splits that it opens, weights and other files.
+
+        Without ``train`` no more than is needed to judge what it has trained.
+
+        Raises:
+            SetupError: if the store does not answer.
+        """
+        if self.data_mirror is not None:
+            for name, split in _data_of(recipe, train):
+                if not name.startswith((".", "/")):
+                    self.data_mirror.hold(name, split)
+
+
+def open_workspace(store: Location, data_root: Location | None, *, known: bool = False) -> Workspace:
+    """Return the roots of a store and of data, each a path or an address.
+
+    Where a command was told that they answer, what it starts finds them ``known``: it outlasts an outage from the first
+    contact on.
+
+    Raises:
+        UsageError: for an address that is none.
+        SetupError: if an object store does not answer or does not let us in.
+    """
+    mirror = _mirror(store, known) if is_remote(store) else None
+    data_mirror = _mirror(data_root, known) if data_root and is_remote(data_root) else None
+    return Workspace(local_folder(data_root) if data_root else None, local_folder(store), mirror, data_mirror)
+
+
+def local_folder(place: Location) -> Path:
+    """Return the folder of this machine that stands for a place; asks nobody.
+
+    Of an object store that is a folder of its own below ``RAYKD_CACHE`` (default: ``~/.cache/raykd``).
+    """
+    if not is_remote(place):
+        return Path(place).expanduser().absolute()
+    address = check_address(str(place))
+    cache = os.environ.get("RAYKD_CACHE")
+    folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "raykd"
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", address.partition("?")[0])
+    return folder.expanduser().absolute() / f"{readable}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+
+
+def pull_run(
+    where: Location, data_root: Location | None, *, checkpoints: Saved = "unfinished"
+) -> tuple[Path, Path | None]:
+    """Return the directory of a run on this machine and the data root here.
+
+    From an object store the run is brought, with those it builds on and the data that it names.
+
+    Raises:
+        UsageError: for an address that is none, or where there is no run.
+        SetupError: if an object store does not answer or does not let us in.
+    """
+    remote = is_remote(where)
+    if not remote and not (data_root and is_remote(data_root)):
+        return Path(where), Path(data_root) if data_root else None
+    bare, mark, options = str(where).partition("?") if remote else (str(Path(where).absolute()), "", "")
+    folder, _, name = bare.rstrip("/").rpartition("/")
+    workspace, alone = open_workspace(folder + mark + options, data_root), World.alone()
+    workspace.pull([name], alone, checkpoints=checkpoints)
+    directory = workspace.store / name
+    if not (directory / _RECIPE).is_file():
+        raise UsageError(f"{where} is no run: it has no {_RECIPE}; give what `raykd train` printed")
+    recipe = recipe_from_dict(load_yaml(directory / _RECIPE))
+    workspace.pull(built_upon(recipe), alone, checkpoints="none")
+    workspace.pull_data(recipe, train=False)
+    return directory, workspace.data
+
+
+def _data_of(recipe: Recipe, train: bool) -> list[tuple[str, str]]:
+    """Return the sets that a recipe opens, each with a split, and its files, without one."""
+    data, streams, networks = recipe.data, METHODS[recipe.method.name].streams, (recipe.teacher, recipe.student)
+    calibration = recipe.calibration
+    files = [*(network.weights for network in networks if network is not None), data.ood_index]
+    shown: list[str | None] = []
+    if train:
+        shown = [(data.train or data.name) if "train" in streams else None, data.ood]
+        shown += [data.name] if calibration and calibration.per_class else []
+        files += [calibration.file] if calibration else []
+    # What a set of the user's looks like stands in its files, so one of its splits is needed in any case.
+    test = [(data.name, "test")] if data.test or data.name not in DATASETS else []
+    return [*test, *((name, "train") for name in shown if name), *((name, "") for name in files if name)]
+
+
+def _mirror(place: Location, known: bool) -> Mirror:
+    return Mirror(Remote(str(place), known=known), local_folder(place))

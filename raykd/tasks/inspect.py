@@ -1,0 +1,262 @@
+"""Look at a teacher before training: what it is, whether it is healthy and can be inverted."""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from raykd.config.base import Config
+from raykd.config.overrides import override
+from raykd.config.yaml_file import explain, load_yaml
+from raykd.data.ledger import OpenedData
+from raykd.distributed.world import World
+from raykd.engine.build import build_network, find_weights, spec_of
+from raykd.engine.evaluator import Evaluator
+from raykd.engine.loaders import PLAIN
+from raykd.errors import UsageError
+from raykd.methods import METHODS
+from raykd.models.teacher import Teacher
+from raykd.recipe.recipe import Recipe, teacher_run
+from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
+from raykd.spec import DataSpec
+from raykd.store.workspace import Workspace
+from raykd.tasks.evaluate import Outcome, open_run
+
+_PROBES = 512
+_SEED = 0
+_SATURATED = 99.0  # per cent of mean confidence on Gaussian inputs
+_FEW_CLASSES = 0.1  # share of the largest possible entropy of the answers
+
+
+_SECTIONS: dict[str, type[Config]] = {"data": DataConfig, "teacher": TeacherConfig}
+
+
+class _Pair(Config):
+    """A teacher of the user's own and the data it was trained on."""
+
+    data: DataConfig
+    teacher: TeacherConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A teacher to look at; ``run`` is the directory of the run that made it, if one did."""
+
+    data: DataConfig
+    network: NetworkConfig | TeacherConfig
+    run: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """Return what a file made for this teacher is named by: its run, or its file of weights."""
+        return self.run.resolve().name if self.run is not None else Path(str(self.network.weights)).stem
+
+
+def subject_of_run(directory: Path) -> Subject:
+    """Return the student of a run directory: it may be the next one's teacher.
+
+    Raises:
+        UsageError: if it is no run directory, or nothing is saved in it yet.
+        CorruptError: if what it holds is damaged.
+    """
+    recipe = open_run(directory).recipe
+    assert recipe.student is not None, "open_run found its weights"
+    return Subject(recipe.data, recipe.student, directory)
+
+
+def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
+    """Return the teacher of a YAML file of ``data`` and ``teacher`` only, or None.
+
+    Raises:
+        UsageError: for an unknown or a wrong value, naming the nearest match.
+    """
+    raw = load_yaml(path)
+    if not raw.keys() <= _SECTIONS.keys():
+        return None
+    if isinstance(raw.get("data"), str):
+        raw["data"] = {"name": raw["data"]}
+    sections = {name: section.model_fields for name, section in _SECTIONS.items()}
+    fields = {*sections, *(f"{name}.{field}" for name in sections for field in sections[name])}
+    try:
+        pair = _Pair.model_validate(override(raw, overrides, path.stem, fields))
+    except ValidationError as error:
+        raise explain(error, str(path), _Pair, raw) from None
+    if pair.teacher.recipe is not None:
+        raise UsageError(f"{path}: the teacher is a recipe; name that instead of this file: {pair.teacher.recipe}")
+    return Subject(pair.data, pair.teacher)
+
+
+def subject_of_recipe(recipe: Recipe, store: Path) -> Subject:
+    """Return the recipe's teacher; of a recipe that needs none, its own finished student.
+
+    Raises:
+        UsageError: if the run that supplies it is not in ``store``.
+    """
+    if recipe.teacher is not None and recipe.teacher.recipe is None:
+        return Subject(recipe.data, recipe.teacher)
+    source = teacher_run(recipe) or recipe
+    if source.student is None:
+        raise UsageError(f"recipe {source.name!r} names no teacher and trains no network")
+    directory = store / source.run_id
+    if not directory.is_dir():
+        raise UsageError(f"the teacher's run {source.run_id} is not in {store}/; train it: raykd train {source.name}")
+    return Subject(recipe.data, source.student, directory)
+
+
+def inspect_teacher(subject: Subject, workspace: Workspace) -> dict[str, Any]:
+    """Return what can be told of a teacher without training: figures in per cent, nats and counts.
+
+    Raises:
+        UsageError: if network, weights and data do not fit together.
+        CorruptError: if weights or data are damaged.
+    """
+    spec, world = spec_of(subject.data, workspace), World.current()
+    network, digest = load_subject(subject, spec, workspace)
+    parameters = sum(p.numel() for p in network.parameters())
+    teacher = Teacher(network, channels=spec.channels, size=spec.size).to(world.device)
+    config = subject.network
+    health = _batch_norm_health(teacher)
+    probes = _probe(teacher, spec, world)
+    test: dict[str, float] = {}
+    missing: str | None = "the teacher's answers are not finite"
+    if "gaussian/confidence" in probes:
+        test, missing = _score(teacher, subject.data, spec, workspace, world)
+    return {
+        "source": config.model or config.factory,
+        "data": spec.name,
+        "input": [spec.channels, spec.size, spec.size],
+        "parameters": parameters,
+        "classes": teacher.num_classes,
+        "feature_width": teacher.feature_width,
+        "batch_norm_layers": len(teacher.batch_norms),
+        "batch_norm_faults": health,
+        **probes,
+        **test,
+        "test_missing": missing,
+        "invertible": probes["gradient_to_input"] and not any(health.values()),
+        "sha256": digest,
+        "methods": _suitable(probes["gradient_to_input"], not any(health.values()), len(teacher.batch_norms)),
+    }
+
+
+def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tuple[nn.Module, str | None]:
+    """Return the network with its weights, and the sha256 of their file; None while its run is unfinished.
+
+    Raises:
+        UsageError: if network, weights and data do not fit together.
+        CorruptError: if the weights are damaged.
+    """
+    if subject.run is None:
+        assert subject.network.weights is not None, "validated by the configuration"
+        return build_network(subject.network, spec, workspace, "teacher"), _digest(
+            find_weights(subject.network.weights, workspace)
+        )
+    bare = subject.network.model_copy(update={"weights": None})
+    network = build_network(bare, spec, workspace, "teacher")
+    outcome: Outcome = open_run(subject.run)
+    outcome.load_into(network)
+    return network, _digest(outcome.weights) if isinstance(outcome.weights, Path) else None
+
+
+def plain(name: str) -> str:
+    """Return a set's name, which may be a path, as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _batch_norm_health(teacher: Teacher) -> dict[str, list[str]]:
+    """Name the BatchNorm layers whose running statistics cannot be those of real data."""
+    faults: dict[str, list[str]] = {"not_finite": [], "zero_variance": [], "never_updated": []}
+    for name in teacher.batch_norms:
+        layer: Any = teacher.network.get_submodule(name)
+        mean, variance = layer.running_mean, layer.running_var
+        if not (mean.isfinite().all() and variance.isfinite().all()):
+            faults["not_finite"].append(name)
+        elif bool((variance == 0).any()):
+            faults["zero_variance"].append(name)
+        elif bool((mean == 0).all() and (variance == 1).all()):
+            faults["never_updated"].append(name)
+    return faults
+
+
+def _probe(teacher: Teacher, spec: DataSpec, world: World) -> dict[str, Any]:
+    """Ask about Gaussian inputs: a teacher that is sure of a single class is hard to invert."""
+    generator = torch.Generator().manual_seed(_SEED)
+    images = torch.randn(_PROBES, spec.channels, spec.size, spec.size, generator=generator)
+    with torch.no_grad():
+        logits = torch.cat([teacher(b.to(world.device))[0].float() for b in images.split(64)]).cpu()
+    if not logits.isfinite().all():
+        return {"gradient_to_input": False, "notes": ["answers with values that are not finite"]}
+    confidence = 100 * logits.softmax(1).max(1).values.mean().item()
+    share = torch.bincount(logits.argmax(1), minlength=teacher.num_classes).double() / _PROBES
+    entropy = -(share * share.clamp(min=1e-12).log()).sum().item()
+    passes = _passes_gradient(teacher, images[:8].to(world.device))
+    notes = []
+    if entropy < _FEW_CLASSES * math.log(teacher.num_classes):
+        notes.append("answers random inputs with hardly more than one class")
+    if confidence > _SATURATED:
+        notes.append("is saturated on random inputs, so gradients there are small")
+    if not passes:
+        notes.append("passes no usable gradient to its input")
+    return {
+        "gaussian/confidence": confidence,
+        "gaussian/class_entropy": entropy,
+        "gaussian/classes_answered": int((share > 0).sum()),
+        "gradient_to_input": passes,
+        "notes": notes,
+    }
+
+
+def _passes_gradient(teacher: Teacher, images: Tensor) -> bool:
+    images.requires_grad_()
+    total = teacher(images)[0].float().logsumexp(1).sum()
+    if not total.requires_grad:
+        return False
+    (slope,) = torch.autograd.grad(total, images, allow_unused=True)
+    return slope is not None and bool(slope.isfinite().all()) and bool((slope != 0).any())
+
+
+def _score(
+    teacher: Teacher, data: DataConfig, spec: DataSpec, workspace: Workspace, world: World
+) -> tuple[dict[str, float], str | None]:
+    if not data.test:
+        return {}, "no test split (test: false)"
+    try:
+        images = OpenedData(workspace.data).open("test", data.name, "test", spec)
+    except UsageError as error:
+        return {}, str(error)
+    figures = Evaluator(images, spec, world, teacher).score_teacher()
+    return {name.removeprefix("teacher/"): value for name, value in figures.items()}, None
+
+
+def _suitable(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[str, str]:
+    """Say of every method that takes a teacher whether this one will do, and what else it wants."""
+    verdicts = {}
+    for name, method in METHODS.items():
+        if "teacher" not in method.roles:
+            continue
+        if "bank" in method.roles:
+            verdicts[name] = "suits; needs a bank of generators made from it"
+        elif method.matches_statistics and not batch_norms:
+            verdicts[name] = "does not suit: no BatchNorm layer whose statistics could be matched"
+        elif method.streams:
+            sets = [stream for stream in method.streams if stream != PLAIN]  # which shows the same set once more
+            verdicts[name] = f"suits; needs data: {', '.join(sets)}"
+        elif not has_gradient:
+            verdicts[name] = "does not suit: no gradient reaches the input"
+        elif not is_healthy:
+            verdicts[name] = "doubtful: BatchNorm statistics are not those of real data"
+        else:
+            verdicts[name] = "suits; needs no data"
+    return verdicts

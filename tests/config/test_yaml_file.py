@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from raykd.config.yaml_file import load_yaml, parse_value
+from raykd.errors import UsageError
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "made.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_plain_data_is_read(tmp_path: Path) -> None:
+    text = "# remark\na: 1\nb: {c: [1.5, x, true, null]}\n"
+    assert load_yaml(written(tmp_path, text)) == {"a": 1, "b": {"c": [1.5, "x", True, None]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("a: 1\nb: 2\na: 3\n", 3, "'a' appears twice"),
+        ("a:\n  b: 1\n  b: 1\n", 3, "'b' appears twice"),
+        ("a: {b: 1, b: 2}\n", 1, "'b' appears twice"),
+        (LAUGHS, 2, "aliases are not allowed"),
+        ("a: &x [1]\nb: {<<: *x}\n", 2, "aliases are not allowed"),
+        ("a:\n\tb: 1\n", 2, "found character '\\\\t'"),
+        ("a: 1\nb: !!python/object:os.system {}\n", 2, "python/object"),
+        ("a: !!python/object/apply:os.system ['true']\n", 1, "python/object/apply"),
+        ("a: !import_call {key: x}\n", 1, "!import_call"),
+        ("a: 1\nb: !!set {x}\n", 2, "set"),
+        ("a: 1\nb: 2024-01-01\n", 2, "timestamp"),
+        ("a: 1\nb: !!binary aGVsbG8=\n", 2, "binary"),
+        ("a: 1\n? [b]\n: 2\n", 2, "a key must be a word"),
+        ("a: {{b: 1}: 2}\n", 1, "a key must be a word"),
+        ("a: !!map [b]\n", 1, "expected a mapping"),
+        ("a: [1\nb: 2\n", 2, "expected"),
+        ("a: 'b\n", 2, "end of stream"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+    with pytest.raises(UsageError, match=rf"made\.yaml:{line}: .*{says}"):
+        load_yaml(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("- a\n", "expected a mapping .* got list"),
+        ("", "got NoneType"),
+        ("just words", "got str"),
+        ("a: !!int x\n", "invalid literal"),
+        ("a: " + "[" * 20_000, "nested too deeply"),
+        ("a: \x00\n", "special characters"),
+        (b"a: \xff\xfe\n", "cannot be read as text"),
+        ("a: 1 # " + "x" * 2_000_000, "larger than"),
+    ],
+)
+def test_what_is_no_mapping_of_plain_data_is_refused(tmp_path: Path, text: str | bytes, says: str) -> None:
+    with pytest.raises(UsageError, match=rf"(?s)made\.yaml.*{says}") as caught:
+        load_yaml(written(tmp_path, text))
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="absent.yaml"):
+        load_yaml(tmp_path / "absent.yaml")
+
+
+def test_nothing_is_executed(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    bomb = f"a: !!python/object/apply:os.mkdir ['{trace}']\n"
+    with pytest.raises(UsageError):
+        load_yaml(written(tmp_path, bomb))
+    with pytest.raises(UsageError):
+        parse_value(f"!!python/object/apply:os.mkdir ['{trace}']")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("x", "x"), ("[a, 1]", ["a", 1]), ("{a: 1}", {"a": 1}), ("", None)],
+)
+def test_values_are_read_as_yaml(text: str, value: object) -> None:
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize("text", ["[1", "&a [1, *a]", "!!int x", "{[1]: 2}", "[" * 20_000])
+def test_a_broken_value_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the value"):
+        parse_value(text)

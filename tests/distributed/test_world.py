@@ -1,0 +1,155 @@
+"""Two workers do what one does; the workers are processes of their own, joined as by torchrun."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from raykd.config.optim import Adam
+from raykd.distributed.updater import Updater
+from raykd.distributed.world import World
+from raykd.errors import UsageError
+from tests.distributed import two_workers
+from tests.ports import free_port
+
+Saved = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
+    """What each of two workers saved."""
+    folder = tmp_path_factory.mktemp("workers")
+    port = free_port()
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.distributed.two_workers", str(folder)],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(120) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def assert_close(one: Saved, other: Saved, tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=tolerance, rtol=tolerance, msg=name)
+
+
+def test_workers_joined_one_world(workers: list[Saved]) -> None:
+    assert [worker["place"] for worker in workers] == [(0, 2), (1, 2)]
+    assert [worker["heard"] for worker in workers] == [{"from": 0}] * 2
+    for worker in workers:
+        assert worker["sum"].tolist() == [2.0, 1.0]
+        assert worker["gathered"].tolist() == [[0.0], [1.0]]
+
+
+def test_workers_draw_different_noise_and_together_that_of_one(workers: list[Saved]) -> None:
+    rows = [worker["rows"] for worker in workers]
+    assert not any(torch.equal(row, other) for row in rows[0] for other in rows[1])
+    alone = World.alone().randn(two_workers.BATCH, 3, seed=7, step=2)
+    assert torch.equal(torch.cat(rows), alone)
+    assert not torch.equal(alone, World.alone().randn(two_workers.BATCH, 3, seed=7, step=3))
+
+
+def test_workers_end_with_the_same_weights(workers: list[Saved]) -> None:
+    for name in ("distilled", "ddp", "balanced"):
+        parameters = [dict(worker[name]) for worker in workers]
+        for key in parameters[0]:
+            if "running" not in key:
+                assert torch.equal(parameters[0][key], parameters[1][key]), (name, key)
+
+
+def test_workers_begin_alike_whatever_they_were_initialised_from(workers: list[Saved]) -> None:
+    assert_close(workers[1]["synchronised"], workers[0]["synchronised"], 0.0)
+    assert_close(workers[0]["synchronised"], two_workers.network(10, "lenet5_bn").state_dict(), 0.0)
+
+
+def test_two_workers_distil_like_one_where_no_batch_normalisation_is(workers: list[Saved]) -> None:
+    alone = two_workers.distilled(World.alone()).state_dict()
+    assert_close(workers[0]["distilled"], alone, 1e-5)
+    start = two_workers.network(1).state_dict()
+    assert max((alone[key] - start[key]).abs().max() for key in alone) > 1e-2
+
+
+def test_a_term_of_the_global_mean_has_the_gradient_of_one_worker(workers: list[Saved]) -> None:
+    alone = two_workers.balanced(World.alone()).state_dict()
+    assert_close(workers[0]["balanced"], alone, 1e-5)
+    start = two_workers.network(2).state_dict()
+    assert max((alone[key] - start[key]).abs().max() for key in alone) > 1e-3
+
+
+def test_updater_equals_torch_ddp(workers: list[Saved]) -> None:
+    for worker in workers:
+        assert_close(worker["normalised"], worker["ddp"], 1e-6)
+
+
+def test_rows_go_where_they_are_sent(workers: list[Saved]) -> None:
+    for rank, worker in enumerate(workers):
+        expected = [[sender, rank, number] for sender in range(2) for number in range(rank + 1)]
+        assert worker["exchanged"].tolist() == expected
+    rows = torch.randn(3, 2)
+    assert torch.equal(World.alone().exchange(rows, [3], [3]), rows)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Saved:
+    """What one worker makes of the whole bank."""
+    return two_workers.distilled_from_bank(World.alone(), range(two_workers.CLASSES))
+
+
+@pytest.mark.parametrize("way", ["bank_copy", "bank_exchange"])
+def test_two_workers_learn_from_a_bank_like_one_however_it_is_held(
+    workers: list[Saved], alone: Saved, way: str
+) -> None:
+    rows = torch.cat([worker[way]["images"] for worker in workers], dim=1)
+    torch.testing.assert_close(rows, alone["images"], rtol=1e-5, atol=1e-5)
+    assert (alone["images"].flatten(0, 1).flatten(1).std(0) > 1e-2).any()  # rows that could be confused
+    for worker in workers:
+        assert_close(worker[way]["weights"], alone["weights"], 1e-5)
+        torch.testing.assert_close(worker[way]["sheet"], alone["sheet"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(workers[0][way]["sheet"], workers[1][way]["sheet"])
+    start = two_workers.network(1).state_dict()
+    assert max((alone["weights"][key] - start[key]).abs().max() for key in start) > 1e-3
+
+
+def test_images_that_travel_in_bfloat16_are_nearly_the_same(workers: list[Saved], alone: Saved) -> None:
+    rows = torch.cat([worker["bank_bfloat16"]["images"] for worker in workers], dim=1)
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows, rows.bfloat16().float())
+    assert (rows - alone["images"]).abs().max() < 0.05 * alone["images"].abs().max()
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_what_would() -> None:
+    with pytest.raises(UsageError, match=r"10 does not divide among 4 workers.*\[1, 2, 5\]"):
+        World(0, 4, torch.device("cpu")).share(10)
+
+
+def test_a_gradient_in_another_memory_layout_is_applied_where_it_belongs() -> None:
+    # From a channels-last batch the second convolution's gradient comes back channels-last too.
+    torch.manual_seed(0)
+    images = torch.rand(16, 8, 8, 1).permute(0, 3, 1, 2)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    oracle = copy.deepcopy(network)
+    updater = Updater(network.parameters(), Adam(name="adam", lr=0.01), World.alone(), 10)
+    optimizer = torch.optim.Adam(oracle.parameters(), lr=0.01, fused=False)
+    for _ in range(5):
+        updater.minimise(network(images).square().mean())
+        optimizer.zero_grad()
+        oracle(images).square().mean().backward()
+        optimizer.step()
+    for mine, theirs in zip(network.parameters(), oracle.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,125 @@
+"""Frozen sets: made once of whatever generators a recipe names, learnt from, and judged on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raykd.cluster.config import Cluster
+from raykd.data.datasets import count_images, data_spec, load_images, train_spec
+from raykd.distributed.world import World
+from raykd.engine.image_sources import MethodRows
+from raykd.engine.synthesis import make_frozen_sets, synthesize
+from raykd.engine.synthetic_sets import set_folder
+from raykd.errors import UsageError
+from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.runners.train import train
+from raykd.store.workspace import Workspace
+
+SMALL = {"schedule.steps": 4, "schedule.report_every": 2, "schedule.global_batch": 16}
+TEACHER = {"teacher.overrides": SMALL}
+GENERATORS = {"recipe": "dafl_digits", "overrides": {**SMALL, **TEACHER, "method.generator_width": 8}}
+
+
+def recipe(name: str, **fields: Any) -> Recipe:
+    pairs = {**SMALL, **TEACHER, "controls": [], **fields}
+    return load_recipe(name, [f"{key}={json.dumps(value)}" for key, value in pairs.items()])
+
+
+def trained(made: Recipe, store: Path) -> dict[str, Any]:
+    return train(made, Cluster(name="here", workers=0, threads=1), store=store, data_root=None, should_stop=bool)
+
+
+def student(images: int = 300) -> Recipe:
+    return recipe("kd_digits", bank={**GENERATORS, "images": images})
+
+
+def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_path: Path) -> None:
+    made = student()
+    assert made.bank is not None
+    result = trained(made, tmp_path)
+    folder = set_folder(made.bank, tmp_path)
+    assert result["data_opened"]["train"] == []
+    assert result["data_opened"]["synthetic"] == [f"{folder}/train"]
+    assert count_images(str(folder), "train", None) == 300
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    other = recipe("kd_digits", bank={**GENERATORS, "images": 300}, **{"method.temperature": 2.0})
+    trained(other, tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert make_frozen_sets(other, World.alone(), Workspace(None, tmp_path)) == 0
+    assert synthesize(tmp_path / other.run_id, 20, tmp_path / "more", None)["bank"].startswith("dafl_digits-")
+
+
+def test_the_set_holds_the_images_of_the_generator_up_to_its_levels(tmp_path: Path) -> None:
+    made = student()
+    assert made.bank is not None
+    trained(made, tmp_path)
+    folder, spec = set_folder(made.bank, tmp_path), data_spec("digits")
+    run = next(tmp_path.glob("dafl_digits-*"))
+    source = MethodRows(run, recipe("dafl_digits", **{"method.generator_width": 8}), Workspace(None, tmp_path))
+    shown = train_spec(str(folder), spec, None)
+    stored = load_images(str(folder), "train", shown, None)
+    wanted = torch.empty(300, 1, 32, 32)
+    for places, images in source.images(range(300)):
+        wanted[places] = images
+    level = 1 / 255 / shown.std[0]
+    inside = (stored.pixels > 0) & (stored.pixels < 255)
+    error = (shown.normalise(stored.pixels.float() / 255) - wanted).abs()
+    assert error[inside].max() < 0.51 * level
+    assert inside.float().mean() > 0.9
+    with torch.no_grad():
+        agree = source.teacher(shown.normalise(stored.pixels.float() / 255))[0].argmax(1) == stored.labels
+    assert agree.all(), "where no class is asked for, the label is the teacher's"
+    assert torch.equal(torch.cat([i for _, i in source.images(range(250, 260))]), wanted[250:260]), "rows by number"
+
+
+def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:
+    judged = recipe("kd_digits", referee={**GENERATORS, "images": 64})
+    plain = recipe("kd_digits")
+    result, without = trained(judged, tmp_path), trained(plain, tmp_path)
+    assert 0 <= result["last"]["referee/agreement"] <= 100
+    assert "referee/accuracy/top1" not in result["last"]
+    assert judged.run_id != plain.run_id
+    own = {key: value for key, value in result["last"].items() if not key.startswith("referee/")}
+    assert own == without["last"]
+    row = json.loads((tmp_path / judged.run_id / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["referee/agreement"] == result["last"]["referee/agreement"]
+
+
+def test_a_generator_that_is_gone_is_named(tmp_path: Path) -> None:
+    made = recipe("dafl_digits", **{"method.generator_width": 8})
+    trained(made, tmp_path)
+    shutil.rmtree(tmp_path / made.run_id / "checkpoints")
+    with pytest.raises(UsageError, match="has no checkpoint, in which its generator was"):
+        synthesize(tmp_path / made.run_id, 10, tmp_path / "set", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "says"),
+    [
+        ("dafl_digits", {"bank": {"recipe": "lsgdfd_digits_bank", "images": 10}}, "trains on no set of images"),
+        ("kd_digits", {"bank": {"recipe": "lsgdfd_digits_bank"}}, "takes no 'bank' section"),
+        ("kd_digits", {"referee": {"recipe": "dafl_digits"}}, "give 'referee.images'"),
+        ("supervised_digits_lenet5", {"referee": {"recipe": "dafl_digits", "images": 9}}, "no student and teacher"),
+        ("kd_digits", {"bank": {**GENERATORS, "images": 9}, "data.train": "other"}, "given twice"),
+        ("kd_digits", {"bank": {"run": "x", "overrides": {"seed": 1}, "images": 9}}, "'overrides' change the 'recipe'"),
+    ],
+)
+def test_what_does_not_fit_is_named(name: str, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_recipe(name, [f"{key}={json.dumps(value)}" for key, value in fields.items()])
+
+
+def test_the_same_generators_are_the_same_run() -> None:
+    bank = student().bank
+    assert bank is not None
+    nearly = recipe("kd_digits", bank={**GENERATORS, "images": 301})
+    assert student().run_id == recipe("kd_digits", bank={**GENERATORS, "images": 300}).run_id
+    assert student().run_id != nearly.run_id
+    deep = load_recipe("lsgdfd_digits", ["bank.overrides.method.tv_weight=0.2", "bank.overrides.schedule.steps=7"])
+    assert deep.bank is not None
+    assert deep.bank.overrides == {"method.tv_weight": 0.2, "schedule.steps": 7}
+    assert deep.run_id != load_recipe("lsgdfd_digits").run_id

@@ -1,0 +1,295 @@
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raykd.config.optim import Adam, Sgd
+from raykd.config.yaml_file import load_yaml
+from raykd.errors import UsageError
+from raykd.methods.dafl import DaflConfig
+from raykd.recipe.recipe import Recipe, dump_recipe, load_recipe, recipe_from_dict, recipe_names
+
+PACKAGED = Path(__file__).parents[2] / "raykd" / "recipes"
+MADE = """
+data: digits
+teacher: {model: lenet5, weights: teacher.safetensors}
+student: {model: lenet5_half}
+method: {name: kd, alpha: 0.5}
+student_optim: {name: adam, lr: 3e-4}
+schedule: {steps: 10, report_every: 5, global_batch: 16}
+"""
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    path = tmp_path / "made.yaml"
+    path.write_text(MADE)
+    return path
+
+
+def leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and key != "overrides":  # whose own keys are dotted
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def without(data: dict[str, Any], key: str) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    kept = {other: value for other, value in data.items() if other != first}
+    return {**kept, first: without(data[first], rest)} if rest else kept
+
+
+def restated(variant: Path, scratch: Path) -> list[str]:
+    """Name the leaves without which a variant would be the same recipe."""
+    own = load_yaml(variant)
+    if "extends" not in own:
+        return []
+    shutil.copy(variant.parent / f"{own['extends']}.yaml", scratch)
+    shorter = scratch / variant.name
+    found = []
+    for key, _ in leaves(own):
+        shorter.write_text(yaml.safe_dump(without(own, key)))
+        try:
+            same = load_recipe(str(shorter)) == load_recipe(str(variant))
+        except UsageError:
+            same = False
+        found += [key] if same else []
+    return found
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_load_and_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    dumped = tmp_path / "recipe.yaml"
+    dumped.write_text(dump_recipe(recipe))
+    assert load_recipe(str(dumped)) == recipe
+    assert load_recipe(str(dumped)).run_id == recipe.run_id
+    assert recipe_from_dict(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_name_recipes_that_exist(name: str) -> None:
+    recipe = load_recipe(name)
+    named = [*recipe.controls, *([recipe.teacher.recipe] if recipe.teacher else [])]
+    assert {other for other in named if other} <= set(recipe_names()) - {name}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_restate_nothing_they_inherit(name: str, tmp_path: Path) -> None:
+    assert restated(PACKAGED / f"{name}.yaml", tmp_path) == []
+
+
+def test_restating_is_noticed(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    variant = made.with_name("variant.yaml")
+    variant.write_text("extends: made\nmethod: {alpha: 0.5}\nschedule: {steps: 20}\n")
+    assert restated(variant, tmp_path / "scratch") == ["method.alpha"]
+
+
+def test_a_variant_is_its_difference(made: Path) -> None:
+    variant = made.with_name("variant.yaml")
+    variant.write_text("extends: made\nmethod: {alpha: 0.9}\ndata: {size: 64}\n")
+    base, own = load_recipe(str(made)), load_recipe(str(variant))
+    assert own.name == "variant"
+    assert (own.method.alpha, own.data.size) == (0.9, 64)  # type: ignore[union-attr]
+    unchanged = {"name", "method", "data"}
+    assert own.model_dump(exclude=unchanged) == base.model_dump(exclude=unchanged)
+    assert own.data.name == "digits"
+
+
+def test_a_section_of_another_kind_replaces_the_inherited_one(made: Path) -> None:
+    variant = made.with_name("variant.yaml")
+    variant.write_text(
+        "extends: made\nmethod: {name: noise}\nstudent_optim: {name: sgd, lr: 0.1}\n"
+        "teacher: {recipe: supervised_digits_lenet5}\n"
+    )
+    recipe = load_recipe(str(variant))
+    assert recipe.method.model_dump() == {"name": "noise", "temperature": 1.0}
+    assert recipe.student_optim == Sgd(name="sgd", lr=0.1)
+    assert recipe.teacher is not None
+    assert recipe.teacher.recipe == "supervised_digits_lenet5"
+
+
+def test_a_variant_may_extend_a_packaged_recipe(made: Path) -> None:
+    variant = made.with_name("variant.yaml")
+    variant.write_text("extends: dafl_digits\nmethod: {latent_dim: 7}\n")
+    assert load_recipe(str(variant)).method.latent_dim == 7  # type: ignore[union-attr]
+
+
+def test_only_one_level_of_extending(made: Path) -> None:
+    made.with_name("second.yaml").write_text("extends: made\n")
+    third = made.with_name("third.yaml")
+    third.write_text("extends: second\n")
+    with pytest.raises(UsageError, match="only one level"):
+        load_recipe(str(third))
+
+
+def test_numbers_without_a_point_are_floats(made: Path) -> None:
+    for pairs, lr in (([], 3e-4), (["student_optim.lr=1e-5"], 1e-5)):
+        optim = load_recipe(str(made), pairs).student_optim
+        assert optim is not None
+        assert optim.lr == lr
+
+
+def test_overrides_take_the_type_of_their_field() -> None:
+    pairs = ["method.entropy_weight=3", "schedule.steps=7", "data.augment=[crop, flip]", "seed=2"]
+    recipe = load_recipe("dafl_digits", [*pairs, "student_optim={name: sgd, lr: 0.1}"])
+    assert isinstance(recipe.method, DaflConfig)
+    assert recipe.method.entropy_weight == 3.0
+    assert isinstance(recipe.method.entropy_weight, float)
+    assert (recipe.schedule.steps, recipe.seed) == (7, 2)
+    assert recipe.data.augment == ("crop", "flip")
+    assert recipe.student_optim == Sgd(name="sgd", lr=0.1)
+    plain = load_recipe("dafl_digits")
+    assert recipe.method.generator_optim == plain.method.generator_optim  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("pairs", [["data=mnist", "data.size=64"], ["data.size=64", "data.name=mnist"]])
+def test_the_short_form_of_data_can_be_overridden_in_parts(pairs: list[str]) -> None:
+    data = load_recipe("dafl_digits", pairs).data
+    assert (data.name, data.size) == ("mnist", 64)
+
+
+def test_overrides_can_reach_inside_a_default() -> None:
+    pairs = ["student_optim.schedule={name: cosine}", "student_optim.warmup_steps=3"]
+    optimizer = load_recipe("dafl_digits", pairs).student_optim
+    assert isinstance(optimizer, Adam)
+    assert (optimizer.schedule.name, optimizer.warmup_steps) == ("cosine", 3)
+
+
+def test_an_unknown_override_gets_the_nearest_match() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("dafl_digits", ["method.one_hot_weight=3"])
+    assert str(caught.value) == (
+        "'method.one_hot_weight' is not a field of the 'dafl_digits' recipe; did you mean 'method.onehot_weight'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("method.name=kd", "method.name cannot be overridden"),
+        ("method={name: kd}", "method.name cannot be overridden"),
+        ("name=x", "name cannot be overridden"),
+        ("extends=x", "'extends' is not a field"),
+        ("student_optim.lr", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("student_optim.lr=fast", "student_optim.lr: got 'fast'; .*valid number"),
+        ("student_optim.lr=-1", "student_optim.lr: got -1; .*greater than 0"),
+        ("schedule.steps=1.5", "schedule.steps: got 1.5; .*valid integer"),
+        ("schedule.global_batch=1", "schedule.global_batch: got 1; .*greater than 1"),
+        ("student_optim.schedule={name: cosin}", "'constant', 'multistep', 'cosine'"),
+        ("student.factory=a:b", "give either 'model' or 'factory'"),
+        ("teacher.weights=x", "'weights' .* goes with 'model' or 'factory'"),
+        ("schedule=[", "cannot read the value"),
+    ],
+)
+def test_overrides_that_make_no_sense_are_refused(pair: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_recipe("dafl_digits", [pair])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("colour: 1", "'colour' is not a field here"),
+        ("scheduel: {}", "did you mean 'schedule'"),
+        ("method: {name: kd, alfa: 1}", "'method.alfa' .*did you mean 'method.alpha'"),
+        ("student_optim: {name: adam, lrr: 1}", "'student_optim.lr' is required"),
+        ("student_optim: {name: adam, lr: 1, beta: 1}", "did you mean 'student_optim.betas'"),
+        ("student_optim: {name: adam, lr: 1, schedule: {name: cosine, flor: 0.1}}",
+         "'student_optim.schedule.flor' is not .* did you mean 'student_optim.schedule.floor'"),
+        ("changes: [{at: 5, valeus: {}}]", "did you mean 'changes.0.values'"),
+        ("report_every: 5", "'report_every' is not a field here; did you mean 'schedule.report_every'"),
+        ("method: {name: dafll}", "method: .*'dafll'.*'dafl'"),
+        ("method: {}", "method"),
+        ("schedule: {steps: 10}", "'schedule.report_every' is required"),
+        ("1: 2", "Keys should be strings"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_explained(made: Path, line: str, says: str) -> None:
+    key = line.partition(":")[0]
+    kept = [other for other in MADE.strip().splitlines() if not other.startswith(f"{key}:")]
+    made.write_text("\n".join([*kept, line]))
+    with pytest.raises(UsageError, match=rf"made\.yaml: .*{says}"):
+        load_recipe(str(made))
+
+
+def test_an_unknown_recipe_gets_the_nearest_match() -> None:
+    with pytest.raises(UsageError, match="did you mean 'dafl_digits'"):
+        load_recipe("dafl_digit")
+    with pytest.raises(UsageError, match="no recipe file 'absent.yaml'"):
+        load_recipe("absent.yaml")
+
+
+def with_content(recipe: Recipe, **changes: Any) -> str:
+    return recipe_from_dict({**recipe.model_dump(mode="json"), **changes}).run_id
+
+
+def test_run_id_is_name_hash_and_seed(made: Path) -> None:
+    recipe = load_recipe(str(made), ["seed=3"])
+    name, digest, seed = recipe.run_id.rsplit("-", 2)
+    assert (name, seed) == ("made", "s3")
+    assert len(digest) == 8
+    assert int(digest, 16) >= 0
+
+
+def test_run_id_is_stable(made: Path) -> None:
+    recipe = load_recipe(str(made))
+    data = recipe.model_dump(mode="json")
+    backwards = {
+        key: dict(reversed(value.items())) if isinstance(value, dict) else value
+        for key, value in reversed(data.items())
+    }
+    assert recipe_from_dict(backwards).run_id == recipe.run_id
+    made.write_text("\n".join(reversed(MADE.strip().splitlines())) + "\n# a remark\n")
+    assert load_recipe(str(made)).run_id == recipe.run_id
+
+
+def test_the_hash_leaves_out_what_does_not_change_the_result(made: Path) -> None:
+    recipe = load_recipe(str(made))
+    for change in ({"controls": ["noise_digits"]}, {"published": {"last": 98.2}}):
+        assert with_content(recipe, **change) == recipe.run_id
+    digest = recipe.content_hash
+    assert with_content(recipe, seed=9) == f"made-{digest}-s9"
+    assert with_content(recipe, name="other") == f"other-{digest}-s0"
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "data.name=mnist", "data.size=64", "data.mean=[0.1]", "data.std=[0.1]",
+        "data.augment=[crop]", "student.model=lenet5", "student.weights=x", "teacher.model=lenet5_bn",
+        "teacher.weights=y", "method.alpha=0.6", "method.temperature=2", "student_optim.name=adamw",
+        "student_optim.lr=3.1e-4", "student_optim.betas=[0.5, 0.9]", "student_optim.weight_decay=0.1",
+        "student_optim.warmup_steps=1", "student_optim.schedule={name: cosine}",
+        "schedule.steps=11", "schedule.report_every=1", "schedule.global_batch=17",
+    ],
+)  # fmt: skip
+def test_the_hash_changes_with_everything_else(made: Path, pair: str) -> None:
+    assert load_recipe(str(made), [pair]).content_hash != load_recipe(str(made)).content_hash
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/etc", "a/b", "a\\b", "", ".", "..", "a b", "a\nb", "a\x00b", "x.yaml", "-x", "CON:",
+     "\u0430", "a" * 101, "~", "$HOME", "a;b"],
+)  # fmt: skip
+def test_hostile_names_are_refused(made: Path, name: str) -> None:
+    data = load_recipe(str(made)).model_dump(mode="json")
+    with pytest.raises(UsageError, match="letters, digits"):
+        recipe_from_dict({**data, "name": name})
+
+
+def test_published_figures_are_of_the_recipes_own_data_and_networks() -> None:
+    assert load_recipe("blind_kd_mnist", ["schedule.steps=5"]).published == {"student": 94.56}
+    for pair in ("data.ood=fashion-mnist", "student.model=lenet5", "teacher={recipe: supervised_mnist_lenet5_bn}"):
+        assert load_recipe("blind_kd_mnist", [pair]).published == {}
+    assert load_recipe("blind_kd_mnist", ["data.ood=digits", "published={student: 90}"]).published == {"student": 90}

@@ -1,0 +1,165 @@
+"""What is settled before and beside Ray: numbers of workers, tokens, errors that travel as data."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raykd.cluster.config import Cluster
+from raykd.cluster.ray_settings import token_source
+from raykd.cluster.workers import fitting_workers
+from raykd.distributed.world import World
+from raykd.engine.stop import Interrupted
+from raykd.errors import CorruptError, RaykdError, SetupError, UsageError
+from raykd.recipe.recipe import dump_recipe
+from tests.runners import runs
+
+
+def cluster(workers: int | tuple[int, int]) -> Cluster:
+    return Cluster(name="some", workers=workers)
+
+
+@pytest.mark.parametrize(
+    ("workers", "fitting"),
+    [(0, [0]), (1, [1]), (4, [4]), ((1, 8), [1, 2, 4, 8]), ((3, 7), [4]), ((5, 16), [8, 16])],
+)
+def test_numbers_of_workers_divide_the_batch(workers: int | tuple[int, int], fitting: list[int]) -> None:
+    assert fitting_workers(runs.recipe(Path("none")), cluster(workers)) == fitting
+
+
+def test_the_batches_of_teacher_and_controls_count_too(tmp_path: Path) -> None:
+    control = tmp_path / "control.yaml"
+    control.write_text(
+        "data: digits\nstudent: {model: lenet5}\nmethod: {name: supervised}\n"
+        "student_optim: {name: sgd, lr: 0.1}\n"
+        "schedule: {steps: 1, report_every: 1, global_batch: 12}\n"
+    )
+    recipe = runs.recipe(Path("none"), controls=[str(control)])
+    assert fitting_workers(recipe, cluster((1, 8))) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("workers", [3, 32, (5, 7)])
+def test_what_does_not_divide_is_refused_with_what_would(workers: int | tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match=r"global batches \(tiny: 32\); these would: 1, 2, 4"):
+        fitting_workers(runs.recipe(Path("none")), cluster(workers))
+
+
+def test_without_workers_the_run_is_made_here(tmp_path: Path) -> None:
+    weights = runs.save_teacher(tmp_path / "teacher.safetensors")
+    recipe = runs.recipe(weights, schedule={"steps": 4, "report_every": 2, "global_batch": 32})
+    with pytest.raises(Interrupted):
+        runs.start(recipe, tmp_path, lambda: runs.reported(tmp_path / recipe.run_id) == 0, workers=0)
+    assert runs.start(recipe, tmp_path, workers=0)["last"]["step"] == 4
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("raykd.runners.ray.driver")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray.train", None)
+
+
+def test_what_is_finished_is_read_without_ray(no_ray: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = runs.save_teacher(tmp_path / "teacher.safetensors")
+    brief = {"steps": 2, "report_every": 2, "global_batch": 32}
+    alone = runs.recipe(weights, schedule=brief)
+    result = runs.start(alone, tmp_path, workers=0)
+    caplog.set_level("INFO")
+    assert runs.start(alone, tmp_path, address="127.0.0.1:1") == result
+    assert f"{alone.run_id} is finished already: reading its result" in caplog.text
+    (tmp_path / "control.yaml").write_text(dump_recipe(alone.model_copy(update={"name": "control", "seed": 1})))
+    with_control = runs.recipe(weights, schedule=brief, controls=[str(tmp_path / "control.yaml")])
+    (tmp_path / alone.run_id).rename(tmp_path / with_control.run_id)
+    with pytest.raises(SetupError, match="needs Ray"):
+        runs.start(with_control, tmp_path)
+
+
+def test_a_missing_ray_is_said(no_ray: None, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"pip install 'raykd\[ray\]'"):
+        runs.start(runs.recipe(tmp_path), tmp_path)
+
+
+def test_a_silent_address_fails_within_seconds(tmp_path: Path) -> None:
+    """In a process of its own: this one may hold the connection of other tests."""
+    program = (
+        "import sys; from pathlib import Path; from tests.cluster import runs\n"
+        f"store = Path({str(tmp_path)!r})\n"
+        "runs.start(runs.recipe(store), store, address='127.0.0.1:1')"
+    )
+    before = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "SetupError: nothing answers at 127.0.0.1:1" in done.stderr
+    assert time.monotonic() - before < 60
+
+
+def test_the_token_is_looked_for_as_ray_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    assert token_source() is None
+    home = tmp_path / ".ray" / "auth_token"
+    home.parent.mkdir()
+    home.write_text("t")
+    assert token_source() == str(home)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "other"))
+    assert token_source() is None
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    assert token_source() == "RAY_AUTH_TOKEN"
+
+
+def test_a_token_that_is_missing_is_asked_for(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tests.cluster import runs\n"
+        f"store = Path({str(tmp_path)!r})\n"
+        "runs.start(runs.recipe(store), store, address='auto')"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    environment |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert "SetupError: RAY_AUTH_MODE is token, but there is no token" in done.stderr
+
+
+@pytest.mark.ray
+def test_elastic_training_takes_only_numbers_that_fit() -> None:
+    from ray.train import ScalingConfig
+
+    from raykd.runners.ray.elastic import FittingPolicy
+
+    options = {"num_workers": (2, 8), "resources_per_worker": {"CPU": 2}}
+    policy = FittingPolicy(ScalingConfig(**options), [2, 4, 8])
+    nodes = [{"a": {"CPU": cpus}} for cpus in (1, 4, 7, 8, 14, 16, 100)]
+    assert [policy._count_possible_workers(node) for node in nodes] == [0, 2, 2, 4, 4, 8, 8]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("error", [SetupError("disk"), CorruptError("sum"), Interrupted(3, 7)])
+def test_errors_travel_as_data(error: RaykdError) -> None:
+    from raykd.runners.ray.worker import pack_error, unpack_error
+
+    there = unpack_error(pack_error(error))
+    assert type(there) is type(error)
+    assert (str(there), there.exit_code) == (str(error), error.exit_code)
+
+
+@pytest.mark.ray
+def test_an_error_of_all_workers_is_data_and_that_of_one_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from raykd.runners.ray import worker
+    from raykd.runners.ray.signals import RunSignals
+
+    monkeypatch.setattr(worker, "_SETTLING_SECONDS", 0.2)
+    words = RunSignals(tmp_path, "job")
+    words.open()
+    error, second = UsageError("no such data"), World(1, 2, torch.device("cpu"))
+    with pytest.raises(UsageError, match="no such data"):
+        worker._settle(words, second, error)
+    assert words.failures() == [worker.pack_error(error)]
+    first = World(0, 2, torch.device("cpu"))
+    assert worker._settle(words, first, error) == worker.pack_error(error)
+    assert worker._settle(RunSignals(tmp_path, "gone"), first, error) == worker.pack_error(error)

@@ -1,0 +1,233 @@
+"""Searches on Ray: trials are runs of the store, poor ones end early, and a killed search loses nothing."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from raykd.cluster.config import Cluster
+from raykd.errors import UsageError
+from raykd.recipe.recipe import load_recipe
+from raykd.runners.train import train
+from raykd.runners.tune import search
+from raykd.search.setup import plan_search
+from raykd.search.space_file import load_space
+from raykd.search.study import RUN
+from raykd.store.run_directory import read_status
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TEACHER = {"schedule.steps": 8, "schedule.report_every": 4, "schedule.global_batch": 16}
+SMALL: dict[str, Any] = {
+    "teacher.overrides": TEACHER,
+    "schedule.steps": 12,
+    "schedule.report_every": 4,
+    "schedule.global_batch": 16,
+}
+RATE = {"student_optim.lr": {"loguniform": [0.0001, 0.01]}}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    raw = {"recipe": "kd_digits", "overrides": SMALL, "trials": 4, "space": RATE, **changes}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(raw)), sort_keys=False))  # written out, without aliases
+    return path
+
+
+class Terminal:
+    """What shows a report, and cannot be pickled, as a live display cannot."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __call__(self, report: Mapping[str, Any]) -> None:
+        assert report["study"]
+
+
+def searched(
+    folder: Path, should_stop: Callable[[], bool] = lambda: False, where: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    space = load_space(str(written(folder, **changes)))
+    return search(
+        plan_search(space, folder / "runs"),
+        Cluster(name="test", **(where or {})),
+        store=folder / "runs",
+        data_root=None,
+        should_stop=should_stop,
+        show=Terminal(),
+    )
+
+
+def study_of(report: dict[str, Any]) -> optuna.Study:
+    return optuna.load_study(study_name=report["study"], storage=f"sqlite:///{report['directory']}/study.db")
+
+
+def test_a_trial_is_a_run_and_the_same_call_reads_it(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(tmp_path, objectives=["accuracy", "parameters", "latency", "gpu_hours"], keep=2)
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    study = study_of(report)
+    assert study.metric_names == ["accuracy", "parameters", "latency", "gpu_hours"]
+    for trial in study.trials:
+        directory = tmp_path / "runs" / trial.user_attrs[RUN]
+        last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+        accuracy, parameters, latency, hours = trial.values
+        assert accuracy == last["holdout/accuracy/top1"]
+        assert trial.user_attrs["test/accuracy/top1"] == last["accuracy/top1"]
+        assert parameters == 15_738
+        assert latency > 0
+        assert hours > 0
+    ended = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
+    again = searched(tmp_path, objectives=["accuracy", "parameters", "latency", "gpu_hours"], keep=2)
+    assert again["best"] == report["best"]
+    assert ended == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
+
+
+def test_more_trials_go_on_where_the_last_ended(ray_session: ModuleType, tmp_path: Path) -> None:
+    first = searched(tmp_path, trials=2, keep=1)
+    more = searched(tmp_path, trials=4, keep=1)
+    assert more["study"] == first["study"]
+    trials = study_of(more).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert len({trial.params["student_optim.lr"] for trial in trials}) == 4, "other values than at the first start"
+    assert all(len(trial.intermediate_values) == 3 for trial in trials)
+    kept = [path.parent.name for path in (tmp_path / "runs").glob("kd_digits-*/checkpoints")]
+    assert kept == [more["best"][0]["run"]], "checkpoints of the best only"
+    best = load_recipe(str(Path(more["directory"]) / "best.yaml"))
+    assert best.student_optim is not None
+    assert best.student_optim.lr == more["best"][0]["parameters"]["student_optim.lr"]
+    alone = train(
+        load_recipe("kd_digits", [f"{k}={json.dumps(v)}" for k, v in {**SMALL, **more["best"][0]["parameters"]}.items()]
+                    + ["data.holdout=0.1"]).model_copy(update={"controls": ()}),
+        Cluster(name="here", workers=0, threads=1), store=tmp_path / "alone", data_root=None, should_stop=bool,
+    )  # fmt: skip
+    assert alone["last"]["holdout/accuracy/top1"] == more["best"][0]["values"]["accuracy"]
+
+
+def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:
+    grid = {"student_optim.lr": {"choice": [0.003, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]}}
+    budget = {**SMALL, "schedule.steps": 48, "schedule.report_every": 8}
+    report = searched(
+        tmp_path,
+        overrides=budget,
+        trials=6,
+        space=grid,
+        sampler={"name": "grid"},
+        scheduler={"name": "asha", "grace": 1, "reduction": 2},
+        where={"cpus_per_worker": 4},  # one after the other, so that the good one is there to be compared with
+    )
+    assert report["trials"]["complete"] + report["trials"]["pruned"] == 6
+    assert report["trials"]["pruned"] >= 2
+    assert report["best"][0]["parameters"] == {"student_optim.lr": 0.003}
+    for trial in study_of(report).trials:
+        told = [int(step) for step in trial.intermediate_values]
+        assert told == list(range(1, len(told) + 1)), "the report that it was ended at is there too"
+        assert (len(told) in (1, 2, 4)) == (trial.state == TrialState.PRUNED)
+        state = read_status(tmp_path / "runs" / trial.user_attrs[RUN])["state"]
+        assert state == ("finished" if trial.state == TrialState.COMPLETE else "pruned")
+
+
+def test_two_stages_and_the_second_makes_no_image(ray_session: ModuleType, tmp_path: Path) -> None:
+    """Generators first, judged by a referee; then students of a frozen set that the best of them made."""
+    then = {
+        "recipe": "kd_digits",
+        "images": 200,
+        "overrides": SMALL,
+        "trials": 3,
+        "objectives": ["agreement", "parameters"],
+        "sampler": {"name": "random"},
+        "space": {"student.model": {"choice": ["lenet5_half", "hinton800"]}},
+    }
+    first: dict[str, Any] = {
+        "recipe": "dafl_digits",
+        "overrides": {**SMALL, "method.generator_width": 8},
+        "trials": 2,
+        "space": {"method.entropy_weight": {"loguniform": [0.5, 20]}},
+        "then": then,
+    }
+    report = searched(tmp_path, **first)
+    assert report["first"]["trials"]["complete"] == 2, report["first"]["reasons"]
+    assert report["trials"]["complete"] == 3, report["reasons"]
+    each = SMALL["schedule.steps"] * SMALL["schedule.global_batch"]
+    assert report["first"]["images_made"] == {"before the trials": 1000, "by the trials": 2 * each}
+    assert report["images_made"] == {"before the trials": 200, "by the trials": 0}
+    chosen = report["first"]["best"][0]["run"]
+    assert sorted(path.name for path in (tmp_path / "runs/synthetic").glob("[!.]*"))[0] == f"{chosen}-200"
+    referees = {path.name for path in (tmp_path / "runs").glob("dafl_digits-*-s1")}
+    assert len(referees) == 1, "the referee is of another seed than all trials"
+    for one in report["best"]:
+        made = load_recipe(str(Path(report["directory"]) / f"best-{one['trial']}.yaml"))
+        assert made.bank is not None
+        assert made.bank.images == 200
+    again = searched(tmp_path, **first)
+    assert again["best"] == report["best"]
+    assert again["images_made"] == report["images_made"]
+
+
+def test_a_trial_of_several_seeds_counts_by_their_mean(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(tmp_path, trials=2, seeds=3, keep=1)
+    assert report["trials"]["complete"] == 2, report["reasons"]
+    for trial in study_of(report).trials:
+        stem = trial.user_attrs[RUN].removesuffix("-s0")
+        found = [
+            json.loads((tmp_path / f"runs/{stem}-s{seed}/metrics.jsonl").read_text().splitlines()[-1])
+            for seed in range(3)
+        ]
+        values = [row["holdout/accuracy/top1"] for row in found]
+        assert trial.values[0] == pytest.approx(sum(values) / 3)
+        assert trial.user_attrs["test/accuracy/top1"] == pytest.approx(sum(row["accuracy/top1"] for row in found) / 3)
+        told = trial.intermediate_values
+        assert list(told) == [1, 2, 3, 6, 9], "rows of the first seed, then the mean so far"
+        assert told[3] == values[0]
+        assert told[6] == pytest.approx(sum(values[:2]) / 2)
+    kept = {path.parent.name.rpartition("-s")[0] for path in (tmp_path / "runs").glob("kd_digits-*/checkpoints")}
+    assert kept == {report["best"][0]["run"].removesuffix("-s0")}
+    assert searched(tmp_path, trials=2, seeds=3, keep=1)["best"] == report["best"]
+
+
+def test_a_failing_trial_is_recorded_with_its_reason(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(
+        tmp_path, trials=2, sampler={"name": "grid"}, space={"student_optim.lr": {"choice": [0.001, 1e30]}}
+    )
+    assert report["trials"] == {"target": 2, "complete": 1, "pruned": 0, "failed": 1, "running": 0}
+    assert "finite" in report["reasons"][0]["reason"]
+
+
+def test_a_trial_of_two_workers_is_a_train_run(ray_session: ModuleType, tmp_path: Path) -> None:
+    report = searched(tmp_path, trials=1, where={"workers": 2})
+    assert report["trials"]["complete"] == 1, report["reasons"]
+    run = tmp_path / "runs" / report["best"][0]["run"]
+    assert json.loads((run / "environment.json").read_text())["workers"] == 2
+    assert len(study_of(report).trials[0].intermediate_values) == 3
+
+
+def test_agreement_is_measured_on_the_same_images_for_all_trials(tmp_path: Path) -> None:
+    def planned(recipe: str, key: str) -> Any:
+        space = {key: {"loguniform": [0.1, 10]}}
+        return plan_search(load_space(str(written(tmp_path, recipe=recipe, overrides={}, space=space))), tmp_path)
+
+    judged = planned("dafl_digits", "method.entropy_weight").space.recipe_of({}).referee
+    assert (judged.recipe, judged.seed, judged.images) == ("dafl_digits", 1, 1000)
+    judged = planned("lsgdfd_digits", "bank.overrides.method.tv_weight").space.recipe_of({}).referee
+    assert (judged.recipe, judged.seed) == ("lsgdfd_digits_bank", 1)
+    assert planned("lsgdfd_digits", "student_optim.lr").space.recipe_of({}).referee is None, "all have one bank"
+    labelled = planned("kd_digits", "student_optim.lr").space.recipe_of({})
+    assert (labelled.referee, labelled.data.holdout) == (None, 0.1)
+
+
+@pytest.mark.parametrize("name", ["asha", "median", "pbt"])
+def test_nobody_is_compared_by_what_is_told_at_the_end(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' compares trials on their way, and objective 'latency' is told at"):
+        searched(tmp_path, objectives=["latency"], scheduler={"name": name})
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="objective 'accuracy' is measured on labelled images"):
+        searched(tmp_path, recipe="dafl_digits", overrides={}, objectives=["accuracy"])
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,156 @@
+"""Searches that starve, are stopped or are killed, and lose nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from raykd.errors import SetupError
+from raykd.search.setup import SearchStopped, plan_search
+from raykd.search.space_file import load_space
+from raykd.search.study import RUN
+from raykd.store.run_directory import read_status
+from tests.runners import runs
+from tests.runners.test_tune import SMALL, searched, study_of, written
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_a_trial_that_starves_says_for_what(
+    ray_session: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another job takes the CPUs between two trials; the search waits, says so, and goes on when they are free."""
+    monkeypatch.setattr("raykd.runners.ray.tuner._STARVING_SECONDS", 1.0)
+    monkeypatch.setattr("raykd.runners.ray.session._BUSY_SECONDS", 0.0)
+
+    class Other:
+        def here(self) -> bool:
+            return True
+
+    other: Any = ray_session.remote(num_cpus=3)(Other).remote()
+    assert ray_session.get(other.here.remote())
+
+    def heard() -> bool:
+        """Asked about now and then; never stops, but lets the other go once the search has said what it waits for."""
+        if any("trial(s) wait for room" in record.getMessage() for record in caplog.records):
+            ray_session.kill(other)
+        return False
+
+    monkeypatch.setattr("raykd.runners.ray.tuner.room_for", lambda cluster: 4)
+    report = searched(tmp_path, heard, trials=3, space={"student_optim.lr": {"choice": [0.001, 0.002, 0.003]}})
+    assert report["trials"]["complete"] == 3
+    told = next(one.getMessage() for one in caplog.records if "wait for room" in one.getMessage())
+    assert re.fullmatch(r"\d trial\(s\) wait for room: each needs 1 CPUs; free are 0 CPUs", told)
+
+
+def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_path: Path) -> None:
+    long = {**SMALL, "schedule.steps": 300, "schedule.report_every": 20}
+
+    def begun() -> bool:
+        return len(list((tmp_path / "runs").glob("kd_digits-*/checkpoints/step_*"))) > 1
+
+    with pytest.raises(SearchStopped, match=r"stopped with \d of 4 trials finished"):
+        searched(tmp_path, begun, overrides=long)
+    saved = [path for path in (tmp_path / "runs").glob("kd_digits-*") if (path / "checkpoints").is_dir()]
+    assert {read_status(path)["state"] for path in saved} == {"interrupted"}
+    report = searched(tmp_path, overrides=long)
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert {path.name for path in saved} <= {trial.user_attrs.get(RUN) for trial in study_of(report).trials}
+
+
+class Killer:
+    """Asked now and then whether to stop; kills the process of a trial instead, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.before = folder, dict[str, str]()
+
+    def __call__(self) -> bool:
+        saved = [path.parents[1] for path in self.folder.glob("runs/kd_digits-*/checkpoints/step_*")]
+        if saved and not self.before:
+            os.kill(runs.processes_below(os.getpid(), "ray::ImplicitFunc")[0], signal.SIGKILL)
+            self.before = {path.name: (path / "metrics.jsonl").read_text() for path in saved}
+        return False
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(
+    ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = {**SMALL, "schedule.steps": 600, "schedule.report_every": 20}
+    killer = Killer(tmp_path)
+    report = searched(tmp_path, killer, trials=1, overrides=long)
+    assert report["trials"] == {"target": 1, "complete": 1, "pruned": 0, "failed": 0, "running": 0}
+    said = [re.match(r"the process of (\S+) died; it goes on", record.getMessage()) for record in caplog.records]
+    died = next(match[1] for match in said if match)
+    rows = (tmp_path / "runs" / died / "metrics.jsonl").read_text()
+    assert rows.startswith(killer.before[died]), "it did not begin again"
+    assert [json.loads(row)["step"] for row in rows.splitlines()] == list(range(20, 601, 20))
+    told = capfd.readouterr()
+    assert told.out == "", "Ray's own words do not mix with a report"
+    assert "Traceback" not in told.err
+
+
+def test_a_trial_that_dies_too_often_is_recorded(
+    ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = {**SMALL, "schedule.steps": 600, "schedule.report_every": 20}
+    report = searched(tmp_path, Killer(tmp_path), {"max_failures": 0}, trials=2, overrides=long)
+    assert report["trials"]["complete"] == 1
+    assert report["trials"]["failed"] == 1
+    assert "its process died" in report["reasons"][0]["reason"]
+
+
+def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_session: ModuleType, tmp_path: Path) -> None:
+    """A disk that takes nothing more, as a store that is gone: mended, the same call goes on with that trial."""
+    temperatures = {"method.temperature": {"choice": [2.0, 3.0, 5.0]}}
+    changes: dict[str, Any] = {"sampler": {"name": "grid"}, "trials": 3, "space": temperatures}
+    planned = plan_search(load_space(str(written(tmp_path, **changes))), tmp_path / "runs")
+    run = planned.space.recipe_of({"method.temperature": 3.0}).run_id
+    blocked = tmp_path / "runs" / run / "checkpoints"
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()
+    with pytest.raises(SetupError, match=rf"trial \d: could not write checkpoint .*{run}.*the same command"):
+        searched(tmp_path, **changes)
+    blocked.unlink()
+    report = searched(tmp_path, **changes)
+    assert report["trials"] == {"target": 3, "complete": 3, "pruned": 0, "failed": 0, "running": 0}
+
+
+def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
+    """The command dies in the middle; the same command repeats nothing that was finished and finishes the rest."""
+    slow = {**SMALL, "schedule.steps": 200, "schedule.report_every": 20}
+    space = written(tmp_path, overrides=slow)
+    command = [sys.executable, "-m", "raykd", "tune", str(space), "--out", str(tmp_path / "runs"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    try:
+        while not (done := finished_runs(tmp_path)):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+    finally:
+        below = runs.processes_below(process.pid, "")
+        for pid in (process.pid, *below):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    before = {path: path.stat().st_mtime_ns for path in done}
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout.splitlines()[-1])
+    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert before == {path: path.stat().st_mtime_ns for path in done}
+    states = [trial.state for trial in study_of(report).trials]
+    assert TrialState.RUNNING not in states
+    assert states.count(TrialState.COMPLETE) == 4
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    found = (folder / "runs").glob("kd_digits-*/status.json")
+    return [path for path in found if read_status(path.parent).get("state") == "finished"]

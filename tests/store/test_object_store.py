@@ -1,0 +1,255 @@
+"""Runs in an object store: gone on with by another machine, through an outage, and by machines that share no disk."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from raykd.artifacts.bank import open_bank
+from raykd.cli.app import app
+from raykd.cluster.config import Cluster
+from raykd.distributed.world import World
+from raykd.engine.stop import Interrupted
+from raykd.engine.synthesis import make_frozen_sets
+from raykd.engine.synthetic_sets import set_folder
+from raykd.errors import UsageError
+from raykd.recipe.recipe import Recipe
+from raykd.runners.train import train
+from raykd.store.mirror import Mirror
+from raykd.store.remote import Remote
+from raykd.store.workspace import local_folder, open_workspace, pull_run
+from tests.engine.test_synthetic_sets import student as frozen_student
+from tests.golden.shrunk import make_data, shrunk
+from tests.object_store import Server
+from tests.ports import free_port
+from tests.runners.runs import recipe, save_teacher
+
+BRIEF = {"steps": 4, "report_every": 4, "global_batch": 16}
+HERE = Cluster(name="here", workers=0)
+
+
+@pytest.fixture
+def store(s3: Server, machine: None) -> str:
+    """An empty store, seen from a machine that holds nothing of it."""
+    return f"s3://{s3.new_bucket()}/runs"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_machine("a", tmp_path, monkeypatch)
+    monkeypatch.setattr("raykd.runners.train.prepare_host", lambda threads=None: None)
+
+
+def on_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / f"machine-{name}"
+    monkeypatch.setenv("RAYKD_CACHE", str(folder))
+    return folder
+
+
+def trained(what: Recipe, store: str | Path, after: int | None = None, data: str | None = None) -> dict[str, Any]:
+    """Train, asking to stop once so many checkpoints were written."""
+    folder = local_folder(store) / what.run_id / "checkpoints"
+
+    def enough() -> bool:
+        return after is not None and len(list(folder.glob(f"step_*{after}"))) > 0
+
+    return train(what, HERE, store=store, data_root=data, should_stop=enough)
+
+
+def tensors(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "student.safetensors")
+
+
+def test_another_machine_goes_on_to_the_same_bits(
+    server: Server, machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = f"{server.scheme}://{server.new_bucket()}/runs"
+    schedule = {"steps": 20, "report_every": 5, "global_batch": 16}
+    what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=schedule)
+    monkeypatch.setattr("raykd.engine.stop._SECONDS_BETWEEN", 0)
+    whole = trained(what, tmp_path / "undisturbed")
+    with pytest.raises(Interrupted):
+        trained(what, store, after=10)
+    told = json.loads(Remote(store).read(f"{what.run_id}/status.json") or b"")
+    assert told["state"] == "interrupted"
+    there = server.files(f"{store}/{what.run_id}")
+    assert {"status.json", "recipe.yaml", "metrics.jsonl"} <= there
+    assert not {path for path in there if path.startswith(".")}
+    assert len({path.split("/")[1] for path in there if path.startswith("checkpoints/")}) == 2
+    on_machine("b", tmp_path, monkeypatch)
+    result = trained(what, store)
+    assert result["last"] == whole["last"]
+    run = local_folder(store) / what.run_id
+    expected = tensors(tmp_path / "undisturbed" / what.run_id)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors(run).items())
+    rows = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [5, 10, 15, 20], "those of before the stop among them"
+    on_machine("c", tmp_path, monkeypatch)
+    caplog.set_level("INFO")
+    on_ray = Cluster(name="ray", address="127.0.0.1:1", workers=2)
+    again = train(what, on_ray, store=store, data_root=None, should_stop=lambda: False)
+    assert again == result, "read, not trained again, for which no Ray is needed"
+    assert "finished already: reading its result" in caplog.text
+    assert not list((local_folder(store) / what.run_id / "checkpoints").glob("*/state.pt")), (
+        "nor are checkpoints brought"
+    )
+
+
+def test_a_run_survives_an_outage(store: str, s3: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    schedule = {"steps": 9, "report_every": 3, "global_batch": 16}
+    what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=schedule)
+    run = local_folder(store) / what.run_id
+
+    def cut() -> None:
+        while not list(run.glob("checkpoints/step_*")):
+            pass
+        s3.stop()
+        threading.Timer(2, s3.start).start()
+
+    threading.Thread(target=cut).start()
+    result = trained(what, store)
+    assert "trying again" in caplog.text
+    told = Remote(store).read(f"{what.run_id}/status.json")
+    assert json.loads(told or b"")["result"] == result
+
+
+def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=BRIEF)
+    result = trained(what, store)
+    on_machine("b", tmp_path, monkeypatch)
+    done = CliRunner().invoke(app, ["evaluate", f"{store}/{what.run_id}", "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["accuracy/top1"] == pytest.approx(result["blind"]["accuracy/top1"])
+    assert found["directory"] == f"{store}/{what.run_id}"
+    with pytest.raises(UsageError, match=r"elsewhere-s0 is no run: it has no recipe.yaml"):
+        pull_run(f"{store}/elsewhere-s0", None)
+
+
+def test_machines_that_share_no_disk_train_one_bank(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.store.two_machines", store, str(tmp_path / "shared")],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": "0"},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in running] == [0, 0]
+    on_machine("reader", tmp_path, monkeypatch)
+    with shrunk(4, tmp_path / "alone") as (_, load):
+        run_id = load("lsgdfd_digits_bank", ["schedule.report_every=2"]).run_id
+    directory, _ = pull_run(f"{store}/{run_id}", None)
+    assert json.loads((directory / "status.json").read_text())["state"] == "finished"
+    assert len(open_bank(directory).load(range(10)).classes) == 10
+
+
+def test_a_frozen_set_is_made_by_one_machine_and_read_by_another(
+    store: str, s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = frozen_student(images=40)
+    assert first.bank is not None
+    trained(first, store)
+    name = set_folder(first.bank, Path()).as_posix()
+    files = s3.files(f"{store}/{name}")
+    assert "manifest.json" in files
+    assert any(file.endswith(".parquet") for file in files)
+    on_machine("b", tmp_path, monkeypatch)
+    assert make_frozen_sets(first, World.alone(), open_workspace(store, None)) == 0, "no image is made again"
+    other = first.model_copy(update={"seed": 1})
+    result = trained(other, store)
+    assert result["data_opened"]["synthetic"] == [f"{local_folder(store) / name}/train"]
+
+
+def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) -> None:
+    make_data("usps", tmp_path / "data")
+    bucket = s3.new_bucket()
+    remote = Remote(f"s3://{bucket}/data")
+    for path in (tmp_path / "data").rglob("*.parquet"):
+        remote.push(path, path.relative_to(tmp_path / "data").as_posix())
+    remote.push(save_teacher(tmp_path / "teacher.safetensors"), "weights/teacher.safetensors")
+    what = recipe(
+        Path("weights/teacher.safetensors"),
+        data={"name": "usps", "size": 32},
+        schedule=BRIEF,
+    )
+    shutil.rmtree(tmp_path / "data")
+    for _ in range(2):
+        result = trained(what, tmp_path / "runs", data=f"s3://{bucket}/data")
+        assert result["data_opened"]["test"] == ["usps/test"]
+    held = sorted(path.name for path in (local_folder(f"s3://{bucket}/data") / "usps").glob("*.parquet"))
+    assert held == ["test-00000-of-00001.parquet"], "no image that nobody opens is brought"
+
+
+def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Mirror(Remote(store), tmp_path / "here")
+    run = tmp_path / "here" / "x-s0"
+
+    def save(step: int, told: str) -> None:
+        folder = run / "checkpoints" / f"step_{step:07d}"
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_text(told)
+        (folder / "manifest.json").write_text(json.dumps({"step": step, "files": {"state.pt": told}}))
+        (run / "status.json").write_text(json.dumps({"step": step, "state": "running"}))
+
+    save(1, "first")
+    sent: list[str] = []
+    send = mirror.remote.push
+
+    def noted(path: Path, name: str) -> None:
+        sent.append(path.name)
+        send(path, name)
+
+    monkeypatch.setattr(mirror.remote, "push", noted)
+    mirror.push("x-s0")
+    assert sent == ["state.pt", "manifest.json", "status.json"], "what vouches for others comes behind them"
+    save(2, "second")
+    mirror.pull("x-s0")
+    assert json.loads((run / "status.json").read_text())["step"] == 2, "saved here in an outage"
+    mirror.push("x-s0")
+    shutil.rmtree(run / "checkpoints" / "step_0000001")
+    mirror.push("x-s0")
+    assert {path.partition("/")[0] for path in Remote(store).entries("x-s0/checkpoints")} == {"step_0000002"}
+    other = Mirror(Remote(store), tmp_path / "other")
+    folder = tmp_path / "other" / "x-s0" / "checkpoints" / "step_0000002"
+    folder.mkdir(parents=True)
+    (folder / "state.pt").write_text("spoilt")  # of another attempt: as long, with another manifest
+    (folder / "manifest.json").write_text(json.dumps({"step": 2, "files": {"state.pt": "spoilt"}}))
+    other.pull("x-s0")
+    assert (folder / "state.pt").read_text() == "second"
+    (folder / "state.pt").unlink()
+    other.pull("x-s0")
+    assert (folder / "state.pt").read_text() == "second"
+
+
+def test_a_member_of_another_attempt_is_told_from_its_successor(store: str, tmp_path: Path) -> None:
+    """A machine died behind a member that another one trained again: as long, and not the same."""
+    name = "x-s0/bank/class_00003.safetensors"
+    for machine, told in (("a", "first"), ("b", "other")):
+        path = tmp_path / machine / name
+        path.parent.mkdir(parents=True)
+        path.write_text(told)
+        Mirror(Remote(store), tmp_path / machine).push_file(path, name)
+        time.sleep(1.1)  # stores tell time in seconds
+    back = Mirror(Remote(store), tmp_path / "a")
+    back.push("x-s0")
+    assert Remote(store).read(name) == b"other", "nothing old is put in the place of something newer"
+    back.pull("x-s0")
+    brought = tmp_path / "a" / name
+    assert brought.read_text() == "other"
+    inode = brought.stat().st_ino
+    Mirror(Remote(store), tmp_path / "a").pull("x-s0")
+    assert brought.stat().st_ino == inode, "and brought once"
