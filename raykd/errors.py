@@ -4,8 +4,9 @@ Messages say what was got, what is allowed and what to do. Anything else that is
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 _SECRETS = (
     (re.compile(r"//\S*@"), "//...@"),  # a name, and perhaps a password, before the host of an address
@@ -21,6 +22,10 @@ class RaykdError(Exception):
 
 class RunFailed(RaykdError):
     """The run itself failed (non-finite loss, a worker that kept dying): exit code 1."""
+
+
+class WorkerFailed(RunFailed):
+    """Another worker failed in a way that nobody foresaw; that worker raises the exception itself."""
 
 
 class UsageError(RaykdError, ValueError):
@@ -47,6 +52,23 @@ class CorruptError(RaykdError):
     """Data or a checkpoint is damaged or incomplete: exit code 4."""
 
     exit_code = 4
+
+
+def error_to_dict(error: RaykdError) -> dict[str, Any]:
+    """Return an error as plain data, to be raised in another process."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def error_from_dict(failure: Mapping[str, Any]) -> RaykdError:
+    """Rebuild the error that ``error_to_dict`` described, in its own class if this process has imported that."""
+    classes = {each.__name__: each for each in _with_subclasses(RaykdError)}
+    error_class = classes.get(failure["error"], RaykdError)
+    # Not through __init__, whose arguments are the class's own affair; the message is complete.
+    return error_class.__new__(error_class, failure["message"])
+
+
+def _with_subclasses(error_class: type[RaykdError]) -> list[type[RaykdError]]:
+    return [error_class, *(each for child in error_class.__subclasses__() for each in _with_subclasses(child))]
 
 
 def masked(text: str) -> str:

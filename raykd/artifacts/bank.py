@@ -55,18 +55,20 @@ def finish_bank(directory: Path, about: Mapping[str, Any], world: World) -> None
     """Write the manifest on rank 0; each worker sums a share of the files. Every worker must call it.
 
     Raises:
-        CorruptError: if a member's file is missing.
+        CorruptError: on all workers, if one of them misses a member's file.
     """
     folder = directory / FOLDER
     names = [_file(label) for label in about["classes"]]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CorruptError(f"bank of {directory.name}: {missing[0]} is missing ({len(missing)} files in all)")
-    mine = {name: _sha256(folder / name) for name in names[world.rank :: world.size]}
-    sums = {name: digest for part in world.gather_objects(mine) for name, digest in part.items()}
-    if world.rank == 0:
-        write_text(folder / _MANIFEST, json.dumps({**about, "files": dict(sorted(sums.items()))}, indent=1))
-    world.broadcast(None)  # others read it next
+
+    def sum_share() -> dict[str, str]:
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise CorruptError(f"bank of {directory.name}: {missing[0]} is missing ({len(missing)} files in all)")
+        return {name: _sha256(folder / name) for name in names[world.rank :: world.size]}
+
+    sums = {name: digest for part in world.gather_objects(world.agree(sum_share)) for name, digest in part.items()}
+    manifest = json.dumps({**about, "files": dict(sorted(sums.items()))}, indent=1)
+    world.agree(lambda: write_text(folder / _MANIFEST, manifest), on_first=True)  # others read it next
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,16 @@ def _make(
     world: World,
     data_root: Path | None,
 ) -> None:
-    if not world.broadcast(path.is_file()) and world.rank == 0:
-        logger.info("opening %d images of each class of %s for the teacher's statistics", per_class, data)
-        images = load_images(data, "train", spec, data_root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _save(path, moments, images, spec, data, per_class, teacher_sha256)
-    world.broadcast(None)
+    """Let rank 0 make the file if it is missing, and fail on all workers alike if it cannot."""
+
+    def make() -> None:
+        if not path.is_file():
+            logger.info("opening %d images of each class of %s for the teacher's statistics", per_class, data)
+            images = load_images(data, "train", spec, data_root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _save(path, moments, images, spec, data, per_class, teacher_sha256)
+
+    world.agree(make, on_first=True)
 
 
 def keep_statistics(path: Path, teacher: Teacher, weights: Path, images: Images, spec: DataSpec, data: str) -> None:

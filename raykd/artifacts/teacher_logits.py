@@ -100,17 +100,14 @@ def _known(asked: TeacherQuery, world: World, store: Path) -> Tensor | None:
     path = store / "logits" / f"{_teacher_key(asked, world)}-{_images_key(images, spec)}.parquet"
     with _first_come(path, alone=world.size == 1):
         if world.broadcast(path.is_file()):
-            whole, problem = None, None
             try:
-                whole = _read(path, count, spec.num_classes)
+                whole = world.agree(lambda: _read(path, count, spec.num_classes))
             except CorruptError as error:
-                problem = str(error)
-            problems = [told for told in world.gather_objects(problem) if told]
-            if whole is not None and not problems:
+                if world.rank == 0:
+                    logger.warning("%s; computing it again", error)
+            else:
                 logger.info("the teacher's logits of %d images: read", count)
                 return whole
-            if world.rank == 0:
-                logger.warning("%s; computing it again", problems[0])
         began = time.monotonic()
         whole = _compute(asked, world)
         if world.rank == 0:

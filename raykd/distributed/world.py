@@ -5,18 +5,20 @@ A world of one needs no process group, so single-process code and many-worker co
 
 import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raykd.errors import UsageError
+from raykd.errors import RaykdError, UsageError, WorkerFailed, error_from_dict, error_to_dict
+
+T = TypeVar("T")
 
 
 class _Mean(torch.autograd.Function):
@@ -168,6 +170,51 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def agree(self, action: Callable[[], T], *, on_first: bool = False) -> T:
+        """Run an action that may fail on some of the workers: it fails on all of them or on none.
+
+        So no worker waits in the next collective for one that has raised. Every worker must call it; the action itself
+        must not talk to other workers, since one that fails before that would leave them waiting there.
+
+        Args:
+            action: turns what it foresees, an OSError for instance, into a RaykdError.
+            on_first: run it on rank 0 alone.
+
+        Returns:
+            The action's own result on every worker; with ``on_first`` that of rank 0, plain data or a path.
+
+        Raises:
+            RaykdError: on all workers, that of the lowest rank that failed, in its class and with its message; what
+                else a worker has raised itself is its cause.
+            WorkerFailed: if what the lowest rank raised is no RaykdError, which means a bug. Any worker with a bug
+                raises its own exception instead.
+        """
+        if self.size == 1:
+            return action()
+        result, own, told = None, None, None
+        if self.rank == 0 or not on_first:
+            try:
+                result = action()
+            except Exception as error:  # whatever it is, the others must hear of it before it is raised
+                own, told = error, error_to_dict(self._for_others(error))
+        if on_first:
+            result, *failures = self.broadcast((result, told))
+        else:
+            failures = self.gather_objects(told)
+        lowest = next((rank for rank, failure in enumerate(failures) if failure is not None), None)
+        if own is not None and (lowest == self.rank or not isinstance(own, RaykdError)):
+            raise own
+        if lowest is not None:
+            raise error_from_dict(failures[lowest]) from own
+        return cast(T, result)
+
+    def _for_others(self, error: Exception) -> RaykdError:
+        """Return what the other workers raise for an error of this one."""
+        if isinstance(error, RaykdError):
+            return error
+        name = type(error).__name__
+        return WorkerFailed(f"worker {self.rank} failed with {name}: {error}; its output has the traceback")
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run: bfloat16 autocast, or nothing in fp32."""

@@ -65,8 +65,8 @@ def _student(built: Built, selection: Selection, directory: Path) -> dict[str, A
         student.load_state_dict(selection.weights[name])
         figures[name] = {"step": selection.steps[name], **built.evaluator.score(student)}
     student.load_state_dict(selection.weights[chosen])
-    if built.method.world.rank == 0:
-        save_weights(selection.weights[chosen], directory / "student.safetensors")
+    path = directory / "student.safetensors"
+    built.method.world.agree(lambda: save_weights(selection.weights[chosen], path), on_first=True)
     return figures
 
 

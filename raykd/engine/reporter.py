@@ -6,7 +6,8 @@ recipe.yaml environment.json metrics.jsonl status.json tensorboard/ samples/ che
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,36 +70,44 @@ class LocalReporter:
         Raises:
             SetupError: on all workers, if a disk does not take it; the checkpoint before is intact.
         """
-        folder, shards, problem = self._directory / "checkpoints", {}, None
-        try:
+        shards = self._world.gather_objects(self._world.agree(lambda: self._write_own(checkpoint)))
+        self._world.agree(lambda: self._write_common(metrics, checkpoint, shards), on_first=True)
+
+    def _write_own(self, checkpoint: Checkpoint) -> Sums:
+        """Write what this worker alone holds, and return the sums of its shards."""
+        with self._writing():
             if checkpoint.products:
                 write_products(self._directory, checkpoint.products)
-            shards = write_shard(folder, checkpoint, self._world.rank)
+            shards = write_shard(self._directory / "checkpoints", checkpoint, self._world.rank)
             if self._world.rank:
                 self._send_own(checkpoint, shards)
+        return shards
+
+    def _write_common(
+        self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint, shards: Sequence[Sums]
+    ) -> None:
+        """Write what workers share; ``shards`` are the sums of theirs, by rank."""
+        with self._writing():
+            if metrics is not None:
+                self._write_metrics(metrics, checkpoint)
+            sums = {name: one for each in shards for name, one in each.items()}
+            folder = self._directory / "checkpoints"
+            written = write_checkpoint(folder, checkpoint, sums, elsewhere=self._mirror is not None)
+            write_status(self._directory, state="running", step=checkpoint.step)
+            if self._mirror is not None:
+                others = {f"checkpoints/{written.name}/{name}" for name in sums if name not in shards[0]}
+                self._mirror.push(self._directory.name, elsewhere=others)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say of an error in writing where it was and what to do."""
+        try:
+            yield
         except (OSError, SafetensorError) as error:
-            problem = self._told(error)
-        except SetupError as error:
-            problem = str(error)
-        parts = self._world.gather_objects((shards, problem))
-        problem = next((told for _, told in parts if told), None)
-        if problem is None and self._world.rank == 0:
-            try:
-                if metrics is not None:
-                    self._write_metrics(metrics, checkpoint)
-                sums = {name: one for each, _ in parts for name, one in each.items()}
-                written = write_checkpoint(folder, checkpoint, sums, elsewhere=self._mirror is not None)
-                write_status(self._directory, state="running", step=checkpoint.step)
-                if self._mirror is not None:
-                    others = {f"checkpoints/{written.name}/{name}" for name in sums if name not in parts[0][0]}
-                    self._mirror.push(self._directory.name, elsewhere=others)
-            except OSError as error:
-                problem = self._told(error)
-            except SetupError as error:
-                problem = str(error)
-        problem = self._world.broadcast(problem)
-        if problem:
-            raise SetupError(problem)
+            raise SetupError(
+                f"could not write into run directory {self._directory.name} ({error}); free some space or "
+                "mend the storage, then run the same command"
+            ) from error
 
     def _send_own(self, checkpoint: Checkpoint, shards: Sums) -> None:
         """Send what this worker has written to where it belongs; rank 0 sends the rest, whole, behind it."""
@@ -111,12 +120,6 @@ class LocalReporter:
         for product in checkpoint.products:
             path = product_path(self._directory, product)
             self._mirror.push_file(path, path.relative_to(self._mirror.local).as_posix())
-
-    def _told(self, error: Exception) -> str:
-        return (
-            f"could not write into run directory {self._directory.name} ({error}); free some space or "
-            "mend the storage, then run the same command"
-        )
 
     def resume_from(self) -> Path | None:
         """Return the newest whole checkpoint."""

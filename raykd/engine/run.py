@@ -8,10 +8,10 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from raykd.config.runtime import Runtime
 from raykd.distributed.provenance import describe
@@ -23,7 +23,7 @@ from raykd.engine.reporter import Reporter
 from raykd.engine.selection import Selection
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
-from raykd.errors import CorruptError, InProgress, RaykdError, SetupError, UsageError
+from raykd.errors import InProgress, RaykdError, SetupError, UsageError
 from raykd.recipe.recipe import Recipe, built_upon, control_runs, dump_recipe, entailed_runs, source_runs
 from raykd.store.checkpoint import step_of, write_text
 from raykd.store.run_directory import read_status, rewind_metrics, write_status
@@ -73,8 +73,8 @@ def run(recipe: Recipe, context: RunContext) -> dict[str, Any]:
 
 def _is_finished(recipe: Recipe, context: RunContext) -> bool:
     context.workspace.pull([recipe.run_id], context.world)
-    status = read_status(context.workspace.store / recipe.run_id)
-    return bool(context.world.broadcast(status.get("state") == "finished"))
+    directory = context.workspace.store / recipe.run_id
+    return context.world.agree(lambda: read_status(directory).get("state") == "finished", on_first=True)
 
 
 def _run_one(recipe: Recipe, context: RunContext) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _run_one(recipe: Recipe, context: RunContext) -> dict[str, Any]:
     with _alone_in(directory, world):
         if _is_finished(recipe, context):
             logger.info("%s is finished already: reading its result", recipe.run_id)
-            result: dict[str, Any] = world.broadcast(read_status(directory).get("result"))
+            result: dict[str, Any] = world.agree(lambda: read_status(directory)["result"], on_first=True)
             return result
         make_frozen_sets(recipe, world, context.workspace)
         reporter = context.make_reporter(directory)
@@ -146,32 +146,13 @@ def _train(
 @contextmanager
 def _alone_in(directory: Path, world: World) -> Iterator[None]:
     """Hold the run directory for this job: a second one would tear its checkpoints."""
-    if world.rank != 0:
-        problem = world.broadcast(None)
-        if problem:
-            raise InProgress(problem)
+    with ExitStack() as held:
+        world.agree(lambda: _lock(directory, held), on_first=True)
         yield
-        return
-    lock, problem = None, None
-    try:
-        lock = _lock(directory)
-    except InProgress as error:
-        problem = str(error)
-    world.broadcast(problem)
-    if problem:
-        raise InProgress(problem)
-    with lock or nullcontext():
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                if lock and os.listdir(directory) == [_LOCK]:  # refused before it wrote anything
-                    (directory / _LOCK).unlink()
-                    directory.rmdir()
 
 
-def _lock(directory: Path) -> IO[str] | None:
-    """Make and lock the run directory; None where the file system knows no locks.
+def _lock(directory: Path, held: ExitStack) -> None:
+    """Make the run directory and lock it until ``held`` is closed, where the file system knows locks.
 
     Raises:
         InProgress: if another process holds it, or has removed it just now.
@@ -186,10 +167,11 @@ def _lock(directory: Path) -> IO[str] | None:
                 raise
             except OSError as error:  # some network file systems know no locks
                 logger.warning("run %s cannot be locked (%s): let no second job use it", directory.name, error)
-                return None
+                return
             if os.path.samestat(os.fstat(lock.fileno()), (directory / _LOCK).stat()):
-                opened.pop_all()
-                return lock
+                held.enter_context(opened.pop_all())
+                held.callback(_remove_if_unused, directory)
+                return
     except (BlockingIOError, FileExistsError, FileNotFoundError):
         if directory.is_file():
             raise
@@ -199,43 +181,45 @@ def _lock(directory: Path) -> IO[str] | None:
     )
 
 
+def _remove_if_unused(directory: Path) -> None:
+    """Remove the directory of a run that was refused before it wrote anything."""
+    with suppress(OSError):
+        if os.listdir(directory) == [_LOCK]:
+            (directory / _LOCK).unlink()
+            directory.rmdir()
+
+
 def _resume_point(reporter: Reporter, world: World) -> Path | None:
     """Let rank 0 find the checkpoint, and fail on all workers alike if it cannot."""
-    found, problem = None, None
-    if world.rank == 0:
-        try:
-            found = reporter.resume_from()
-        except CorruptError as error:
-            problem = str(error)
-    path, problem = world.broadcast((found and str(found), problem))
-    if problem:
-        raise CorruptError(problem)
-    return Path(path) if path else None
+    return world.agree(reporter.resume_from, on_first=True)
 
 
 def _open_directory(directory: Path, recipe: Recipe, built: Built, world: World, resume: Path | None) -> None:
     """Bring the run directory in order on rank 0, before anybody writes to it."""
-    problem = None
-    if world.rank == 0:
-        problem = _changed_teacher(directory, built) if resume else None
-        if problem is None:
-            _write_opening(directory, recipe, built, world, step_of(resume) if resume else 0)
-    problem = world.broadcast(problem)
-    if problem:
-        raise UsageError(problem)
+
+    def open_directory() -> None:
+        if resume:
+            _check_teacher(directory, built)
+        _write_opening(directory, recipe, built, world, step_of(resume) if resume else 0)
+
+    world.agree(open_directory, on_first=True)
 
 
-def _changed_teacher(directory: Path, built: Built) -> str | None:
+def _check_teacher(directory: Path, built: Built) -> None:
+    """Refuse to go on with another teacher than the one that the run began with.
+
+    Raises:
+        UsageError: if its weights are others.
+    """
     try:
         before = json.loads((directory / "environment.json").read_text())["teacher_sha256"]
     except (OSError, ValueError, KeyError):
-        return None
-    if before == built.teacher_sha256:
-        return None
-    return (
-        f"the teacher's weights are not those that run {directory.name} began with "
-        f"(sha256 {before} then, {built.teacher_sha256} now): put them back, or use another --out"
-    )
+        return
+    if before != built.teacher_sha256:
+        raise UsageError(
+            f"the teacher's weights are not those that run {directory.name} began with "
+            f"(sha256 {before} then, {built.teacher_sha256} now): put them back, or use another --out"
+        )
 
 
 def _write_opening(directory: Path, recipe: Recipe, built: Built, world: World, step: int) -> None:

@@ -41,5 +41,5 @@ class StopPoll:
         pace = min(pace, 10 * since)
         self._asked_at = (done, now)
         # Rank 0 alone decides both, since clocks and files may look different elsewhere.
-        verdict, self._next = self._world.broadcast((self._reporter.stop_requested(), done + pace))
-        return bool(verdict)
+        verdict, self._next = self._world.agree(lambda: (self._reporter.stop_requested(), done + pace), on_first=True)
+        return verdict

@@ -21,7 +21,7 @@ from raykd.distributed.world import World
 from raykd.engine.build import load_teacher, spec_of
 from raykd.engine.image_sources import BankRows, MethodRows, Rows, makes_images, sample
 from raykd.engine.synthetic_sets import set_folder
-from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
+from raykd.errors import CorruptError, UsageError
 from raykd.models.teacher import Teacher
 from raykd.recipe.recipe import Recipe, bank_run, frozen_sets, generators_run, recipe_from_dict
 from raykd.recipe.sections import BankConfig
@@ -99,20 +99,12 @@ def make_frozen_sets(recipe: Recipe, world: World, workspace: Workspace) -> int:
     Raises:
         RaykdError: on all workers, as ``synthesize``.
     """
-    made, problem = 0, None
-    if world.rank == 0:
-        try:
-            made = sum(_make_frozen_set(generators, workspace) for generators in frozen_sets(recipe))
-        except RaykdError as error:
-            problem = error
-    made, kind, told = world.broadcast((made, type(problem).__name__, str(problem or "")))
-    if problem is not None:
-        raise problem
-    if told:
-        raise RunFailed(f"{kind}: {told}")
+    made = world.agree(
+        lambda: sum(_make_frozen_set(generators, workspace) for generators in frozen_sets(recipe)), on_first=True
+    )
     folders = [set_folder(generators, workspace.store) for generators in frozen_sets(recipe)]
     workspace.pull([folder.relative_to(workspace.store).as_posix() for folder in folders], world)
-    return int(made)
+    return made
 
 
 def _make_frozen_set(generators: BankConfig, workspace: Workspace) -> int:

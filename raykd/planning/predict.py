@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import raykd
 from raykd.config.runtime import Runtime
-from raykd.errors import CorruptError, RaykdError, RunFailed, SetupError, UsageError
+from raykd.errors import RunFailed, UsageError, error_from_dict
 from raykd.generators.waves import plan_waves
 from raykd.methods import METHODS
 from raykd.planning.profile import WARM_UP, ProfileTask
@@ -27,7 +27,6 @@ _CHEAP = 15.0  # seconds of a trial
 _SAFE = 0.8  # of the memory there is
 _FEW = 8  # images; of fewer a processor makes less than of many
 _LEAST_STEPS = 64  # no trial may come to the end of a run
-_KINDS: tuple[type[RaykdError], ...] = (UsageError, SetupError, CorruptError, RunFailed)
 
 
 @dataclass(frozen=True)
@@ -232,8 +231,7 @@ def measure(recipe: Recipe, runtime: Runtime, site: Site, store: Path, steps: in
 def _ask(task: str, told: Mapping[str, Any], site: Site) -> dict[str, Any]:
     answer = _in_a_process(task, told, site)
     if "error" in answer:
-        kind = next((kind for kind in _KINDS if kind.__name__ == answer["error"]), RunFailed)
-        raise kind(answer["message"])
+        raise error_from_dict(answer)
     return answer
 
 

@@ -32,7 +32,7 @@ from raykd.engine.evaluator import Evaluator
 from raykd.engine.fit import fit
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
-from raykd.errors import CorruptError, RaykdError, UsageError
+from raykd.errors import CorruptError, RaykdError, UsageError, error_to_dict
 from raykd.generators import EVERY, GeneratorBank
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.recipe import Recipe, recipe_from_dict, without_test
@@ -231,7 +231,7 @@ def answer(task: str, told: Mapping[str, Any]) -> dict[str, Any]:
             return {"recipe": recipe.model_dump(mode="json"), "stand_ins": placeholders}
         return _perform(ProfileTask(**{**told, "imports": tuple(told["imports"])}))
     except RaykdError as error:
-        return {"error": type(error).__name__, "message": str(error)}
+        return error_to_dict(error)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from raykd.config.yaml_file import load_yaml
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
-from raykd.errors import SetupError, UsageError
+from raykd.errors import UsageError
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe, built_upon, recipe_from_dict
 from raykd.store.mirror import Mirror, Saved
@@ -48,17 +48,15 @@ class Workspace:
         Raises:
             SetupError: on all workers, if the store does not answer one of them.
         """
-        if self.mirror is None:
+        mirror = self.mirror
+        if mirror is None:
             return
-        problem = None
-        try:
+
+        def pull_all() -> None:
             for name in names:
-                self.mirror.pull(name, checkpoints=checkpoints)
-        except SetupError as error:
-            problem = str(error)
-        problem = next((told for told in world.gather_objects(problem) if told), None)
-        if problem:
-            raise SetupError(problem)
+                mirror.pull(name, checkpoints=checkpoints)
+
+        world.agree(pull_all)
 
     def display_name(self, name: str) -> str:
         """Return the path or the address of a run, as people and other machines know it."""
@@ -76,17 +74,9 @@ class Workspace:
         Raises:
             SetupError: on all workers, if the store does not answer.
         """
-        if self.mirror is None:
-            return
-        problem = None
-        if world.rank == 0:
-            try:
-                self.mirror.push(name)
-            except SetupError as error:
-                problem = str(error)
-        problem = world.broadcast(problem)
-        if problem:
-            raise SetupError(problem)
+        mirror = self.mirror
+        if mirror is not None:
+            world.agree(lambda: mirror.push(name), on_first=True)
 
     def pull_data(self, recipe: Recipe, *, train: bool = True) -> None:
         """Bring what a recipe names to this machine, once: the splits that it opens, weights and other files.

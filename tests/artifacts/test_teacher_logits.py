@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -33,10 +30,9 @@ from raykd.spec import DataSpec
 from raykd.store.checkpoint import save_weights
 from raykd.store.workspace import Workspace
 from tests.methods.toy import SPEC, made_images, made_teacher
-from tests.ports import free_port
+from tests.worker_pair import run_two_workers
 
 LARGE = DataSpec("large", 10, 1, 32, (0.5,), (0.4,))
-ROOT = Path(__file__).parents[2]
 
 
 def network(name: str) -> nn.Module:
@@ -249,21 +245,7 @@ def test_a_stopped_run_goes_on_from_the_cache(tmp_path: Path, weights: Path) -> 
 def test_two_workers_learn_from_the_cache_what_they_learn_live(tmp_path: Path, weights: Path) -> None:
     one = recipe(weights, batch=64)
     (tmp_path / "recipe.json").write_text(one.model_dump_json())
-    port = free_port()
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.artifacts.two_students", str(tmp_path)],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=ROOT,
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(120) for process in running] == [0, 0]
-    finally:
-        for process in running:
-            process.kill()
+    run_two_workers("tests.artifacts.two_students", tmp_path, OMP_NUM_THREADS="1")
     students = [(tmp_path / how / one.run_id / "student.safetensors").read_bytes() for how in ("live", "cached")]
     assert students[0] == students[1]
     (path,) = kept(tmp_path)

@@ -1,10 +1,8 @@
 """Two workers do what one does; the workers are processes of their own, joined as by torchrun."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
+import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +10,12 @@ import torch
 from torch import nn
 
 from raykd.config.optim import Adam
+from raykd.distributed.simulated import SimulatedWorld
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import World
-from raykd.errors import UsageError
+from raykd.errors import CorruptError, UsageError
 from tests.distributed import two_workers
-from tests.ports import free_port
+from tests.worker_pair import run_two_workers
 
 Saved = dict[str, Any]
 
@@ -25,21 +24,7 @@ Saved = dict[str, Any]
 def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
     """What each of two workers saved."""
     folder = tmp_path_factory.mktemp("workers")
-    port = free_port()
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.two_workers", str(folder)],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(120) for process in running] == [0, 0]
-    finally:
-        for process in running:
-            process.kill()
+    run_two_workers("tests.distributed.two_workers", folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -153,3 +138,63 @@ def test_a_gradient_in_another_memory_layout_is_applied_where_it_belongs() -> No
         optimizer.step()
     for mine, theirs in zip(network.parameters(), oracle.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def agreed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """How each of two workers saw the actions end."""
+    folder = tmp_path_factory.mktemp("agreed")
+    run_two_workers("tests.distributed.agreeing", folder)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def failed(error: str, message: str, exit_code: int | None, cause: str | None = None) -> dict[str, Any]:
+    return {"error": error, "message": message, "exit_code": exit_code, "cause": cause}
+
+
+def test_workers_that_agree_have_their_own_result_or_that_of_the_first(agreed: list[dict[str, Any]]) -> None:
+    assert [worker["own_results"] for worker in agreed] == [{"result": 0}, {"result": 10}]
+    assert [worker["result_of_first"] for worker in agreed] == [{"result": {"from": 0}}] * 2
+    assert [worker["still_together"] for worker in agreed] == [[0, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("case", "error"),
+    [
+        ("second_fails", failed("CorruptError", "torn", 4)),
+        ("first_fails", failed("Interrupted", "stopped at step 3 of 7, saved; the same command continues", 130)),
+    ],
+)
+def test_an_error_of_one_worker_is_that_of_all(agreed: list[dict[str, Any]], case: str, error: dict[str, Any]) -> None:
+    assert [worker[case] for worker in agreed] == [error] * 2
+
+
+def test_of_two_errors_that_of_the_lower_rank_is_raised_from_the_other(agreed: list[dict[str, Any]]) -> None:
+    error = failed("SetupError", "disk", 3)
+    assert [worker["both_fail"] for worker in agreed] == [error, {**error, "cause": "MissingData"}]
+
+
+def test_a_bug_is_raised_where_it_is_and_named_elsewhere(agreed: list[dict[str, Any]]) -> None:
+    bug = failed("KeyError", "'x'", None)
+
+    def named(rank: int) -> dict[str, Any]:
+        return failed("WorkerFailed", f"worker {rank} failed with KeyError: 'x'; its output has the traceback", 1)
+
+    assert [worker["bug_of_second"] for worker in agreed] == [named(1), bug]
+    assert [worker["bug_of_first"] for worker in agreed] == [bug, named(0)]
+    assert [worker["error_and_bug"] for worker in agreed] == [failed("CorruptError", "torn", 4), bug]
+
+
+@pytest.mark.parametrize("on_first", [False, True])
+@pytest.mark.parametrize("world", [World.alone(), SimulatedWorld(0, 4, torch.device("cpu"))])
+def test_a_worker_without_others_agrees_with_itself(world: World, on_first: bool) -> None:
+    own, bug = CorruptError("torn"), KeyError("x")
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert world.agree(lambda: 5, on_first=on_first) == 5
+    for error in (own, bug):
+        with pytest.raises(type(error)) as caught:
+            world.agree(partial(fail, error), on_first=on_first)
+        assert caught.value is error

@@ -1,9 +1,5 @@
 """Workers that must be joined: moments over the images of all of them, and the players of MosaicKD's game."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +9,7 @@ from raykd.distributed.world import World
 from tests.methods import two_workers
 from tests.methods.patterns import CLASSES, double_precision
 from tests.methods.toy import made_method, made_setting
-from tests.ports import free_port
+from tests.worker_pair import run_two_workers
 
 Saved = dict[str, Any]
 
@@ -22,21 +18,7 @@ Saved = dict[str, Any]
 def workers(tmp_path_factory: pytest.TempPathFactory) -> list[Saved]:
     """What each of two workers saved."""
     folder = tmp_path_factory.mktemp("inverters")
-    port = free_port()
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.methods.two_workers", str(folder)],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(240) for process in running] == [0, 0]
-    finally:
-        for process in running:
-            process.kill()
+    run_two_workers("tests.methods.two_workers", folder, seconds=240, CUDA_VISIBLE_DEVICES="")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -13,8 +13,9 @@ from raykd.cluster.ray_settings import token_source
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
-from raykd.errors import CorruptError, RaykdError, SetupError, UsageError
+from raykd.errors import SetupError, UsageError, WorkerFailed, error_to_dict
 from raykd.recipe.recipe import dump_recipe
+from raykd.store.workspace import Workspace
 from tests.runners import runs
 
 
@@ -135,16 +136,6 @@ def test_elastic_training_takes_only_numbers_that_fit() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("error", [SetupError("disk"), CorruptError("sum"), Interrupted(3, 7)])
-def test_errors_travel_as_data(error: RaykdError) -> None:
-    from raykd.runners.ray.worker import pack_error, unpack_error
-
-    there = unpack_error(pack_error(error))
-    assert type(there) is type(error)
-    assert (str(there), there.exit_code) == (str(error), error.exit_code)
-
-
-@pytest.mark.ray
 def test_an_error_of_all_workers_is_data_and_that_of_one_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +150,26 @@ def test_an_error_of_all_workers_is_data_and_that_of_one_is_raised(
     error, second = UsageError("no such data"), World(1, 2, torch.device("cpu"))
     with pytest.raises(UsageError, match="no such data"):
         worker._settle(words, second, error)
-    assert words.failures() == [worker.pack_error(error)]
+    assert words.failures() == [error_to_dict(error)]
     first = World(0, 2, torch.device("cpu"))
-    assert worker._settle(words, first, error) == worker.pack_error(error)
-    assert worker._settle(RunSignals(tmp_path, "gone"), first, error) == worker.pack_error(error)
+    assert worker._settle(words, first, error) == error_to_dict(error)
+    assert worker._settle(RunSignals(tmp_path, "gone"), first, error) == error_to_dict(error)
+
+
+@pytest.mark.ray
+def test_a_worker_that_failed_with_another_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raykd.runners.ray import worker
+    from raykd.runners.ray.signals import RunSignals
+
+    def fail(*_: object) -> None:
+        raise WorkerFailed("worker 1 failed with KeyError: 'x'; its output has the traceback")
+
+    monkeypatch.setattr(worker, "run", fail)
+    monkeypatch.setattr(worker, "prepare_host", lambda threads: None)
+    words = RunSignals(tmp_path, "job")
+    words.open()
+    recipe, cluster = runs.recipe(tmp_path / "teacher.safetensors"), Cluster(name="test", workers=2)
+    job = worker.WorkerTask.of(recipe, cluster, Workspace(None, tmp_path), words)
+    with pytest.raises(WorkerFailed):
+        worker.work(job.as_config())
+    assert words.failures() == [], "it would be told as final"

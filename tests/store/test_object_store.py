@@ -1,10 +1,7 @@
 """Runs in an object store: gone on with by another machine, through an outage, and by machines that share no disk."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -31,8 +28,8 @@ from raykd.store.workspace import local_folder, open_workspace, pull_run
 from tests.engine.test_synthetic_sets import student as frozen_student
 from tests.golden.shrunk import make_data, shrunk
 from tests.object_store import Server
-from tests.ports import free_port
 from tests.runners.runs import recipe, save_teacher
+from tests.worker_pair import run_two_workers
 
 BRIEF = {"steps": 4, "report_every": 4, "global_batch": 16}
 HERE = Cluster(name="here", workers=0)
@@ -139,16 +136,7 @@ def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pyte
 def test_machines_that_share_no_disk_train_one_bank(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.store.two_machines", store, str(tmp_path / "shared")],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": "0"},
-            cwd=Path(__file__).parents[2],
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(120) for process in running] == [0, 0]
+    run_two_workers("tests.store.two_machines", store, tmp_path / "shared", LOCAL_RANK="0")
     on_machine("reader", tmp_path, monkeypatch)
     with shrunk(4, tmp_path / "alone") as (_, load):
         run_id = load("lsgdfd_digits_bank", ["schedule.report_every=2"]).run_id

@@ -15,12 +15,12 @@ from ray.train.torch import TorchConfig
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
-from raykd.errors import RunFailed
+from raykd.errors import RunFailed, error_from_dict
 from raykd.recipe.recipe import Recipe
 from raykd.runners.ray.elastic import ElasticTrainer
 from raykd.runners.ray.session import connected
 from raykd.runners.ray.signals import RunSignals
-from raykd.runners.ray.worker import WorkerTask, unpack_error, work
+from raykd.runners.ray.worker import WorkerTask, work
 from raykd.store.run_directory import read_status, write_status
 from raykd.store.workspace import Workspace
 
@@ -119,13 +119,13 @@ def _outcome(
     except TrainingFailedError as error:
         recorded = control.failures()
         if recorded:
-            raise unpack_error(recorded[0]) from None
+            raise error_from_dict(recorded[0]) from None
         reason = f"{_cause(error)}; {_LOGS}. The same command continues"
         if read_status(directory):
             write_status(directory, state="failed", reason=reason)
         raise RunFailed(reason) from None
     if "error" in outcome:
-        raise unpack_error(outcome)
+        raise error_from_dict(outcome)
     result: dict[str, Any] = outcome["result"]
     return result
 

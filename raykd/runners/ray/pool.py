@@ -19,13 +19,13 @@ from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
-from raykd.errors import RaykdError
+from raykd.errors import RaykdError, error_from_dict, error_to_dict
 from raykd.recipe.recipe import Recipe, recipe_from_dict
 from raykd.runners.batch import BatchStopped, RunOutcome, sources_of
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.session import connected, room_for
 from raykd.runners.ray.signals import RunSignals
-from raykd.runners.ray.worker import WorkerTask, after_others, pack_error, unpack_error
+from raykd.runners.ray.worker import WorkerTask, after_others
 from raykd.store.checkpoint import write_text
 from raykd.store.workspace import Workspace
 
@@ -120,7 +120,7 @@ class RunPool:
             if "result" in outcome:
                 self._record(name, recipe, RunOutcome(outcome["result"]))
                 continue
-            failure = unpack_error(outcome)
+            failure = error_from_dict(outcome)
             if isinstance(failure, Interrupted):
                 self._stopped += 1
             else:
@@ -180,8 +180,8 @@ def _answered(job: WorkerTask, train: Callable[[Recipe], dict[str, Any]]) -> dic
     try:
         return {"result": after_others(lambda: train(recipe), job.words.asked_to_stop)}
     except RaykdError as error:
-        return pack_error(error)
+        return error_to_dict(error)
     except Exception as error:  # a fault of ours must not take the other trials with it
         log = job.workspace.store / recipe.run_id / "error.log"
         write_text(log, traceback.format_exc())
-        return pack_error(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))
+        return error_to_dict(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))

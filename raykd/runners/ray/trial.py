@@ -25,12 +25,12 @@ from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
 from raykd.engine.synthetic_sets import set_folder
-from raykd.errors import RaykdError, SetupError
+from raykd.errors import RaykdError, SetupError, error_to_dict
 from raykd.methods import METHODS, Method
 from raykd.recipe.recipe import Recipe, frozen_sets, recipe_from_dict
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.searcher import BROKEN, FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
-from raykd.runners.ray.worker import WorkerTask, after_others, pack_error
+from raykd.runners.ray.worker import WorkerTask, after_others
 from raykd.search.objectives import reported_as
 from raykd.store.checkpoint import Checkpoint, write_text
 from raykd.store.run_directory import METRICS, parse_rows, read_status
@@ -155,7 +155,7 @@ def make_sets(config: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"made": make_frozen_sets(recipe_from_dict(job.recipe), World.current(), job.workspace)}
     except RaykdError as error:
-        return pack_error(error)
+        return error_to_dict(error)
 
 
 def _to_be_made(job: WorkerTask, recipe: Recipe) -> int:

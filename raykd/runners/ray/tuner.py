@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
-from raykd.errors import RunFailed, SetupError
+from raykd.errors import RunFailed, SetupError, error_from_dict
 from raykd.recipe.recipe import Recipe, frozen_sets, generators_run
 from raykd.runners.batch import run_batch
 from raykd.runners.ray.schedulers import scheduler_of
@@ -23,7 +23,7 @@ from raykd.runners.ray.searcher import MADE, Segment, StudySearcher
 from raykd.runners.ray.session import connected, room_for, what_is_free
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.trial import TrialTask, make_sets, run_of, run_trial
-from raykd.runners.ray.worker import WorkerTask, unpack_error
+from raykd.runners.ray.worker import WorkerTask
 from raykd.search.grid import target_of
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.population import Population
@@ -173,7 +173,7 @@ class Tuning:
                 return
         told = ray.get(task)
         if "made" not in told:
-            raise unpack_error(told)
+            raise error_from_dict(told)
         self._study.set_user_attr(MADE, self._study.user_attrs.get(MADE, 0) + told["made"])
 
     def _tune(self, tuner: str, places: int, workers: int) -> None:

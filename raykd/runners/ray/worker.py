@@ -18,7 +18,7 @@ from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
-from raykd.errors import InProgress, RaykdError, SetupError
+from raykd.errors import InProgress, RaykdError, SetupError, WorkerFailed, error_to_dict
 from raykd.recipe.recipe import Recipe, recipe_from_dict
 from raykd.runners.ray.signals import RunSignals
 from raykd.store.checkpoint import Checkpoint
@@ -122,21 +122,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             world, job.workspace, runtime, lambda folder: RayReporter(folder, world, job), until=job.until
         )
         return {"result": run(recipe_from_dict(job.recipe), place)}
+    except WorkerFailed:
+        raise  # the other worker raises too, and Ray starts all of them anew
     except RaykdError as error:
         return _settle(job.words, world, error)
-
-
-def pack_error(error: RaykdError) -> dict[str, Any]:
-    """Return an error as plain data."""
-    return {"error": type(error).__name__, "message": str(error)}
-
-
-def unpack_error(failure: Mapping[str, Any]) -> RaykdError:
-    """Return the error that ``pack_error`` packed, in its own class."""
-    kinds = {kind.__name__: kind for kind in _kinds(RaykdError)}
-    kind = kinds.get(failure["error"], RaykdError)
-    # Not through __init__, whose arguments are the class's own affair; the message is complete.
-    return kind.__new__(kind, failure["message"])
 
 
 def after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -160,7 +149,7 @@ def _settle(control: RunSignals, world: World, error: RaykdError) -> dict[str, A
     Those would wait for this one in a collective until its timeout. An exception makes Ray end them and start anew,
     and then everybody returns what is recorded here.
     """
-    failure = pack_error(error)
+    failure = error_to_dict(error)
     try:
         control.record(world.rank, failure)
     except (OSError, SetupError):  # a full disk, or no store: then the others have failed at the same write
@@ -171,7 +160,3 @@ def _settle(control: RunSignals, world: World, error: RaykdError) -> dict[str, A
             return failure
         time.sleep(0.05)
     raise error
-
-
-def _kinds(kind: type[RaykdError]) -> list[type[RaykdError]]:
-    return [kind, *(deeper for child in kind.__subclasses__() for deeper in _kinds(child))]

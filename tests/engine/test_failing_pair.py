@@ -1,0 +1,55 @@
+"""What one of two workers cannot do ends both with the same error, and neither waits for the other."""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raykd.artifacts.bank import write_products
+from raykd.store.checkpoint import latest_checkpoint
+from raykd.store.run_directory import read_status
+from tests.worker_pair import run_two_workers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two workers have failed."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name in ("run", "held"):
+        (folder / name).mkdir()
+    for rank in range(2):
+        (folder / f"machine-{rank}" / "bank").mkdir(parents=True)
+    write_products(folder / "machine-0", {"class_00000": {"w": torch.ones(1)}})
+    with (folder / "held" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run_two_workers("tests.engine.failing_pair", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("case", "error", "message"),
+    [
+        ("calibrate", "UsageError", "fewer than 2 images of 1 of 4 classes: c (1)"),
+        ("report", "SetupError", "could not write into run directory run"),
+        ("resume", "CorruptError", "no whole checkpoint among ['step_0000001']"),
+        ("lock", "InProgress", "run held is in progress in another process"),
+        ("freeze", "UsageError", "absent-s0"),
+        ("close_bank", "CorruptError", "class_00000.safetensors is missing"),
+    ],
+)
+def test_both_workers_raise_the_same_error(folder: Path, case: str, error: str, message: str) -> None:
+    workers: list[dict[str, Any]] = [json.loads((folder / f"{rank}.json").read_text())[case] for rank in range(2)]
+    assert [worker["error"] for worker in workers] == [error] * 2
+    assert workers[0]["message"] == workers[1]["message"]
+    assert message in workers[0]["message"]
+
+
+def test_a_report_that_failed_leaves_the_checkpoint_before(folder: Path) -> None:
+    latest = latest_checkpoint(folder / "run" / "checkpoints")
+    assert latest is not None
+    assert latest.name == "step_0000001"
+    assert read_status(folder / "run")["step"] == 1
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 1
