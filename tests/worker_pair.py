@@ -28,6 +28,7 @@ def run_two_workers(program: str, *arguments: object, seconds: float = 120, **en
     finally:
         for worker in workers:
             worker.kill()
+            worker.wait()
 
 
 def outcome(action: Callable[[], Any]) -> dict[str, Any]:
