@@ -24,7 +24,8 @@ from raykd.distributed.world import World
 from raykd.engine.build import build
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
-from raykd.recipe.recipe import load_recipe, teacher_run
+from raykd.recipe.experiment import resolve
+from raykd.recipe.recipe import load_recipe
 from raykd.store.workspace import Workspace
 
 RECIPE = "mosaickd_mnist"
@@ -77,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as store:
         workspace = Workspace(Path(os.environ["RAYKD_DATA"]), Path(store))
         place = RunContext(World.alone(), workspace, Runtime(compile="off"), LocalReporter)
-        teacher = teacher_run(load_recipe(RECIPE, options.overrides))
+        teacher = resolve(load_recipe(RECIPE, options.overrides)).teacher
         assert teacher is not None
         run(teacher, place)
         for parts in (1, *options.workers):

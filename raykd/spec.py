@@ -3,8 +3,10 @@
 Shapes: B batch, C channels, H W image.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +46,42 @@ class DataSpec:
                 )
         if min(self.std) <= 0:
             raise UsageError(f"data {self.name!r}: std {list(self.std)} must be above 0")
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return what a network of this data must be shown, as a weights file carries it: JSON under ``data``.
+
+        One key, since the order of several in such a file is left to chance, and equal runs write equal files.
+        """
+        return {"data": json.dumps(self.to_dict())}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``DataSpec.from_dict`` reads back."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "channels": self.channels,
+            "size": self.size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "class_names": list(self.class_names),
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> "DataSpec":
+        """Rebuild a spec from ``to_dict``.
+
+        Raises:
+            KeyError, TypeError, ValueError: for anything else.
+        """
+        return cls(
+            str(found["name"]),
+            int(found["num_classes"]),
+            int(found["channels"]),
+            int(found["size"]),
+            tuple(float(value) for value in found["mean"]),
+            tuple(float(value) for value in found["std"]),
+            tuple(map(str, found["class_names"])),
+        )
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map images in [0, 1], (..., C, H, W), to network input: (x - mean) / std."""

@@ -28,7 +28,6 @@ def run_two_workers(program: str, *arguments: object, seconds: float = 120, **en
     finally:
         for worker in workers:
             worker.kill()
-            worker.wait()
 
 
 def outcome(action: Callable[[], Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 <run>/bank/  class_00000.safetensors ...  manifest.json (last: it holds what is common, and the files' sha256 sums)
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -22,53 +21,53 @@ from raykd.config.runtime import Runtime
 from raykd.distributed.memory import free_device_memory
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
+from raykd.files import MANIFEST, replacing, sha256_of, write_json
 from raykd.generators import EVERY, GeneratorBank, GeneratorConfig, member_parameters
 from raykd.generators.waves import Wave
-from raykd.recipe.recipe import Recipe, bank_run
+from raykd.recipe.experiment import Experiment
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import save_weights, write_text
+from raykd.store.checkpoint import save_weights
+from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "bank"
-_MANIFEST = "manifest.json"
 _FOR_A_COPY = 0.25
 """Part of a worker's free memory that a frozen copy of a bank may take."""
 
 
-def write_products(directory: Path, products: Mapping[str, Mapping[str, Tensor]]) -> None:
+def write_products(run: RunDirectory, products: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Write finished members into the run directory, each under its name only once it is whole."""
-    folder = directory / FOLDER
+    folder = run.bank
     folder.mkdir(exist_ok=True)
     for name, tensors in products.items():
-        staging = folder / f".{name}.writing"
-        save_weights(tensors, staging)
-        staging.replace(product_path(directory, name))
+        with replacing(product_path(run, name)) as staging:
+            save_weights(tensors, staging)
 
 
-def product_path(directory: Path, name: str) -> Path:
+def product_path(run: RunDirectory, name: str) -> Path:
     """Return where a finished member lies."""
-    return directory / FOLDER / f"{name}.safetensors"
+    return run.bank / f"{name}.safetensors"
 
 
-def finish_bank(directory: Path, about: Mapping[str, Any], world: World) -> None:
+def finish_bank(run: RunDirectory, about: Mapping[str, Any], world: World) -> None:
     """Write the manifest on rank 0; each worker sums a share of the files. Every worker must call it.
 
     Raises:
         CorruptError: on all workers, if one of them misses a member's file.
     """
-    folder = directory / FOLDER
+    folder = run.bank
     names = [_file(label) for label in about["classes"]]
 
     def sum_share() -> dict[str, str]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise CorruptError(f"bank of {directory.name}: {missing[0]} is missing ({len(missing)} files in all)")
-        return {name: _sha256(folder / name) for name in names[world.rank :: world.size]}
+            raise CorruptError(f"bank of {run.name}: {missing[0]} is missing ({len(missing)} files in all)")
+        return {name: sha256_of(folder / name) for name in names[world.rank :: world.size]}
 
     sums = {name: digest for part in world.gather_objects(world.agree(sum_share)) for name, digest in part.items()}
-    manifest = json.dumps({**about, "files": dict(sorted(sums.items()))}, indent=1)
-    world.agree(lambda: write_text(folder / _MANIFEST, manifest), on_first=True)  # others read it next
+    manifest = {**about, "files": dict(sorted(sums.items()))}
+    world.agree(lambda: write_json(folder / MANIFEST, manifest), on_first=True)  # others read it next
 
 
 @dataclass(frozen=True)
@@ -117,48 +116,48 @@ class BankFiles:
         ).to(dtype or torch.get_default_dtype())
         for label in wanted:
             path = self.folder / _file(label)
-            if not path.is_file() or _sha256(path) != about["files"][path.name]:
+            if not path.is_file() or sha256_of(path) != about["files"][path.name]:
                 raise CorruptError(f"{path.name} of the bank in {self.folder.parent} is missing or damaged")
             bank.load_member(label, load_file(path))
         return bank.eval().requires_grad_(False)
 
 
-def open_bank(directory: Path) -> BankFiles:
+def open_bank(run: RunDirectory) -> BankFiles:
     """Read the bank of a run directory.
 
     Raises:
         UsageError: if there is no such run, or it has none, or has not finished it.
         CorruptError: if its manifest is damaged.
     """
-    require_run(directory)
-    folder = directory / FOLDER
-    if not (folder / _MANIFEST).is_file():
+    require_run(run)
+    folder = run.bank
+    if not (folder / MANIFEST).is_file():
         state = "has not finished its bank" if folder.is_dir() else "has no bank"
-        raise UsageError(
-            f"run {directory.name} {state}; `raykd train` makes one of a recipe for it, and goes on with one"
-        )
+        raise UsageError(f"run {run.name} {state}; `raykd train` makes one of a recipe for it, and goes on with one")
     try:
-        about = json.loads((folder / _MANIFEST).read_text())
+        about = json.loads((folder / MANIFEST).read_text())
         config = GeneratorConfig.model_validate(about["generator"])
         return BankFiles(folder, about, config)
     except (ValueError, KeyError, ValidationError, SafetensorError) as error:
-        raise CorruptError(f"{folder / _MANIFEST} is not readable: {error}") from None
+        raise CorruptError(f"{folder / MANIFEST} is not readable: {error}") from None
 
 
-def require_run(directory: Path) -> None:
+def require_run(run: RunDirectory) -> None:
     """Refuse a run that is named for its generators and is not in the store.
 
     Raises:
         UsageError: if its directory does not exist.
     """
-    if not directory.is_dir():
+    if not run.path.is_dir():
         raise UsageError(
-            f"run {directory.name} does not exist: there is no directory {directory}; give the name of one in that "
+            f"run {run.path.name} does not exist: there is no directory {run.path}; give the name of one in that "
             "store, or 'recipe' in place of 'run' to have it trained"
         )
 
 
-def load_bank(recipe: Recipe, spec: DataSpec, world: World, runtime: Runtime, store: Path) -> GeneratorBank:
+def load_bank(
+    experiment: Experiment, spec: DataSpec, world: World, runtime: Runtime, workspace: Workspace
+) -> GeneratorBank:
     """Return the recipe's bank as this worker needs it: all members (a copy), or its share of the classes.
 
     A copy is in float32 where that takes little of the free memory, else in bfloat16. With too little memory for that
@@ -168,14 +167,13 @@ def load_bank(recipe: Recipe, spec: DataSpec, world: World, runtime: Runtime, st
         UsageError: if there is no such bank, or it is one of other data.
         CorruptError: if it is damaged.
     """
-    assert recipe.bank is not None, "validated by the recipe"
-    source = bank_run(recipe)
-    directory = store / (source.run_id if source else str(recipe.bank.run))
-    files = open_bank(directory)
+    assert experiment.bank_id is not None, "validated by the recipe"
+    run = workspace.run(experiment.bank_id)
+    files = open_bank(run)
     if not files.matches(spec):
         about = files.about
         raise UsageError(
-            f"the bank of {directory.name} makes images of {about['num_classes']} classes, {about['channels']} x "
+            f"the bank of {run.name} makes images of {about['num_classes']} classes, {about['channels']} x "
             f"{about['size']} x {about['size']}, normalised by {about['mean']} / {about['std']}; this recipe's data "
             f"{spec.name!r} has {spec.num_classes}, {spec.channels} x {spec.size} x {spec.size}, {list(spec.mean)} / "
             f"{list(spec.std)}. They must agree: set data.size, mean and std"
@@ -208,8 +206,3 @@ def _file(label: int) -> str:
 def product_name(label: int) -> str:
     """Return the name of a member's file, without its ending."""
     return "class_every" if label == EVERY else f"class_{label:05d}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ They are the one thing a data-free run may learn from images of the classes, so 
 behind them are in the run's ledger under ``calibration``.
 """
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -13,65 +12,66 @@ from raykd.data.datasets import Images, load_images
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
 from raykd.errors import UsageError
+from raykd.files import sha256_of
 from raykd.methods.base import ClassMoments
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
-from raykd.recipe.recipe import Recipe, teacher_run
+from raykd.recipe.experiment import Experiment
 from raykd.spec import DataSpec
+from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-BY_PRODUCT = "statistics.safetensors"
 BY_PRODUCT_IMAGES = 100
 """Of each class: what LS-GDFD takes on ImageNet."""
 _FOLDER = "statistics"
 
 
 def class_statistics(
-    recipe: Recipe,
+    experiment: Experiment,
     teacher: Teacher,
     teacher_sha256: str | None,
     spec: DataSpec,
     world: World,
     opened: OpenedData,
-    places: tuple[Path, Path | None],
+    workspace: Workspace,
 ) -> ClassMoments:
     """Return the statistics that the recipe's ``calibration`` names; every worker must call it.
 
     Args:
-        recipe: with a ``calibration`` section.
+        experiment: whose recipe has a ``calibration`` section.
         teacher: whose BatchNorm inputs are meant.
         teacher_sha256: of its weights.
         spec: the data's.
         world: rank 0 makes what is missing, the others wait.
         opened: the ledger.
-        places: the store of runs, and the data root.
+        workspace: where runs and data are.
 
     Raises:
         UsageError: if there are none, or they are another teacher's.
         CorruptError: if their file is damaged.
     """
+    recipe = experiment.recipe
     wanted = recipe.calibration
     assert wanted is not None, "asked only where the recipe has the section"
-    store, data_root = places
     moments = MomentTeacher(teacher)
     if wanted.per_class is not None:
         name = f"{(teacher_sha256 or '')[:12]}-{recipe.data.name.replace('/', '_')}-{spec.size}-{wanted.per_class}"
-        path = store / _FOLDER / f"{name}.safetensors"
+        path = workspace.store / _FOLDER / f"{name}.safetensors"
         opened.note("calibration", _entry(recipe.data.name, "train", wanted.per_class))
-        _make(path, recipe.data.name, wanted.per_class, moments, teacher_sha256, spec, world, data_root)
+        _make(path, recipe.data.name, wanted.per_class, moments, teacher_sha256, spec, world, workspace.data)
     elif wanted.from_teacher:
-        source = teacher_run(recipe)
+        source = experiment.teacher
         if source is None:
             raise UsageError("calibration.from_teacher needs a teacher that is a recipe; give per_class or file")
-        path = store / source.run_id / BY_PRODUCT
+        path = workspace.run(source.run_id).statistics
         if not path.is_file():
             raise UsageError(
-                f"the teacher's run {source.run_id} has no {BY_PRODUCT} (only networks with BatchNorm leave one); "
+                f"the teacher's run {source.run_id} has no {path.name} (only networks with BatchNorm leave one); "
                 f"set calibration.from_teacher=false and calibration.per_class={BY_PRODUCT_IMAGES}"
             )
     else:
-        path = find_file(str(wanted.file), data_root)
+        path = find_file(str(wanted.file), workspace.data)
     about = read_about(path)
     opened.note("calibration", _entry(about["data"], about["split"], about["per_class"]))
     return load_statistics(path, moments, teacher_sha256, spec)
@@ -101,9 +101,7 @@ def _make(
 
 def keep_statistics(path: Path, teacher: Teacher, weights: Path, images: Images, spec: DataSpec, data: str) -> None:
     """Write the statistics of a teacher-to-be, whose weights are in a file, from the images it was trained on."""
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _save(path, MomentTeacher(teacher), images, spec, data, BY_PRODUCT_IMAGES, digest)
+    _save(path, MomentTeacher(teacher), images, spec, data, BY_PRODUCT_IMAGES, sha256_of(weights))
 
 
 def _save(

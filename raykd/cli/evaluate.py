@@ -16,10 +16,12 @@ def evaluate(run: str, as_json: bool) -> None:
     The teacher is compared with where it is found: its run beside this one, or its weights file.
     """
     from raykd.cli import output
+    from raykd.distributed.world import World
     from raykd.store.workspace import pull_run
     from raykd.tasks.evaluate import evaluate_run
 
-    result = {**evaluate_run(*pull_run(run, data_place())), "directory": run}
+    directory, root = pull_run(run, data_place())
+    result = {**evaluate_run(directory, root, World.current()), "directory": run}
     if as_json:
         output.print_json(result)
         return

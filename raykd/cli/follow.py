@@ -1,14 +1,13 @@
 """Read how runs go from their directories, as a local run and a Ray run both write them."""
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raykd.recipe.recipe import Recipe
+    from raykd.recipe.experiment import Experiment
 
 
 # What a narrow terminal cuts off comes last, so the losses follow these.
@@ -34,7 +33,7 @@ class News:
 class Follower:
     """Looks at the runs that a command works at, one after another."""
 
-    def __init__(self, runs: Sequence["Recipe"], read: Callable[[str], str]) -> None:
+    def __init__(self, runs: Sequence["Experiment"], read: Callable[[str], str]) -> None:
         """Remember what is there already: it is not news. ``read`` returns a file of the store, "" without one."""
         self._read = read
         self._since = time.time()
@@ -59,18 +58,14 @@ class Follower:
         return News(run, step, status["steps"], rows, done)
 
     def _status(self, run: str) -> dict[str, Any]:
-        try:
-            status: dict[str, Any] = json.loads(self._read(f"{run}/status.json"))
-        except ValueError:
-            return {}
-        return status
+        from raykd.store.run_directory import STATUS, parse_status
 
-    def _rows(self, run: str) -> Iterator[dict[str, Any]]:
-        for line in self._read(f"{run}/metrics.jsonl").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # a line that is being written
-                return
+        return parse_status(self._read(f"{run}/{STATUS}"))
+
+    def _rows(self, run: str) -> list[dict[str, Any]]:
+        from raykd.store.run_directory import METRICS, parse_rows
+
+        return parse_rows(self._read(f"{run}/{METRICS}"))
 
 
 def read_local(where: str) -> Callable[[str], str]:

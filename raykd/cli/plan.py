@@ -22,10 +22,11 @@ def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: 
     from raykd.cli import output
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.planning.on_cluster import plan_on
+    from raykd.recipe.experiment import resolve
     from raykd.recipe.recipe import load_recipe
     from raykd.store.workspace import local_folder
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = resolve(load_recipe(recipe, overrides))
     place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
     root = data_place(place.data_root)
     # Nothing is asked of an object store: a plan needs no credentials.

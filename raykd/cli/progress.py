@@ -14,7 +14,7 @@ from raykd.cli.follow import Follower, News, describe, duration, read_local, rea
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from raykd.recipe.recipe import Recipe
+    from raykd.recipe.experiment import Experiment
 
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 2.0  # seconds
 _BARS = 8  # more runs than these lose their bars when they end
@@ -29,7 +29,7 @@ class _Display(Protocol):
 
 
 @contextmanager
-def following(runs: Sequence["Recipe"], where: str, *, elsewhere: bool) -> Iterator[None]:
+def following(runs: Sequence["Experiment"], where: str, *, elsewhere: bool) -> Iterator[None]:
     """Show how ``runs`` go while the body works at them, perhaps on other machines (``elsewhere``)."""
     if int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
         yield

@@ -5,7 +5,6 @@ sits in a library's long call and would run no Python for a while.
 """
 
 import _thread
-import json
 import os
 import signal
 import sys
@@ -13,8 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raykd.store.run_directory import RunDirectory
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LATELY = 3.0  # seconds; what works through others asks several times in each
@@ -30,7 +32,7 @@ class Stop:
         self._installed = False
         self._tidying = self._breaking = False
         self._asked_at = 0.0
-        self._runs: Callable[[], Iterable[Path]] = tuple
+        self._runs: Callable[[], Iterable[RunDirectory]] = tuple
         self._elsewhere = False
 
     @property
@@ -45,7 +47,9 @@ class Stop:
             self._take_signals()  # Ray puts handlers of its own there when it starts
         return self.signum is not None
 
-    def watch(self, runs: Iterable[Path] | Callable[[], Iterable[Path]], elsewhere: bool = False) -> None:
+    def watch(
+        self, runs: "Iterable[RunDirectory] | Callable[[], Iterable[RunDirectory]]", elsewhere: bool = False
+    ) -> None:
         """Name the run directories that tell whether there is something to save, or how to find them then.
 
         ``elsewhere`` means that machines whose disk is not seen here may be at work.
@@ -101,15 +105,7 @@ class Stop:
         """Tell whether a run is going on that has asked since it was opened, so has made steps, or may be elsewhere."""
         if self._elsewhere and time.time() - self._asked_at < _LATELY:  # who asks passes it on to them
             return True
-        for directory in self._runs():
-            try:
-                state = json.loads((directory / "status.json").read_text()).get("state")
-                opened_at = (directory / "environment.json").stat().st_mtime
-            except (OSError, ValueError):
-                continue
-            if state == "running" and self._asked_at > opened_at:
-                return True
-        return False
+        return any(run.is_at_work(self._asked_at) for run in self._runs())
 
     def _leave(self, message: bytes) -> None:
         if sys.stderr.isatty():

@@ -22,12 +22,14 @@ def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool) ->
     """
     from raykd.cli import output
     from raykd.cli.stop import Stop
+    from raykd.distributed.world import World
     from raykd.engine.synthesis import synthesize as write_set
     from raykd.store.workspace import pull_run
 
     assert isinstance(stop, Stop)
     with stop.tidying():
-        made = write_set(pull_run(run, None, checkpoints="all")[0], images, out, data_root())
+        directory, _ = pull_run(run, None, checkpoints="all")
+        made = write_set(directory, images, out, data_root(), World.current())
     if as_json:
         output.print_json(made)
         return

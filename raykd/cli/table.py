@@ -12,8 +12,9 @@ from raykd.cli.names import StoreType, complete_table, data_place
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
-    from raykd.recipe.recipe import Recipe
+    from raykd.recipe.experiment import Experiment
     from raykd.runners.batch import RunOutcome
+    from raykd.store.run_directory import RunDirectory
 
 
 @click.command(cls=Command, example="raykd table digits --quick")
@@ -48,11 +49,11 @@ def table(
     from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.distributed.world import World
-    from raykd.recipe.recipe import entailed_runs
     from raykd.recipe.table import load_table, table_entries
     from raykd.reporting.tables import table_report
     from raykd.runners.batch import run_batch
     from raykd.store.remote import join
+    from raykd.store.run_directory import RunDirectory
     from raykd.store.workspace import local_folder, open_workspace
 
     plan = load_table(name)
@@ -60,8 +61,8 @@ def table(
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
     where, root = out or place.storage, data_place(place.data_root)
     store = local_folder(where)
-    wanted = list({recipe.run_id: recipe for entry in entries for recipe in entry.runs}.values())
-    runs = list({run.run_id: run for recipe in wanted for run in entailed_runs(recipe)}.values())
+    wanted = list({run.run_id: run for entry in entries for run in entry.runs}.values())
+    runs = list({run.run_id: run for one in wanted for run in one.runs}.values())
     made = f"tables/{plan.name}-quick" if quick else f"tables/{plan.name}"
     folder = store / made
     outcomes: dict[str, RunOutcome] = {}
@@ -74,16 +75,16 @@ def table(
             quick=quick,
             results=finished,
             reasons={run: ended.reason for run, ended in outcomes.items() if ended.reason is not None},
-            hardware={run: _hardware(store / run) for run in finished},
+            hardware={run: _hardware(RunDirectory(store / run)) for run in finished},
             price_per_hour=place.price_per_hour,
         )
 
-    def ended(recipe: "Recipe", how: "RunOutcome") -> None:
-        outcomes[recipe.run_id] = how
+    def ended(run: "Experiment", how: "RunOutcome") -> None:
+        outcomes[run.run_id] = how
         _write(folder, report())
-        _tell(len(outcomes), len(runs), recipe.run_id, how.reason)
+        _tell(len(outcomes), len(runs), run.run_id, how.reason)
 
-    stop.watch([store / run.run_id for run in runs], place.address != "local")
+    stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")
     with following(runs, where, elsewhere=place.address != "local"), stop.tidying():
         run_batch(wanted, place, store=where, data_root=root, should_stop=stop, ended=ended)
     final = report()
@@ -104,19 +105,19 @@ def _tell(done: int, runs: int, run: str, reason: str | None) -> None:
         logger.warning("%d of %d runs: %s failed: %s", done, runs, run, reason)
 
 
-def _hardware(directory: Path) -> str:
+def _hardware(run: "RunDirectory") -> str:
     """Say what a run was trained on, from what it noted at its start."""
+    noted = run.environment()
     try:
-        noted = json.loads((directory / "environment.json").read_text())
         device = noted["gpu"] or f"{noted['cpu']}, {noted['threads_per_worker']} of {noted['cores']} cores"
         return f"{noted['workers']} x {device}, {noted['precision']}"
-    except (OSError, ValueError, KeyError):
+    except KeyError:
         return "not noted"
 
 
 def _write(folder: Path, report: Mapping[str, Any]) -> None:
+    from raykd.files import write_text
     from raykd.reporting.tables import markdown
-    from raykd.store.checkpoint import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.json", json.dumps(report, indent=1))

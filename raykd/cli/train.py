@@ -45,20 +45,22 @@ def train(
     """
     from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
-    from raykd.recipe.recipe import entailed_runs, load_recipe
+    from raykd.recipe.experiment import resolve
+    from raykd.recipe.recipe import load_recipe
     from raykd.runners.train import train as train_on
     from raykd.store.remote import join
+    from raykd.store.run_directory import RunDirectory
     from raykd.store.workspace import local_folder
 
-    base = load_recipe(recipe, overrides)
+    base = resolve(load_recipe(recipe, overrides))
     place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
     where, root = out or place.storage, data_place(place.data_root)
-    store = local_folder(where)
+    store, first = local_folder(where), base.recipe.seed
     results = []
-    for seed in range(base.seed, base.seed + seeds):
-        one = base.model_copy(update={"seed": seed})
-        runs = entailed_runs(one)
-        stop.watch([store / run.run_id for run in runs], place.address != "local")
+    for seed in range(first, first + seeds):
+        one = base.with_seed(seed)
+        runs = one.runs
+        stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")
         with following(runs, where, elsewhere=place.address != "local"), stop.tidying(place.worker_range != (0, 0)):
             result = train_on(one, place, store=where, data_root=root, should_stop=stop)
         results.append({**result, "directory": join(where, one.run_id)})

@@ -46,6 +46,7 @@ def tune(
     from raykd.runners.tune import search
     from raykd.search.setup import plan_search
     from raykd.search.space_file import load_space
+    from raykd.store.run_directory import runs_in
     from raykd.store.workspace import local_folder
 
     chosen = load_space(space, overrides, trials)
@@ -53,7 +54,7 @@ def tune(
     where, root = out or place.storage, data_place(place.data_root)
     store = local_folder(where)
     planned = plan_search(chosen, store)
-    stop.watch(lambda: [path.parent for path in store.glob("*/status.json")], place.address != "local")
+    stop.watch(lambda: runs_in(store), place.address != "local")
     with board() as show, stop.tidying():
         report = search(planned, place, store=where, data_root=root, should_stop=stop, show=show)
     _print(report, as_json)

@@ -16,7 +16,7 @@ import raykd
 from raykd.cluster.config import Cluster
 from raykd.errors import UsageError
 from raykd.store.remote import is_remote
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
 
 MAX_BYTES = 100 * 2**20
 """More than this is data, which a cluster reads from its own storage."""
@@ -29,7 +29,7 @@ _NEVER = (
     ".env.*", ".aws/", ".azure/", ".config/gcloud/", ".gnupg/", ".kube/", ".ssh/",
     ".git-credentials", ".netrc", ".pgpass", ".pypirc",
 )  # fmt: skip
-_DERIVED = ("logits", "searches", "synthetic", ".ray")
+_DERIVED = ("logits", "searches", "synthetic", "weights", ".ray")
 """What a store holds beside its runs that may be large."""
 _OFFENDERS = 5
 _PASSWORD = re.compile("passw|secret|token", re.IGNORECASE)  # in the name of a database's option
@@ -106,7 +106,7 @@ def _walk(folder: Path, specs: list[tuple[Path, pathspec.GitIgnoreSpec]], data: 
             specs = [*specs, (folder, pathspec.GitIgnoreSpec.from_lines(lines))]
     entries = sorted(os.scandir(folder), key=lambda one: one.name)
     folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-    runs = {name for name in folders if read_status(folder / name)}
+    runs = {name for name in folders if RunDirectory(folder / name).has_begun}
     left = {*_IGNORE_FILES, *runs, *(_DERIVED if runs else ())}
     for entry in entries:
         path, is_folder = Path(entry.path), entry.name in folders

@@ -21,7 +21,8 @@ from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.errors import UsageError
 from raykd.planning.on_cluster import plan_on
-from raykd.recipe.recipe import Recipe, entailed_runs, load_recipe
+from raykd.recipe.experiment import Experiment, resolve
+from raykd.recipe.recipe import load_recipe
 from raykd.recipe.table import Table, load_table, table_entries
 from raykd.search.grid import target_of
 from raykd.search.setup import plan_search, sources
@@ -58,7 +59,7 @@ class JobRequest:
     run: str
     digest: str
     runs: tuple[str, ...]
-    recipe: Recipe | None = None
+    experiment: Experiment | None = None
     times: int = 1
     once: frozenset[str] = frozenset()
     note: str = ""
@@ -78,7 +79,7 @@ def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], w
             _inside(Path(subject), Path.cwd())
         words = (name, *arguments)
         if name == "train":
-            return _of_train(words, load_recipe(subject, values["overrides"]), values["seeds"])
+            return _of_train(words, resolve(load_recipe(subject, values["overrides"])), values["seeds"])
         if name == "tune":
             return _of_tune(words, load_space(subject, values["overrides"], values["trials"]), values["trials"])
         return _of_table(words, load_table(subject), values["quick"], values["seeds"])
@@ -86,12 +87,13 @@ def asked_of(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], w
         os.chdir(here)
 
 
-def _of_train(words: tuple[str, ...], recipe: Recipe, seeds: int) -> JobRequest:
-    copies = [recipe.model_copy(update={"seed": recipe.seed + more}) for more in range(max(2, seeds))]
-    each = [[run.run_id for run in entailed_runs(copy)] for copy in copies]
+def _of_train(words: tuple[str, ...], experiment: Experiment, seeds: int) -> JobRequest:
+    first = experiment.recipe.seed
+    each = [[run.run_id for run in experiment.with_seed(first + more).runs] for more in range(max(2, seeds))]
     once = frozenset(each[0]) & frozenset(each[1])
     runs = tuple(run for ids in each[:seeds] for run in ids if run not in once)
-    return JobRequest(words, recipe.run_id + _several(seeds), recipe.content_hash, runs, recipe, seeds, once)
+    name = experiment.run_id + _several(seeds)
+    return JobRequest(words, name, experiment.content_hash, runs, experiment, seeds, once)
 
 
 def _of_tune(words: tuple[str, ...], space: SearchSpace, trials: int | None) -> JobRequest:
@@ -102,7 +104,7 @@ def _of_tune(words: tuple[str, ...], space: SearchSpace, trials: int | None) -> 
         name if trials is None else f"{name}-{trials}trials",
         name.rpartition("-")[2],
         (name,),
-        space.recipe_of({}),
+        space.experiment_of({}),
         target_of(space) * space.seeds,
         frozenset(run.run_id for run in sources(space)),
         "the second stage is not in these figures" if space.then else "",
@@ -191,10 +193,10 @@ class Submission:
     def plan(self) -> dict[str, Any]:
         """Return what the run, or one trial of a search, would need (see ``raykd plan``), and all of them in sum."""
         asked, note = self.asked, {"note": self.asked.note} if self.asked.note else {}
-        if asked.recipe is None:
+        if asked.experiment is None:
             return note
         root = local_folder(self.cluster.data_root) if self.cluster.data_root else None
-        found = plan_on(asked.recipe, self.cluster, store=local_folder(self.cluster.storage), data_root=root)
+        found = plan_on(asked.experiment, self.cluster, store=local_folder(self.cluster.storage), data_root=root)
         if asked.times == 1:
             return {"plan": found, **note}
         names = found["total"].keys() - ({"hours"} if asked.words[0] == "tune" else set())  # trials are parallel

@@ -3,10 +3,10 @@
 from raykd.cluster.config import Cluster
 from raykd.errors import UsageError
 from raykd.methods import METHODS
-from raykd.recipe.recipe import Recipe, entailed_runs
+from raykd.recipe.experiment import Experiment
 
 
-def fitting_workers(recipe: Recipe, cluster: Cluster) -> list[int]:
+def fitting_workers(experiment: Experiment, cluster: Cluster) -> list[int]:
     """Return the numbers of workers that the cluster allows and that divide every batch, ascending.
 
     The batches are those of the recipe, of its teacher's run and of its controls; each share has two images or more.
@@ -15,9 +15,9 @@ def fitting_workers(recipe: Recipe, cluster: Cluster) -> list[int]:
         UsageError: if there is none, naming numbers that would do.
     """
     batches = {
-        run.name: run.schedule.global_batch
-        for run in entailed_runs(recipe)
-        if METHODS[run.method.name].sharded_by == "images"  # classes may be dealt unevenly
+        run.recipe.name: run.recipe.schedule.global_batch
+        for run in experiment.runs
+        if METHODS[run.recipe.method.name].sharded_by == "images"  # classes may be dealt unevenly
     }
     low, high = cluster.worker_range
     if high == 0:

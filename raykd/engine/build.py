@@ -1,6 +1,5 @@
 """From a recipe to what the engine runs: networks by role, streams by need, the exam. Opens data through the ledger."""
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,14 +21,16 @@ from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
-from raykd.engine.synthetic_sets import on_frozen_set, referee_evaluator
+from raykd.engine.synthetic_sets import on_training_set, referee_evaluator
 from raykd.errors import UsageError
+from raykd.files import sha256_of
 from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
 from raykd.models import build_model
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_factory, load_weights
-from raykd.recipe.recipe import Recipe, teacher_source
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.spec import DataSpec
 from raykd.store.workspace import Workspace
@@ -53,19 +54,19 @@ class Built:
     teacher_sha256: str | None
 
 
-def check(recipe: Recipe, world: World, workspace: Workspace) -> None:
+def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
     """Find cheap mistakes before anything is trained for this recipe, its teacher included.
 
     Raises:
         UsageError: as ``build``, for the batch, the data's description, the student, runs and files that are not there.
     """
+    recipe = experiment.recipe
     _check_named_runs(recipe, world, workspace)
     workspace.pull_data(recipe)
     data = recipe.data
     spec = spec_of(data, workspace)
     _check_batch(recipe, spec, world)
-    made_first = recipe.bank is not None and recipe.bank.images is not None
-    wanted = {} if made_first else dict.fromkeys((name, "train") for name in sources(recipe).values())
+    wanted = {} if experiment.training_set else dict.fromkeys((name, "train") for name in sources(recipe).values())
     for name, split in [*wanted, *([(data.name, "test")] if data.test else [])]:
         find_split(name, split, workspace.data)
     if data.ood is not None and data.ood_index is not None:
@@ -79,21 +80,22 @@ def _check_named_runs(recipe: Recipe, world: World, workspace: Workspace) -> Non
     for generators in (recipe.bank, recipe.referee):
         if generators is not None and generators.run is not None:
             workspace.pull([generators.run], world)
-            directory = workspace.store / generators.run
+            run = workspace.run(generators.run)
             if generators.images is None:
-                open_bank(directory)
+                open_bank(run)
             else:
-                require_run(directory)
+                require_run(run)
 
 
-def build(recipe: Recipe, world: World, runtime: Runtime, workspace: Workspace) -> Built:
+def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Workspace) -> Built:
     """Build a run. A stream that the method does not declare is never constructed.
 
     Raises:
         UsageError: where recipe, data and networks do not fit together.
     """
-    workspace.pull_data(recipe)
-    recipe = on_frozen_set(recipe, workspace.store)
+    workspace.pull_data(experiment.recipe)
+    experiment = on_training_set(experiment, workspace)
+    recipe = experiment.recipe
     spec = spec_of(recipe.data, workspace)
     _check_batch(recipe, spec, world)
     torch.manual_seed(mix(recipe.seed, 0))
@@ -105,16 +107,15 @@ def build(recipe: Recipe, world: World, runtime: Runtime, workspace: Workspace) 
     if "teacher" in method_class.roles:
         if recipe.teacher is None:
             raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
-        teacher, teacher_sha256 = load_teacher(recipe.teacher, spec, workspace)
+        teacher, teacher_sha256 = load_teacher(experiment, spec, workspace)
         networks["teacher"] = teacher = teacher.to(world.device)
     if recipe.bank is not None:
-        networks["bank"] = load_bank(recipe, spec, world, runtime, workspace.store)
+        networks["bank"] = load_bank(experiment, spec, world, runtime, workspace)
     opened = OpenedData(workspace.data)
     statistics = None
     if recipe.calibration is not None:
         assert teacher is not None, "calibration is a teacher's"
-        places = (workspace.store, workspace.data)
-        statistics = class_statistics(recipe, teacher, teacher_sha256, spec, world, opened, places)
+        statistics = class_statistics(experiment, teacher, teacher_sha256, spec, world, opened, workspace)
     streams_of = StreamContext(
         recipe, spec, world, runtime, workspace.data, workspace.store, opened, teacher, teacher_sha256
     )
@@ -134,7 +135,7 @@ def build(recipe: Recipe, world: World, runtime: Runtime, workspace: Workspace) 
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, context)
-    referee = referee_evaluator(recipe, spec, world, teacher, opened, (workspace.store, workspace.data))
+    referee = referee_evaluator(experiment, spec, world, teacher, opened, workspace)
     evaluator = Evaluator(test, spec, world, teacher, {"holdout": holdout_evaluator(streams_of), "referee": referee})
     return Built(method, streams, teacher, evaluator, opened, spec, teacher_sha256)
 
@@ -207,34 +208,74 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
     return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
 
 
-def load_teacher(config: TeacherConfig, spec: DataSpec, workspace: Workspace) -> tuple[Teacher, str]:
+def load_teacher(
+    experiment: Experiment, spec: DataSpec, workspace: Workspace, *, sha256: str | None = None
+) -> tuple[Teacher, str]:
     """Return the frozen teacher and the sha256 of its weights.
 
+    Args:
+        experiment: whose teacher is meant.
+        spec: the data's.
+        workspace: where its run, or its weights, are.
+        sha256: of the weights that a run was trained against. Where the recipe's file is gone or holds others, the
+            copy that the store keeps of these is taken.
+
     Raises:
-        UsageError: if teacher and data differ in classes, channels, size or normalisation.
+        UsageError: if there is no such teacher, or teacher and data differ in classes, channels, size or normalisation.
+        CorruptError: if its weights are damaged.
     """
-    source = teacher_source(config)
-    if source is not None:
-        theirs = spec_of(source.data, workspace)
-        if (theirs.channels, theirs.size, theirs.num_classes, theirs.mean, theirs.std) != (
-            spec.channels, spec.size, spec.num_classes, spec.mean, spec.std
-        ):  # fmt: skip
+    config, source = experiment.recipe.teacher, experiment.teacher
+    assert config is not None, "asked of recipes with a teacher"
+    if source is None:
+        assert config.weights is not None, "validated by the recipe"
+        weights, digest = _teacher_weights(config.weights, sha256, workspace)
+    else:
+        config = _network_of(source, spec, workspace)
+        weights = workspace.run(source.run_id).student
+        if not weights.is_file():
             raise UsageError(
-                f"teacher recipe {source.name!r} has {theirs.num_classes} classes of images "
-                f"{theirs.channels}x{theirs.size}x{theirs.size} normalised by {theirs.mean}/{theirs.std}; "
-                f"this recipe's data {spec.name!r} has {spec.num_classes} of {spec.channels}x{spec.size}x"
-                f"{spec.size} by {spec.mean}/{spec.std}. They must agree: set data.size, mean and std"
+                f"the teacher's run {source.run_id} has no {weights.name} in {workspace.store}: train it, or put its "
+                "run beside this one"
             )
-        if source.student is None:
-            raise UsageError(f"teacher recipe {source.name!r} trains no network that could teach")
-        path = workspace.store / source.run_id / "student.safetensors"
-        config = TeacherConfig(**source.student.model_dump(exclude={"weights"}), weights=str(path))
-    assert config.weights is not None, "validated by the recipe"
-    network = build_network(config, spec, workspace, "teacher")
-    weights = find_weights(config.weights, workspace)
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(weights)
+    if sha256 not in (None, digest):
+        raise UsageError(
+            f"the teacher's weights are not those that run {experiment.run_id} was trained against (sha256 {sha256} "
+            f"then, {digest} now): put them back"
+        )
+    network = build_network(config.model_copy(update={"weights": str(weights)}), spec, workspace, "teacher")
     return Teacher(network, channels=spec.channels, size=spec.size), digest
+
+
+def _network_of(source: Experiment, spec: DataSpec, workspace: Workspace) -> TeacherConfig:
+    """Return the network that a teacher's run has trained, if it sees images as ``spec`` says."""
+    theirs = spec_of(source.recipe.data, workspace)
+    if (theirs.channels, theirs.size, theirs.num_classes, theirs.mean, theirs.std) != (
+        spec.channels, spec.size, spec.num_classes, spec.mean, spec.std
+    ):  # fmt: skip
+        raise UsageError(
+            f"teacher recipe {source.recipe.name!r} has {theirs.num_classes} classes of images "
+            f"{theirs.channels}x{theirs.size}x{theirs.size} normalised by {theirs.mean}/{theirs.std}; "
+            f"this recipe's data {spec.name!r} has {spec.num_classes} of {spec.channels}x{spec.size}x"
+            f"{spec.size} by {spec.mean}/{spec.std}. They must agree: set data.size, mean and std"
+        )
+    if source.recipe.student is None:
+        raise UsageError(f"teacher recipe {source.recipe.name!r} trains no network that could teach")
+    # The file is given beside it: a run's own student began with whatever weights its recipe names.
+    return TeacherConfig(**source.recipe.student.model_dump(exclude={"weights"}), weights="student")
+
+
+def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tuple[Path, str]:
+    """Return the file of a teacher's weights and its sum; of a run's teacher, the store's copy if need be."""
+    kept = None if sha256 is None else workspace.kept_weights(sha256)
+    try:
+        weights = find_weights(name, workspace)
+        digest = sha256_of(weights)
+    except UsageError:
+        if kept is None or sha256 is None:
+            raise
+        return kept, sha256
+    return (weights, digest) if kept is None or sha256 is None else (kept, sha256)
 
 
 def find_weights(name: str, workspace: Workspace) -> Path:

@@ -3,25 +3,27 @@
 import copy
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raykd.artifacts.bank import BankFiles, finish_bank, open_bank
-from raykd.artifacts.calibration import BY_PRODUCT, keep_statistics
+from raykd.artifacts.calibration import keep_statistics
 from raykd.data.datasets import Images
 from raykd.distributed.world import World, mix
 from raykd.engine.build import Built
 from raykd.engine.quality import image_quality
 from raykd.engine.selection import Selection
 from raykd.errors import RaykdError
+from raykd.files import replacing
 from raykd.generators import EVERY
 from raykd.generators.waves import Wave
 from raykd.models.teacher import Teacher
+from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.store.checkpoint import save_weights
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -34,17 +36,17 @@ _HELD_OUT = 0x0B5E  # keeps these latents apart from training's
 
 
 def finalize(
-    recipe: Recipe, built: Built, selection: Selection, seconds: float, workspace: Workspace
+    experiment: Experiment, built: Built, selection: Selection, seconds: float, workspace: Workspace
 ) -> dict[str, Any]:
     """Write what others will use and return the result; every worker must call it."""
-    world, directory = built.method.world, workspace.store / recipe.run_id
-    figures = _student(built, selection, directory) if "student" in built.method.roles else {}
-    images = _images(recipe, built, workspace)
+    world, recipe, run = built.method.world, experiment.recipe, workspace.run(experiment.run_id)
+    figures = _student(built, selection, run) if "student" in built.method.roles else {}
+    images = _images(experiment, built, workspace)
     if world.rank == 0:
-        _leave_statistics(recipe, built, directory)
+        _leave_statistics(recipe, built, run)
     gpus = world.size if world.device.type == "cuda" else 0
     return {
-        "run": recipe.run_id,
+        "run": experiment.run_id,
         "seed": recipe.seed,
         **figures,
         **built.evaluator.score_teacher(),
@@ -57,7 +59,7 @@ def finalize(
     }
 
 
-def _student(built: Built, selection: Selection, directory: Path) -> dict[str, Any]:
+def _student(built: Built, selection: Selection, run: RunDirectory) -> dict[str, Any]:
     """Score the three selections once more and save the chosen weights."""
     student, chosen = built.method.student, "last" if built.method.streams else "blind"
     figures: dict[str, Any] = {"selected": chosen}
@@ -65,25 +67,29 @@ def _student(built: Built, selection: Selection, directory: Path) -> dict[str, A
         student.load_state_dict(selection.weights[name])
         figures[name] = {"step": selection.steps[name], **built.evaluator.score(student)}
     student.load_state_dict(selection.weights[chosen])
-    path = directory / "student.safetensors"
-    built.method.world.agree(lambda: save_weights(selection.weights[chosen], path), on_first=True)
+
+    def save() -> None:
+        with replacing(run.student) as staging:
+            save_weights(selection.weights[chosen], staging, built.spec.to_metadata())
+
+    built.method.world.agree(save, on_first=True)
     return figures
 
 
-def _images(recipe: Recipe, built: Built, workspace: Workspace) -> dict[str, float]:
+def _images(experiment: Experiment, built: Built, workspace: Workspace) -> dict[str, float]:
     """Close the bank, if that is what was made, and measure the images."""
     method, world = built.method, built.method.world
     if built.teacher is None:
         return {}
-    seed = mix(recipe.seed, _HELD_OUT)
+    seed = mix(experiment.recipe.seed, _HELD_OUT)
     about = method.products_manifest()
     if about is not None:
-        directory = workspace.store / recipe.run_id
-        workspace.pull([recipe.run_id], world, checkpoints="none")  # members that workers of other machines have made
-        finish_bank(directory, {**about, "teacher_sha256": built.teacher_sha256}, world)
-        workspace.push(recipe.run_id, world)
-        workspace.pull([recipe.run_id], world, checkpoints="none")
-        return image_quality(_of_bank(open_bank(directory), world, seed), built.teacher, built.spec.num_classes, world)
+        name, run = experiment.run_id, workspace.run(experiment.run_id)
+        workspace.pull([name], world, checkpoints="none")  # members that workers of other machines have made
+        finish_bank(run, {**about, "teacher_sha256": built.teacher_sha256}, world)
+        workspace.push(name, world)
+        workspace.pull([name], world, checkpoints="none")
+        return image_quality(_of_bank(open_bank(run), world, seed), built.teacher, built.spec.num_classes, world)
     images = method.sample(_IMAGES, seed)
     if images is None:
         return {}
@@ -109,7 +115,7 @@ def _of_bank(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor
             yield bank.mixed(z, labels), asked
 
 
-def _leave_statistics(recipe: Recipe, built: Built, directory: Path) -> None:
+def _leave_statistics(recipe: Recipe, built: Built, run: RunDirectory) -> None:
     """Write the class-conditional statistics of a network that learnt from labelled data, if it has BatchNorm."""
     stream = built.streams.get("train")
     if stream is None or built.teacher is not None or not isinstance(stream.images, Images):
@@ -117,8 +123,7 @@ def _leave_statistics(recipe: Recipe, built: Built, directory: Path) -> None:
     teacher = Teacher(copy.deepcopy(built.method.student), channels=built.spec.channels, size=built.spec.size)
     if not teacher.batch_norms:
         return
-    weights = directory / "student.safetensors"
     try:
-        keep_statistics(directory / BY_PRODUCT, teacher, weights, stream.images, built.spec, recipe.data.name)
+        keep_statistics(run.statistics, teacher, run.student, stream.images, built.spec, recipe.data.name)
     except RaykdError as error:  # a by-product: the run itself has all it was made for
         logger.warning("no class-conditional statistics of this network are kept: %s", error)

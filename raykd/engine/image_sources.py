@@ -1,9 +1,6 @@
 """Where the images of a synthetic set come from, as a numbered row: a bank, or a method's own generator."""
 
-import hashlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,12 +13,13 @@ from raykd.engine.build import build
 from raykd.engine.selection import Selection
 from raykd.engine.state import restore
 from raykd.errors import RunFailed, UsageError
+from raykd.files import MANIFEST, sha256_of
 from raykd.generators import EVERY, GeneratorBank
 from raykd.methods import METHODS
 from raykd.methods.base import Method
 from raykd.recipe.recipe import Recipe, without_test
-from raykd.store.checkpoint import MANIFEST, latest_checkpoint
-from raykd.store.run_directory import read_status
+from raykd.store.checkpoint import latest_checkpoint
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 _SEED = 0x517E  # apart from all that training draws by the recipe's seed
@@ -142,19 +140,20 @@ class MethodRows:
 
     labelled = False
 
-    def __init__(self, run: Path, recipe: Recipe, workspace: Workspace) -> None:
+    def __init__(self, run: RunDirectory, world: World, workspace: Workspace) -> None:
         """Restore the run's last checkpoint.
 
         Raises:
             UsageError: if the run is not finished or has no checkpoint any more.
         """
-        checkpoint = latest_checkpoint(run / "checkpoints")
-        if read_status(run).get("state") != "finished" or checkpoint is None:
+        checkpoint, experiment = latest_checkpoint(run.checkpoints), run.experiment()
+        if not run.is_finished or checkpoint is None:
             state = "is not finished" if checkpoint else "has no checkpoint, in which its generator was"
             raise UsageError(f"run {run.name} {state}: train it, in another store if it has finished here")
-        built = build(without_test(recipe), World.current(), Runtime(), workspace)
+        without = experiment.with_recipe(without_test(experiment.recipe))
+        built = build(without, world, Runtime(), workspace)
         assert built.teacher is not None and built.teacher_sha256 is not None, "its method has one"
-        told = json.loads((run / "environment.json").read_text()).get("teacher_sha256")
+        told = run.environment().get("teacher_sha256")
         if told != built.teacher_sha256:
             raise UsageError(
                 f"the teacher's weights are not those that run {run.name} was trained against (sha256 {told} then, "
@@ -162,8 +161,8 @@ class MethodRows:
             )
         restore(checkpoint, built.method, Selection(built.method, built.teacher))
         self.teacher, self.teacher_sha256 = built.teacher, built.teacher_sha256
-        self.sha256 = hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest()
-        self._method, self._seed, self._name = built.method, mix(recipe.seed, _SEED), run.name
+        self.sha256 = sha256_of(checkpoint / MANIFEST)
+        self._method, self._seed, self._name = built.method, mix(experiment.recipe.seed, _SEED), run.name
 
     @property
     def batch(self) -> int:

@@ -1,11 +1,6 @@
-"""Reporter: the only port outward. LocalReporter writes the run directory.
+"""Reporter: the only port outward. LocalReporter writes the run directory, see raykd.store.run_directory."""
 
-recipe.yaml environment.json metrics.jsonl status.json tensorboard/ samples/ checkpoints/ student.safetensors bank/
-"""
-
-import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +21,7 @@ from raykd.store.checkpoint import (
     write_shard,
 )
 from raykd.store.mirror import Mirror
-from raykd.store.run_directory import METRICS, write_status
+from raykd.store.run_directory import CHECKPOINTS, RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +44,17 @@ class LocalReporter:
 
     def __init__(
         self,
-        directory: Path,
+        run: RunDirectory,
         should_stop: Callable[[], bool] = lambda: False,
         world: World | None = None,
         mirror: Mirror | None = None,
     ) -> None:
-        """Write into ``directory``; ``should_stop`` is asked about twice a second, on rank 0.
+        """Write into the directory of ``run``; ``should_stop`` is asked about twice a second, on rank 0.
 
         With ``mirror`` it is one of that store's, and each report is sent there too.
         """
         self._mirror = mirror
-        self._directory = directory
+        self._run = run
         self._should_stop = should_stop
         self._world = world or World.alone()
         self._tensorboard: Any = None
@@ -77,8 +72,8 @@ class LocalReporter:
         """Write what this worker alone holds, and return the sums of its shards."""
         with self._writing():
             if checkpoint.products:
-                write_products(self._directory, checkpoint.products)
-            shards = write_shard(self._directory / "checkpoints", checkpoint, self._world.rank)
+                write_products(self._run, checkpoint.products)
+            shards = write_shard(self._run.checkpoints, checkpoint, self._world.rank)
             if self._world.rank:
                 self._send_own(checkpoint, shards)
         return shards
@@ -91,12 +86,11 @@ class LocalReporter:
             if metrics is not None:
                 self._write_metrics(metrics, checkpoint)
             sums = {name: one for each in shards for name, one in each.items()}
-            folder = self._directory / "checkpoints"
-            written = write_checkpoint(folder, checkpoint, sums, elsewhere=self._mirror is not None)
-            write_status(self._directory, state="running", step=checkpoint.step)
+            written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=self._mirror is not None)
+            self._run.write_status(state="running", step=checkpoint.step)
             if self._mirror is not None:
-                others = {f"checkpoints/{written.name}/{name}" for name in sums if name not in shards[0]}
-                self._mirror.push(self._directory.name, elsewhere=others)
+                others = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
+                self._mirror.push(self._run.name, elsewhere=others)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -105,7 +99,7 @@ class LocalReporter:
             yield
         except (OSError, SafetensorError) as error:
             raise SetupError(
-                f"could not write into run directory {self._directory.name} ({error}); free some space or "
+                f"could not write into run directory {self._run.name} ({error}); free some space or "
                 "mend the storage, then run the same command"
             ) from error
 
@@ -113,31 +107,26 @@ class LocalReporter:
         """Send what this worker has written to where it belongs; rank 0 sends the rest, whole, behind it."""
         if self._mirror is None:
             return
-        run, step = self._directory.name, step_name(checkpoint.step)
+        step = step_name(checkpoint.step)
         for name in shards:
-            waiting = shard_path(self._directory / "checkpoints", checkpoint.step, name)
-            self._mirror.push_file(waiting, f"{run}/checkpoints/{step}/{name}")
+            waiting = shard_path(self._run.checkpoints, checkpoint.step, name)
+            self._mirror.push_file(waiting, f"{self._run.name}/{CHECKPOINTS}/{step}/{name}")
         for product in checkpoint.products:
-            path = product_path(self._directory, product)
+            path = product_path(self._run, product)
             self._mirror.push_file(path, path.relative_to(self._mirror.local).as_posix())
 
     def resume_from(self) -> Path | None:
         """Return the newest whole checkpoint."""
-        return latest_checkpoint(self._directory / "checkpoints")
+        return latest_checkpoint(self._run.checkpoints)
 
     def stop_requested(self) -> bool:
         """Tell whether a stop was asked for."""
         return self._should_stop()
 
     def _write_metrics(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> None:
-        with (self._directory / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a checkpoint without its line could not be mended
+        self._run.append_row(metrics)
         if checkpoint.samples is not None:
-            folder = self._directory / "samples"
-            folder.mkdir(exist_ok=True)
-            (folder / f"step_{checkpoint.step:07d}.png").write_bytes(checkpoint.samples)
+            self._run.write_sample_sheet(checkpoint.step, checkpoint.samples)
         self._write_tensorboard(metrics, checkpoint.step)
 
     def _write_tensorboard(self, metrics: Mapping[str, float], step: int) -> None:
@@ -148,7 +137,7 @@ class LocalReporter:
                 self._tensorboard = False
                 logger.info("tensorboard is not installed; metrics.jsonl has the curves")
             else:
-                self._tensorboard = SummaryWriter(self._directory / "tensorboard")
+                self._tensorboard = SummaryWriter(self._run.tensorboard)
         if self._tensorboard:
             for name, value in metrics.items():
                 self._tensorboard.add_scalar(name, value, step)

@@ -3,7 +3,6 @@
 Files are written one by one: what is held in memory is one file's content, one group of members, one batch of images.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,25 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raykd.artifacts.bank import FOLDER, BankFiles, open_bank
-from raykd.artifacts.synthetic_set import MANIFEST, PixelRange, SyntheticFolder, alone_in
-from raykd.config.yaml_file import load_yaml
+from raykd.artifacts.bank import BankFiles, open_bank
+from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, alone_in
 from raykd.distributed.world import World
 from raykd.engine.build import load_teacher, spec_of
 from raykd.engine.image_sources import BankRows, MethodRows, Rows, makes_images, sample
-from raykd.engine.synthetic_sets import set_folder
 from raykd.errors import CorruptError, UsageError
+from raykd.files import MANIFEST, checked, locked, read_json, sha256_of, write_json
 from raykd.models.teacher import Teacher
-from raykd.recipe.recipe import Recipe, bank_run, frozen_sets, generators_run, recipe_from_dict
-from raykd.recipe.sections import BankConfig
+from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import write_text
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
-def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dict[str, Any]:
+def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None, world: World) -> dict[str, Any]:
     """Write a set of so many images of a run's generators to ``out``, or what is missing of it; return what it is.
 
     ``run`` is the directory of a bank's run, of a run that learned from a bank in the same store, or of a finished run
@@ -45,18 +42,17 @@ def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dic
     """
     if images < 1:
         raise UsageError(f"--images {images}: a set has 1 image or more")
-    home, recipe = _find_generators(run)
-    workspace = Workspace(data_root, home.parent)
-    spec = spec_of(recipe.data, workspace)
-    device = World.current().device
+    home = _find_generators(run)
+    experiment, workspace = home.experiment(), Workspace(data_root, home.path.resolve().parent)
+    recipe, spec = experiment.recipe, spec_of(experiment.recipe.data, workspace)
     source: Rows
-    if (home / FOLDER).is_dir():
+    if home.bank.is_dir():
         bank = open_bank(home)
-        teacher, digest = _teacher_of(bank, recipe, spec, workspace)
+        teacher, digest = _teacher_of(bank, experiment, spec, workspace)
         told = hashlib.sha256(json.dumps(dict(bank.about), sort_keys=True).encode()).hexdigest()
-        source = BankRows(bank, recipe.seed, device)
+        source = BankRows(bank, recipe.seed, world.device)
     else:
-        source = MethodRows(home, recipe, workspace)
+        source = MethodRows(home, world, workspace)
         teacher, digest, told = source.teacher, source.teacher_sha256, source.sha256
     facts = {"bank": home.name, "bank_sha256": told, "teacher_sha256": digest, "seed": str(recipe.seed)}
     folder = SyntheticFolder(out, spec, images, facts)
@@ -70,7 +66,7 @@ def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dic
             (out / MANIFEST).unlink(missing_ok=True)
             bounds = folder.read_range(present[0]) if present else PixelRange.of(sample(source))
             shown = replace(spec, mean=bounds.mean, std=bounds.std)
-            teacher = teacher.to(device)
+            teacher = teacher.to(world.device)
             for path, rows in folder.files.items():
                 if path in present:
                     continue
@@ -88,8 +84,8 @@ def synthesize(run: Path, images: int, out: Path, data_root: Path | None) -> dic
     }
 
 
-def make_frozen_sets(recipe: Recipe, world: World, workspace: Workspace) -> int:
-    """Make, on rank 0, what is missing of the frozen sets that a recipe names; every worker must call it.
+def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) -> int:
+    """Make, on rank 0, what is missing of the frozen sets that a run wants; every worker must call it.
 
     Who else wants the same set waits and finds it made.
 
@@ -99,82 +95,59 @@ def make_frozen_sets(recipe: Recipe, world: World, workspace: Workspace) -> int:
     Raises:
         RaykdError: on all workers, as ``synthesize``.
     """
-    made = world.agree(
-        lambda: sum(_make_frozen_set(generators, workspace) for generators in frozen_sets(recipe)), on_first=True
-    )
-    folders = [set_folder(generators, workspace.store) for generators in frozen_sets(recipe)]
-    workspace.pull([folder.relative_to(workspace.store).as_posix() for folder in folders], world)
+    sets = experiment.image_sets
+    # The sets are rank 0's own work, so it goes by a world of its own.
+    alone = World.alone(world.device, world.precision)
+    made = world.agree(lambda: sum(_make_image_set(images, workspace, alone) for images in sets), on_first=True)
+    workspace.pull([images.name for images in sets], world)
     return made
 
 
-def _make_frozen_set(generators: BankConfig, workspace: Workspace) -> int:
-    assert generators.images is not None, "it is a frozen set"
-    folder = set_folder(generators, workspace.store)
-    name = folder.relative_to(workspace.store).as_posix()
+def _make_image_set(images: ImageSet, workspace: Workspace, world: World) -> int:
+    folder, run = workspace.store / images.name, workspace.run(images.run)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        workspace.pull([name], World.alone())
+    with locked(folder.parent / f".{folder.name}.lock", wait=True):
+        workspace.pull([images.name], world)
         if (folder / MANIFEST).is_file():
             return 0
-        source = generators_run(generators)
-        run = workspace.store / (source.run_id if source else str(generators.run))
-        if not (run / FOLDER).is_dir():  # a generator beside a student is in the checkpoint
-            workspace.pull([run.name], World.alone(), checkpoints="all")
-        logger.info("%s images of %s are made once and kept", f"{generators.images:,}", run.name)
-        synthesize(run, generators.images, folder, workspace.data)
-        workspace.push(name, World.alone())
-    return generators.images
+        if not run.bank.is_dir():  # a generator beside a student is in the checkpoint
+            workspace.pull([images.run], world, checkpoints="all")
+        logger.info("%s images of %s are made once and kept", f"{images.images:,}", images.run)
+        synthesize(run, images.images, folder, workspace.data, world)
+        workspace.push(images.name, world)
+    return images.images
 
 
-def _find_generators(run: Path) -> tuple[Path, Recipe]:
-    """Return the directory of the run that trained the generators, with its recipe."""
-    recipe = _recipe_of(run)
-    run = run.resolve()
-    if (run / FOLDER).is_dir() or makes_images(recipe):
-        return run, recipe
-    if recipe.bank is None:
+def _find_generators(run: RunDirectory) -> RunDirectory:
+    """Return the directory of the run that trained the generators."""
+    experiment = run.experiment()
+    if run.bank.is_dir() or makes_images(experiment.recipe):
+        return run
+    if experiment.bank_id is None:
         raise UsageError(
             f"run {run.name} has no bank of generators, nor did it learn from one; give the directory of a run whose "
             "recipe trains generators, or of a student of a bank (`raykd list recipes`)"
         )
-    source = bank_run(recipe)
-    home = run.parent / (recipe.bank.run or "" if source is None else source.run_id)
-    if not (home / FOLDER).is_dir() and not ((home / "recipe.yaml").is_file() and makes_images(_recipe_of(home))):
+    store = run.path.resolve().parent
+    home = RunDirectory(store / experiment.bank_id)
+    if not home.bank.is_dir() and not (home.exists and makes_images(home.experiment().recipe)):
         raise UsageError(
-            f"run {run.name} learned from the bank of run {home.name}, which is not beside it in {run.parent}; "
+            f"run {run.name} learned from the bank of run {home.name}, which is not beside it in {store}; "
             "give the directory of that run"
         )
-    return home, _recipe_of(home)
+    return home
 
 
-def _recipe_of(run: Path) -> Recipe:
-    file = run / "recipe.yaml"
-    if not file.is_file():
-        kind = "is not a run directory: it has no" if run.is_dir() else "does not exist; no"
-        raise UsageError(f"{run} {kind} {file.name}; give the directory that `raykd train` printed")
-    try:
-        return recipe_from_dict(load_yaml(file))
-    except UsageError as error:
-        raise CorruptError(f"{run.name}/{file.name} is damaged: {error}") from error
-
-
-def _teacher_of(bank: BankFiles, recipe: Recipe, spec: DataSpec, workspace: Workspace) -> tuple[Teacher, str]:
+def _teacher_of(bank: BankFiles, experiment: Experiment, spec: DataSpec, workspace: Workspace) -> tuple[Teacher, str]:
     if not bank.matches(spec):
         raise UsageError(
             f"the bank in {bank.folder.parent.name} was trained for other images than data {spec.name!r} has now "
             f"({spec.num_classes} classes, {spec.channels}x{spec.size}x{spec.size}, {spec.mean}/{spec.std}); "
             "bring the data set back, or train the bank again"
         )
-    if recipe.teacher is None:
-        raise CorruptError(f"{bank.folder.parent.name}/recipe.yaml names no teacher; restore it")
-    teacher, digest = load_teacher(recipe.teacher, spec, workspace)
-    if digest != bank.about["teacher_sha256"]:
-        raise UsageError(
-            f"the teacher's weights are not those that the bank in {bank.folder.parent.name} was trained against "
-            f"(sha256 {bank.about['teacher_sha256']} then, {digest} now): put them back, or train the bank again"
-        )
-    return teacher, digest
+    if experiment.recipe.teacher is None:
+        raise CorruptError(f"the recipe of run {bank.folder.parent.name} names no teacher; restore it")
+    return load_teacher(experiment, spec, workspace, sha256=bank.about["teacher_sha256"])
 
 
 def _make(
@@ -198,21 +171,15 @@ def _write_manifest(folder: SyntheticFolder, bounds: PixelRange) -> None:
         **folder.facts,
         "normalisation": {"mean": bounds.mean, "std": bounds.std},
         "pixel_range": {"low": bounds.low, "high": bounds.high},
-        "files": {path.name: _sha256(path) for path in folder.files},
+        "files": {path.name: sha256_of(path) for path in folder.files},
     }
-    write_text(folder.folder / MANIFEST, json.dumps(manifest, indent=1))
+    write_json(folder.folder / MANIFEST, manifest)
 
 
 def _verify(folder: Path) -> None:
-    try:
-        sums = dict(json.loads((folder / MANIFEST).read_text())["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptError(f"{folder / MANIFEST} is not readable ({error}); delete it and run this again") from error
+    advice = "delete it and run this again"
+    found = read_json(folder / MANIFEST, advice)
+    sums = checked(folder / MANIFEST, advice, lambda: dict(found["files"]))
     for name, expected in sums.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
             raise CorruptError(f"{folder / name} differs from its checksum; delete it and run this again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

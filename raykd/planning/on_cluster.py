@@ -12,18 +12,18 @@ from raykd.cluster.workers import fitting_workers
 from raykd.distributed.memory import free_memory
 from raykd.planning.plan import Terms, plan
 from raykd.planning.predict import Site
-from raykd.recipe.recipe import Recipe
+from raykd.recipe.experiment import Experiment
 from raykd.store.workspace import Workspace
 
 
-def plan_on(recipe: Recipe, cluster: Cluster, *, store: Path, data_root: Path | None) -> dict[str, Any]:
+def plan_on(experiment: Experiment, cluster: Cluster, *, store: Path, data_root: Path | None) -> dict[str, Any]:
     """Return the plan of a recipe on the largest number of workers that the cluster allows and that fits.
 
     Raises:
         UsageError: if no allowed number of workers fits, or a worker's part needs more memory than it may use.
         RaykdError: as the run itself would.
     """
-    fitting = fitting_workers(recipe, cluster)
+    fitting = fitting_workers(experiment, cluster)
     on_ray, workers = cluster.workers != 0, max(1, fitting[-1])
     threads = cluster.threads or (max(1, int(cluster.cpus_per_worker)) if on_ray else None)
     cores = os.cpu_count() or 1
@@ -48,7 +48,7 @@ def plan_on(recipe: Recipe, cluster: Cluster, *, store: Path, data_root: Path | 
         crowding=max(1.0, workers * (threads or cores) / cores) if here and not wants_gpu else 1.0,
     )
     runtime = cluster.runtime.model_copy(update={"threads": threads})
-    found = plan(recipe, runtime, site, terms)
+    found = plan(experiment, runtime, site, terms)
     return {**found, "cluster": cluster.name, "allowed_workers": fitting, "notes": _notes(cluster, here, gpu, terms)}
 
 

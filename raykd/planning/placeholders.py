@@ -7,98 +7,102 @@ from pathlib import Path
 
 import torch
 
-from raykd.artifacts.bank import finish_bank, open_bank, product_name, write_products
-from raykd.artifacts.calibration import BY_PRODUCT
+from raykd.artifacts.bank import finish_bank, open_bank, product_name, product_path, write_products
 from raykd.artifacts.class_statistics import save_statistics
-from raykd.artifacts.synthetic_set import MANIFEST, PixelRange, SyntheticFolder
+from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder
 from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
 from raykd.engine.build import build, build_network, load_teacher, spec_of
-from raykd.engine.synthetic_sets import set_folder
 from raykd.errors import UsageError
+from raykd.files import MANIFEST
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.models.moments import MomentTeacher
-from raykd.recipe.recipe import Recipe, bank_run, teacher_run, without_test
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import without_test
 from raykd.recipe.sections import BankConfig, CalibrationConfig, NetworkConfig
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import save_weights
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
-_WEIGHTS = "student.safetensors"
 _BATCHES = 4  # of images that stand in for a frozen set
 
 
-def make_placeholders(recipe: Recipe, workspace: Workspace, store: Path) -> tuple[Recipe, list[str]]:
-    """Fill ``store`` with what the recipe builds on; return the recipe to build there, and what is a stand-in.
+def make_placeholders(experiment: Experiment, workspace: Workspace, store: Path) -> tuple[Experiment, list[str]]:
+    """Fill ``store`` with what a run builds on; return the run to build there, and what in there is a placeholder.
 
     Raises:
         UsageError: where sections of the recipe do not fit together.
     """
     store.mkdir(parents=True, exist_ok=True)
-    told = [*_supply_teacher(recipe, workspace, store), *_supply_bank(recipe, workspace, store)]
-    recipe, more = _with_small_sets(recipe, workspace, store)
-    return _with_statistics(recipe, workspace, store), [*told, *more]
+    there = Workspace(workspace.data, store)
+    notes = [*_supply_teacher(experiment, workspace, there), *_supply_bank(experiment, workspace, there)]
+    experiment, more = _with_small_sets(experiment, workspace, there)
+    return _with_statistics(experiment, workspace, there), [*notes, *more]
 
 
-def _supply_teacher(recipe: Recipe, workspace: Workspace, store: Path) -> list[str]:
-    source = teacher_run(recipe)
-    if source is None or source.student is None or _linked(source.run_id, _WEIGHTS, workspace, store):
+def _supply_teacher(experiment: Experiment, workspace: Workspace, there: Workspace) -> list[str]:
+    source = experiment.teacher
+    if source is None or source.recipe.student is None:
         return []
-    folder = store / source.run_id
-    if not folder.is_dir():
-        plain = NetworkConfig(**source.student.model_dump(exclude={"weights"}))
-        network = build_network(plain, spec_of(source.data, workspace), workspace, "teacher")
-        folder.mkdir()
-        save_weights(network.state_dict(), folder / _WEIGHTS)
+    if _linked(workspace.run(source.run_id), there, workspace.run(source.run_id).student):
+        return []
+    run = there.run(source.run_id)
+    if not run.path.is_dir():
+        plain = NetworkConfig(**source.recipe.student.model_dump(exclude={"weights"}))
+        network = build_network(plain, spec_of(source.recipe.data, workspace), workspace, "teacher")
+        run.path.mkdir()
+        save_weights(network.state_dict(), run.student)
     return [f"run {source.run_id} is not there: random weights stand in for its network"]
 
 
-def _supply_bank(recipe: Recipe, workspace: Workspace, store: Path) -> list[str]:
-    if recipe.bank is not None and recipe.bank.images is not None:
+def _supply_bank(experiment: Experiment, workspace: Workspace, there: Workspace) -> list[str]:
+    run_id, source = experiment.bank_id, experiment.bank
+    if run_id is None or experiment.training_set is not None:
         return []
-    source = bank_run(recipe)
-    run_id = source.run_id if source else recipe.bank.run if recipe.bank else None
-    if run_id is None or _linked(run_id, "bank/manifest.json", workspace, store):
+    if _linked(workspace.run(run_id), there, workspace.run(run_id).bank / MANIFEST):
         return []
     if source is None:
-        open_bank(workspace.store / run_id)  # says what is wrong with it
+        open_bank(workspace.run(run_id))  # says what is wrong with it
         return []
-    inner, _ = make_placeholders(source, workspace, store)
-    built = build(without_test(inner), World.alone(), Runtime(), Workspace(workspace.data, store))
+    inner, _ = make_placeholders(source, workspace, there.store)
+    built = build(inner.with_recipe(without_test(inner.recipe)), World.alone(), Runtime(), there)
     about = built.method.products_manifest()
     if about is None:
-        raise UsageError(f"bank recipe {source.name!r} trains no generators")
+        raise UsageError(f"bank recipe {source.recipe.name!r} trains no generators")
     one = one_member(about)
     label = about["classes"][0]
-    folder = store / run_id
-    folder.mkdir()
-    write_products(folder, {product_name(label): one.member_state(label)})
-    first = folder / "bank" / f"{product_name(label)}.safetensors"
+    run = there.run(run_id)
+    run.path.mkdir()
+    write_products(run, {product_name(label): one.member_state(label)})
+    first = product_path(run, product_name(label))
     for other in about["classes"][1:]:
-        first.with_name(f"{product_name(other)}.safetensors").hardlink_to(first)
-    finish_bank(folder, {**about, "teacher_sha256": built.teacher_sha256}, World.alone())
+        product_path(run, product_name(other)).hardlink_to(first)
+    finish_bank(run, {**about, "teacher_sha256": built.teacher_sha256}, World.alone())
     return [f"run {run_id} is not there: untrained generators stand in for its bank"]
 
 
-def _with_small_sets(recipe: Recipe, workspace: Workspace, store: Path) -> tuple[Recipe, list[str]]:
+def _with_small_sets(experiment: Experiment, workspace: Workspace, there: Workspace) -> tuple[Experiment, list[str]]:
     """Let random images stand in for a frozen set that is not there, or link the one that is."""
-    told, most = [], _BATCHES * recipe.schedule.global_batch
-    spec = spec_of(recipe.data, workspace)
+    notes, most = [], _BATCHES * experiment.recipe.schedule.global_batch
+    spec = spec_of(experiment.recipe.data, workspace)
     for role in ("bank", "referee"):
-        generators: BankConfig | None = getattr(recipe, role)
-        if generators is None or generators.images is None:
+        images = experiment.training_set if role == "bank" else experiment.referee_set
+        if images is None:
             continue
-        real = set_folder(generators, workspace.store)
+        real = workspace.store / images.name
         if (real / MANIFEST).is_file():
-            (store / real.parent.name).mkdir(exist_ok=True)
-            if not (link := store / real.parent.name / real.name).is_symlink():
+            link = there.store / images.name
+            link.parent.mkdir(exist_ok=True)
+            if not link.is_symlink():
                 link.symlink_to(real.absolute())
             continue
-        small = generators.model_copy(update={"images": min(generators.images, most)})
-        recipe = recipe.model_copy(update={role: small})
-        _write_random_set(set_folder(small, store), spec, min(generators.images, most))
-        told.append(f"the set {real.name} is not there: {min(generators.images, most):,} random images stand in for it")
-    return recipe, told
+        small = images._replace(images=min(images.images, most))
+        generators: BankConfig = getattr(experiment.recipe, role).model_copy(update={"images": small.images})
+        experiment = experiment.with_recipe(experiment.recipe.model_copy(update={role: generators}))
+        _write_random_set(there.store / small.name, spec, small.images)
+        notes.append(f"the set {real.name} is not there: {small.images:,} random images stand in for it")
+    return experiment, notes
 
 
 def _write_random_set(folder: Path, spec: DataSpec, images: int) -> None:
@@ -122,29 +126,30 @@ def one_member(about: dict[str, object]) -> GeneratorBank:
     return bank
 
 
-def _with_statistics(recipe: Recipe, workspace: Workspace, store: Path) -> Recipe:
+def _with_statistics(experiment: Experiment, workspace: Workspace, there: Workspace) -> Experiment:
     """Let the teacher's running statistics stand in for those by class: measuring these takes images and minutes."""
-    wanted, source = recipe.calibration, teacher_run(recipe)
+    recipe, source = experiment.recipe, experiment.teacher
+    wanted = recipe.calibration
     if wanted is None or wanted.file is not None or recipe.teacher is None:
-        return recipe
-    if wanted.from_teacher and source and (workspace.store / source.run_id / BY_PRODUCT).is_file():
-        return recipe
+        return experiment
+    if wanted.from_teacher and source and workspace.run(source.run_id).statistics.is_file():
+        return experiment
     spec = spec_of(recipe.data, workspace)
-    teacher, digest = load_teacher(recipe.teacher, spec, Workspace(workspace.data, store))
+    teacher, digest = load_teacher(experiment, spec, there)
     moments = MomentTeacher(teacher)
     rows = [(mean.expand(spec.num_classes, -1), var.expand(spec.num_classes, -1)) for mean, var in moments.running()]
-    path = store / f"{recipe.run_id}.safetensors"
+    path = there.store / f"{experiment.run_id}.safetensors"
     with torch.no_grad():
         about = {"teacher_sha256": digest, "data": recipe.data.name, "split": "train", "per_class": 2}
         save_statistics(path, rows, moments.layers, {**about, "mean": spec.mean, "std": spec.std})
-    return recipe.model_copy(update={"calibration": CalibrationConfig(file=str(path))})
+    return experiment.with_recipe(recipe.model_copy(update={"calibration": CalibrationConfig(file=str(path))}))
 
 
-def _linked(run_id: str, proof: str, workspace: Workspace, store: Path) -> bool:
-    """Link a run that exists; tell whether it does."""
-    there, link = workspace.store / run_id, store / run_id
-    if not (there / proof).is_file():
+def _linked(run: RunDirectory, there: Workspace, proof: Path) -> bool:
+    """Link a run whose file ``proof`` exists; tell whether it does."""
+    link = there.store / run.path.name
+    if not proof.is_file():
         return False
     if not link.is_symlink():
-        link.symlink_to(there.absolute())
+        link.symlink_to(run.path.absolute())
     return True

@@ -9,8 +9,8 @@ from typing import Any
 from raykd.config.runtime import Runtime
 from raykd.errors import RaykdError, UsageError
 from raykd.planning.predict import Prediction, Site, predict
-from raykd.recipe.recipe import Recipe, entailed_runs
-from raykd.store.run_directory import read_status
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import Recipe
 
 _GIB = 2**30
 _KEPT = 2  # checkpoints
@@ -38,7 +38,7 @@ class Terms:
     crowding: float = 1.0
 
 
-def plan(recipe: Recipe, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
+def plan(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
     """Return the plans of all runs that training this recipe means, and their sum, as plain data.
 
     Raises:
@@ -46,29 +46,32 @@ def plan(recipe: Recipe, runtime: Runtime, site: Site, terms: Terms) -> dict[str
         RaykdError: as the recipe's own run would; of the runs around it such an error is told in its line.
     """
     runs: list[dict[str, Any]] = []
-    for run in entailed_runs(recipe):
-        if run.run_id != recipe.run_id and read_status(site.workspace.store / run.run_id).get("state") == "finished":
+    for run in experiment.runs:
+        is_own = run.run_id == experiment.run_id
+        if not is_own and site.workspace.run(run.run_id).is_finished:
             runs.append({"run": run.run_id, "state": "finished"})
             continue
         try:
             runs.append({"run": run.run_id, "state": "to train", **_plan_one(run, runtime, site, terms)})
         except RaykdError as error:
-            if run.run_id == recipe.run_id or isinstance(error, DoesNotFit):
+            if is_own or isinstance(error, DoesNotFit):
                 raise
             runs.append({"run": run.run_id, "state": "not planned", "reason": str(error)})
     sums = [key for key in ("hours", "gpu_hours", "cpu_hours", "price") if any(key in run for run in runs)]
     totals = {key: sum(run.get(key, 0.0) for run in runs) for key in sums}
-    return {"recipe": recipe.name, "run": recipe.run_id, "workers": terms.workers, "runs": runs, "total": totals}
+    name, run_id = experiment.recipe.name, experiment.run_id
+    return {"recipe": name, "run": run_id, "workers": terms.workers, "runs": runs, "total": totals}
 
 
 class DoesNotFit(UsageError):
     """A run needs more memory than a worker may use."""
 
 
-def _plan_one(recipe: Recipe, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
+def _plan_one(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="raykd-plan-") as folder:
-        prediction = predict(recipe, runtime, site, Path(folder) / "store", memory=terms.memory)
-    _require_room(recipe, runtime, prediction, terms)
+        prediction = predict(experiment, runtime, site, Path(folder) / "store", memory=terms.memory)
+    recipe = experiment.recipe
+    _require_room(experiment, runtime, prediction, terms)
     return {
         **_division(recipe, prediction, terms),
         **_memory(prediction, terms),
@@ -188,13 +191,13 @@ def _notes(prediction: Prediction) -> list[str]:
     return notes
 
 
-def _require_room(recipe: Recipe, runtime: Runtime, prediction: Prediction, terms: Terms) -> None:
+def _require_room(experiment: Experiment, runtime: Runtime, prediction: Prediction, terms: Terms) -> None:
     needed = prediction.peak()
     if terms.memory is None or needed <= terms.memory:
         return
-    ways = _ways_out(recipe, runtime, prediction, terms)
+    ways = _ways_out(experiment.recipe, runtime, prediction, terms)
     raise DoesNotFit(
-        f"run {recipe.run_id} needs {gib(needed)} on each of {terms.workers} workers, which may use "
+        f"run {experiment.run_id} needs {gib(needed)} on each of {terms.workers} workers, which may use "
         f"{gib(terms.memory)}. What would fit: {'; '.join(ways) if ways else 'workers with more memory'}"
     )
 

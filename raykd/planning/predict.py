@@ -19,7 +19,7 @@ from raykd.errors import RunFailed, UsageError, error_from_dict
 from raykd.generators.waves import plan_waves
 from raykd.methods import METHODS
 from raykd.planning.profile import WARM_UP, ProfileTask
-from raykd.recipe.recipe import Recipe, recipe_from_dict
+from raykd.recipe.experiment import Experiment, experiment_from_dict
 from raykd.store.workspace import Workspace
 
 STEPS = 5
@@ -73,7 +73,7 @@ class Prediction:
         built: what was found without stepping, or at the first trial.
         trials: findings by size.
         stand_ins: what had to be made up.
-        recipe: as it was tried, on those.
+        experiment: as it was tried, on those.
     """
 
     size_is: str
@@ -82,7 +82,7 @@ class Prediction:
     built: Mapping[str, Any]
     trials: Mapping[int, Mapping[str, Any]]
     placeholders: tuple[str, ...]
-    recipe: Recipe
+    experiment: Experiment
 
     def law(self, key: str) -> Line:
         """Return the line of a quantity."""
@@ -104,7 +104,7 @@ class Prediction:
 
 
 def predict(
-    recipe: Recipe,
+    experiment: Experiment,
     runtime: Runtime,
     site: Site,
     store: Path,
@@ -116,7 +116,7 @@ def predict(
     """Try a recipe on this machine.
 
     Args:
-        recipe: what is to run.
+        experiment: what is to run.
         runtime: as its workers will have it.
         site: where the trials run.
         store: an empty folder, for stand-ins.
@@ -127,9 +127,10 @@ def predict(
     Raises:
         RaykdError: as the run itself would.
     """
-    prepared, placeholders = _prepare(recipe, site, store)
+    recipe = experiment.recipe
+    prepared, placeholders = _prepare(experiment, site, store)
 
-    def look(count: int, tried: Recipe, how: Runtime) -> dict[str, Any]:
+    def look(count: int, tried: Experiment, how: Runtime) -> dict[str, Any]:
         return measure(tried, how, site, store, count)
 
     if METHODS[recipe.method.name].sharded_by == "images":
@@ -201,30 +202,29 @@ def _shares(classes: int, workers: int, capacity: int) -> tuple[int, ...]:
     return tuple(len(wave.share(0, workers)) for wave in waves)
 
 
-def _of_batch(recipe: Recipe, batch: int) -> Recipe:
-    """Return the recipe with another batch and as many images in all, by which it is decided whether to compile."""
-    schedule = recipe.schedule
+def _of_batch(experiment: Experiment, batch: int) -> Experiment:
+    """Return the run with another batch and as many images in all, by which it is decided whether to compile."""
+    recipe, schedule = experiment.recipe, experiment.recipe.schedule
     steps = max(_LEAST_STEPS, schedule.steps * schedule.global_batch // batch)
-    return recipe.model_copy(update={"schedule": schedule.model_copy(update={"global_batch": batch, "steps": steps})})
+    shorter = schedule.model_copy(update={"global_batch": batch, "steps": steps})
+    return experiment.with_recipe(recipe.model_copy(update={"schedule": shorter}))
 
 
-def _prepare(recipe: Recipe, site: Site, store: Path) -> tuple[Recipe, list[str]]:
-    """Fill ``store`` with what the recipe builds on, and return the recipe to build there."""
+def _prepare(experiment: Experiment, site: Site, store: Path) -> tuple[Experiment, list[str]]:
+    """Fill ``store`` with what the run builds on, and return the run to build there."""
     workspace = {
         "store": str(site.workspace.store),
         "data_root": str(site.workspace.data) if site.workspace.data else None,
     }
-    answer = _ask("prepare", {"recipe": recipe.model_dump(mode="json"), "at": str(store), **workspace}, site)
-    return recipe_from_dict(answer["recipe"]), answer["stand_ins"]
+    answer = _ask("prepare", {"experiment": experiment.to_dict(), "at": str(store), **workspace}, site)
+    return experiment_from_dict(answer["experiment"]), answer["placeholders"]
 
 
-def measure(recipe: Recipe, runtime: Runtime, site: Site, store: Path, steps: int) -> dict[str, Any]:
-    """Run one trial of a recipe whose stand-ins are in ``store``, and return its findings."""
+def measure(experiment: Experiment, runtime: Runtime, site: Site, store: Path, steps: int) -> dict[str, Any]:
+    """Run one trial of a run whose stand-ins are in ``store``, and return its findings."""
     data_root = str(site.workspace.data) if site.workspace.data else None
-    tried = _of_batch(recipe, recipe.schedule.global_batch) if steps else recipe
-    told = ProfileTask(
-        tried.model_dump(mode="json"), site.workers, runtime.model_dump(), str(store), data_root, steps, site.imports
-    )
+    tried = _of_batch(experiment, experiment.recipe.schedule.global_batch) if steps else experiment
+    told = ProfileTask(tried.to_dict(), site.workers, runtime.model_dump(), str(store), data_root, steps, site.imports)
     return _ask("measure", asdict(told), site)
 
 
@@ -250,6 +250,6 @@ def _in_a_process(task: str, told: Mapping[str, Any], site: Site) -> dict[str, A
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         died = f"killed by signal {-done.returncode}; was memory short?" if done.returncode < 0 else last
-        raise RunFailed(f"a trial of {told['recipe']['name']!r} ended with code {done.returncode} ({died})")
+        raise RunFailed(f"a trial of {told['experiment']['run']} ended with code {done.returncode} ({died})")
     answer: dict[str, Any] = json.loads(done.stdout.rstrip().rpartition("\n")[2])
     return answer

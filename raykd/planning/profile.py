@@ -35,7 +35,9 @@ from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError, error_to_dict
 from raykd.generators import EVERY, GeneratorBank
 from raykd.planning.placeholders import make_placeholders, one_member
-from raykd.recipe.recipe import Recipe, recipe_from_dict, without_test
+from raykd.recipe.experiment import experiment_from_dict
+from raykd.recipe.recipe import Recipe, without_test
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 WARM_UP = 2
@@ -49,7 +51,7 @@ _EXAM = 512  # images of the test split that a worker is timed with
 class ProfileTask:
     """What a process is told: who builds what, where, and how many steps it times (0: only look at what is built)."""
 
-    recipe: Mapping[str, Any]
+    experiment: Mapping[str, Any]
     workers: int
     runtime: Mapping[str, Any]
     store: str
@@ -68,9 +70,10 @@ def _perform(trial: ProfileTask) -> dict[str, Any]:
     world = World.current(runtime.precision)
     if trial.workers > 1:
         world = SimulatedWorld(0, trial.workers, world.device, world.precision)
-    recipe = recipe_from_dict(trial.recipe)
+    experiment = experiment_from_dict(trial.experiment)
+    recipe = experiment.recipe
     workspace = Workspace(Path(trial.data_root) if trial.data_root else None, Path(trial.store))
-    built = build(without_test(recipe), world, runtime, workspace)
+    built = build(experiment.with_recipe(without_test(recipe)), world, runtime, workspace)
     found: dict[str, Any] = {
         "built": _memory(world)[0],
         "device": _device(world),
@@ -161,7 +164,7 @@ def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> 
                 Images(images.pixels[:count], images.labels[:count]), built.spec, world, built.teacher
             )
     with tempfile.TemporaryDirectory() as folder:
-        reporter = LocalReporter(Path(folder), lambda: True, world)
+        reporter = LocalReporter(RunDirectory(Path(folder)), lambda: True, world)
         for _ in range(_REPORTS):
             schedule = recipe.schedule.model_copy(update={"report_every": method.steps_done + 1})
             began = time.perf_counter()
@@ -227,8 +230,9 @@ def answer(task: str, told: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if task == "prepare":
             workspace = Workspace(Path(told["data_root"]) if told["data_root"] else None, Path(told["store"]))
-            recipe, placeholders = make_placeholders(recipe_from_dict(told["recipe"]), workspace, Path(told["at"]))
-            return {"recipe": recipe.model_dump(mode="json"), "stand_ins": placeholders}
+            whole = experiment_from_dict(told["experiment"])
+            experiment, placeholders = make_placeholders(whole, workspace, Path(told["at"]))
+            return {"experiment": experiment.to_dict(), "placeholders": placeholders}
         return _perform(ProfileTask(**{**told, "imports": tuple(told["imports"])}))
     except RaykdError as error:
         return error_to_dict(error)

@@ -1,7 +1,5 @@
 """Recipe: what is trained, with which settings. Never a path of this machine, a host or a number of GPUs."""
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -13,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.base import Config
 from raykd.config.optim import Optimizer
-from raykd.config.overrides import dotted_fields, numbers_of, override, override_pairs, spelled_out
+from raykd.config.overrides import dotted_fields, numbers_of, override, spelled_out
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError, did_you_mean, unknown
 from raykd.methods import METHODS, MethodConfig
@@ -126,38 +124,6 @@ class Recipe(Config):
             found.append((type(self).model_validate(content), end))
         return found
 
-    @property
-    def run_id(self) -> str:
-        """Return name, 8 hex digits of the canonical content, seed."""
-        return f"{self.name}-{self.content_hash}-s{self.seed}"
-
-    @property
-    def content_hash(self) -> str:
-        """Return 8 hex digits that change with anything that changes the result, but not with the seed."""
-        content = self.model_dump(mode="json", exclude={"name", "seed", "controls", "published"})
-        for newer in ("bank", "calibration", "referee", "changes"):  # absent from recipes of before these existed
-            if not content[newer]:
-                del content[newer]
-        for newer in ("train", "ood", "ood_images", "ood_index", "ood_balanced", "buffer", "holdout"):
-            if not content["data"][newer]:
-                del content["data"][newer]
-        if content["teacher"] is not None:
-            del content["teacher"]["overrides"]  # they are in the teacher's run id
-        for role, generators in (("bank", self.bank), ("referee", self.referee)):
-            if generators is None:
-                continue
-            source = generators_run(generators)
-            if source is not None:  # the overrides are in its run id
-                content[role] = source.run_id if generators.images is None else [source.run_id, generators.images]
-            else:
-                fields = {"recipe", "seed", "run"} | ({"images"} if generators.images is not None else set())
-                content[role] = generators.model_dump(mode="json", include=fields)
-        teacher = teacher_run(self)
-        if teacher is not None:  # a teacher trained in another way makes this another run
-            content["teacher"] = teacher.run_id
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
-
 
 def recipe_names() -> list[str]:
     """Return the names of the packaged recipes."""
@@ -182,66 +148,6 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     if changed & {"data", "student", "teacher", "bank"} and "published" not in changed:
         recipe = recipe.model_copy(update={"published": {}})
     return recipe
-
-
-def teacher_run(recipe: Recipe) -> Recipe | None:
-    """Return the recipe whose run supplies the teacher, if that is where it comes from."""
-    return teacher_source(recipe.teacher) if recipe.teacher is not None else None
-
-
-def teacher_source(teacher: TeacherConfig) -> Recipe | None:
-    """Return the recipe that a teacher section names, with its overrides, or None where it names none."""
-    return None if teacher.recipe is None else load_recipe(teacher.recipe, override_pairs(teacher.overrides))
-
-
-def bank_run(recipe: Recipe) -> Recipe | None:
-    """Return the recipe whose run supplies the bank, if that is where it comes from."""
-    return generators_run(recipe.bank) if recipe.bank is not None else None
-
-
-def generators_run(generators: BankConfig) -> Recipe | None:
-    """Return the recipe whose run supplies generators, with its overrides, or None where a run is named."""
-    if generators.recipe is None:
-        return None
-    recipe = load_recipe(generators.recipe, override_pairs({**generators.overrides, "seed": generators.seed}))
-    return recipe.model_copy(update={"controls": ()})  # they are run beside who asks for the recipe itself
-
-
-def frozen_sets(recipe: Recipe) -> list[BankConfig]:
-    """Return the generators of which a set of images is made, once, before this recipe is trained."""
-    return [one for one in (recipe.bank, recipe.referee) if one is not None and one.images is not None]
-
-
-def source_runs(recipe: Recipe) -> list[Recipe]:
-    """Return the recipes whose runs this one builds on directly: of its teacher and of its generators."""
-    generators = [generators_run(one) for one in (recipe.bank, recipe.referee) if one is not None]
-    return [run for run in (teacher_run(recipe), *generators) if run is not None]
-
-
-def control_runs(recipe: Recipe) -> list[Recipe]:
-    """Return the recipes that run beside this one, with its seed."""
-    return [load_recipe(name, [f"seed={recipe.seed}"]) for name in recipe.controls]
-
-
-def entailed_runs(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> list[Recipe]:
-    """Return all runs that training this recipe means, in their order: teacher's, bank's, its own, controls'.
-
-    Raises:
-        UsageError: if recipes name each other in a circle (``trail`` holds those on the way).
-    """
-    if recipe in trail:
-        names = " -> ".join(one.name for one in (*trail[trail.index(recipe) :], recipe))
-        raise UsageError(f"recipes name each other in a circle: {names}")
-    trail = (*trail, recipe)
-    before = [run for source in source_runs(recipe) for run in entailed_runs(source, trail)]
-    after = [run for control in control_runs(recipe) for run in entailed_runs(control, trail)]
-    return list({run.run_id: run for run in [*before, recipe, *after]}.values())
-
-
-def built_upon(recipe: Recipe) -> list[str]:
-    """Return the ids of all runs that this recipe's builds on, and of its controls."""
-    named = [one.run for one in (recipe.bank, recipe.referee) if one is not None and one.run is not None]
-    return [*named, *(run.run_id for run in entailed_runs(recipe) if run.run_id != recipe.run_id)]
 
 
 def without_test(recipe: Recipe) -> Recipe:

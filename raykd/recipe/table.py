@@ -7,7 +7,6 @@ and *stated* budget for the same cells.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from raykd.config.base import Config
 from raykd.config.overrides import override_pairs
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError, unknown
-from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.recipe.experiment import Experiment, resolve
+from raykd.recipe.recipe import load_recipe
 
 
 class QuickCell(Config):
@@ -87,12 +87,12 @@ class Entry:
     row: Row
     column: str
     cell: Cell
-    runs: tuple[Recipe, ...]
+    runs: tuple[Experiment, ...]
 
-    @cached_property
+    @property
     def run_ids(self) -> tuple[str, ...]:
-        """Return the ids of the runs; finding them reads the recipes that they build on."""
-        return tuple(recipe.run_id for recipe in self.runs)
+        """Return the ids of the runs."""
+        return tuple(run.run_id for run in self.runs)
 
 
 def table_names() -> list[str]:
@@ -148,7 +148,7 @@ def table_entries(table: Table, *, quick: bool, seeds: int | None = None) -> lis
     return [entry for entry in entries if entry.runs or entry.cell.published is not None]
 
 
-def _runs(cell: Cell, reduced: Mapping[str, Any] | None, seeds: int) -> tuple[Recipe, ...]:
+def _runs(cell: Cell, reduced: Mapping[str, Any] | None, seeds: int) -> tuple[Experiment, ...]:
     """Return a cell's runs; ``reduced`` are the overrides of all cells at the reduced budget, if that is asked for."""
     name, overrides = cell.recipe, cell.overrides
     if reduced is not None:
@@ -157,5 +157,5 @@ def _runs(cell: Cell, reduced: Mapping[str, Any] | None, seeds: int) -> tuple[Re
         overrides = {**own, **reduced, **cell.quick.overrides}
     if name is None or (reduced is not None and cell.quick.skip):
         return ()
-    recipe = load_recipe(name, override_pairs(overrides)).model_copy(update={"controls": ()})
-    return tuple(recipe.model_copy(update={"seed": seed}) for seed in range(seeds))
+    experiment = resolve(load_recipe(name, override_pairs(overrides)).model_copy(update={"controls": ()}))
+    return tuple(experiment.with_seed(seed) for seed in range(seeds))

@@ -69,10 +69,11 @@ def _cell(entry: Entry, results: Mapping[str, Any], reasons: Mapping[str, str]) 
         return {**cell, "state": "published only"}
     ids = list(entry.run_ids)
     done = [results[run] for run in ids if run in results]
-    schedule = entry.runs[0].schedule
+    recipe = entry.runs[0].recipe
+    schedule = recipe.schedule
     cell |= {
         "state": "finished" if len(done) == len(ids) else "partial" if done else "missing",
-        "recipe": entry.runs[0].name,
+        "recipe": recipe.name,
         "runs": ids,
         "reasons": {run: reasons[run] for run in ids if run in reasons},
         "steps": schedule.steps,

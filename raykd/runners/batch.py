@@ -13,8 +13,7 @@ from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.build import check
 from raykd.errors import MissingData, RaykdError
-from raykd.recipe.recipe import Recipe, entailed_runs, source_runs
-from raykd.store.run_directory import read_status
+from raykd.recipe.experiment import Experiment
 from raykd.store.workspace import Location, open_workspace
 
 
@@ -40,15 +39,15 @@ class BatchStopped(RaykdError):
 
 
 def run_batch(
-    recipes: Sequence[Recipe],
+    experiments: Sequence[Experiment],
     cluster: Cluster,
     *,
     store: Location,
     data_root: Location | None,
     should_stop: Callable[[], bool],
-    ended: Callable[[Recipe, RunOutcome], None],
+    ended: Callable[[Experiment, RunOutcome], None],
 ) -> dict[str, RunOutcome]:
-    """Run recipes, and the teachers and banks they build on, as parallel trials; their controls are left out.
+    """Run experiments, and the teachers and banks they build on, side by side; their controls are left out.
 
     ``ended`` is called as each trial ends, at once for runs that the store holds finished and for those whose data is
     not there, unless that is so of all. A trial that fails is
@@ -66,31 +65,31 @@ def run_batch(
         SetupError: without Ray, an answering address or room for one trial.
     """
     workspace = open_workspace(store, data_root)
-    runs = _in_order([recipe.model_copy(update={"controls": ()}) for recipe in recipes])
+    runs = _in_order(experiments)
     missing: dict[str, MissingData] = {}
-    for recipe in runs:
-        fitting_workers(recipe, cluster)
+    for run in runs:
+        fitting_workers(run, cluster)
         if cluster.address == "local":  # elsewhere the data need not be where this process is
             try:
-                check(recipe, World.alone(), workspace)
+                check(run, World.alone(), workspace)
             except MissingData as error:
-                missing[recipe.run_id] = error
+                missing[run.run_id] = error
     outcomes: dict[str, RunOutcome] = {}
     waiting = []
-    workspace.pull([recipe.run_id for recipe in runs], World.alone(), checkpoints="none")
-    for recipe in runs:
-        status = read_status(workspace.store / recipe.run_id)
-        if status.get("state") == "finished":
-            outcomes[recipe.run_id] = RunOutcome(status["result"])
-        elif recipe.run_id in missing:
-            outcomes[recipe.run_id] = RunOutcome(None, str(missing[recipe.run_id]))
+    workspace.pull([run.run_id for run in runs], World.alone(), checkpoints="none")
+    for run in runs:
+        result = workspace.run(run.run_id).result()
+        if result is not None:
+            outcomes[run.run_id] = RunOutcome(result)
+        elif run.run_id in missing:
+            outcomes[run.run_id] = RunOutcome(None, str(missing[run.run_id]))
         else:
-            waiting.append(recipe)
+            waiting.append(run)
     if missing and not waiting and all(one.result is None for one in outcomes.values()):
         raise next(iter(missing.values()))
-    for recipe in runs:
-        if recipe.run_id in outcomes:
-            ended(recipe, outcomes[recipe.run_id])
+    for run in runs:
+        if run.run_id in outcomes:
+            ended(run, outcomes[run.run_id])
     if not waiting:
         return outcomes
     apply_ray_settings(cluster)
@@ -99,11 +98,6 @@ def run_batch(
     return RunPool(cluster, workspace, waiting, outcomes, ended).run(should_stop)
 
 
-def sources_of(recipe: Recipe) -> list[str]:
-    """Return the ids of the runs that a recipe builds on directly."""
-    return [run.run_id for run in source_runs(recipe)]
-
-
-def _in_order(recipes: Sequence[Recipe]) -> list[Recipe]:
-    runs = {run.run_id: run for recipe in recipes for run in entailed_runs(recipe)}
-    return [run.model_copy(update={"controls": ()}) for run in runs.values()]
+def _in_order(experiments: Sequence[Experiment]) -> list[Experiment]:
+    runs = {run.run_id: run for one in experiments for run in one.without_controls().runs}
+    return [run.without_controls() for run in runs.values()]

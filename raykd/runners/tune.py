@@ -8,7 +8,7 @@ from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.build import check
-from raykd.recipe.recipe import Recipe, entailed_runs
+from raykd.recipe.experiment import Experiment
 from raykd.search.setup import Search, plan_search
 from raykd.store.workspace import Location, Workspace, open_workspace
 
@@ -37,7 +37,7 @@ def search(
     then = None if planned.space.then is None else plan_search(planned.space.second({}), workspace.store)
     for stage in (planned, then):
         if stage is not None:
-            _check_stage(stage.space.recipe_of({}), cluster, workspace)
+            _check_stage(stage.space.experiment_of({}), cluster, workspace)
     apply_ray_settings(cluster)
     with needs_ray(cluster):
         from raykd.runners.ray.tuner import Tuning
@@ -51,8 +51,8 @@ def search(
     return {**Tuning(second, cluster, workspace, should_stop, show).run(), "first": report}
 
 
-def _check_stage(recipe: Recipe, cluster: Cluster, workspace: Workspace) -> None:
-    fitting_workers(recipe, cluster)
+def _check_stage(experiment: Experiment, cluster: Cluster, workspace: Workspace) -> None:
+    fitting_workers(experiment, cluster)
     if cluster.address == "local":
-        for run in entailed_runs(recipe):
+        for run in experiment.runs:
             check(run, World.alone(), workspace)

@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raykd.distributed.world import World
-from raykd.recipe.recipe import Recipe
+from raykd.recipe.experiment import Experiment
 from raykd.search.dimension import Dimension
 from raykd.search.pruning import prune
 from raykd.search.space import SearchSpace, Values
@@ -80,9 +80,9 @@ class Population:
         """Return the trials that were proposed here."""
         return [trial for trial in ours(self._study) if GENERATION in trial.user_attrs]
 
-    def recipe_of(self, trial: Trial | FrozenTrial) -> Recipe:
-        """Return the recipe that a placed trial trains a part of."""
-        return self._space.recipe_of(trial.user_attrs[START], trial.user_attrs[CHANGES])
+    def experiment_of(self, trial: Trial | FrozenTrial) -> Experiment:
+        """Return the run that a placed trial trains a part of."""
+        return self._space.experiment_of(trial.user_attrs[START], trial.user_attrs[CHANGES])
 
     def segment(self, trial: Trial) -> tuple[int, int | None]:
         """Return the step that a trial begins at and the one that it is left at, None at the end."""
@@ -120,7 +120,7 @@ class Population:
                 donor = rng.choice(best)
                 values = self._explored(donor.params, rng)
                 changes = [*donor.user_attrs[CHANGES], {"at": step, "values": values}]
-            run = self._space.recipe_of(donor.user_attrs[START], changes).run_id
+            run = self._space.experiment_of(donor.user_attrs[START], changes).run_id
             runs.add(run)
             if run != donor.user_attrs[RUN]:
                 self._hand_down(run, donor.user_attrs[RUN], step)
@@ -131,9 +131,9 @@ class Population:
                 prune(self._workspace, run)
 
     def _hand_down(self, heir: str, donor: str, step: int) -> None:
-        alone, store = World.alone(), self._workspace.store
+        alone, run = World.alone(), self._workspace.run
         self._workspace.pull([donor, heir], alone)
-        if fork(store / heir, store / donor, step):
+        if fork(run(heir), run(donor), step):
             self._workspace.push(heir, alone)
 
     def _badness(self, trial: FrozenTrial) -> tuple[float, int]:

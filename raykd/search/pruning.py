@@ -1,15 +1,15 @@
 """What is left of a run that a search has given up."""
 
 from raykd.distributed.world import World
-from raykd.store.run_directory import read_status, write_status
+from raykd.store.run_directory import CHECKPOINTS
 from raykd.store.workspace import Workspace
 
 
-def prune(workspace: Workspace, run: str) -> None:
+def prune(workspace: Workspace, run_id: str) -> None:
     """Say of a run that it was given up, unless it is finished, and remove its checkpoints; its records stay."""
-    alone = World.alone()
-    workspace.pull([run], alone, checkpoints="none")
-    if read_status(workspace.store / run).get("state") not in (None, "finished"):
-        write_status(workspace.store / run, state="pruned")
-        workspace.push(run, alone)
-    workspace.remove(f"{run}/checkpoints")
+    alone, run = World.alone(), workspace.run(run_id)
+    workspace.pull([run_id], alone, checkpoints="none")
+    if run.status().get("state") not in (None, "finished"):
+        run.write_status(state="pruned")
+        workspace.push(run_id, alone)
+    workspace.remove(f"{run_id}/{CHECKPOINTS}")

@@ -15,11 +15,11 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from raykd.files import write_text
 from raykd.recipe.recipe import dump_recipe
 from raykd.search.dimension import value_of
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.space import SearchSpace, Values
-from raykd.store.checkpoint import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raykd.errors import RaykdError, UsageError
-from raykd.recipe.recipe import Recipe, entailed_runs
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import Recipe
 from raykd.search.objectives import default_objective, reported_as
 from raykd.search.space import SearchSpace, Values
 
@@ -72,7 +73,7 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
     if space.seeds == 1:
         del content["seeds"]
     content["objectives"] = objectives
-    content["recipe"] = space.recipe_of({}).content_hash
+    content["recipe"] = space.experiment_of({}).content_hash
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     return Search(space, objectives, store.absolute() / "searches" / f"{space.name}-{digest}")
@@ -85,7 +86,7 @@ def _vary_generators(space: SearchSpace, recipe: Recipe) -> bool:
     return reported_as("agreement", recipe) == "blind/agreement"
 
 
-def sources(space: SearchSpace) -> list[Recipe]:
+def sources(space: SearchSpace) -> list[Experiment]:
     """Return the runs that trials build on, teachers and banks, whatever of their choices they make.
 
     What a number changes, such as a weight of the generators, is every trial's own.
@@ -95,7 +96,7 @@ def sources(space: SearchSpace) -> list[Recipe]:
         if dimension.choice is not None and not dimension.when:
             chosen += [{key: value} for value in dimension.choice]
     numbers = {key: dimension.samples[0] for key, dimension in space.space.items() if dimension.choice is None}
-    runs: dict[str, Recipe] = {}
+    runs: dict[str, Experiment] = {}
     for values in chosen:
         kept = _sources_of(space, values)
         for key, number in numbers.items():
@@ -105,5 +106,5 @@ def sources(space: SearchSpace) -> list[Recipe]:
     return list(runs.values())
 
 
-def _sources_of(space: SearchSpace, values: Values) -> dict[str, Recipe]:
-    return {run.run_id: run for run in entailed_runs(space.recipe_of(values))[:-1]}
+def _sources_of(space: SearchSpace, values: Values) -> dict[str, Experiment]:
+    return {run.run_id: run for run in space.experiment_of(values).runs[:-1]}

@@ -20,7 +20,8 @@ from pydantic import Field, field_validator, model_validator
 from raykd.config.base import Config
 from raykd.config.overrides import override_pairs
 from raykd.errors import UsageError, did_you_mean, unknown
-from raykd.recipe.recipe import Recipe, entailed_runs, load_recipe
+from raykd.recipe.experiment import Experiment, resolve
+from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.recipe.sections import BankConfig, TeacherConfig
 from raykd.search.dimension import Dimension, listed
 from raykd.search.objectives import OBJECTIVES
@@ -194,6 +195,14 @@ class SearchSpace(Config):
         recipe = load_recipe(self.recipe, override_pairs({**self.overrides, **values, **changed}))
         return recipe.model_copy(update={"controls": ()})
 
+    def experiment_of(self, values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()) -> Experiment:
+        """Return the run of a trial, resolved; see ``recipe_of``.
+
+        Raises:
+            UsageError: if they do not make a recipe, or it names one that is not there.
+        """
+        return resolve(self.recipe_of(values, changes))
+
     @property
     def reports(self) -> int:
         """Return how many reports a trial makes, all its seeds together."""
@@ -212,12 +221,12 @@ class SearchSpace(Config):
         Raises:
             UsageError: for a key that the recipe has not, or a value that it does not take, naming them.
         """
-        entailed_runs(self.recipe_of({}))
+        self.experiment_of({})
         for key, dimension in self.space.items():
             for conditions in self._conditions(dimension):
                 for value in dimension.probes:
                     try:
-                        entailed_runs(self.recipe_of({**conditions, key: value}))
+                        self.experiment_of({**conditions, key: value})
                     except UsageError as error:
                         raise UsageError(f"space {self.name!r}, {key} at {value!r}: {error}") from None
         if self.scheduler.name in ("asha", "median") and self.scheduler.grace >= self.reports:

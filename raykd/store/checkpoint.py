@@ -6,12 +6,9 @@
 Nothing in them can execute, and no path is stored, so a run directory may be moved.
 """
 
-import hashlib
 import json
 import logging
-import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raykd.errors import CorruptError, SetupError
+from raykd.files import MANIFEST, read_json, sha256_of, write_text
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _KEEP = 2
 
 
@@ -159,6 +156,15 @@ def find_fault(path: Path) -> str | None:
     return None
 
 
+def manifest_files(path: Path) -> Sums:
+    """Return what a checkpoint's manifest says of its files; empty where there is none that can be read."""
+    try:
+        files = read_json(path / MANIFEST, "the checkpoint is left out")["files"]
+        return {str(name): dict(expected) for name, expected in files.items()}
+    except (OSError, CorruptError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that ``latest_checkpoint`` has verified."""
     manifest = json.loads((path / MANIFEST).read_text())
@@ -168,19 +174,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(manifest["step"], manifest["world_size"], weights, state, shard=_Parts(shards))
 
 
-def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, on the CPU and each with memory of its own."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file in one move: a reader sees the old text or the new, whoever else writes it meanwhile."""
-    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.writing")
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.replace(path)
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    save_file(own, path, dict(metadata) if metadata else None)
 
 
 def step_of(path: Path) -> int:
@@ -204,8 +201,4 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-            "bytes": path.stat().st_size,
-        }
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}

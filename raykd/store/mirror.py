@@ -11,18 +11,18 @@ An object store knows no locks: that two machines do not train one run at a time
 (``raykd submit`` joins a run that is at work).
 """
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from raykd.files import MANIFEST, locked
 from raykd.store.remote import Entry, Remote
+from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
-_CHECKPOINTS, _MANIFEST, _STATUS, _SEARCH = "checkpoints", "manifest.json", "status.json", "search.json"
+_SEARCH = "search.json"
 _CHANGING = (".json", ".jsonl", ".yaml", ".db", ".log")
 """Endings of small files that are written again and again: always brought, and sent by every process once."""
 
@@ -50,18 +50,17 @@ class Mirror:
         """
         folder = self.local / name
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.parent / f".{folder.name}.bringing"):
+        with locked(folder.parent / f".{folder.name}.pulling", wait=True):
             there = self.remote.entries(name)
             if not there or _last_step(_manifests_in(folder)) > _last_step(there) or self._is_older(name, there):
                 return
-            status = self.remote.read(f"{name}/{_STATUS}") or b"{}"
-            done = json.loads(status).get("state") == "finished"
+            done = parse_status(self.remote.read(f"{name}/{STATUS}") or b"").get("state") == "finished"
             whole = checkpoints == "all" or (checkpoints == "unfinished" and not done)
             for path, entry in sorted(there.items(), key=lambda one: _rank(one[0])):
                 target = folder / path
                 group, _, file = path.rpartition("/")
-                is_saved = group.startswith(_CHECKPOINTS) and file != _MANIFEST
-                if is_saved and not (whole and f"{group}/{_MANIFEST}" in there):
+                is_saved = group.startswith(CHECKPOINTS) and file != MANIFEST
+                if is_saved and not (whole and f"{group}/{MANIFEST}" in there):
                     continue
                 if path.endswith(_CHANGING) or not _is_copy(target, entry):
                     self.remote.fetch(f"{name}/{path}", target)
@@ -71,7 +70,7 @@ class Mirror:
         """Bring what never changes: the files of a split of a data set, or without one the file of that name."""
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target.parent / f".{target.name}.bringing"):
+        with locked(target.parent / f".{target.name}.pulling", wait=True):
             whole = target / f".{split}-whole"
             if target.is_file() or (split and whole.is_file()):
                 return
@@ -100,7 +99,7 @@ class Mirror:
         for told, path in sorted(relative.items(), key=lambda one: _rank(one[0])):
             if told not in elsewhere and not self._is_known(path, there.get(told)):
                 self.push_file(path, f"{name}/{told}")
-        groups = {path.rpartition("/")[0] for path in there if path.startswith(f"{_CHECKPOINTS}/")}
+        groups = {path.rpartition("/")[0] for path in there if path.startswith(f"{CHECKPOINTS}/")}
         for group in sorted(groups - {path.rpartition("/")[0] for path in relative}):
             self.remote.remove(f"{name}/{group}")
 
@@ -138,13 +137,6 @@ class Mirror:
         return float(json.loads(record)["updated"]) <= float(json.loads(here.read_bytes())["updated"])
 
 
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _is_copy(path: Path, entry: Entry) -> bool:
     """Tell whether a file here is the one there: of its size, and stamped with its time."""
     try:
@@ -157,7 +149,7 @@ def _is_copy(path: Path, entry: Entry) -> bool:
 def _rank(path: str) -> tuple[int, str]:
     """Order files so that one that vouches for others comes behind them."""
     name = PurePosixPath(path).name
-    return (0 if name not in (_MANIFEST, _STATUS) else 1 if name == _MANIFEST else 2), path
+    return (0 if name not in (MANIFEST, STATUS) else 1 if name == MANIFEST else 2), path
 
 
 def _is_hidden(path: Path) -> bool:
@@ -168,7 +160,7 @@ def _manifests_in(folder: Path) -> list[str]:
     """Return the manifests of checkpoints whose files are all here: those of other workers may never have been."""
     return [
         path.relative_to(folder).as_posix()
-        for path in folder.glob(f"{_CHECKPOINTS}/*/{_MANIFEST}")
+        for path in folder.glob(f"{CHECKPOINTS}/*/{MANIFEST}")
         if all((path.parent / name).is_file() for name in json.loads(path.read_text()).get("files", {}))
     ]
 
@@ -177,6 +169,6 @@ def _last_step(paths: Collection[str]) -> int:
     """Return the step of the newest checkpoint that has a manifest, or -1."""
     parts = [PurePosixPath(path).parts for path in paths]
     return max(
-        (int(one[1].removeprefix("step_")) for one in parts if one[0] == _CHECKPOINTS and one[-1] == _MANIFEST),
+        (int(one[1].removeprefix("step_")) for one in parts if one[0] == CHECKPOINTS and one[-1] == MANIFEST),
         default=-1,
     )

@@ -1,43 +1,308 @@
-"""The directory of a run."""
+"""The directory of a run: the one place that knows what lies in it and how it is called.
+
+    experiment.json       the run's recipe and those of all it builds on, as they were when it began
+    recipe.yaml           its own recipe, for people and for `raykd train`
+    environment.json      versions, hardware, source revision, data opened, the teacher's sum
+    data.json             what its student wants to be shown: size, channels, mean, std, class names
+    status.json           state, step, result
+    metrics.jsonl         a row per report
+    samples/ tensorboard/ what people look at
+    checkpoints/          see raykd.store.checkpoint
+    student.safetensors   the chosen weights of a finished run
+    statistics.safetensors  class-conditional statistics that a network with BatchNorm leaves behind
+    bank/                 see raykd.artifacts.bank
+    error.log             the traceback of a fault of ours
+
+No path is stored, so a directory may be moved with what it builds on.
+"""
 
 import json
+import logging
+import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raykd.store.checkpoint import write_text
+from raykd.config.yaml_file import load_yaml
+from raykd.errors import CorruptError, InProgress, UsageError
+from raykd.files import checked, damaged, describe, locked, read_json, write_json, write_text
+from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
+from raykd.recipe.recipe import dump_recipe, recipe_from_dict
+from raykd.spec import DataSpec
 
-METRICS = "metrics.jsonl"
+logger = logging.getLogger(__name__)
+
+EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "environment.json", "data.json"
+STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
+CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
+STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
+_LOCK = ".lock"
+_FINISHED = "finished"
+_RESTORE = "restore it from a backup, or move the run away and train it again"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run on the disk. Nothing is opened or made before it is asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Return the run's id."""
+        return self.path.resolve().name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of its checkpoints."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def bank(self) -> Path:
+        """Return the folder of its generators, if it trains a bank."""
+        return self.path / BANK
+
+    @property
+    def student(self) -> Path:
+        """Return the file of its chosen weights, which is there once the run is finished."""
+        return self.path / STUDENT
+
+    @property
+    def statistics(self) -> Path:
+        """Return the file of class-conditional statistics that it may leave."""
+        return self.path / STATISTICS
+
+    @property
+    def tensorboard(self) -> Path:
+        """Return the folder of TensorBoard's event files."""
+        return self.path / TENSORBOARD
+
+    @property
+    def error_log(self) -> Path:
+        """Return the file that keeps the traceback of a fault of ours."""
+        return self.path / ERRORS
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether it is a run's directory."""
+        return (self.path / EXPERIMENT).is_file() or (self.path / RECIPE).is_file()
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether a run has written here how far it is."""
+        return (self.path / STATUS).is_file()
+
+    def require(self) -> None:
+        """Refuse a directory that no run has written.
+
+        Raises:
+            UsageError: saying what is there instead.
+        """
+        if not self.exists:
+            kind = "is not a run directory: it has no" if self.path.is_dir() else "does not exist; no"
+            raise UsageError(f"{self.path} {kind} {RECIPE}; give the directory that `raykd train` printed")
+
+    def experiment(self) -> Experiment:
+        """Return the experiment as it was when the run began; nothing is looked up by name.
+
+        A run of before experiments were kept has only its recipe, whose names are looked up now.
+
+        Raises:
+            UsageError: if it is no run directory.
+            CorruptError: if its record is damaged.
+        """
+        self.require()
+        file = self.path / EXPERIMENT
+        try:
+            return experiment_from_dict(read_json(file, _RESTORE))
+        except FileNotFoundError:
+            return self._looked_up()
+        except UsageError as error:
+            raise damaged(file, str(error), _RESTORE) from None
+
+    def _looked_up(self) -> Experiment:
+        file = self.path / RECIPE
+        try:
+            recipe = recipe_from_dict(load_yaml(file))
+        except UsageError as error:
+            raise damaged(file, str(error), _RESTORE) from None
+        experiment = resolve(recipe)
+        if experiment.run_id != self.name and self.name.startswith(f"{recipe.name}-"):
+            logger.warning(
+                "run %s keeps no record of the recipes it builds on, and one of these has changed since: what it names "
+                "is taken as it is now",
+                self.name,
+            )
+        return experiment
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the run noted of where it ran; empty where that is not there or damaged, which is said."""
+        return self._optional(ENVIRONMENT)
+
+    def status(self) -> dict[str, Any]:
+        """Return state, step and result; empty where there is none yet, or it is damaged, which is said.
+
+        The checkpoints tell as much to who goes on with the run, which writes it anew.
+        """
+        return self._optional(STATUS)
+
+    def _optional(self, name: str) -> dict[str, Any]:
+        try:
+            return read_json(self.path / name, "what it says is taken as unknown")
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except CorruptError as error:
+            logger.warning("%s", error)
+            return {}
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the run has its result."""
+        return self.result() is not None
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result of a finished run, None before."""
+        status = self.status()
+        result = status.get("result")
+        return result if status.get("state") == _FINISHED and isinstance(result, dict) else None
+
+    def is_at_work(self, asked_at: float) -> bool:
+        """Tell whether the run goes on and was opened before ``asked_at``: then it has made steps that can be saved."""
+        try:
+            opened_at = (self.path / ENVIRONMENT).stat().st_mtime
+        except OSError:
+            return False
+        return self.status().get("state") == "running" and asked_at > opened_at
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of all reports so far, each with a ``step``; a line that is none is left out.
+
+        Raises:
+            CorruptError: if the file cannot be read.
+        """
+        file = self.path / METRICS
+        try:
+            return parse_rows(file.read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise damaged(file, describe(error), _RESTORE) from None
+
+    def data(self) -> DataSpec | None:
+        """Return what the student wants to be shown, or None of a run of before that was kept.
+
+        Raises:
+            CorruptError: if the record is damaged.
+        """
+        file = self.path / DATA
+        try:
+            found = read_json(file, _RESTORE)
+        except FileNotFoundError:
+            return None
+        return checked(file, _RESTORE, lambda: DataSpec.from_dict(found))  # type: ignore[no-any-return]
+
+    def sample_sheets(self) -> list[Path]:
+        """Return the pictures of generated images, by step."""
+        return sorted((self.path / SAMPLES).glob("step_*.png"))
+
+    def write_opening(
+        self, experiment: Experiment, spec: DataSpec, environment: Mapping[str, Any], *, step: int, steps: int
+    ) -> None:
+        """Bring the directory in order before a run begins, or goes on behind ``step`` of ``steps``."""
+        write_json(self.path / EXPERIMENT, experiment.to_dict())
+        write_text(self.path / RECIPE, dump_recipe(experiment.recipe))
+        write_json(self.path / DATA, spec.to_dict())
+        write_json(self.path / ENVIRONMENT, dict(environment))
+        self.rewind(step)
+        self.write_status(state="running", step=step, steps=steps, reason=None)
+
+    def write_status(self, **fields: Any) -> None:
+        """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result."""
+        write_json(self.path / STATUS, {**self.status(), **fields, "updated": time.time()})
+
+    def append_row(self, row: Mapping[str, float]) -> None:
+        """Add a report's row, on the disk when this returns: a checkpoint without its row could not be mended."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_sample_sheet(self, step: int, picture: bytes) -> None:
+        """Keep the picture of a step, a PNG."""
+        folder = self.path / SAMPLES
+        folder.mkdir(exist_ok=True)
+        (folder / f"step_{step:07d}.png").write_bytes(picture)
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after ``step``: a resumed run writes them again, and no step may appear twice."""
+        file = self.path / METRICS
+        if file.exists():
+            kept = [row for row in self.rows() if row["step"] <= step]
+            write_text(file, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def copy_records(self, other: "RunDirectory", step: int) -> None:
+        """Take over what another run has reported up to ``step``, and where it ran."""
+        for name in (METRICS, ENVIRONMENT):
+            if (other.path / name).is_file():
+                write_text(self.path / name, (other.path / name).read_text(encoding="utf-8", errors="replace"))
+        self.rewind(step)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory, made if need be, for this job: a second one would tear its checkpoints.
+
+        One that is empty in the end, as of a run that was refused, is removed.
+
+        Raises:
+            InProgress: if another process holds it, or has removed it just now.
+            CorruptError: if a file stands in its place.
+        """
+        busy = (
+            f"run {self.path.name} is in progress in another process; wait for it, "
+            "or give this one another seed or another --out"
+        )
+        if self.path.is_file():
+            raise CorruptError(f"{self.path} is a file, and a run's directory belongs there: move it away")
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.path / _LOCK, wait=False, busy=busy))
+            except (FileExistsError, FileNotFoundError):  # another process is just making or removing it
+                raise InProgress(busy) from None
+            held.callback(self._remove_if_unused)
+            yield
+
+    def _remove_if_unused(self) -> None:
+        """Remove a directory that holds nothing but its lock, as of a run that was refused."""
+        with suppress(OSError):
+            if os.listdir(self.path) == [_LOCK]:
+                (self.path / _LOCK).unlink()
+                self.path.rmdir()
+
+
+def runs_in(store: Path) -> list[RunDirectory]:
+    """Return the runs of a store that have begun."""
+    return [RunDirectory(path.parent) for path in sorted(store.glob(f"*/{STATUS}"))]
 
 
 def parse_rows(text: str) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; one that is half written is left out."""
+    """Return the rows of a run's metrics; a line that is none, such as one half written, is left out."""
     rows = []
     for line in text.splitlines():
-        with suppress(ValueError):
-            rows.append(json.loads(line))
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 
-def rewind_metrics(directory: Path, step: int) -> None:
-    """Drop the lines after ``step``: a resumed run writes them again, and no step may appear twice."""
-    path = directory / METRICS
-    if path.is_file():
-        rows = parse_rows(path.read_text(encoding="utf-8"))
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
-
-
-def write_status(directory: Path, **fields: Any) -> None:
-    """Merge fields into status.json: state (running, interrupted, failed, finished), step, result."""
-    status = {**read_status(directory), **fields, "updated": time.time()}
-    write_text(directory / "status.json", json.dumps(status, indent=1))
-
-
-def read_status(directory: Path) -> dict[str, Any]:
-    """Return status.json, or an empty dict where there is none yet."""
-    try:
-        status: dict[str, Any] = json.loads((directory / "status.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return status
+def parse_status(text: str | bytes) -> dict[str, Any]:
+    """Return the object in a status file's content, wherever it was read; empty where it is none."""
+    with suppress(ValueError, RecursionError):
+        status = json.loads(text or "{}")
+        if isinstance(status, dict):
+            return status
+    return {}

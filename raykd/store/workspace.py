@@ -1,4 +1,4 @@
-"""Location data and runs are: folders of this machine, or what it holds of a store elsewhere."""
+"""Where data and runs are: folders of this machine, or what it holds of a store elsewhere."""
 
 import hashlib
 import os
@@ -8,23 +8,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from raykd.config.yaml_file import load_yaml
+from safetensors import SafetensorError
+from torch import nn
+
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
-from raykd.errors import UsageError
+from raykd.errors import SetupError, UsageError
+from raykd.files import replacing
 from raykd.methods import METHODS
-from raykd.recipe.recipe import Recipe, built_upon, recipe_from_dict
+from raykd.recipe.recipe import Recipe
+from raykd.store.checkpoint import save_weights
 from raykd.store.mirror import Mirror, Saved
 from raykd.store.remote import Remote, check_address, is_remote
+from raykd.store.run_directory import STATUS, RunDirectory, parse_status
 
-_RECIPE = "recipe.yaml"
 Location = str | Path
 """A folder's path, or its address in an object store."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Location data and weights are on this machine; never part of a recipe.
+    """Where data and weights are on this machine; never part of a recipe.
 
     With ``mirror`` (``data_mirror``) that folder is what this machine holds of a remote one.
     """
@@ -61,6 +65,45 @@ class Workspace:
     def display_name(self, name: str) -> str:
         """Return the path or the address of a run, as people and other machines know it."""
         return self.mirror.remote.display_name(name) if self.mirror else str(self.store / name)
+
+    def run(self, run_id: str) -> RunDirectory:
+        """Return the directory of a run on this machine, whether or not it is there."""
+        return RunDirectory(self.store / run_id)
+
+    def state_of(self, run_id: str) -> str | None:
+        """Return the state of a run as the store has it, without pulling it; None before it began."""
+        if self.mirror is not None:
+            state = parse_status(self.mirror.remote.read(f"{run_id}/{STATUS}") or b"").get("state")
+        else:
+            state = self.run(run_id).status().get("state")
+        return state if isinstance(state, str) else None
+
+    def kept_weights(self, sha256: str) -> Path | None:
+        """Return the store's copy of a teacher's weights, by the sum of the file that they came in, if it has one."""
+        path = self._weights(sha256)
+        return path if path.is_file() else None
+
+    def keep_weights(self, sha256: str, network: nn.Module) -> None:
+        """Keep a copy of a teacher's weights, which belong to no run: what is trained against them can then move.
+
+        Raises:
+            SetupError: if the disk does not take it.
+        """
+        path = self._weights(sha256)
+        if path.is_file():
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as staging:
+                save_weights(network.state_dict(), staging)
+        except (OSError, SafetensorError) as error:
+            raise SetupError(
+                f"could not keep the teacher's weights in {path.parent} ({error}); free some space or mend the "
+                "storage, then run the same command"
+            ) from None
+
+    def _weights(self, sha256: str) -> Path:
+        return self.store / "weights" / f"{sha256}.safetensors"
 
     def remove(self, name: str) -> None:
         """Remove a folder of the store."""
@@ -123,7 +166,7 @@ def local_folder(place: Location) -> Path:
 
 def pull_run(
     where: Location, data_root: Location | None, *, checkpoints: Saved = "unfinished"
-) -> tuple[Path, Path | None]:
+) -> tuple[RunDirectory, Path | None]:
     """Return the directory of a run on this machine and the data root here.
 
     From an object store the run is brought, with those it builds on and the data that it names.
@@ -134,18 +177,18 @@ def pull_run(
     """
     remote = is_remote(where)
     if not remote and not (data_root and is_remote(data_root)):
-        return Path(where), Path(data_root) if data_root else None
+        return RunDirectory(Path(where)), Path(data_root) if data_root else None
     bare, mark, options = str(where).partition("?") if remote else (str(Path(where).absolute()), "", "")
     folder, _, name = bare.rstrip("/").rpartition("/")
     workspace, alone = open_workspace(folder + mark + options, data_root), World.alone()
     workspace.pull([name], alone, checkpoints=checkpoints)
-    directory = workspace.store / name
-    if not (directory / _RECIPE).is_file():
-        raise UsageError(f"{where} is no run: it has no {_RECIPE}; give what `raykd train` printed")
-    recipe = recipe_from_dict(load_yaml(directory / _RECIPE))
-    workspace.pull(built_upon(recipe), alone, checkpoints="none")
-    workspace.pull_data(recipe, train=False)
-    return directory, workspace.data
+    run = RunDirectory(workspace.store / name)
+    if not run.exists:
+        raise UsageError(f"{where} is no run; give what `raykd train` printed")
+    experiment = run.experiment()
+    workspace.pull(experiment.built_upon, alone, checkpoints="none")
+    workspace.pull_data(experiment.recipe, train=False)
+    return run, workspace.data
 
 
 def _data_of(recipe: Recipe, train: bool) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """Look at a teacher before training: what it is, whether it is healthy and can be inverted."""
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable
@@ -21,11 +20,13 @@ from raykd.engine.build import build_network, find_weights, spec_of
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.loaders import PLAIN
 from raykd.errors import UsageError
+from raykd.files import sha256_of
 from raykd.methods import METHODS
 from raykd.models.teacher import Teacher
-from raykd.recipe.recipe import Recipe, teacher_run
+from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.spec import DataSpec
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tasks.evaluate import Outcome, open_run
 
@@ -51,24 +52,24 @@ class Subject:
 
     data: DataConfig
     network: NetworkConfig | TeacherConfig
-    run: Path | None = None
+    run: RunDirectory | None = None
 
     @property
     def title(self) -> str:
         """Return what a file made for this teacher is named by: its run, or its file of weights."""
-        return self.run.resolve().name if self.run is not None else Path(str(self.network.weights)).stem
+        return self.run.name if self.run is not None else Path(str(self.network.weights)).stem
 
 
-def subject_of_run(directory: Path) -> Subject:
+def subject_of_run(run: RunDirectory) -> Subject:
     """Return the student of a run directory: it may be the next one's teacher.
 
     Raises:
         UsageError: if it is no run directory, or nothing is saved in it yet.
         CorruptError: if what it holds is damaged.
     """
-    recipe = open_run(directory).recipe
+    recipe = open_run(run).experiment.recipe
     assert recipe.student is not None, "open_run found its weights"
-    return Subject(recipe.data, recipe.student, directory)
+    return Subject(recipe.data, recipe.student, run)
 
 
 def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
@@ -93,21 +94,23 @@ def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
     return Subject(pair.data, pair.teacher)
 
 
-def subject_of_recipe(recipe: Recipe, store: Path) -> Subject:
+def subject_of_recipe(experiment: Experiment, store: Path) -> Subject:
     """Return the recipe's teacher; of a recipe that needs none, its own finished student.
 
     Raises:
         UsageError: if the run that supplies it is not in ``store``.
     """
+    recipe = experiment.recipe
     if recipe.teacher is not None and recipe.teacher.recipe is None:
         return Subject(recipe.data, recipe.teacher)
-    source = teacher_run(recipe) or recipe
-    if source.student is None:
-        raise UsageError(f"recipe {source.name!r} names no teacher and trains no network")
-    directory = store / source.run_id
-    if not directory.is_dir():
-        raise UsageError(f"the teacher's run {source.run_id} is not in {store}/; train it: raykd train {source.name}")
-    return Subject(recipe.data, source.student, directory)
+    source = experiment.teacher or experiment
+    name, student = source.recipe.name, source.recipe.student
+    if student is None:
+        raise UsageError(f"recipe {name!r} names no teacher and trains no network")
+    run = RunDirectory(store / source.run_id)
+    if not run.path.is_dir():
+        raise UsageError(f"the teacher's run {source.run_id} is not in {store}/; train it: raykd train {name}")
+    return Subject(recipe.data, student, run)
 
 
 def inspect_teacher(subject: Subject, workspace: Workspace) -> dict[str, Any]:
@@ -155,24 +158,19 @@ def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tupl
     """
     if subject.run is None:
         assert subject.network.weights is not None, "validated by the configuration"
-        return build_network(subject.network, spec, workspace, "teacher"), _digest(
+        return build_network(subject.network, spec, workspace, "teacher"), sha256_of(
             find_weights(subject.network.weights, workspace)
         )
     bare = subject.network.model_copy(update={"weights": None})
     network = build_network(bare, spec, workspace, "teacher")
     outcome: Outcome = open_run(subject.run)
     outcome.load_into(network)
-    return network, _digest(outcome.weights) if isinstance(outcome.weights, Path) else None
+    return network, sha256_of(outcome.weights) if isinstance(outcome.weights, Path) else None
 
 
 def plain(name: str) -> str:
     """Return a set's name, which may be a path, as a part of a file's name."""
     return re.sub(r"[^\w.-]+", "_", name).strip("._")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _batch_norm_health(teacher: Teacher) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
 from raykd.generators import EVERY, GeneratorBank, GeneratorConfig
 from raykd.spec import DataSpec
+from raykd.store.run_directory import RunDirectory
 
 CONFIG = GeneratorConfig(latent_dim=5, width=8)
 SPEC = DataSpec("made", 3, 1, 8, (0.5,), (0.5,))
@@ -27,13 +28,13 @@ def made(classes: tuple[int, ...] = (0, 1, 2), conditions: int = 0) -> Generator
 def write(directory: Path, bank: GeneratorBank) -> BankFiles:
     names = {label: "class_every" if label == EVERY else f"class_{label:05d}" for label in bank.classes}
     directory.mkdir(exist_ok=True)
-    write_products(directory, {names[label]: bank.member_state(label) for label in bank.classes})
+    write_products(RunDirectory(directory), {names[label]: bank.member_state(label) for label in bank.classes})
     about = {
         "generator": CONFIG.model_dump(), "channels": 1, "size": 8, "num_classes": 3, "mean": [0.5], "std": [0.5],
         "conditions": bank.conditions, "classes": list(bank.classes), "seed": 0, "steps": 1, "teacher_sha256": None,
     }  # fmt: skip
-    finish_bank(directory, about, World.alone())
-    return open_bank(directory)
+    finish_bank(RunDirectory(directory), about, World.alone())
+    return open_bank(RunDirectory(directory))
 
 
 def test_members_come_back_as_they_were(tmp_path: Path) -> None:
@@ -60,23 +61,23 @@ def test_damage_is_named(tmp_path: Path) -> None:
     files.load((0, 2))  # what is whole can be used
     (files.folder / "manifest.json").write_text("{}")
     with pytest.raises(CorruptError, match=r"manifest\.json is not readable"):
-        open_bank(tmp_path / "run")
+        open_bank(RunDirectory(tmp_path / "run"))
 
 
 def test_a_run_without_a_bank_and_one_that_is_not_finished_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"run absent does not exist: there is no directory {tmp_path}/absent"):
-        open_bank(tmp_path / "absent")
+        open_bank(RunDirectory(tmp_path / "absent"))
     with pytest.raises(UsageError, match="has no bank"):
-        open_bank(tmp_path)
-    write_products(tmp_path, {"class_00000": made().member_state(0)})
+        open_bank(RunDirectory(tmp_path))
+    write_products(RunDirectory(tmp_path), {"class_00000": made().member_state(0)})
     with pytest.raises(UsageError, match="has not finished its bank"):
-        open_bank(tmp_path)
+        open_bank(RunDirectory(tmp_path))
 
 
 def test_a_bank_that_lacks_a_member_is_not_finished(tmp_path: Path) -> None:
-    write_products(tmp_path, {"class_00000": made().member_state(0)})
+    write_products(RunDirectory(tmp_path), {"class_00000": made().member_state(0)})
     with pytest.raises(CorruptError, match=r"class_00001\.safetensors is missing \(1 files"):
-        finish_bank(tmp_path, {"classes": [0, 1]}, World.alone())
+        finish_bank(RunDirectory(tmp_path), {"classes": [0, 1]}, World.alone())
 
 
 class _Two(World):
@@ -106,7 +107,7 @@ def test_what_a_worker_holds_follows_the_memory_and_the_wish(
 ) -> None:
     files = write(tmp_path / "run", made())
     share = free * files.numbers / 1000  # in thousandths of the numbers, to read as bytes per number
-    monkeypatch.setattr(module, "free_memory", lambda device: int(share * 2))
+    monkeypatch.setattr(module, "free_device_memory", lambda device: int(share * 2))
     world = _Two(1, 2, torch.device("cpu"))
     runtime = Runtime.model_validate({"bank": wish})
     assert module._held(files, world, runtime) == (classes, dtype)

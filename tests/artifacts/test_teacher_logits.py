@@ -25,6 +25,7 @@ from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.models import build_model
 from raykd.models.teacher import Teacher
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import save_weights
@@ -96,10 +97,12 @@ def test_training_from_the_cache_is_bit_equal(
     torch.set_num_threads(threads)
     try:
         one = recipe(weights, f"student.model={student}", batch=batch, teacher=teacher)
-        results = {how: run(one, place(tmp_path, how)) for how in ("live", "cached")}
+        results = {how: run(resolve(one), place(tmp_path, how)) for how in ("live", "cached")}
     finally:
         torch.set_num_threads(before)
-    students = [(tmp_path / how / one.run_id / "student.safetensors").read_bytes() for how in ("live", "cached")]
+    students = [
+        (tmp_path / how / resolve(one).run_id / "student.safetensors").read_bytes() for how in ("live", "cached")
+    ]
     assert students[0] == students[1]
     assert results["live"]["last"] == results["cached"]["last"]
     assert len(kept(tmp_path)) == 1
@@ -110,9 +113,12 @@ def test_runs_share_what_was_computed_once(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "raykd")
-    run(recipe(weights), place(tmp_path, "cached"))
+    run(resolve(recipe(weights)), place(tmp_path, "cached"))
     monkeypatch.setattr(module, "_compute", None)  # a second computation would fail
-    run(recipe(weights, "seed=1", "student.model=lenet5_half", "method.temperature=2"), place(tmp_path, "cached"))
+    run(
+        resolve(recipe(weights, "seed=1", "student.model=lenet5_half", "method.temperature=2")),
+        place(tmp_path, "cached"),
+    )
     told = [line for line in caplog.messages if "logits of 1438 images" in line]
     assert len(told) == 2
     assert "computed in" in told[0]
@@ -121,13 +127,13 @@ def test_runs_share_what_was_computed_once(
 
 def test_images_that_change_in_every_step_are_asked_about_live(tmp_path: Path, weights: Path) -> None:
     one = recipe(weights, "data.augment=[crop]")
-    built = build(one, World.alone(), Runtime(), Workspace(None, tmp_path / "cached"))
+    built = build(resolve(one), World.alone(), Runtime(), Workspace(None, tmp_path / "cached"))
     assert built.streams["train"].batch(0).teacher_logits is None
     assert kept(tmp_path) == []
 
 
 def test_logits_go_with_their_images(tmp_path: Path, weights: Path) -> None:
-    built = build(recipe(weights), World.alone(), Runtime(), Workspace(None, tmp_path / "cached"))
+    built = build(resolve(recipe(weights)), World.alone(), Runtime(), Workspace(None, tmp_path / "cached"))
     batch = built.streams["train"].batch(7)
     assert batch.teacher_logits is not None and built.teacher is not None
     with torch.no_grad():
@@ -234,10 +240,12 @@ def test_of_runs_at_once_one_computes(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_stopped_run_goes_on_from_the_cache(tmp_path: Path, weights: Path) -> None:
     one, where = recipe(weights), place(tmp_path, "cached")
     with pytest.raises(Interrupted):
-        run(one, replace(where, make_reporter=lambda directory: LocalReporter(directory, lambda: True)))
-    run(one, where)
-    run(one, place(tmp_path, "live"))
-    students = [(tmp_path / how / one.run_id / "student.safetensors").read_bytes() for how in ("live", "cached")]
+        run(resolve(one), replace(where, make_reporter=lambda directory: LocalReporter(directory, lambda: True)))
+    run(resolve(one), where)
+    run(resolve(one), place(tmp_path, "live"))
+    students = [
+        (tmp_path / how / resolve(one).run_id / "student.safetensors").read_bytes() for how in ("live", "cached")
+    ]
     assert students[0] == students[1]
 
 
@@ -246,10 +254,12 @@ def test_two_workers_learn_from_the_cache_what_they_learn_live(tmp_path: Path, w
     one = recipe(weights, batch=64)
     (tmp_path / "recipe.json").write_text(one.model_dump_json())
     run_two_workers("tests.artifacts.two_students", tmp_path, OMP_NUM_THREADS="1")
-    students = [(tmp_path / how / one.run_id / "student.safetensors").read_bytes() for how in ("live", "cached")]
+    students = [
+        (tmp_path / how / resolve(one).run_id / "student.safetensors").read_bytes() for how in ("live", "cached")
+    ]
     assert students[0] == students[1]
     (path,) = kept(tmp_path)
-    build(one, World.alone(), Runtime(), Workspace(None, tmp_path / "alone"))
+    build(resolve(one), World.alone(), Runtime(), Workspace(None, tmp_path / "alone"))
     alone = tmp_path / "alone" / "logits" / path.name
     # Up to rounding: this process may have other host settings. Shares in a wrong order would differ wholly.
     rows = [torch.tensor(pq.read_table(file)["logits"].to_pylist()) for file in (path, alone)]

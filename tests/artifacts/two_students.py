@@ -11,6 +11,7 @@ from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import recipe_from_dict
 from raykd.store.workspace import Workspace
 
@@ -22,7 +23,7 @@ def main(folder: Path) -> None:
     for how in ("live", "cached"):
         runtime = Runtime.model_validate({"teacher_logits": how})
         run(
-            recipe,
+            resolve(recipe),
             RunContext(world, Workspace(None, folder / how), runtime, lambda path: LocalReporter(path, world=world)),
         )
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.remote import Remote
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
 from tests.conftest import TOKEN
 from tests.object_store import Server
 from tests.ports import free_port
@@ -131,12 +132,12 @@ def steps(directory: Path) -> list[int]:
 def test_a_job_trains_where_the_cluster_stores_and_its_run_is_read_from_here(project: Path) -> None:
     told = submit(project, "train", "kd_digits", *BRIEF)
     assert told.returncode == 0, told.stdout + told.stderr
-    run = load_recipe("kd_digits", BRIEF).run_id
+    run = resolve(load_recipe("kd_digits", BRIEF)).run_id
     assert f"job raykd-{run} submitted" in told.stderr
     assert "step 20/20" in told.stdout, "its log is followed"
     assert "INFO" not in told.stderr, "Ray's own chatter is not"
     directory = project / "store" / run
-    assert read_status(directory)["state"] == "finished"
+    assert RunDirectory(directory).status()["state"] == "finished"
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["workers"] == 2
     judged = raykd(project, "evaluate", str(directory), "--json")
@@ -149,7 +150,7 @@ def test_a_job_trains_where_the_cluster_stores_and_its_run_is_read_from_here(pro
 
 
 def test_a_stopped_job_saves_and_goes_on_when_submitted_again(project: Path) -> None:
-    run = load_recipe("kd_digits", LONG).run_id
+    run = resolve(load_recipe("kd_digits", LONG)).run_id
     directory = project / "store" / run
     started = submit(project, "train", "kd_digits", *LONG, options=("--no-wait", "--json"))
     assert json.loads(started.stdout) == {"job": f"raykd-{run}", "run": run, "new": True}
@@ -160,8 +161,8 @@ def test_a_stopped_job_saves_and_goes_on_when_submitted_again(project: Path) -> 
     assert [job["status"] for job in listed if job["run"] == run] == ["RUNNING"]
     stopped = raykd(project, "jobs", "stop", run, "--cluster", "two.yaml")
     assert stopped.stdout == f"raykd-{run}: STOPPED\n", stopped.stderr
-    assert read_status(directory)["state"] == "interrupted", "it had time to save"
-    at, before = int(read_status(directory)["step"]), (directory / "metrics.jsonl").read_text()
+    assert RunDirectory(directory).status()["state"] == "interrupted", "it had time to save"
+    at, before = int(RunDirectory(directory).status()["step"]), (directory / "metrics.jsonl").read_text()
     shorter = subprocess.Popen(
         [sys.executable, "-m", "raykd", "submit", "--cluster", "two.yaml", "--", "train", "kd_digits", *LONG],
         cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -270,7 +271,7 @@ def test_a_node_that_goes_in_mid_run_costs_no_class_of_a_bank(nodes: Nodes, proj
     pairs = ["schedule.steps=36", "schedule.report_every=6", "schedule.global_batch=40"]
     teacher = {"schedule.steps": 8, "schedule.report_every": 8, "schedule.global_batch": 16}
     pairs += [f"teacher.overrides={json.dumps(teacher)}"]
-    run = load_recipe("lsgdfd_digits_bank", pairs).run_id
+    run = resolve(load_recipe("lsgdfd_digits_bank", pairs)).run_id
     address, store = f"{wide['storage']}/{run}", Remote(wide["storage"])
     started = raykd(
         project, "submit", "--cluster", "wide.yaml", "--no-wait", "--", "train", "lsgdfd_digits_bank", *pairs

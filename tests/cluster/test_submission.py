@@ -17,7 +17,8 @@ from raykd.cluster.config import Cluster, cluster_names, load_cluster
 from raykd.cluster.package import collect, remote_content
 from raykd.cluster.submission import Submission, address_of, cluster_of
 from raykd.errors import UsageError
-from raykd.recipe.recipe import Recipe, entailed_runs, load_recipe
+from raykd.recipe.experiment import Experiment, resolve
+from raykd.recipe.recipe import load_recipe
 
 CLUSTER = Cluster(name="far", address="auto", workers=2, storage="/shared/runs")
 TABLE = """
@@ -106,7 +107,7 @@ def submission(folder: Path, *words: str, cluster: Cluster = CLUSTER) -> Submiss
 
 
 def test_a_job_is_called_like_its_run(tmp_path: Path) -> None:
-    run = load_recipe("kd_digits", ["seed=3"]).run_id
+    run = resolve(load_recipe("kd_digits", ["seed=3"])).run_id
     made = submission(tmp_path, "train", "kd_digits", "seed=3")
     assert made.asked.run == run
     assert made.metadata["recipe_hash"] == run.split("-")[1]
@@ -251,9 +252,9 @@ def test_all_other_clusters_take_jobs() -> None:
 def test_what_all_runs_share_costs_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], times: int, hours: float | None
 ) -> None:
-    def plan_on(recipe: Recipe, *_: Any, **__: Any) -> dict[str, Any]:
+    def plan_on(experiment: Experiment, *_: Any, **__: Any) -> dict[str, Any]:
         """What a plan looks like, with an hour for the run itself and ten for every other."""
-        costs = [(run.run_id, 1.0 if run.run_id == recipe.run_id else 10.0) for run in entailed_runs(recipe)]
+        costs = [(run.run_id, 1.0 if run.run_id == experiment.run_id else 10.0) for run in experiment.runs]
         total = sum(cost for _, cost in costs)
         runs = [{"run": run, "hours": cost, "price": 2 * cost} for run, cost in costs]
         return {"runs": runs, "total": {"hours": total, "price": 2 * total}}

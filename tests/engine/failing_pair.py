@@ -6,6 +6,7 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.engi
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ import torch
 
 from raykd.artifacts import calibration
 from raykd.artifacts.bank import finish_bank
+from raykd.config.runtime import Runtime
 from raykd.data.datasets import Images
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
-from raykd.engine.run import _alone_in, _resume_point
-from raykd.engine.synthesis import make_frozen_sets
+from raykd.engine.run import RunContext, run
+from raykd.engine.synthesis import make_image_sets
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.checkpoint import Checkpoint
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from tests.methods.toy import SPEC, made_teacher
 from tests.worker_pair import outcome
@@ -34,12 +38,14 @@ def calibrate(world: World, folder: Path) -> None:
     images = Images(torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), labels)
     recipe = load_recipe("lsgdfd_digits_bank", ["calibration={per_class: 2}"])
     with mock.patch.object(calibration, "load_images", return_value=images):
-        calibration.class_statistics(recipe, made_teacher(), None, SPEC, world, OpenedData(None), (folder, None))
+        calibration.class_statistics(
+            resolve(recipe), made_teacher(), None, SPEC, world, OpenedData(None), Workspace(None, folder)
+        )
 
 
 def report(world: World, folder: Path) -> None:
     """Report twice; the second time worker 1 has a generator to write where a file is in the way."""
-    reporter = LocalReporter(folder / "run", world=world)
+    reporter = LocalReporter(RunDirectory(folder / "run"), world=world)
     reporter.report({"step": 1}, Checkpoint(1, 2, {}, {}))
     folder.joinpath("run", "bank").touch()
     products = {"class_00000": {"w": torch.ones(1)}} if world.rank == 1 else {}
@@ -49,24 +55,28 @@ def report(world: World, folder: Path) -> None:
 def resume(world: World, folder: Path) -> Path | None:
     """Look for a checkpoint where the only one is torn."""
     folder.joinpath("torn", "checkpoints", "step_0000001").mkdir(parents=True, exist_ok=True)
-    return _resume_point(LocalReporter(folder / "torn", world=world), world)
+    return world.agree(LocalReporter(RunDirectory(folder / "torn"), world=world).resume_from, on_first=True)
 
 
 def lock(world: World, folder: Path) -> None:
     """Take a run that another process holds."""
-    with _alone_in(folder / "held", world):
-        pass
+    experiment, workspace = resolve(load_recipe("supervised_digits_lenet5")), Workspace(None, folder)
+    with ExitStack() as held:
+        if world.rank == 0:
+            held.enter_context(workspace.run(experiment.run_id).held())
+        world.broadcast(None)  # by now it is held
+        run(experiment, RunContext(world, workspace, Runtime(), lambda run: LocalReporter(run, world=world)))
 
 
 def freeze(world: World, folder: Path) -> None:
     """Make a set of the generators of a run that does not exist."""
     recipe = load_recipe("kd_digits", ["bank={run: absent-s0, images: 4}", "controls=[]"])
-    make_frozen_sets(recipe, world, Workspace(None, folder))
+    make_image_sets(resolve(recipe), world, Workspace(None, folder))
 
 
 def close_bank(world: World, folder: Path) -> None:
     """Close a bank of which worker 1 does not see a member."""
-    finish_bank(folder / f"machine-{world.rank}", {"classes": [0]}, world)
+    finish_bank(RunDirectory(folder / f"machine-{world.rank}"), {"classes": [0]}, world)
 
 
 CASES: tuple[Callable[[World, Path], Any], ...] = (calibrate, report, resume, lock, freeze, close_bank)

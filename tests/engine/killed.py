@@ -19,6 +19,7 @@ from raykd.engine import reporter as report
 from raykd.engine import run
 from raykd.engine.run import RunContext
 from raykd.methods import Method
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.store import checkpoint
 from raykd.store.checkpoint import Checkpoint
@@ -55,7 +56,7 @@ def half_a_line(step: int) -> Any:
     def deadly(self: Any, metrics: Mapping[str, float], saved: Checkpoint) -> None:
         original(self, metrics, saved)
         if saved.step == step:
-            path = self._directory / "metrics.jsonl"
+            path = self._run.path / "metrics.jsonl"
             path.write_bytes(path.read_bytes()[:-20])
             die()
 
@@ -76,7 +77,7 @@ MOMENTS = {
     "before an old checkpoint is removed": lambda: at(
         checkpoint, "_steps", lambda folder: (folder / "step_0000010").exists()
     ),
-    "after the last checkpoint": lambda: at(run, "conclude", lambda *_: True),
+    "after the last checkpoint": lambda: at(run, "finalize", lambda *_: True),
 }
 
 
@@ -85,7 +86,7 @@ def attempt(place: RunContext, recipe: Recipe, moment: str) -> int:
     pid = os.fork()
     if pid == 0:
         with MOMENTS[moment]():
-            run.run(recipe, place)
+            run.run(resolve(recipe), place)
         os._exit(0)  # not reached when the moment came
     return os.waitpid(pid, 0)[1]
 
@@ -100,7 +101,7 @@ def main(root: Path, name: str) -> None:
         recipe = load(name, RECIPES[name])
         for moment in MOMENTS:
             status = attempt(place, recipe, moment)
-            saved = sorted(p.name for p in (root / "runs" / recipe.run_id / "checkpoints").glob("*"))
+            saved = sorted(p.name for p in (root / "runs" / resolve(recipe).run_id / "checkpoints").glob("*"))
             signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             print(json.dumps({"moment": moment, "signal": signal_number, "saved": saved}), flush=True)
 

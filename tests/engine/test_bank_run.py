@@ -15,8 +15,9 @@ from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import UsageError
 from raykd.generators import GeneratorBank
-from raykd.recipe.recipe import teacher_run
+from raykd.recipe.experiment import resolve
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
+from raykd.store.run_directory import RunDirectory
 from tests.golden.shrunk import shrunk
 
 STEPS, CLASSES = 4, 10
@@ -30,7 +31,7 @@ def host() -> None:
 
 
 def images(directory: Path) -> torch.Tensor:
-    bank: GeneratorBank = open_bank(directory).load(range(CLASSES))
+    bank: GeneratorBank = open_bank(RunDirectory(directory)).load(range(CLASSES))
     z = torch.randn(2 * CLASSES, bank.latent_dim, generator=torch.Generator().manual_seed(1))
     return bank.mixed(z, torch.arange(CLASSES).repeat(2))
 
@@ -38,8 +39,8 @@ def images(directory: Path) -> torch.Tensor:
 def stopping(place: RunContext, after: int) -> RunContext:
     """Ask to stop once a report of that step or a later one is on the disk."""
 
-    def make(directory: Path) -> LocalReporter:
-        return LocalReporter(directory, lambda: bool(list(directory.glob(f"checkpoints/step_*{after}"))))
+    def make(run: RunDirectory) -> LocalReporter:
+        return LocalReporter(run, lambda: bool(list(run.checkpoints.glob(f"step_*{after}"))))
 
     return replace(place, make_reporter=make)
 
@@ -50,8 +51,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]
     root = tmp_path_factory.mktemp("whole")
     with shrunk(STEPS, root) as (place, load):
         recipe = load("lsgdfd_digits_bank")
-        result = run(recipe, place)
-        directory = place.workspace.store / recipe.run_id
+        result = run(resolve(recipe), place)
+        directory = place.workspace.store / resolve(recipe).run_id
     assert result["images"] == STEPS * 2 * CLASSES
     assert result["data_opened"]["calibration"] == ["digits/train (100 of each class)"]
     assert result["data_opened"]["train"] == []
@@ -62,8 +63,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]
 def test_waves_give_the_same_bank_step_by_step(whole: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
     with shrunk(STEPS, tmp_path) as (place, load):
         recipe = load("lsgdfd_digits_bank")
-        run(recipe, replace(place, runtime=WAVES))
-        directory = place.workspace.store / recipe.run_id
+        run(resolve(recipe), replace(place, runtime=WAVES))
+        directory = place.workspace.store / resolve(recipe).run_id
     assert torch.allclose(images(directory), whole[1], atol=1e-3)
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [STEPS, 2 * STEPS, 3 * STEPS], "a report at the end of every wave"
@@ -79,39 +80,39 @@ def test_a_stopped_bank_goes_on_however_its_waves_are_cut(
     with shrunk(STEPS, tmp_path) as (place, load):
         recipe = load("lsgdfd_digits_bank", ["schedule.report_every=2"])
         with pytest.raises(Interrupted):
-            run(recipe, replace(stopping(place, 6), runtime=WAVES))  # in the middle of the second wave
-        checkpoint = latest_checkpoint(place.workspace.store / recipe.run_id / "checkpoints")
+            run(resolve(recipe), replace(stopping(place, 6), runtime=WAVES))  # in the middle of the second wave
+        checkpoint = latest_checkpoint(place.workspace.store / resolve(recipe).run_id / "checkpoints")
         assert checkpoint is not None
         parts = read_checkpoint(checkpoint).shard
         assert {name.partition("/")[0] for name in parts} == {"00004", "00005", "00006"}, "the wave's members only"
-        run(recipe, replace(place, runtime=later))
-        found = images(place.workspace.store / recipe.run_id)
+        run(resolve(recipe), replace(place, runtime=later))
+        found = images(place.workspace.store / resolve(recipe).run_id)
     assert torch.allclose(found, whole[1], atol=1e-3)
 
 
 def test_one_bank_serves_different_students_and_says_so(whole: tuple[Path, torch.Tensor]) -> None:
     root, _ = whole
     with shrunk(STEPS, root) as (place, load):
-        bank = place.workspace.store / load("lsgdfd_digits_bank").run_id
+        bank = place.workspace.store / resolve(load("lsgdfd_digits_bank")).run_id
         written = (bank / "bank" / "manifest.json").stat().st_mtime_ns
         for model in ("lenet5_half", "lenet5_bn"):
-            result = run(load("lsgdfd_digits", [f"student.model={model}"]), place)
+            result = run(resolve(load("lsgdfd_digits", [f"student.model={model}"])), place)
             assert result["data_opened"]["train"] == result["data_opened"]["calibration"] == []
             assert result["images/pixel_diversity"] > 0
         assert (bank / "bank" / "manifest.json").stat().st_mtime_ns == written
-        by_id = run(load("lsgdfd_digits", [f"bank={{run: {bank.name}}}", "student.model=lenet5_half"]), place)
+        by_id = run(resolve(load("lsgdfd_digits", [f"bank={{run: {bank.name}}}", "student.model=lenet5_half"])), place)
         assert by_id["run"] != result["run"]
 
 
 def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, torch.Tensor]) -> None:
     root, expected = whole
     with shrunk(STEPS, root) as (place, load):
-        teacher = teacher_run(load("lsgdfd_digits_bank"))
+        teacher = resolve(load("lsgdfd_digits_bank")).teacher
         assert teacher is not None
         file = place.workspace.store / teacher.run_id / "statistics.safetensors"
         recipe = load("lsgdfd_digits_bank", [f"calibration={{file: {file}}}"])
-        result = run(recipe, place)
-        found = images(place.workspace.store / recipe.run_id)
+        result = run(resolve(recipe), place)
+        found = images(place.workspace.store / resolve(recipe).run_id)
     assert result["data_opened"]["calibration"] == ["digits/train (100 of each class)"]
     assert torch.equal(found, expected)
 
@@ -142,7 +143,7 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     # Loading may refuse as well as running.
     with shrunk(STEPS, whole[0]) as (place, load), pytest.raises(UsageError, match=message):
-        run(load(recipe, pairs), place)
+        run(resolve(load(recipe, pairs)), place)
 
 
 @pytest.mark.parametrize(
@@ -152,5 +153,5 @@ def test_a_run_that_does_not_exist_is_missed_before_the_teacher_is_trained(
     tmp_path: Path, recipe: str, pair: str
 ) -> None:
     with shrunk(STEPS, tmp_path) as (place, load), pytest.raises(UsageError, match="gone does not exist"):
-        run(load(recipe, [pair]), place)
+        run(resolve(load(recipe, [pair])), place)
     assert not place.workspace.store.exists()

@@ -14,10 +14,11 @@ import torch
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import Change
 from raykd.store.fork import fork
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
 from tests.engine.test_run import assert_same_run, rows
 from tests.golden.shrunk import shrunk
 
@@ -37,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 
 def directory(recipe: Recipe, place: RunContext) -> Path:
-    return place.workspace.store / recipe.run_id
+    return place.workspace.store / resolve(recipe).run_id
 
 
 def trained(root: Path, recipe_changes: tuple[Change, ...], until: int | None = None) -> Path:
@@ -45,10 +46,10 @@ def trained(root: Path, recipe_changes: tuple[Change, ...], until: int | None = 
         recipe = load("dafl_digits", SHORT).model_copy(update={"changes": recipe_changes})
         place = replace(place, until=until)
         if until is None:
-            run(recipe, place)
+            run(resolve(recipe), place)
         else:
             with pytest.raises(Interrupted, match=f"stopped at step {until} of 8"):
-                run(recipe, place)
+                run(resolve(recipe), place)
         return directory(recipe, place)
 
 
@@ -88,8 +89,8 @@ def test_changes_to_what_is_there_already_change_nothing(tmp_path: Path, plain: 
 @pytest.mark.parametrize("until", [2, 4, 6])
 def test_a_run_is_left_at_a_step_and_continued(tmp_path: Path, until: int, changed: Path) -> None:
     ours = trained(tmp_path, CHANGES, until)
-    assert read_status(ours)["state"] == "interrupted"
-    assert read_status(ours)["step"] == until
+    assert RunDirectory(ours).status()["state"] == "interrupted"
+    assert RunDirectory(ours).status()["step"] == until
     assert rows(ours) == [row for row in rows(changed) if row["step"] <= until]
     assert trained(tmp_path, CHANGES, until) == ours, "again: nothing is left to do"
     assert_same_run(trained(tmp_path, CHANGES), changed)
@@ -99,12 +100,12 @@ def test_a_stop_at_every_step_of_every_stretch_loses_nothing(tmp_path: Path, cha
     with shrunk(8, tmp_path) as (place, load):
         recipe = load("dafl_digits", SHORT).model_copy(update={"changes": CHANGES})
         assert recipe.teacher is not None
-        run(load(str(recipe.teacher.recipe)), place)
+        run(resolve(load(str(recipe.teacher.recipe))), place)
         stopping = replace(place, make_reporter=lambda at: LocalReporter(at, lambda: True))
         for step in range(1, 8):
             with pytest.raises(Interrupted, match=f"stopped at step {step} of 8"):
-                run(recipe, stopping)
-        run(recipe, place)
+                run(resolve(recipe), stopping)
+        run(resolve(recipe), place)
         ours = directory(recipe, place)
     assert_same_run(ours, changed)
     assert rows(ours) == rows(changed)
@@ -116,7 +117,7 @@ def test_who_inherits_ends_as_who_trained_it_all(tmp_path: Path, changed: Path, 
     donor = trained(tmp_path, CHANGES[:1], until=6)
     heir = donor.parent / changed.name
     with mock.patch("os.link", side_effect=None if links else OSError, wraps=os.link):
-        assert fork(heir, donor, 6)
+        assert fork(RunDirectory(heir), RunDirectory(donor), 6)
     assert [row["step"] for row in rows(heir)] == [2, 4, 6]
     assert (heir / "checkpoints/step_0000006/state.pt").stat().st_nlink == (2 if links else 1)
     ours = trained(tmp_path, CHANGES)
@@ -128,7 +129,7 @@ def test_who_inherits_ends_as_who_trained_it_all(tmp_path: Path, changed: Path, 
 
 def test_what_the_donor_did_later_is_not_inherited(tmp_path: Path, plain: Path) -> None:
     heir = tmp_path / "heir"
-    assert fork(heir, plain, 6)
+    assert fork(RunDirectory(heir), RunDirectory(plain), 6)
     assert [row["step"] for row in rows(heir)] == [2, 4, 6]
     assert [row["step"] for row in rows(plain)] == [2, 4, 6, 8]
 
@@ -136,22 +137,22 @@ def test_what_the_donor_did_later_is_not_inherited(tmp_path: Path, plain: Path) 
 def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path, plain: Path) -> None:
     donor, heir = trained(tmp_path, CHANGES, until=4), tmp_path / "heir"
     (donor / "checkpoints/step_0000004/state.pt").write_bytes(b"torn")
-    assert not fork(heir, donor, 4)
-    assert not fork(heir, donor, 6), "it never was there"
+    assert not fork(RunDirectory(heir), RunDirectory(donor), 4)
+    assert not fork(RunDirectory(heir), RunDirectory(donor), 6), "it never was there"
     assert not heir.exists()
 
 
 def test_a_damaged_heir_is_left_to_its_own_run(tmp_path: Path, plain: Path) -> None:
     torn = tmp_path / "heir/checkpoints/step_0000002"
     torn.mkdir(parents=True)
-    assert fork(tmp_path / "heir", plain, 6)
+    assert fork(RunDirectory(tmp_path / "heir"), RunDirectory(plain), 6)
     assert [path.name for path in torn.parent.iterdir()] == [torn.name]
 
 
 def test_who_has_begun_inherits_nothing(tmp_path: Path) -> None:
     donor = trained(tmp_path, CHANGES, until=4)
     heir = trained(tmp_path / "other", CHANGES, until=2)
-    assert fork(heir, donor, 4)
+    assert fork(RunDirectory(heir), RunDirectory(donor), 4)
     assert [path.name for path in (heir / "checkpoints").iterdir()] == ["step_0000002"]
 
 

@@ -13,6 +13,7 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
 from raykd.models import build_model
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.workspace import Workspace
 
@@ -26,13 +27,13 @@ def test_a_student_is_trained_and_selected_without_an_image(tmp_path: Path) -> N
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), teacher)
     recipe = load_recipe("dafl_digits", [DESCRIBED, f"teacher={{model: lenet5, weights: {teacher}}}", *SMALL])
     place = RunContext(World.alone(), Workspace(None, tmp_path / "runs"), Runtime(), LocalReporter)
-    result = run(recipe, place)
+    result = run(resolve(recipe), place)
     assert result["data_opened"] == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
     assert set(result["blind"]) == {"step"}
-    lines = (tmp_path / "runs" / recipe.run_id / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "runs" / resolve(recipe).run_id / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     assert all(0 <= json.loads(line)["blind/agreement"] <= 100 for line in lines)
-    assert (tmp_path / "runs" / recipe.run_id / "student.safetensors").is_file()
+    assert (tmp_path / "runs" / resolve(recipe).run_id / "student.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from raykd.artifacts.bank import write_products
 from raykd.store.checkpoint import latest_checkpoint
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
 from tests.worker_pair import run_two_workers
 
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     for rank in range(2):
         (folder / f"machine-{rank}" / "bank").mkdir(parents=True)
-    write_products(folder / "machine-0", {"class_00000": {"w": torch.ones(1)}})
+    write_products(RunDirectory(folder / "machine-0"), {"class_00000": {"w": torch.ones(1)}})
     with (folder / "held" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run_two_workers("tests.engine.failing_pair", folder)
@@ -51,5 +51,5 @@ def test_a_report_that_failed_leaves_the_checkpoint_before(folder: Path) -> None
     latest = latest_checkpoint(folder / "run" / "checkpoints")
     assert latest is not None
     assert latest.name == "step_0000001"
-    assert read_status(folder / "run")["step"] == 1
+    assert RunDirectory(folder / "run").status()["step"] == 1
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 1

@@ -13,6 +13,7 @@ from raykd.engine.build import Built, build
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.workspace import Workspace
 from tests.engine.test_other_images import made, workspace
@@ -21,7 +22,7 @@ SMALL = ["schedule={steps: 4, report_every: 2, global_batch: 30}"]
 
 
 def built(where: Workspace, *pairs: str, recipe: str = "supervised_digits_lenet5") -> Built:
-    return build(load_recipe(recipe, [*SMALL, *pairs]), World.alone(), Runtime(), where)
+    return build(resolve(load_recipe(recipe, [*SMALL, *pairs])), World.alone(), Runtime(), where)
 
 
 def rows(pixels: Tensor) -> set[bytes]:
@@ -47,17 +48,17 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
 def test_its_figures_stand_beside_those_of_the_test_split(tmp_path: Path) -> None:
     recipe = load_recipe("supervised_digits_lenet5", [*SMALL, "data.holdout=0.2"])
     place = RunContext(World.alone(), Workspace(None, tmp_path), Runtime(), LocalReporter)
-    result = run(recipe, place)
+    result = run(resolve(recipe), place)
     assert {"accuracy/top1", "holdout/accuracy/top1"} <= result["last"].keys()
     assert result["data_opened"]["train"] == ["digits/train"]
     plain = load_recipe("supervised_digits_lenet5", SMALL)
-    assert plain.run_id != recipe.run_id
-    assert not any(key.startswith("holdout") for key in run(plain, place)["last"])
+    assert resolve(plain).run_id != resolve(recipe).run_id
+    assert not any(key.startswith("holdout") for key in run(resolve(plain), place)["last"])
 
 
 def test_other_images_measure_agreement_alone(tmp_path: Path) -> None:
     recipe = made(tmp_path).model_copy(update={"data": made(tmp_path).data.model_copy(update={"holdout": 0.4})})
-    figures = build(recipe, World.alone(), Runtime(), workspace(tmp_path))
+    figures = build(resolve(recipe), World.alone(), Runtime(), workspace(tmp_path))
     found = figures.evaluator.score(figures.method.student)
     assert "holdout/agreement" in found
     assert "holdout/accuracy/top1" not in found

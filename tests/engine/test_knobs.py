@@ -8,6 +8,7 @@ import pytest
 
 from raykd.config.base import Config
 from raykd.engine.run import run
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_names
 from tests.golden.shrunk import shrunk
 
@@ -93,7 +94,7 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             recipe = load(name, pairs)
             keep.append(recipe)
             reads.seen.clear()
-            run(recipe, place)
+            run(resolve(recipe), place)
         ours, missed = reads.unread(recipe)
         read |= ours
         if missed:

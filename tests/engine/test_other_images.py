@@ -17,6 +17,7 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
 from raykd.models import build_model
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.store.checkpoint import save_weights
 from raykd.store.workspace import Workspace
@@ -49,7 +50,7 @@ def workspace(root: Path) -> Workspace:
 
 
 def test_only_the_other_images_are_opened(tmp_path: Path) -> None:
-    result = run(made(tmp_path), RunContext(World.alone(), workspace(tmp_path), Runtime(), LocalReporter))
+    result = run(resolve(made(tmp_path)), RunContext(World.alone(), workspace(tmp_path), Runtime(), LocalReporter))
     assert result["data_opened"] == {
         "train": [], "synthetic": [], "ood": ["ours/train"], "calibration": [], "test": ["digits/test"],
     }  # fmt: skip
@@ -57,7 +58,7 @@ def test_only_the_other_images_are_opened(tmp_path: Path) -> None:
 
 
 def test_a_student_is_shown_them_as_the_teacher_wants_images(tmp_path: Path) -> None:
-    built = build(made(tmp_path), World.alone(), Runtime(), workspace(tmp_path))
+    built = build(resolve(made(tmp_path)), World.alone(), Runtime(), workspace(tmp_path))
     batch, spec = built.streams["ood"].batch(0), built.spec
     assert (spec.name, spec.num_classes) == ("digits", 10)
     shown = spec.normalise(load_images("ours", "train", spec, tmp_path, torch.arange(5)).pixels / 255)
@@ -73,7 +74,7 @@ def test_a_student_is_shown_them_as_the_teacher_wants_images(tmp_path: Path) -> 
 def test_of_one_image_many_are_made(tmp_path: Path) -> None:
     data = "{name: digits, ood: ours, ood_images: 1, augment: [strong]}"
     recipe = made(tmp_path, "schedule.global_batch=512", data=data)
-    built = build(recipe, World.alone(), Runtime(), workspace(tmp_path))
+    built = build(resolve(recipe), World.alone(), Runtime(), workspace(tmp_path))
     stream = built.streams["ood"]
     with patch.object(torch, "randperm", wraps=torch.randperm) as drawn:
         batches = [stream.batch(step) for step in range(4)]
@@ -106,17 +107,17 @@ def test_a_recipe_names_other_images_where_they_are_wanted(recipe: str, pairs: l
 def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = made(tmp_path, "data.ood=theirs")
     with pytest.raises(UsageError, match="unknown data set 'theirs'"):
-        build(recipe, World.alone(), Runtime(), workspace(tmp_path))
+        build(resolve(recipe), World.alone(), Runtime(), workspace(tmp_path))
 
 
 def test_what_no_recipe_of_before_could_say_changes_no_run_id() -> None:
-    ids = {name: load_recipe(name).run_id for name in ("noise_digits", "supervised_digits_lenet5")}
+    ids = {name: resolve(load_recipe(name)).run_id for name in ("noise_digits", "supervised_digits_lenet5")}
     assert ids == {
         "noise_digits": "noise_digits-3b10622c-s0",
         "supervised_digits_lenet5": "supervised_digits_lenet5-0eab3dcb-s0",
     }
     whole, other, one = (
-        load_recipe("blind_kd_mnist", pairs).content_hash
+        resolve(load_recipe("blind_kd_mnist", pairs)).content_hash
         for pairs in ([], ["data.ood=fashion-mnist"], ["data.ood_images=1"])
     )
     assert len({whole, other, one}) == 3

@@ -21,9 +21,10 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RunFailed, UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.store.checkpoint import find_fault, read_checkpoint
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
 from tests.engine.killed import MOMENTS, RECIPES, STEPS
 from tests.golden.shrunk import Load, shrunk
 from tests.methods.toy import assert_same
@@ -59,7 +60,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     found, expected = (read_checkpoint(path) for path in last)
     assert_same(found.weights, expected.weights)
     assert_same({**found.state, "seconds": 0}, {**expected.state, "seconds": 0})
-    results = [read_status(d)["result"] | {"seconds": 0} for d in (ours, theirs)]
+    results = [RunDirectory(d).status()["result"] | {"seconds": 0} for d in (ours, theirs)]
     assert results[0] == results[1]
 
 
@@ -74,8 +75,8 @@ def whole(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that nothing disturbed."""
     with shrunk(STEPS, tmp_path_factory.mktemp("whole")) as (place, load):
         recipe = load(name, RECIPES[name])
-        run(recipe, place)
-        return place.workspace.store / recipe.run_id
+        run(resolve(recipe), place)
+        return place.workspace.store / resolve(recipe).run_id
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,8 @@ def killed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     assert done.returncode == 0, done.stderr
     with shrunk(STEPS, root) as (place, load):
         recipe = load(name, RECIPES[name])
-        run(recipe, place)
-        directory = place.workspace.store / recipe.run_id
+        run(resolve(recipe), place)
+        directory = place.workspace.store / resolve(recipe).run_id
     deaths = [json.loads(line) for line in done.stdout.splitlines()]
     return directory, deaths, done.stderr
 
@@ -135,7 +136,7 @@ def stop(recipe: Recipe, place: RunContext, times: int) -> None:
     assert teacher is not None
     for step in range(1, times + 1):
         with pytest.raises(Interrupted, match=f"stopped at step {step} of") as caught:
-            run(recipe, stopping(place))
+            run(resolve(recipe), stopping(place))
         assert caught.value.exit_code == 130
 
 
@@ -144,9 +145,9 @@ def test_a_stopped_and_moved_run_goes_on(tmp_path: Path, name: str, whole: Path)
     with shrunk(STEPS, before) as (place, load):
         recipe = load(name, RECIPES[name])
         assert recipe.teacher is not None
-        run(load(str(recipe.teacher.recipe)), place)
+        run(resolve(load(str(recipe.teacher.recipe))), place)
         stop(recipe, place, times=3)
-        assert read_status(place.workspace.store / recipe.run_id)["state"] == "interrupted"
+        assert RunDirectory(place.workspace.store / resolve(recipe).run_id).status()["state"] == "interrupted"
     named = [
         path.relative_to(tmp_path)
         for path in before.rglob("*")
@@ -155,7 +156,7 @@ def test_a_stopped_and_moved_run_goes_on(tmp_path: Path, name: str, whole: Path)
     assert named == []
     before.rename(after)
     with shrunk(STEPS, after) as (place, load):
-        run(load(name, RECIPES[name]), place)
+        run(resolve(load(name, RECIPES[name])), place)
     assert_same_run(after / "runs" / whole.name, whole)
     assert rows(after / "runs" / whole.name) == rows(whole)
 
@@ -165,8 +166,8 @@ def test_a_finished_run_is_only_read(name: str, whole: Path, tmp_path: Path) -> 
     shutil.copytree(whole.parent, store)
     (store / whole.name / "checkpoints").rename(store / "elsewhere")
     with shrunk(STEPS, tmp_path) as (place, load):
-        result = run(load(name, RECIPES[name]), place)
-    assert result == read_status(whole)["result"]
+        result = run(resolve(load(name, RECIPES[name])), place)
+    assert result == RunDirectory(whole).status()["result"]
     assert result["selected"] == ("last" if "mosaic" in name else "blind")
 
 
@@ -176,8 +177,8 @@ def damaged_run(root: Path, how_many: int) -> tuple[Recipe, RunContext, Load]:
         recipe = load("supervised_digits_lenet5", SHORT)
         for _ in range(3):
             with pytest.raises(Interrupted):
-                run(recipe, stopping(place))
-    checkpoints = sorted((place.workspace.store / recipe.run_id / "checkpoints").iterdir())
+                run(resolve(recipe), stopping(place))
+    checkpoints = sorted((place.workspace.store / resolve(recipe).run_id / "checkpoints").iterdir())
     assert [path.name for path in checkpoints] == ["step_0000002", "step_0000003"]
     for path in checkpoints[-how_many:]:
         content = bytearray((path / "state.pt").read_bytes())
@@ -191,18 +192,18 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
 ) -> None:
     recipe, place, _ = damaged_run(tmp_path / "damaged", 1)
     with caplog.at_level(logging.WARNING):
-        run(recipe, place)
+        run(resolve(recipe), place)
     assert "step_0000003 is damaged (state.pt differs from its checksum)" in caplog.text
     with shrunk(2, tmp_path / "other") as (other, load):
-        run(load("supervised_digits_lenet5", SHORT), other)
-    assert_same_run(place.workspace.store / recipe.run_id, other.workspace.store / recipe.run_id)
-    assert [row["step"] for row in rows(place.workspace.store / recipe.run_id)] == [1, 2, 3, 4]
+        run(resolve(load("supervised_digits_lenet5", SHORT)), other)
+    assert_same_run(place.workspace.store / resolve(recipe).run_id, other.workspace.store / resolve(recipe).run_id)
+    assert [row["step"] for row in rows(place.workspace.store / resolve(recipe).run_id)] == [1, 2, 3, 4]
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
     recipe, place, _ = damaged_run(tmp_path, 2)
     with pytest.raises(CorruptError, match="no whole checkpoint") as caught:
-        run(recipe, place)
+        run(resolve(recipe), place)
     assert caught.value.exit_code == 4
 
 
@@ -212,10 +213,10 @@ def test_an_absurd_rate_fails_and_saves_nothing_that_is_not_finite(tmp_path: Pat
     with shrunk(2, tmp_path) as (place, load):
         recipe = load("supervised_digits_lenet5", pairs)
         with pytest.raises(RunFailed, match=r"not finite at step .*Lower the learning rate") as caught:
-            run(recipe, place)
-    directory = place.workspace.store / recipe.run_id
+            run(resolve(recipe), place)
+    directory = place.workspace.store / resolve(recipe).run_id
     assert caught.value.exit_code == 1
-    status = read_status(directory)
+    status = RunDirectory(directory).status()
     assert status["state"] == "failed"
     assert status["reason"] == str(caught.value)
     for path in (directory / "checkpoints").glob("*"):
@@ -236,13 +237,13 @@ def test_the_checkpoint_before_a_failure_stays(tmp_path: Path, monkeypatch: pyte
         recipe = load("supervised_digits_lenet5", SHORT)
         monkeypatch.setattr(Supervised, "step", poisoned)
         with pytest.raises(RunFailed, match="loss/cross_entropy not finite at step 3"):
-            run(recipe, place)
-        checkpoints = place.workspace.store / recipe.run_id / "checkpoints"
+            run(resolve(recipe), place)
+        checkpoints = place.workspace.store / resolve(recipe).run_id / "checkpoints"
         assert [p.name for p in sorted(checkpoints.iterdir())] == ["step_0000001", "step_0000002"]
         assert [find_fault(path) for path in checkpoints.iterdir()] == [None, None]
         monkeypatch.undo()
     with shrunk(2, tmp_path) as (place, load):
-        assert run(load("supervised_digits_lenet5", SHORT), place)["last"]["step"] == 4
+        assert run(resolve(load("supervised_digits_lenet5", SHORT)), place)["last"]["step"] == 4
 
 
 @pytest.mark.parametrize("name", ["dafl_mnist", "noise_mnist", "kd_mnist"])
@@ -254,10 +255,10 @@ def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> 
             path.unlink()
         if name == "kd_mnist":
             with pytest.raises(UsageError, match=r"'mnist': no file matches .*train.*splits there: test"):
-                run(recipe, place)
+                run(resolve(recipe), place)
             return
-        result = run(recipe, place)
-    environment = json.loads((place.workspace.store / recipe.run_id / "environment.json").read_text())
+        result = run(resolve(recipe), place)
+    environment = json.loads((place.workspace.store / resolve(recipe).run_id / "environment.json").read_text())
     expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"]}
     assert environment["data_opened"] == result["data_opened"] == expected
     assert len(environment["teacher_sha256"]) == 64
@@ -275,6 +276,6 @@ def test_the_environment_names_no_place_and_no_machine(whole: Path) -> None:
 
 def test_a_run_directory_says_what_was_run(whole: Path, tmp_path: Path) -> None:
     with shrunk(STEPS, tmp_path):  # the id depends on the teacher's recipe, which was small
-        assert load_recipe(str(whole / "recipe.yaml")).run_id == whole.name
+        assert resolve(load_recipe(str(whole / "recipe.yaml"))).run_id == whole.name
     names = [path.name for path in (whole / "samples").iterdir()]
     assert sorted(names) == [f"step_{step:07d}.png" for step in range(2, STEPS + 1, 2)]

@@ -8,6 +8,7 @@ from raykd.distributed.world import World
 from raykd.engine import stop
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import StopPoll
+from raykd.store.run_directory import RunDirectory
 
 
 class Clock:
@@ -25,7 +26,7 @@ def test_a_stop_is_heard_within_a_second_also_after_resuming(
     clock = Clock()
     asked: list[bool] = []
     monkeypatch.setattr(stop, "time", clock)
-    poll = StopPoll(LocalReporter(tmp_path, lambda: bool(asked)), World.alone(), first)
+    poll = StopPoll(LocalReporter(RunDirectory(tmp_path), lambda: bool(asked)), World.alone(), first)
     for done in range(first + 1, first + 200):
         clock.now += 0.05
         assert not poll.asked(done)
@@ -42,7 +43,7 @@ def test_steps_that_only_fill_a_queue_do_not_put_the_question_off(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(stop, "time", clock)
-    poll = StopPoll(LocalReporter(tmp_path, lambda: True), World.alone(), 0)
+    poll = StopPoll(LocalReporter(RunDirectory(tmp_path), lambda: True), World.alone(), 0)
     clock.now += 1e-5  # the launch of the first step, not its computation
     assert poll.asked(1)
     assert poll.asked(11)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from raykd.artifacts.bank import FOLDER, BankFiles, finish_bank, open_bank, write_products
+from raykd.artifacts.bank import BankFiles, finish_bank, open_bank, write_products
 from raykd.artifacts.synthetic_set import SyntheticFolder
 from raykd.data import parquet
 from raykd.data.datasets import data_spec, load_images, train_spec
@@ -26,6 +26,7 @@ from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.generators import EVERY, GeneratorBank
 from raykd.models import build_model
 from raykd.recipe.recipe import dump_recipe, load_recipe
+from raykd.store.run_directory import RunDirectory
 from tests.planning.untrained_bank import CONFIG, save_bank, save_run, save_teacher
 
 SPEC = data_spec("digits")
@@ -47,7 +48,7 @@ def run(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run of a bank of ten members."""
     made = save_run(store, "bank-run")
     save_bank(made, tuple(range(10)))
-    files = open_bank(made)
+    files = open_bank(RunDirectory(made))
     monkeypatch.setattr(generated, "_GROUP_BYTES", 4 * 3 * files.numbers // 10)
     return made
 
@@ -63,7 +64,7 @@ def columns(folder: Path) -> tuple[list[int], Tensor]:
 
 
 def test_a_set_holds_what_its_bank_makes(store: Path, run: Path) -> None:
-    made = synthesize(run, 250, store / "made", None)
+    made = synthesize(RunDirectory(run), 250, store / "made", None, World.alone())
     assert (made["files"], made["written"], made["bank"]) == (3, 3, "bank-run")
     spec = train_spec("made", SPEC, store)
     opened = OpenedData(store)
@@ -81,9 +82,11 @@ def test_a_set_holds_what_its_bank_makes(store: Path, run: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(logits, network(shown), atol=1e-5)
     # Row 137 by hand, from the bank as a whole.
-    source = generated.BankRows(open_bank(run), 3, torch.device("cpu"))
+    source = generated.BankRows(open_bank(RunDirectory(run)), 3, torch.device("cpu"))
     with torch.no_grad():
-        image = open_bank(run).load(range(10)).mixed(source._latents([137]), torch.tensor(labels[137:138]))[0]
+        image = (
+            open_bank(RunDirectory(run)).load(range(10)).mixed(source._latents([137]), torch.tensor(labels[137:138]))[0]
+        )
     manifest = json.loads((store / "made" / "manifest.json").read_text())
     low, high = manifest["pixel_range"]["low"][0], manifest["pixel_range"]["high"][0]
     error = (shown[137] - image.clamp(low, high)).abs().max().item()
@@ -92,7 +95,7 @@ def test_a_set_holds_what_its_bank_makes(store: Path, run: Path) -> None:
 
 
 def test_the_manifest_says_what_the_set_is(store: Path, run: Path) -> None:
-    synthesize(run, 120, store / "made", None)
+    synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
     manifest = json.loads((store / "made" / "manifest.json").read_text())
     weights = (store / "teacher.safetensors").read_bytes()
     assert manifest["rows"] == 120
@@ -110,7 +113,7 @@ def test_the_manifest_says_what_the_set_is(store: Path, run: Path) -> None:
 
 def test_a_longer_set_begins_like_a_shorter_one(store: Path, run: Path) -> None:
     for rows in (130, 205):
-        synthesize(run, rows, store / f"made{rows}", None)
+        synthesize(RunDirectory(run), rows, store / f"made{rows}", None, World.alone())
     spec = train_spec("made130", SPEC, store)
     short, long = (load_images(f"made{rows}", "train", spec, store) for rows in (130, 205))
     # Rows 100 to 129 are computed beside others there, so a value between two levels may fall either way.
@@ -124,7 +127,7 @@ def test_a_longer_set_begins_like_a_shorter_one(store: Path, run: Path) -> None:
 def test_a_killed_command_goes_on_to_the_same_bytes(
     store: Path, run: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    synthesize(run, 250, store / "made", None)
+    synthesize(RunDirectory(run), 250, store / "made", None, World.alone())
     whole = contents(store / "made")
     (store / "made").rename(store / "whole")
     with monkeypatch.context() as patch:
@@ -142,11 +145,11 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
             patch.setattr(place, name, call)
 
         if moment == "before the manifest":
-            killing(synthesis, "write_text", 1)
+            killing(synthesis, "write_json", 1)
         else:
             killing(*((SyntheticFolder, "write", 3) if moment == "before a file" else (pq, "write_table", 2)))
         with pytest.raises(KeyboardInterrupt):
-            synthesize(run, 250, store / "made", None)
+            synthesize(RunDirectory(run), 250, store / "made", None, World.alone())
     left = contents(store / "made")
     assert len(left) == {"before a file": 2, "within a file": 1, "before the manifest": 3}[moment]
     assert all(whole[name] == data for name, data in left.items())
@@ -154,7 +157,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
     torch.manual_seed(1)  # nothing hangs on torch's own generator
     monkeypatch.setattr(generated, "_SAMPLE", 32)  # nor is the range taken anew
     (store / "made" / ".train-00001-of-00003.parquet.writing").write_bytes(b"left by SIGKILL")
-    made = synthesize(run, 250, store / "made", None)
+    made = synthesize(RunDirectory(run), 250, store / "made", None, World.alone())
     assert made["written"] == 3 - len(left)
     assert {name: (store / "made" / name).stat().st_mtime_ns for name in left} == stamps
     (store / "made" / ".train-00001-of-00003.parquet.writing").unlink(missing_ok=True)
@@ -164,21 +167,21 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
 def test_a_finished_set_is_checked_and_left_alone(
     store: Path, run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    synthesize(run, 120, store / "made", None)
+    synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
     with monkeypatch.context() as patch:
         patch.setattr(synthesis, "_make", lambda *_: pytest.fail("images were made again"))
         with caplog.at_level("INFO", "raykd"):
-            assert synthesize(run, 120, store / "made", None)["written"] == 0
+            assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone())["written"] == 0
     assert "finished already" in caplog.text
     second = store / "made" / "train-00001-of-00002.parquet"
     data = bytearray(second.read_bytes())
     data[100] ^= 1
     second.write_bytes(data)
     with pytest.raises(CorruptError, match=f"{second.name} differs from its checksum"):
-        synthesize(run, 120, store / "made", None)
+        synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
     second.unlink()
-    assert synthesize(run, 120, store / "made", None)["written"] == 1
-    assert synthesize(run, 120, store / "made", None)["written"] == 0
+    assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone())["written"] == 1
+    assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone())["written"] == 0
 
 
 def test_memory_is_bounded_by_file_group_and_batch(store: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +203,7 @@ def test_memory_is_bounded_by_file_group_and_batch(store: Path, run: Path, monke
     monkeypatch.setattr(GeneratorBank, "mixed", watched_mixed)
     monkeypatch.setattr(BankFiles, "load", watched_load)
     monkeypatch.setattr(SyntheticFolder, "write", watched_write)
-    synthesize(run, 250, store / "made", None)
+    synthesize(RunDirectory(run), 250, store / "made", None, World.alone())
     assert max(batches) == 16
     assert sum(batches) == 64 + 250
     assert files == [100, 100, 50]
@@ -212,7 +215,7 @@ def test_memory_is_bounded_by_file_group_and_batch(store: Path, run: Path, monke
 def test_a_single_generator_is_labelled_by_the_teacher_or_by_what_was_asked(store: Path, conditions: int) -> None:
     run = save_run(store, "single-run")
     save_bank(run, (EVERY,), conditions)
-    synthesize(run, 60, store / "made", None)
+    synthesize(RunDirectory(run), 60, store / "made", None, World.alone())
     labels, logits = columns(store / "made")
     if conditions:
         assert Counter(labels) == Counter({label: 6 for label in range(10)})
@@ -222,35 +225,35 @@ def test_a_single_generator_is_labelled_by_the_teacher_or_by_what_was_asked(stor
 
 def test_runs_that_cannot_serve_say_what_would(store: Path, run: Path) -> None:
     with pytest.raises(UsageError, match="--images 0"):
-        synthesize(run, 0, store / "made", None)
+        synthesize(RunDirectory(run), 0, store / "made", None, World.alone())
     with pytest.raises(UsageError, match="does not exist; no recipe.yaml"):
-        synthesize(store / "nowhere", 10, store / "made", None)
+        synthesize(RunDirectory(store / "nowhere"), 10, store / "made", None, World.alone())
     with pytest.raises(UsageError, match="run plain has no checkpoint, in which"):
-        synthesize(save_run(store, "plain"), 10, store / "made", None)
+        synthesize(RunDirectory(save_run(store, "plain")), 10, store / "made", None, World.alone())
     other = save_run(store, "other")
     other_recipe = load_recipe("kd_digits", ["controls=[]"])
     (other / "recipe.yaml").write_text(dump_recipe(other_recipe))
     with pytest.raises(UsageError, match="run other has no bank.*trains generators"):
-        synthesize(other, 10, store / "made", None)
-    (run / FOLDER / "manifest.json").rename(store / "manifest.json")
+        synthesize(RunDirectory(other), 10, store / "made", None, World.alone())
+    (run / "bank" / "manifest.json").rename(store / "manifest.json")
     with pytest.raises(UsageError, match="has not finished its bank"):
-        synthesize(run, 10, store / "made", None)
-    (store / "manifest.json").rename(run / FOLDER / "manifest.json")
+        synthesize(RunDirectory(run), 10, store / "made", None, World.alone())
+    (store / "manifest.json").rename(run / "bank" / "manifest.json")
     weights = store / "teacher.safetensors"
     weights.rename(store / "elsewhere")
     with pytest.raises(UsageError, match="no weights file.*teacher.safetensors"):
-        synthesize(run, 10, store / "made", None)
+        synthesize(RunDirectory(run), 10, store / "made", None, World.alone())
     save_teacher(store, seed=1)
-    with pytest.raises(UsageError, match="not those that the bank in bank-run was trained against"):
-        synthesize(run, 10, store / "made", None)
+    with pytest.raises(UsageError, match="not those that run .* was trained against"):
+        synthesize(RunDirectory(run), 10, store / "made", None, World.alone())
     assert not (store / "made").exists()
 
 
 def test_a_bank_trained_again_does_not_go_on_with_the_old_set(store: Path, run: Path) -> None:
-    synthesize(run, 120, store / "made", None)
+    synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
     save_bank(run, tuple(range(10)), seed=10)
     with pytest.raises(UsageError, match="whose bank_sha256 is"):
-        synthesize(run, 120, store / "made", None)
+        synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
 
 
 def test_a_bank_that_makes_no_numbers_is_refused(store: Path) -> None:
@@ -261,8 +264,8 @@ def test_a_bank_that_makes_no_numbers_is_refused(store: Path) -> None:
         for parameter in bank.parameters():
             parameter.fill_(float("nan"))
     save_bank(run, (0, 1))
-    write_products(run, {"class_00001": bank.member_state(1)})
-    about = json.loads((run / FOLDER / "manifest.json").read_text())
-    finish_bank(run, about, World.alone())
+    write_products(RunDirectory(run), {"class_00001": bank.member_state(1)})
+    about = json.loads((run / "bank" / "manifest.json").read_text())
+    finish_bank(RunDirectory(run), about, World.alone())
     with pytest.raises(RunFailed, match="not finite"):
-        synthesize(run, 10, store / "made", None)
+        synthesize(RunDirectory(run), 10, store / "made", None, World.alone())

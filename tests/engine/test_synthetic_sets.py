@@ -12,11 +12,12 @@ from raykd.cluster.config import Cluster
 from raykd.data.datasets import count_images, data_spec, load_images, train_spec
 from raykd.distributed.world import World
 from raykd.engine.image_sources import MethodRows
-from raykd.engine.synthesis import make_frozen_sets, synthesize
-from raykd.engine.synthetic_sets import set_folder
+from raykd.engine.synthesis import make_image_sets, synthesize
 from raykd.errors import UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.runners.train import train
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 SMALL = {"schedule.steps": 4, "schedule.report_every": 2, "schedule.global_batch": 16}
@@ -30,7 +31,15 @@ def recipe(name: str, **fields: Any) -> Recipe:
 
 
 def trained(made: Recipe, store: Path) -> dict[str, Any]:
-    return train(made, Cluster(name="here", workers=0, threads=1), store=store, data_root=None, should_stop=bool)
+    return train(
+        resolve(made), Cluster(name="here", workers=0, threads=1), store=store, data_root=None, should_stop=bool
+    )
+
+
+def set_folder(made: Recipe, store: Path) -> Path:
+    images = resolve(made).training_set
+    assert images is not None
+    return store / images.name
 
 
 def student(images: int = 300) -> Recipe:
@@ -39,9 +48,8 @@ def student(images: int = 300) -> Recipe:
 
 def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_path: Path) -> None:
     made = student()
-    assert made.bank is not None
     result = trained(made, tmp_path)
-    folder = set_folder(made.bank, tmp_path)
+    folder = set_folder(made, tmp_path)
     assert result["data_opened"]["train"] == []
     assert result["data_opened"]["synthetic"] == [f"{folder}/train"]
     assert count_images(str(folder), "train", None) == 300
@@ -49,17 +57,18 @@ def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_pat
     other = recipe("kd_digits", bank={**GENERATORS, "images": 300}, **{"method.temperature": 2.0})
     trained(other, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert make_frozen_sets(other, World.alone(), Workspace(None, tmp_path)) == 0
-    assert synthesize(tmp_path / other.run_id, 20, tmp_path / "more", None)["bank"].startswith("dafl_digits-")
+    assert make_image_sets(resolve(other), World.alone(), Workspace(None, tmp_path)) == 0
+    assert synthesize(RunDirectory(tmp_path / resolve(other).run_id), 20, tmp_path / "more", None, World.alone())[
+        "bank"
+    ].startswith("dafl_digits-")
 
 
 def test_the_set_holds_the_images_of_the_generator_up_to_its_levels(tmp_path: Path) -> None:
     made = student()
-    assert made.bank is not None
     trained(made, tmp_path)
-    folder, spec = set_folder(made.bank, tmp_path), data_spec("digits")
+    folder, spec = set_folder(made, tmp_path), data_spec("digits")
     run = next(tmp_path.glob("dafl_digits-*"))
-    source = MethodRows(run, recipe("dafl_digits", **{"method.generator_width": 8}), Workspace(None, tmp_path))
+    source = MethodRows(RunDirectory(run), World.alone(), Workspace(None, tmp_path))
     shown = train_spec(str(folder), spec, None)
     stored = load_images(str(folder), "train", shown, None)
     wanted = torch.empty(300, 1, 32, 32)
@@ -82,19 +91,19 @@ def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:
     result, without = trained(judged, tmp_path), trained(plain, tmp_path)
     assert 0 <= result["last"]["referee/agreement"] <= 100
     assert "referee/accuracy/top1" not in result["last"]
-    assert judged.run_id != plain.run_id
+    assert resolve(judged).run_id != resolve(plain).run_id
     own = {key: value for key, value in result["last"].items() if not key.startswith("referee/")}
     assert own == without["last"]
-    row = json.loads((tmp_path / judged.run_id / "metrics.jsonl").read_text().splitlines()[-1])
+    row = json.loads((tmp_path / resolve(judged).run_id / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["referee/agreement"] == result["last"]["referee/agreement"]
 
 
 def test_a_generator_that_is_gone_is_named(tmp_path: Path) -> None:
     made = recipe("dafl_digits", **{"method.generator_width": 8})
     trained(made, tmp_path)
-    shutil.rmtree(tmp_path / made.run_id / "checkpoints")
+    shutil.rmtree(tmp_path / resolve(made).run_id / "checkpoints")
     with pytest.raises(UsageError, match="has no checkpoint, in which its generator was"):
-        synthesize(tmp_path / made.run_id, 10, tmp_path / "set", None)
+        synthesize(RunDirectory(tmp_path / resolve(made).run_id), 10, tmp_path / "set", None, World.alone())
 
 
 @pytest.mark.parametrize(
@@ -117,9 +126,9 @@ def test_the_same_generators_are_the_same_run() -> None:
     bank = student().bank
     assert bank is not None
     nearly = recipe("kd_digits", bank={**GENERATORS, "images": 301})
-    assert student().run_id == recipe("kd_digits", bank={**GENERATORS, "images": 300}).run_id
-    assert student().run_id != nearly.run_id
+    assert resolve(student()).run_id == resolve(recipe("kd_digits", bank={**GENERATORS, "images": 300})).run_id
+    assert resolve(student()).run_id != resolve(nearly).run_id
     deep = load_recipe("lsgdfd_digits", ["bank.overrides.method.tv_weight=0.2", "bank.overrides.schedule.steps=7"])
     assert deep.bank is not None
     assert deep.bank.overrides == {"method.tv_weight": 0.2, "schedule.steps": 7}
-    assert deep.run_id != load_recipe("lsgdfd_digits").run_id
+    assert resolve(deep).run_id != resolve(load_recipe("lsgdfd_digits")).run_id

@@ -1,12 +1,7 @@
 """Waves: everybody once, nobody too much, and a plan made anew is the rest of the old one."""
 
-from pathlib import Path
-
 import pytest
-import torch
 
-from raykd.distributed.memory import free_device_memory
-from raykd.generators import waves
 from raykd.generators.waves import Wave, member_capacity, plan_waves
 
 STEPS = 10
@@ -82,12 +77,3 @@ def test_the_capacity_is_what_fits(free: int, expected: int) -> None:
 def test_a_gpu_takes_more_images_at_once() -> None:
     assert member_capacity(10**15, 1000, 2, 500, "cuda") == 2048
     assert member_capacity(10**15, 1000, 5000, 500, "cuda") == 1
-
-
-def test_the_free_memory_is_that_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert 10**6 < free_device_memory(torch.device("cpu")) < 10**14
-    table = tmp_path / "meminfo"
-    monkeypatch.setattr(waves, "_MEMINFO", table)
-    assert free_device_memory(torch.device("cpu")) == 4 * 2**30
-    table.write_text("MemTotal:  900 kB\nMemAvailable:  300 kB\n")
-    assert free_device_memory(torch.device("cpu")) == 300 * 1024

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raykd.engine.build import build
 from raykd.engine.run import run
-from raykd.recipe.recipe import bank_run, teacher_run
+from raykd.recipe.experiment import resolve
 from tests.golden.shrunk import shrink, shrunk
 
 FOLDER = Path(__file__).parent
@@ -42,10 +42,10 @@ def measure(name: str) -> dict[str, Any]:
     losses: dict[str, list[float]] = {}
     with TemporaryDirectory() as folder, float64(), shrunk(STEPS, Path(folder)) as (place, load):
         recipe, overrides = load(name), shrink(name, STEPS)
-        for source in (teacher_run(recipe), bank_run(recipe)):
+        for source in (resolve(recipe).teacher, resolve(recipe).bank):
             if source is not None:
                 run(source, place)
-        built = build(recipe, place.world, place.runtime, place.workspace)
+        built = build(resolve(recipe), place.world, place.runtime, place.workspace)
         for step in range(STEPS):
             batches = {role: stream.batch(step) for role, stream in built.streams.items()}
             for key, value in built.method.step(batches).items():

@@ -4,7 +4,6 @@ Every field but the sizes below keeps the recipe's value.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -23,6 +22,7 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext
 from raykd.methods import METHODS
 from raykd.models import build_model
+from raykd.recipe import experiment
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.store.checkpoint import save_weights
 from raykd.store.workspace import Workspace
@@ -94,9 +94,7 @@ def shrunk(steps: int, root: Path) -> Iterator[tuple[RunContext, Load]]:
     with ExitStack() as patches:
         few = {name: replace(DATASETS[name], num_classes=FEW_CLASSES, class_names=()) for name in FEW}
         patches.enter_context(mock.patch.dict(DATASETS, few))
-        for name, module in list(sys.modules.items()):
-            if name.startswith("raykd.") and getattr(module, "load_recipe", None) is load_recipe:
-                patches.enter_context(mock.patch.object(module, "load_recipe", load))
+        patches.enter_context(mock.patch.object(experiment, "load_recipe", load))  # of all that a recipe names
         yield place, load
 
 

@@ -61,7 +61,7 @@ def rows_of_all(world: World) -> dict[str, Any]:
 
 def smallest_capacity(world: World) -> int:
     """The members of a wave where the workers have unequal memory."""
-    with patch("raykd.methods.members.free_memory", lambda device: 10**12 if world.rank else 0):
+    with patch("raykd.methods.members.free_device_memory", lambda device: 10**12 if world.rank else 0):
         return lsgdfd(pattern_setting(world=world)).images_per_step // EACH
 
 

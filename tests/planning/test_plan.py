@@ -16,6 +16,7 @@ from raykd.planning import predict as prediction
 from raykd.planning import profile as trial
 from raykd.planning.plan import DoesNotFit, Terms, gib, plan
 from raykd.planning.predict import Line, Site, line, predict
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, recipe_from_dict
 from raykd.store.workspace import Workspace
 
@@ -135,7 +136,7 @@ def test_classes_that_one_has_are_followed_by_the_others() -> None:
 
 @pytest.mark.usefixtures("in_process")
 def test_figures_of_a_small_recipe_are_those_reckoned_by_hand(tmp_path: Path) -> None:
-    found = plan(recipe(), Runtime(), site(tmp_path, 4), Terms(4, None, 0, 2, 3.0))
+    found = plan(resolve(recipe()), Runtime(), site(tmp_path, 4), Terms(4, None, 0, 2, 3.0))
     (run,) = found["runs"]
     assert run["images_per_worker"] == 128
     assert run["parameters"] == {"student": HALF, "teacher": WHOLE} == {"student": 15_738, "teacher": 61_706}
@@ -155,7 +156,7 @@ def test_figures_of_a_small_recipe_are_those_reckoned_by_hand(tmp_path: Path) ->
 @pytest.mark.usefixtures("in_process")
 def test_runs_that_are_not_there_are_planned_too_and_stood_in_for(tmp_path: Path) -> None:
     one = recipe(teacher={"recipe": "supervised_digits_lenet5"}, schedule={**SHORT, "global_batch": 16})
-    found = plan(one, Runtime(), site(tmp_path), FREE)
+    found = plan(resolve(one), Runtime(), site(tmp_path), FREE)
     teacher, own = found["runs"]
     assert teacher["parameters"] == {"student": WHOLE}
     assert own["notes"][0] == f"run {teacher['run']} is not there: random weights stand in for its network"
@@ -164,7 +165,7 @@ def test_runs_that_are_not_there_are_planned_too_and_stood_in_for(tmp_path: Path
     folder.mkdir()
     (folder / "status.json").write_text('{"state": "finished"}')
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), folder / "student.safetensors")
-    teacher, own = plan(one, Runtime(), site(tmp_path), FREE)["runs"]
+    teacher, own = plan(resolve(one), Runtime(), site(tmp_path), FREE)["runs"]
     assert teacher == {"run": folder.name, "state": "finished"}
     assert not any("stand in" in note for note in own["notes"])
 
@@ -173,19 +174,23 @@ SHORT = {"steps": 4, "report_every": 2}
 
 
 def test_a_dear_size_is_foretold_and_a_cheap_one_is_tried(tmp_path: Path, made_up: list[int]) -> None:
-    found = predict(recipe(), Runtime(), site(tmp_path), tmp_path / "a", memory=None)
+    found = predict(resolve(recipe()), Runtime(), site(tmp_path), tmp_path / "a", memory=None)
     assert made_up == [64, 128], "0.74 s, and 8 times that for each of 7 steps"
     assert found.at("seconds") == pytest.approx(0.1 + 0.01 * 512)
     assert found.peak() == GIB + 512 * 100 * 2**20
     small = recipe(schedule={**SHORT, "global_batch": 32})
-    assert set(predict(small, Runtime(), site(tmp_path), tmp_path / "b", memory=None).trials) == {8, 32}
-    assert set(predict(small, Runtime(), site(tmp_path), tmp_path / "c", memory=4 * GIB).trials) == {8, 16}, "no room"
-    assert set(predict(small, Runtime(), site(tmp_path), tmp_path / "d", memory=None, direct=False).trials) == {8, 16}
+    assert set(predict(resolve(small), Runtime(), site(tmp_path), tmp_path / "b", memory=None).trials) == {8, 32}
+    assert set(predict(resolve(small), Runtime(), site(tmp_path), tmp_path / "c", memory=4 * GIB).trials) == {8, 16}, (
+        "no room"
+    )
+    assert set(
+        predict(resolve(small), Runtime(), site(tmp_path), tmp_path / "d", memory=None, direct=False).trials
+    ) == {8, 16}
 
 
 def test_waves_and_their_time(tmp_path: Path, made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Noise, "dealt", "classes")
-    found = plan(recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 160}), Runtime(wave=12),
+    found = plan(resolve(recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 160})), Runtime(wave=12),
                  site(tmp_path, 2), Terms(2, None, 1, 1, None))  # fmt: skip
     (run,) = found["runs"]
     assert (run["waves"], run["wave"], run["classes_per_worker"]) == (2, 10, 20), "40 classes, 24 at once"
@@ -198,7 +203,7 @@ def test_waves_and_their_time(tmp_path: Path, made_up: list[int], monkeypatch: p
 
 def refusal(tmp_path: Path, one: Recipe, terms: Terms, runtime: Runtime = Runtime()) -> str:  # noqa: B008
     with pytest.raises(DoesNotFit) as caught:
-        plan(one, runtime, site(tmp_path, terms.workers), terms)
+        plan(resolve(one), runtime, site(tmp_path, terms.workers), terms)
     return str(caught.value)
 
 
@@ -236,7 +241,7 @@ def test_members_that_learn_together_are_tried_with_few_images(tmp_path: Path, m
 
     monkeypatch.setattr(prediction, "_in_a_process", together)
     one = recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 40 * 64})
-    found = predict(one, Runtime(), site(tmp_path), tmp_path / "a", memory=None)
+    found = predict(resolve(one), Runtime(), site(tmp_path), tmp_path / "a", memory=None)
     assert (found.size_is, found.planned, found.shares, sorted(found.trials)) == (
         "images of a member", 64, (40,), [8, 16]
     )  # fmt: skip
@@ -256,7 +261,7 @@ def test_a_bank_too_large_to_copy_is_exchanged(tmp_path: Path, monkeypatch: pyte
     one = recipe(schedule={**SHORT, "global_batch": 32})
     told = refusal(tmp_path, one, Terms(4, round(1.5 * GIB), 0, 1, None))
     assert "bank: exchange in the cluster file (1.41 GiB) instead of a copy" in told
-    (run,) = plan(one, Runtime(), site(tmp_path, 4), Terms(4, 2 * GIB, 0, 1, None))["runs"]
+    (run,) = plan(resolve(one), Runtime(), site(tmp_path, 4), Terms(4, 2 * GIB, 0, 1, None))["runs"]
     assert run["bank"]["mode"] == "copy"
     assert run["traffic_bytes"] == {"exchanged": 32, "gradients": 200}
 
@@ -269,9 +274,9 @@ def test_time_and_memory_of_real_processes_are_foretold_roughly(
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "teacher.safetensors")
     one = recipe(schedule={**SHORT, "global_batch": 4096})
     runtime = Runtime(threads=1)
-    foretold = predict(one, runtime, site(tmp_path), tmp_path / "a", memory=None, direct=False)
+    foretold = predict(resolve(one), runtime, site(tmp_path), tmp_path / "a", memory=None, direct=False)
     assert sorted(foretold.trials) == [512, 1024]
-    measured = prediction.measure(one, runtime, site(tmp_path), tmp_path / "a", 5)
+    measured = prediction.measure(resolve(one), runtime, site(tmp_path), tmp_path / "a", 5)
     assert 0.5 < foretold.at("cpu_seconds") / measured["cpu_seconds"] < 2
     grown = foretold.at("steps_peak") - foretold.at("built"), measured["steps_peak"] - measured["built"]
     assert 0.5 < grown[0] / grown[1] < 2

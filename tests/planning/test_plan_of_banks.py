@@ -9,6 +9,7 @@ from raykd.config.runtime import Runtime
 from raykd.planning import predict as prediction
 from raykd.planning import profile as trial
 from raykd.planning.predict import Site, predict
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.workspace import Workspace
 
@@ -31,7 +32,7 @@ def site(tmp_path: Path) -> Site:
 
 def test_a_wave_of_generators(tmp_path: Path) -> None:
     recipe = load_recipe("lsgdfd_digits_bank", [*SMALL, "method.generator.latent_dim=8"])
-    found = predict(recipe, Runtime(wave=2), site(tmp_path), tmp_path / "a", memory=None)
+    found = predict(resolve(recipe), Runtime(wave=2), site(tmp_path), tmp_path / "a", memory=None)
     assert (found.size_is, found.shares, sorted(found.trials)) == ("members", (2, 2, 2), [1, 2])
     assert found.built["member"]["parameters"] == MEMBER
     assert found.built["member"]["count"] == 10
@@ -46,7 +47,7 @@ def test_a_wave_of_generators(tmp_path: Path) -> None:
 def test_a_student_on_a_bank(tmp_path: Path, how: str, members: int) -> None:
     recipe = load_recipe("lsgdfd_digits", SMALL)
     runtime = Runtime.model_validate({"bank": how})
-    found = predict(recipe, runtime, site(tmp_path), tmp_path / "a", memory=None)
+    found = predict(resolve(recipe), runtime, site(tmp_path), tmp_path / "a", memory=None)
     assert (found.built["bank"]["mode"], found.built["bank"]["members"]) == (how, members)
     traffic = found.trials[10]["traffic"]
     assert traffic["gradients"] == 4 * 15_738, "2 x 1/2 of the student's gradient"
@@ -58,7 +59,7 @@ def test_a_student_on_a_bank(tmp_path: Path, how: str, members: int) -> None:
 def test_a_student_of_a_frozen_set(tmp_path: Path) -> None:
     sets = ["bank={recipe: dafl_digits, images: 100000}", "referee={recipe: dafl_digits, seed: 1, images: 50}"]
     recipe = load_recipe("kd_digits", ["schedule.global_batch=16", *sets])
-    found = predict(recipe, Runtime(), site(tmp_path), tmp_path / "a", memory=None)
+    found = predict(resolve(recipe), Runtime(), site(tmp_path), tmp_path / "a", memory=None)
     assert found.at("steps_peak") > 0
     assert [told.partition(" is not there: ")[2] for told in found.placeholders] == [
         "random weights stand in for its network",

@@ -13,6 +13,7 @@ from raykd.distributed.world import World
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.models import build_model
 from raykd.recipe.recipe import dump_recipe, recipe_from_dict
+from raykd.store.run_directory import RunDirectory
 
 CONFIG = GeneratorConfig(architecture="lsgdfd", latent_dim=5, width=4, upsamplings=2)
 SPEC = data_spec("digits")
@@ -49,11 +50,11 @@ def save_bank(run: Path, classes: tuple[int, ...], conditions: int = 0, seed: in
     bank.initialise(seed)
     with torch.no_grad():  # so that images leave the range of pixels, as those of a trained bank do
         dict(bank.named_parameters())["norm3.weight"].mul_(100)
-    write_products(run, {product_name(label): bank.member_state(label) for label in classes})
+    write_products(RunDirectory(run), {product_name(label): bank.member_state(label) for label in classes})
     weights = (run.parent / "teacher.safetensors").read_bytes()
     about = {
         "generator": CONFIG.model_dump(), "channels": 1, "size": 32, "num_classes": 10, "conditions": conditions,
         "mean": list(SPEC.mean), "std": list(SPEC.std), "classes": list(classes), "seed": 3, "steps": 1,
         "teacher_sha256": hashlib.sha256(weights).hexdigest(),
     }  # fmt: skip
-    finish_bank(run, about, World.alone())
+    finish_bank(RunDirectory(run), about, World.alone())

@@ -11,6 +11,7 @@ from raykd.config.optim import Adam, Sgd
 from raykd.config.yaml_file import load_yaml
 from raykd.errors import UsageError
 from raykd.methods.dafl import DaflConfig
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, load_recipe, recipe_from_dict, recipe_names
 
 PACKAGED = Path(__file__).parents[2] / "raykd" / "recipes"
@@ -70,7 +71,7 @@ def test_packaged_recipes_load_and_round_trip(name: str, tmp_path: Path) -> None
     dumped = tmp_path / "recipe.yaml"
     dumped.write_text(dump_recipe(recipe))
     assert load_recipe(str(dumped)) == recipe
-    assert load_recipe(str(dumped)).run_id == recipe.run_id
+    assert resolve(load_recipe(str(dumped))).run_id == resolve(recipe).run_id
     assert recipe_from_dict(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
@@ -230,12 +231,12 @@ def test_an_unknown_recipe_gets_the_nearest_match() -> None:
 
 
 def with_content(recipe: Recipe, **changes: Any) -> str:
-    return recipe_from_dict({**recipe.model_dump(mode="json"), **changes}).run_id
+    return resolve(recipe_from_dict({**recipe.model_dump(mode="json"), **changes})).run_id
 
 
 def test_run_id_is_name_hash_and_seed(made: Path) -> None:
     recipe = load_recipe(str(made), ["seed=3"])
-    name, digest, seed = recipe.run_id.rsplit("-", 2)
+    name, digest, seed = resolve(recipe).run_id.rsplit("-", 2)
     assert (name, seed) == ("made", "s3")
     assert len(digest) == 8
     assert int(digest, 16) >= 0
@@ -248,16 +249,16 @@ def test_run_id_is_stable(made: Path) -> None:
         key: dict(reversed(value.items())) if isinstance(value, dict) else value
         for key, value in reversed(data.items())
     }
-    assert recipe_from_dict(backwards).run_id == recipe.run_id
+    assert resolve(recipe_from_dict(backwards)).run_id == resolve(recipe).run_id
     made.write_text("\n".join(reversed(MADE.strip().splitlines())) + "\n# a remark\n")
-    assert load_recipe(str(made)).run_id == recipe.run_id
+    assert resolve(load_recipe(str(made))).run_id == resolve(recipe).run_id
 
 
 def test_the_hash_leaves_out_what_does_not_change_the_result(made: Path) -> None:
     recipe = load_recipe(str(made))
     for change in ({"controls": ["noise_digits"]}, {"published": {"last": 98.2}}):
-        assert with_content(recipe, **change) == recipe.run_id
-    digest = recipe.content_hash
+        assert with_content(recipe, **change) == resolve(recipe).run_id
+    digest = resolve(recipe).content_hash
     assert with_content(recipe, seed=9) == f"made-{digest}-s9"
     assert with_content(recipe, name="other") == f"other-{digest}-s0"
 
@@ -274,7 +275,7 @@ def test_the_hash_leaves_out_what_does_not_change_the_result(made: Path) -> None
     ],
 )  # fmt: skip
 def test_the_hash_changes_with_everything_else(made: Path, pair: str) -> None:
-    assert load_recipe(str(made), [pair]).content_hash != load_recipe(str(made)).content_hash
+    assert resolve(load_recipe(str(made), [pair])).content_hash != resolve(load_recipe(str(made))).content_hash
 
 
 @pytest.mark.parametrize(

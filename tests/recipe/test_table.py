@@ -8,6 +8,7 @@ import yaml
 
 from raykd.cli.names import packaged_tables
 from raykd.errors import UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe, recipe_names
 from raykd.recipe.table import Table, load_table, table_entries, table_names
 
@@ -98,13 +99,14 @@ def test_a_cell_is_the_run_that_train_would_make(tmp_path: Path) -> None:
     entries = table_entries(saved(tmp_path), quick=False)
     plain = next(entry for entry in entries if entry.column == "b" and entry.row.name == "plain")
     trained = load_recipe("supervised_digits_lenet5", ["student.model=lenet5_half", "seed=1"])
-    assert [recipe.seed for recipe in plain.runs] == [0, 1]
-    assert plain.runs[1] == trained
+    assert [run.recipe.seed for run in plain.runs] == [0, 1]
+    assert plain.runs[1].recipe == trained
 
 
 def test_the_reduced_budget_is_laid_over_the_cells(tmp_path: Path) -> None:
     runs = {(e.row.name, e.column): e.runs for e in table_entries(saved(tmp_path), quick=True)}
-    (a,), (b,), (other,) = runs["plain", "a"], runs["plain", "b"], runs["other", "b"]
+    cells = (runs["plain", "a"], runs["plain", "b"], runs["other", "b"])
+    a, b, other = (run.recipe for (run,) in cells)
     assert (a.schedule.steps, a.student.model if a.student else "") == (3, "lenet5")
     assert (b.schedule.steps, b.student.model if b.student else "") == (7, "lenet5_half")
     assert (other.name, other.schedule.steps, other.schedule.global_batch) == ("noise_digits", 3, 32)
@@ -148,10 +150,10 @@ def test_a_slip_is_named_with_its_place(tmp_path: Path) -> None:
 def test_a_teachers_overrides_make_it_another_teacher() -> None:
     usual = load_recipe("kd_digits")
     stopped = load_recipe("kd_digits", ["teacher.overrides={schedule.steps: 5}"])
-    assert stopped.run_id != usual.run_id
-    assert load_recipe("kd_digits", ["teacher.overrides={}"]).run_id == usual.run_id
+    assert resolve(stopped).run_id != resolve(usual).run_id
+    assert resolve(load_recipe("kd_digits", ["teacher.overrides={}"])).run_id == resolve(usual).run_id
     with pytest.raises(UsageError, match="did you mean 'schedule.steps'"):
-        _ = load_recipe("kd_digits", ["teacher.overrides={schedule.stps: 5}"]).run_id
+        _ = resolve(load_recipe("kd_digits", ["teacher.overrides={schedule.stps: 5}"])).run_id
     with pytest.raises(UsageError, match="there is none here"):
         load_recipe("kd_digits", ["teacher={model: lenet5, weights: x, overrides: {seed: 1}}"])
 

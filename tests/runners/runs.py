@@ -12,6 +12,7 @@ from typing import Any
 from raykd.cluster.config import Cluster
 from raykd.models import build_model
 from raykd.models.weights import load_weights
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, recipe_from_dict
 from raykd.runners.train import train
 
@@ -59,7 +60,7 @@ def start(
 ) -> dict[str, Any]:
     """Train on two workers, or as ``where`` says."""
     cluster = Cluster(name="test", **{"workers": 2, "max_failures": 1, **where})
-    return train(what, cluster, store=store, data_root=None, should_stop=should_stop)
+    return train(resolve(what), cluster, store=store, data_root=None, should_stop=should_stop)
 
 
 def reported(directory: Path) -> int:

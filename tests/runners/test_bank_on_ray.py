@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from raykd.artifacts.bank import open_bank
 from raykd.models import build_model
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, recipe_from_dict
 from raykd.store.checkpoint import latest_checkpoint
+from raykd.store.run_directory import RunDirectory
 from tests.runners.runs import start
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -68,20 +70,20 @@ def store(ray_session: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_two_workers_make_the_bank_that_one_makes(store: Path) -> None:
     recipe = bank_recipe(store)
-    two, one = (open_bank(store / place / recipe.run_id) for place in ("two", "one"))
+    two, one = (open_bank(RunDirectory(store / place / resolve(recipe).run_id)) for place in ("two", "one"))
     assert two.classes == one.classes == tuple(range(CLASSES))
     z = torch.randn(2 * CLASSES, 6, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(CLASSES).repeat(2)
     ours, theirs = (bank.load(range(CLASSES)).mixed(z, labels) for bank in (two, one))
     assert torch.allclose(ours, theirs, atol=1e-3)
-    checkpoint = latest_checkpoint(store / "two" / recipe.run_id / "checkpoints")
+    checkpoint = latest_checkpoint(store / "two" / resolve(recipe).run_id / "checkpoints")
     assert checkpoint is not None
     # 10 members, 3 at once on each of 2 workers: two waves of 5, the second of which is over.
     assert checkpoint.name == f"step_{2 * STEPS:07d}"
 
 
 def test_copied_and_exchanged_images_teach_the_same(store: Path) -> None:
-    bank = bank_recipe(store).run_id
+    bank = resolve(bank_recipe(store)).run_id
     students = {}
     places: dict[str, dict[str, Any]] = {
         "copy": {"address": "auto", "workers": 2, "bank": "copy"},
@@ -92,7 +94,7 @@ def test_copied_and_exchanged_images_teach_the_same(store: Path) -> None:
         recipe = student_recipe(store, bank, name)
         result = start(recipe, store / "two", **where)
         assert result["data_opened"]["train"] == []
-        students[name] = load_file(store / "two" / recipe.run_id / "student.safetensors")
+        students[name] = load_file(store / "two" / resolve(recipe).run_id / "student.safetensors")
     for name in ("exchange", "alone"):
         for key, value in students["copy"].items():
             assert torch.allclose(students[name][key], value, atol=1e-4), (name, key)

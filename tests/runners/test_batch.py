@@ -13,10 +13,12 @@ import pytest
 
 from raykd.cluster.config import Cluster
 from raykd.errors import MissingData, SetupError, UsageError
-from raykd.recipe.recipe import Recipe, load_recipe, teacher_run
+from raykd.recipe.experiment import resolve
+from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.runners.batch import BatchStopped, RunOutcome, run_batch
 from raykd.runners.train import train
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
 from tests.runners import runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -37,33 +39,37 @@ def trials(
     order: list[str] = []
     cluster = Cluster(name="test", **where)
     ended = run_batch(
-        recipes,
+        [resolve(recipe) for recipe in recipes],
         cluster,
         store=store,
         data_root=None,
         should_stop=should_stop,
-        ended=lambda recipe, _: order.append(recipe.run_id),
+        ended=lambda run, _: order.append(run.run_id),
     )
     return ended, order
 
 
 def weights(store: Path, recipe: Recipe) -> bytes:
-    return (store / recipe.run_id / "student.safetensors").read_bytes()
+    return (store / resolve(recipe).run_id / "student.safetensors").read_bytes()
 
 
 def test_students_share_a_teacher_and_equal_runs_alone(ray_session: ModuleType, tmp_path: Path) -> None:
     both = [student(), student(seed=1)]
-    teacher = teacher_run(both[0])
+    teacher = resolve(both[0]).teacher
     assert teacher is not None
     ended, order = trials(both, tmp_path / "trials")
     assert order[0] == teacher.run_id
-    assert sorted(order) == sorted(ended) == sorted({teacher.run_id, *(one.run_id for one in both)})
+    assert sorted(order) == sorted(ended) == sorted({teacher.run_id, *(resolve(one).run_id for one in both)})
     for one in both:
         result = train(
-            one, Cluster(name="here", workers=0, threads=1), store=tmp_path / "alone", data_root=None, should_stop=bool
+            resolve(one),
+            Cluster(name="here", workers=0, threads=1),
+            store=tmp_path / "alone",
+            data_root=None,
+            should_stop=bool,
         )
         assert weights(tmp_path / "trials", one) == weights(tmp_path / "alone", one)
-        again = ended[one.run_id].result
+        again = ended[resolve(one).run_id].result
         assert again is not None
         assert again["last"] == result["last"]
     assert not list((tmp_path / "trials" / ".ray").iterdir())
@@ -71,10 +77,10 @@ def test_students_share_a_teacher_and_equal_runs_alone(ray_session: ModuleType, 
 
 def test_what_is_finished_is_read_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Cluster(name="here", workers=0)
-    result = train(student(), here, store=tmp_path, data_root=None, should_stop=bool)
-    monkeypatch.setattr("raykd.runners.batch.prepare_environment", None)  # starting would fail
+    result = train(resolve(student()), here, store=tmp_path, data_root=None, should_stop=bool)
+    monkeypatch.setattr("raykd.runners.batch.apply_ray_settings", None)  # starting would fail
     ended, order = trials([student()], tmp_path)
-    assert ended[student().run_id] == RunOutcome(result)
+    assert ended[resolve(student()).run_id] == RunOutcome(result)
     assert order == [run for run in ended]
 
 
@@ -82,24 +88,31 @@ def test_a_failure_stops_only_what_builds_on_it(ray_session: ModuleType, tmp_pat
     good, broken = student(), student(**{"student_optim.lr": 1e30})
     orphan = student(**{"teacher.overrides": TEACHER.replace("}", ", student_optim.lr: 1.0e+30}")})
     ended, _ = trials([good, broken, orphan], tmp_path)
-    assert ended[good.run_id].result is not None
-    assert ended[broken.run_id].result is None
-    assert "finite" in str(ended[broken.run_id].reason)
-    teacher = teacher_run(orphan)
+    assert ended[resolve(good).run_id].result is not None
+    assert ended[resolve(broken).run_id].result is None
+    assert "finite" in str(ended[resolve(broken).run_id].reason)
+    teacher = resolve(orphan).teacher
     assert teacher is not None
-    assert ended[orphan.run_id] == RunOutcome(None, f"not run: {teacher.run_id}, which it builds on, failed")
+    assert ended[resolve(orphan).run_id] == RunOutcome(None, f"not run: {teacher.run_id}, which it builds on, failed")
     again, order = trials([orphan], tmp_path)  # nothing is at work when the last ones fall away
-    assert order == [teacher.run_id, orphan.run_id]
-    assert again[orphan.run_id] == ended[orphan.run_id]
+    assert order == [teacher.run_id, resolve(orphan).run_id]
+    assert again[resolve(orphan).run_id] == ended[resolve(orphan).run_id]
 
 
-def test_a_fault_of_ours_is_kept_with_its_traceback(ray_session: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / student().run_id).mkdir()
-    (tmp_path / student().run_id / "recipe.yaml").mkdir()  # where nobody expects a folder
-    ended, _ = trials([student()], tmp_path)
-    reason = str(ended[student().run_id].reason)
-    log = tmp_path / student().run_id / "error.log"
-    assert str(log) in reason
+def test_a_fault_of_ours_is_kept_with_its_traceback(tmp_path: Path) -> None:
+    from raykd.runners.ray.pool import _answered
+    from raykd.runners.ray.signals import RunSignals
+    from raykd.runners.ray.worker import WorkerTask
+
+    run, workspace = resolve(student()), Workspace(None, tmp_path)
+    task = WorkerTask.of(run, Cluster(name="test"), workspace, RunSignals(tmp_path, "job"))
+    workspace.run(run.run_id).path.mkdir()
+
+    def train() -> dict[str, Any]:
+        raise ZeroDivisionError("by a fault of ours")
+
+    reason, log = _answered(task, train)["message"], workspace.run(run.run_id).error_log
+    assert f"ZeroDivisionError: by a fault of ours; the traceback is in {log}" == reason
     assert "Traceback" in log.read_text()
 
 
@@ -108,7 +121,7 @@ def kill_when_started(store: Path, recipe: Recipe) -> threading.Thread:
 
     def kill() -> None:
         deadline = time.monotonic() + 60
-        while not list((store / recipe.run_id / "checkpoints").glob("step_*")) and time.monotonic() < deadline:
+        while not list((store / resolve(recipe).run_id / "checkpoints").glob("step_*")) and time.monotonic() < deadline:
             time.sleep(0.02)
         for process in runs.processes_below(os.getpid(), "_train_alone"):
             os.kill(process, signal.SIGKILL)
@@ -124,21 +137,21 @@ def test_a_killed_trial_goes_on(ray_session: ModuleType, tmp_path: Path) -> None
     thread = kill_when_started(tmp_path / "killed", long)
     ended, _ = trials([long], tmp_path / "killed", max_failures=1)
     thread.join()
-    assert ended[long.run_id].result is not None
+    assert ended[resolve(long).run_id].result is not None
     assert weights(tmp_path / "killed", long) == weights(tmp_path / "undisturbed", long)
     thread = kill_when_started(tmp_path / "dead", long)
     ended, _ = trials([long], tmp_path / "dead", max_failures=0)
     thread.join()
-    assert "died 1 times" in str(ended[long.run_id].reason)
+    assert "died 1 times" in str(ended[resolve(long).run_id].reason)
 
 
 def test_a_stop_is_passed_on_and_the_same_call_continues(ray_session: ModuleType, tmp_path: Path) -> None:
     long = [student(seed=seed, **{"schedule.steps": 400, "schedule.report_every": 20}) for seed in range(3)]
-    first = tmp_path / long[0].run_id / "checkpoints"
+    first = tmp_path / resolve(long[0]).run_id / "checkpoints"
     with pytest.raises(BatchStopped, match=r"stopped with 1 of 4 runs finished and \d saved on the way") as stopped:
         trials(long, tmp_path, lambda: bool(list(first.glob("step_*"))), cpus_per_worker=2)
     assert stopped.value.exit_code == 130
-    assert read_status(tmp_path / long[0].run_id)["state"] == "interrupted"
+    assert RunDirectory(tmp_path / resolve(long[0]).run_id).status()["state"] == "interrupted"
     ended, _ = trials(long, tmp_path)
     assert all(end.result is not None for end in ended.values())
 
@@ -146,10 +159,10 @@ def test_a_stop_is_passed_on_and_the_same_call_continues(ray_session: ModuleType
 def test_a_trial_of_several_workers_is_a_train_run(ray_session: ModuleType, tmp_path: Path) -> None:
     one = student()
     ended, _ = trials([one], tmp_path / "cached", workers=2)
-    result = ended[one.run_id].result
+    result = ended[resolve(one).run_id].result
     assert result is not None, ended
     live = Cluster(name="live", workers=2, teacher_logits="live")
-    alone = train(one, live, store=tmp_path / "live", data_root=None, should_stop=bool)
+    alone = train(resolve(one), live, store=tmp_path / "live", data_root=None, should_stop=bool)
     assert weights(tmp_path / "cached", one) == weights(tmp_path / "live", one), "two workers' logits are the teacher's"
     assert alone["last"] == result["last"]
 
@@ -157,10 +170,10 @@ def test_a_trial_of_several_workers_is_a_train_run(ray_session: ModuleType, tmp_
 def test_what_has_no_data_is_told_at_once_and_stops_nothing(ray_session: ModuleType, tmp_path: Path) -> None:
     without = [load_recipe("kd_mnist"), load_recipe("blind_kd_mnist", ["data={name: digits, ood: imagenet-32}"])]
     ended, order = trials([*without, student()], tmp_path)
-    assert ended[student().run_id].result is not None
-    assert order.index(without[1].run_id) < order.index(student().run_id)
-    assert "data set 'mnist' is a folder of" in str(ended[without[0].run_id].reason)
-    assert "`raykd data imagenet --size 32 --source FOLDER --out DIR`" in str(ended[without[1].run_id].reason)
+    assert ended[resolve(student()).run_id].result is not None
+    assert order.index(resolve(without[1]).run_id) < order.index(resolve(student()).run_id)
+    assert "data set 'mnist' is a folder of" in str(ended[resolve(without[0]).run_id].reason)
+    assert "`raykd data imagenet --size 32 --source FOLDER --out DIR`" in str(ended[resolve(without[1]).run_id].reason)
 
 
 def test_slips_show_before_anything_starts(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from raykd.cluster.config import Cluster
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.runners.train import train
 from raykd.search.setup import SearchStopped
@@ -35,10 +36,14 @@ def assert_population(report: dict[str, Any], folder: Path) -> None:
     recipe = load_recipe(str(heir / "recipe.yaml"))
     assert [change.model_dump() for change in recipe.changes] == heirs[0].user_attrs["changes"]
     alone = train(
-        recipe, Cluster(name="here", workers=0, threads=1), store=folder / "alone", data_root=None, should_stop=bool
+        resolve(recipe),
+        Cluster(name="here", workers=0, threads=1),
+        store=folder / "alone",
+        data_root=None,
+        should_stop=bool,
     )
     assert alone["last"]["holdout/accuracy/top1"] == heirs[0].values[0]
-    assert (folder / "alone" / recipe.run_id / "student.safetensors").read_bytes() == (
+    assert (folder / "alone" / resolve(recipe).run_id / "student.safetensors").read_bytes() == (
         heir / "student.safetensors"
     ).read_bytes()
     best = load_recipe(str(Path(report["directory"]) / "best.yaml"))

@@ -14,6 +14,7 @@ from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
 from raykd.errors import SetupError, UsageError, WorkerFailed, error_to_dict
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import dump_recipe
 from raykd.store.workspace import Workspace
 from tests.runners import runs
@@ -28,7 +29,7 @@ def cluster(workers: int | tuple[int, int]) -> Cluster:
     [(0, [0]), (1, [1]), (4, [4]), ((1, 8), [1, 2, 4, 8]), ((3, 7), [4]), ((5, 16), [8, 16])],
 )
 def test_numbers_of_workers_divide_the_batch(workers: int | tuple[int, int], fitting: list[int]) -> None:
-    assert fitting_workers(runs.recipe(Path("none")), cluster(workers)) == fitting
+    assert fitting_workers(resolve(runs.recipe(Path("none"))), cluster(workers)) == fitting
 
 
 def test_the_batches_of_teacher_and_controls_count_too(tmp_path: Path) -> None:
@@ -39,20 +40,20 @@ def test_the_batches_of_teacher_and_controls_count_too(tmp_path: Path) -> None:
         "schedule: {steps: 1, report_every: 1, global_batch: 12}\n"
     )
     recipe = runs.recipe(Path("none"), controls=[str(control)])
-    assert fitting_workers(recipe, cluster((1, 8))) == [1, 2, 4]
+    assert fitting_workers(resolve(recipe), cluster((1, 8))) == [1, 2, 4]
 
 
 @pytest.mark.parametrize("workers", [3, 32, (5, 7)])
 def test_what_does_not_divide_is_refused_with_what_would(workers: int | tuple[int, int]) -> None:
     with pytest.raises(UsageError, match=r"global batches \(tiny: 32\); these would: 1, 2, 4"):
-        fitting_workers(runs.recipe(Path("none")), cluster(workers))
+        fitting_workers(resolve(runs.recipe(Path("none"))), cluster(workers))
 
 
 def test_without_workers_the_run_is_made_here(tmp_path: Path) -> None:
     weights = runs.save_teacher(tmp_path / "teacher.safetensors")
     recipe = runs.recipe(weights, schedule={"steps": 4, "report_every": 2, "global_batch": 32})
     with pytest.raises(Interrupted):
-        runs.start(recipe, tmp_path, lambda: runs.reported(tmp_path / recipe.run_id) == 0, workers=0)
+        runs.start(recipe, tmp_path, lambda: runs.reported(tmp_path / resolve(recipe).run_id) == 0, workers=0)
     assert runs.start(recipe, tmp_path, workers=0)["last"]["step"] == 4
 
 
@@ -70,10 +71,10 @@ def test_what_is_finished_is_read_without_ray(no_ray: None, tmp_path: Path, capl
     result = runs.start(alone, tmp_path, workers=0)
     caplog.set_level("INFO")
     assert runs.start(alone, tmp_path, address="127.0.0.1:1") == result
-    assert f"{alone.run_id} is finished already: reading its result" in caplog.text
+    assert f"{resolve(alone).run_id} is finished already: reading its result" in caplog.text
     (tmp_path / "control.yaml").write_text(dump_recipe(alone.model_copy(update={"name": "control", "seed": 1})))
     with_control = runs.recipe(weights, schedule=brief, controls=[str(tmp_path / "control.yaml")])
-    (tmp_path / alone.run_id).rename(tmp_path / with_control.run_id)
+    (tmp_path / resolve(alone).run_id).rename(tmp_path / resolve(with_control).run_id)
     with pytest.raises(SetupError, match="needs Ray"):
         runs.start(with_control, tmp_path)
 
@@ -161,15 +162,14 @@ def test_a_worker_that_failed_with_another_is_started_again(tmp_path: Path, monk
     from raykd.runners.ray import worker
     from raykd.runners.ray.signals import RunSignals
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise WorkerFailed("worker 1 failed with KeyError: 'x'; its output has the traceback")
 
-    monkeypatch.setattr(worker, "run", fail)
-    monkeypatch.setattr(worker, "prepare_host", lambda threads: None)
+    monkeypatch.setattr(worker, "run_here", fail)
     words = RunSignals(tmp_path, "job")
     words.open()
     recipe, cluster = runs.recipe(tmp_path / "teacher.safetensors"), Cluster(name="test", workers=2)
-    job = worker.WorkerTask.of(recipe, cluster, Workspace(None, tmp_path), words)
+    job = worker.WorkerTask.of(resolve(recipe), cluster, Workspace(None, tmp_path), words)
     with pytest.raises(WorkerFailed):
         worker.work(job.as_config())
     assert words.failures() == [], "it would be told as final"

@@ -16,6 +16,7 @@ import torch
 
 from raykd.engine.stop import Interrupted
 from raykd.errors import SetupError
+from raykd.recipe.experiment import resolve
 from tests.runners import runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -33,7 +34,7 @@ def reference(ray_session: ModuleType, store: Path) -> Path:
     """The directory of a run that nothing disturbed."""
     recipe = runs.recipe(store / "teacher.safetensors")
     result = runs.start(recipe, store / "undisturbed")
-    directory = store / "undisturbed" / recipe.run_id
+    directory = store / "undisturbed" / resolve(recipe).run_id
     assert json.loads((directory / "status.json").read_text())["result"] == result
     return directory
 
@@ -85,7 +86,7 @@ def test_the_run_directory_is_complete(reference: Path) -> None:
 
 def test_a_killed_worker_changes_nothing(reference: Path, store: Path) -> None:
     recipe = runs.recipe(store / "teacher.safetensors")
-    directory = store / "worker-killed" / recipe.run_id
+    directory = store / "worker-killed" / resolve(recipe).run_id
     killed: list[int] = []
 
     def kill_once() -> bool:
@@ -103,7 +104,7 @@ def test_a_killed_worker_changes_nothing(reference: Path, store: Path) -> None:
 
 def test_a_killed_driver_and_a_stop_change_nothing(ray_session: ModuleType, reference: Path, store: Path) -> None:
     recipe = runs.recipe(store / "teacher.safetensors")
-    directory = store / recipe.run_id
+    directory = store / resolve(recipe).run_id
     address = ray_session.get_runtime_context().gcs_address
     driver = subprocess.Popen(
         [sys.executable, "-m", "tests.runners.runs", address, str(store)],
@@ -127,10 +128,10 @@ def test_a_killed_driver_and_a_stop_change_nothing(ray_session: ModuleType, refe
     status = json.loads((directory / "status.json").read_text())
     assert status["state"] == "interrupted"
 
-    shutil.copytree(directory, store / "moved" / recipe.run_id)
+    shutil.copytree(directory, store / "moved" / resolve(recipe).run_id)
     result = runs.start(recipe, store / "moved", workers=0)
     assert result["last"]["step"] == runs.STEPS
-    steps = [row["step"] for row in curves(store / "moved" / recipe.run_id)]
+    steps = [row["step"] for row in curves(store / "moved" / resolve(recipe).run_id)]
     assert steps == [row["step"] for row in curves(reference)]
 
     runs.start(recipe, store)

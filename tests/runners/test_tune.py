@@ -14,13 +14,14 @@ from optuna.trial import TrialState
 
 from raykd.cluster.config import Cluster
 from raykd.errors import UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.runners.train import train
 from raykd.runners.tune import search
 from raykd.search.setup import plan_search
 from raykd.search.space_file import load_space
 from raykd.search.study import RUN
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -102,9 +103,10 @@ def test_more_trials_go_on_where_the_last_ended(ray_session: ModuleType, tmp_pat
     best = load_recipe(str(Path(more["directory"]) / "best.yaml"))
     assert best.student_optim is not None
     assert best.student_optim.lr == more["best"][0]["parameters"]["student_optim.lr"]
+    pairs = [f"{k}={json.dumps(v)}" for k, v in {**SMALL, **more["best"][0]["parameters"]}.items()]
+    pairs.append("data.holdout=0.1")
     alone = train(
-        load_recipe("kd_digits", [f"{k}={json.dumps(v)}" for k, v in {**SMALL, **more["best"][0]["parameters"]}.items()]
-                    + ["data.holdout=0.1"]).model_copy(update={"controls": ()}),
+        resolve(load_recipe("kd_digits", pairs)).without_controls(),
         Cluster(name="here", workers=0, threads=1), store=tmp_path / "alone", data_root=None, should_stop=bool,
     )  # fmt: skip
     assert alone["last"]["holdout/accuracy/top1"] == more["best"][0]["values"]["accuracy"]
@@ -129,7 +131,7 @@ def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:
         told = [int(step) for step in trial.intermediate_values]
         assert told == list(range(1, len(told) + 1)), "the report that it was ended at is there too"
         assert (len(told) in (1, 2, 4)) == (trial.state == TrialState.PRUNED)
-        state = read_status(tmp_path / "runs" / trial.user_attrs[RUN])["state"]
+        state = RunDirectory(tmp_path / "runs" / trial.user_attrs[RUN]).status()["state"]
         assert state == ("finished" if trial.state == TrialState.COMPLETE else "pruned")
 
 

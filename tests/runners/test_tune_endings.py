@@ -15,10 +15,11 @@ import pytest
 from optuna.trial import TrialState
 
 from raykd.errors import SetupError
+from raykd.recipe.experiment import resolve
 from raykd.search.setup import SearchStopped, plan_search
 from raykd.search.space_file import load_space
 from raykd.search.study import RUN
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import RunDirectory
 from tests.runners import runs
 from tests.runners.test_tune import SMALL, searched, study_of, written
 
@@ -61,7 +62,7 @@ def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_p
     with pytest.raises(SearchStopped, match=r"stopped with \d of 4 trials finished"):
         searched(tmp_path, begun, overrides=long)
     saved = [path for path in (tmp_path / "runs").glob("kd_digits-*") if (path / "checkpoints").is_dir()]
-    assert {read_status(path)["state"] for path in saved} == {"interrupted"}
+    assert {RunDirectory(path).status()["state"] for path in saved} == {"interrupted"}
     report = searched(tmp_path, overrides=long)
     assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
     assert {path.name for path in saved} <= {trial.user_attrs.get(RUN) for trial in study_of(report).trials}
@@ -113,7 +114,7 @@ def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_sessio
     temperatures = {"method.temperature": {"choice": [2.0, 3.0, 5.0]}}
     changes: dict[str, Any] = {"sampler": {"name": "grid"}, "trials": 3, "space": temperatures}
     planned = plan_search(load_space(str(written(tmp_path, **changes))), tmp_path / "runs")
-    run = planned.space.recipe_of({"method.temperature": 3.0}).run_id
+    run = resolve(planned.space.recipe_of({"method.temperature": 3.0})).run_id
     blocked = tmp_path / "runs" / run / "checkpoints"
     blocked.parent.mkdir(parents=True)
     blocked.touch()
@@ -153,4 +154,4 @@ def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
 
 def finished_runs(folder: Path) -> list[Path]:
     found = (folder / "runs").glob("kd_digits-*/status.json")
-    return [path for path in found if read_status(path.parent).get("state") == "finished"]
+    return [path for path in found if RunDirectory(path.parent).status().get("state") == "finished"]

@@ -10,14 +10,15 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import load_recipe
 from raykd.runners.ray.searcher import FAILED, FINAL, MADE, REPORT, Segment, StudySearcher
 from raykd.search.population import CHANGES, MEMBER, START, Population
 from raykd.search.report import report_of, write_search
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.search.study import GENERATION, RUN, best_trials, enqueue, open_study, working
-from raykd.store.run_directory import read_status, write_status
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 BOUNDS = {"method.temperature": {"loguniform": [1, 20]}, "student_optim.lr": {"uniform": [0.0001, 0.01]}}
@@ -52,16 +53,16 @@ class Tuner:
             target=searched.trials * len(searched.generation_ends()),
             workspace=Workspace(None, folder),
             should_stop=bool,
-            job=self.job,
+            trial_task=self.job,
             broken=print,
             population=self.population,
         )
         self.folder, self.started, self.name = folder, 0, name
 
-    def job(self, recipe: Recipe, segment: Segment) -> dict[str, Any]:
-        (self.folder / recipe.run_id).mkdir(exist_ok=True)
-        write_status(self.folder / recipe.run_id, state="interrupted")
-        return {"recipe": recipe, "stretch": segment}
+    def job(self, run: Experiment, segment: Segment) -> dict[str, Any]:
+        (self.folder / run.run_id).mkdir(exist_ok=True)
+        RunDirectory(self.folder / run.run_id).write_status(state="interrupted")
+        return {"recipe": run.recipe, "stretch": segment}
 
     def ask(self) -> tuple[str, Any]:
         self.started += 1
@@ -115,7 +116,7 @@ def test_the_worst_go_on_from_the_best_and_the_others_as_they_are(tmp_path: Path
         assert new.user_attrs[CHANGES] == [{"at": 20, "values": new.params}]
         assert new.params != best.params
         assert new.user_attrs[RUN] not in {one.user_attrs[RUN] for one in before}
-    assert read_status(tmp_path / worst.user_attrs[RUN])["state"] == "pruned", "its run will not be continued"
+    assert RunDirectory(tmp_path / worst.user_attrs[RUN]).status()["state"] == "pruned", "its run will not be continued"
     assert [temperature(told["recipe"]) for told in second] == [trial.params["method.temperature"] for trial in after]
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from raykd.errors import UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.search.dimension import parameter_of, value_of
 from raykd.search.objectives import default_objective, reported_as
@@ -54,7 +55,7 @@ def test_a_trials_recipe_is_what_train_would_make(tmp_path: Path) -> None:
     space = made(tmp_path, "schedule.steps=7", overrides={"schedule.report_every": 7})
     recipe = space.recipe_of({"student.model": "hinton800", "method.entropy_weight": 2.0})
     pairs = ["student.model=hinton800", "method.entropy_weight=2.0", "schedule.steps=7", "schedule.report_every=7"]
-    assert recipe.run_id == load_recipe("dafl_digits", pairs).run_id
+    assert resolve(recipe).run_id == resolve(load_recipe("dafl_digits", pairs)).run_id
     assert not recipe.controls
 
 

@@ -10,6 +10,7 @@ import yaml
 from optuna.trial import TrialState
 
 from raykd.errors import SetupError, UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.runners.ray.searcher import FINAL, MADE, REPORT, StudySearcher
 from raykd.search.grid import grid_of, target_of
@@ -29,7 +30,7 @@ from raykd.search.study import (
     propose,
     working,
 )
-from raykd.store.run_directory import write_status
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 SPACE: dict[str, dict[str, Any]] = {
@@ -283,12 +284,12 @@ def test_a_search_tidies_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     enqueue(study, searched)
     searcher = StudySearcher(
         study, searched, ("accuracy",), tuner="one", target=3, workspace=workspace, should_stop=bool,
-        job=lambda recipe, segment: {"run": recipe.run_id}, broken=print, population=None,
+        trial_task=lambda run, segment: {"run": run.run_id}, broken=print, population=None,
     )  # fmt: skip
-    runs = [searched.recipe_of(point).run_id for point in points]
+    runs = [resolve(searched.recipe_of(point)).run_id for point in points]
     for run in runs:
         (tmp_path / run / "checkpoints").mkdir(parents=True)
-    write_status(tmp_path / runs[0], state="finished")
+    RunDirectory(tmp_path / runs[0]).write_status(state="finished")
     for number, run in enumerate(runs):
         assert searcher.suggest(f"{number}") == {"run": run}
         searcher.on_trial_complete(f"{number}", {FINAL: 1.0, MADE: 0, REPORT: 1, "accuracy": float(number)})

@@ -13,15 +13,9 @@ import pytest
 import torch
 
 from raykd.errors import CorruptError, SetupError
+from raykd.files import write_text
 from raykd.store import checkpoint as module
-from raykd.store.checkpoint import (
-    Checkpoint,
-    find_fault,
-    latest_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-    write_text,
-)
+from raykd.store.checkpoint import Checkpoint, find_fault, latest_checkpoint, read_checkpoint, write_checkpoint
 from tests.methods.toy import assert_same
 
 

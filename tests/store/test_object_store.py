@@ -17,9 +17,9 @@ from raykd.cli.app import app
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
-from raykd.engine.synthesis import make_frozen_sets
-from raykd.engine.synthetic_sets import set_folder
+from raykd.engine.synthesis import make_image_sets
 from raykd.errors import UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.runners.train import train
 from raykd.store.mirror import Mirror
@@ -55,12 +55,12 @@ def on_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def trained(what: Recipe, store: str | Path, after: int | None = None, data: str | None = None) -> dict[str, Any]:
     """Train, asking to stop once so many checkpoints were written."""
-    folder = local_folder(store) / what.run_id / "checkpoints"
+    folder = local_folder(store) / resolve(what).run_id / "checkpoints"
 
     def enough() -> bool:
         return after is not None and len(list(folder.glob(f"step_*{after}"))) > 0
 
-    return train(what, HERE, store=store, data_root=data, should_stop=enough)
+    return train(resolve(what), HERE, store=store, data_root=data, should_stop=enough)
 
 
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
@@ -77,27 +77,27 @@ def test_another_machine_goes_on_to_the_same_bits(
     whole = trained(what, tmp_path / "undisturbed")
     with pytest.raises(Interrupted):
         trained(what, store, after=10)
-    told = json.loads(Remote(store).read(f"{what.run_id}/status.json") or b"")
+    told = json.loads(Remote(store).read(f"{resolve(what).run_id}/status.json") or b"")
     assert told["state"] == "interrupted"
-    there = server.files(f"{store}/{what.run_id}")
+    there = server.files(f"{store}/{resolve(what).run_id}")
     assert {"status.json", "recipe.yaml", "metrics.jsonl"} <= there
     assert not {path for path in there if path.startswith(".")}
     assert len({path.split("/")[1] for path in there if path.startswith("checkpoints/")}) == 2
     on_machine("b", tmp_path, monkeypatch)
     result = trained(what, store)
     assert result["last"] == whole["last"]
-    run = local_folder(store) / what.run_id
-    expected = tensors(tmp_path / "undisturbed" / what.run_id)
+    run = local_folder(store) / resolve(what).run_id
+    expected = tensors(tmp_path / "undisturbed" / resolve(what).run_id)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors(run).items())
     rows = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows == [5, 10, 15, 20], "those of before the stop among them"
     on_machine("c", tmp_path, monkeypatch)
     caplog.set_level("INFO")
     on_ray = Cluster(name="ray", address="127.0.0.1:1", workers=2)
-    again = train(what, on_ray, store=store, data_root=None, should_stop=lambda: False)
+    again = train(resolve(what), on_ray, store=store, data_root=None, should_stop=lambda: False)
     assert again == result, "read, not trained again, for which no Ray is needed"
     assert "finished already: reading its result" in caplog.text
-    assert not list((local_folder(store) / what.run_id / "checkpoints").glob("*/state.pt")), (
+    assert not list((local_folder(store) / resolve(what).run_id / "checkpoints").glob("*/state.pt")), (
         "nor are checkpoints brought"
     )
 
@@ -105,7 +105,7 @@ def test_another_machine_goes_on_to_the_same_bits(
 def test_a_run_survives_an_outage(store: str, s3: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     schedule = {"steps": 9, "report_every": 3, "global_batch": 16}
     what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=schedule)
-    run = local_folder(store) / what.run_id
+    run = local_folder(store) / resolve(what).run_id
 
     def cut() -> None:
         while not list(run.glob("checkpoints/step_*")):
@@ -116,7 +116,7 @@ def test_a_run_survives_an_outage(store: str, s3: Server, tmp_path: Path, caplog
     threading.Thread(target=cut).start()
     result = trained(what, store)
     assert "trying again" in caplog.text
-    told = Remote(store).read(f"{what.run_id}/status.json")
+    told = Remote(store).read(f"{resolve(what).run_id}/status.json")
     assert json.loads(told or b"")["result"] == result
 
 
@@ -124,11 +124,11 @@ def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pyte
     what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=BRIEF)
     result = trained(what, store)
     on_machine("b", tmp_path, monkeypatch)
-    done = CliRunner().invoke(app, ["evaluate", f"{store}/{what.run_id}", "--json"])
+    done = CliRunner().invoke(app, ["evaluate", f"{store}/{resolve(what).run_id}", "--json"])
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["accuracy/top1"] == pytest.approx(result["blind"]["accuracy/top1"])
-    assert found["directory"] == f"{store}/{what.run_id}"
+    assert found["directory"] == f"{store}/{resolve(what).run_id}"
     with pytest.raises(UsageError, match=r"elsewhere-s0 is no run: it has no recipe.yaml"):
         pull_run(f"{store}/elsewhere-s0", None)
 
@@ -139,9 +139,9 @@ def test_machines_that_share_no_disk_train_one_bank(
     run_two_workers("tests.store.two_machines", store, tmp_path / "shared", LOCAL_RANK="0")
     on_machine("reader", tmp_path, monkeypatch)
     with shrunk(4, tmp_path / "alone") as (_, load):
-        run_id = load("lsgdfd_digits_bank", ["schedule.report_every=2"]).run_id
+        run_id = resolve(load("lsgdfd_digits_bank", ["schedule.report_every=2"])).run_id
     directory, _ = pull_run(f"{store}/{run_id}", None)
-    assert json.loads((directory / "status.json").read_text())["state"] == "finished"
+    assert json.loads((directory.path / "status.json").read_text())["state"] == "finished"
     assert len(open_bank(directory).load(range(10)).classes) == 10
 
 
@@ -151,12 +151,13 @@ def test_a_frozen_set_is_made_by_one_machine_and_read_by_another(
     first = frozen_student(images=40)
     assert first.bank is not None
     trained(first, store)
-    name = set_folder(first.bank, Path()).as_posix()
+    (images,) = resolve(first).image_sets
+    name = images.name
     files = s3.files(f"{store}/{name}")
     assert "manifest.json" in files
     assert any(file.endswith(".parquet") for file in files)
     on_machine("b", tmp_path, monkeypatch)
-    assert make_frozen_sets(first, World.alone(), open_workspace(store, None)) == 0, "no image is made again"
+    assert make_image_sets(resolve(first), World.alone(), open_workspace(store, None)) == 0, "no image is made again"
     other = first.model_copy(update={"seed": 1})
     result = trained(other, store)
     assert result["data_opened"]["synthetic"] == [f"{local_folder(store) / name}/train"]

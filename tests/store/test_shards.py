@@ -16,6 +16,7 @@ from raykd.store.checkpoint import (
     write_checkpoint,
     write_shard,
 )
+from raykd.store.run_directory import RunDirectory
 
 WORKERS = 3
 
@@ -68,5 +69,5 @@ def test_a_disk_that_does_not_take_the_products_is_told(tmp_path: Path) -> None:
     products = {"class_00000": {"w": torch.ones(1)}}
     checkpoint = Checkpoint(1, 1, {}, {}, products=products)
     with pytest.raises(SetupError, match="could not write into run directory"):
-        LocalReporter(tmp_path).report(None, checkpoint)
+        LocalReporter(RunDirectory(tmp_path)).report(None, checkpoint)
     assert not (tmp_path / "checkpoints").exists()

@@ -14,6 +14,8 @@ from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import run
 from raykd.engine.stop import Interrupted
+from raykd.recipe.experiment import resolve
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace, open_workspace
 from tests.golden.shrunk import shrunk
 
@@ -32,11 +34,11 @@ def main(store: str, folder: Path) -> None:
                 place, world=world, workspace=workspace, until=until, make_reporter=_reporter(world, workspace)
             )
             with nullcontext() if until is None else suppress(Interrupted):
-                run(recipe, here)
+                run(resolve(recipe), here)
 
 
-def _reporter(world: World, workspace: Workspace) -> Callable[[Path], LocalReporter]:
-    return lambda path: LocalReporter(path, world=world, mirror=workspace.mirror)
+def _reporter(world: World, workspace: Workspace) -> Callable[[RunDirectory], LocalReporter]:
+    return lambda run: LocalReporter(run, world=world, mirror=workspace.mirror)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from raykd.distributed.world import World
 from raykd.engine.build import Built, build
 from raykd.errors import CorruptError, UsageError
 from raykd.models import build_model
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.tasks.inspect import subject_of_file
 from raykd.tasks.ood import rank
@@ -58,7 +59,7 @@ def ranked(place: Path, images: int | None = None, name: str = "index.parquet") 
 
 def entropies(place: Path) -> tuple[Tensor, Tensor]:
     """Entropy of every image, and its class, by another formula than the one that is tested."""
-    built = build(load_recipe_of(place), World.alone(), Runtime(), workspace(place))
+    built = build(resolve(load_recipe_of(place)), World.alone(), Runtime(), workspace(place))
     spec = built.spec
     assert built.teacher is not None
     pixels = load_images("ours", "train", spec, place).pixels
@@ -74,7 +75,7 @@ def load_recipe_of(place: Path, *pairs: str, data: str = "{name: digits, ood: ou
 
 
 def built_with(place: Path, data: str) -> Built:
-    return build(load_recipe_of(place, data=data), World.alone(), Runtime(), workspace(place))
+    return build(resolve(load_recipe_of(place, data=data)), World.alone(), Runtime(), workspace(place))
 
 
 def test_images_come_in_the_order_of_their_entropy(place: Path) -> None:

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from pathlib import Path
 from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -16,12 +15,12 @@ from ray.train.torch import TorchConfig
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, error_from_dict
-from raykd.recipe.recipe import Recipe
+from raykd.recipe.experiment import Experiment
 from raykd.runners.ray.elastic import ElasticTrainer
 from raykd.runners.ray.session import connected
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.worker import WorkerTask, work
-from raykd.store.run_directory import read_status, write_status
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ _LOGS = "logs: session_latest/logs/train in Ray's folder (/tmp/ray) of the worke
 
 
 def run_on_ray(
-    recipe: Recipe,
+    experiment: Experiment,
     cluster: Cluster,
     workspace: Workspace,
     fitting: list[int],
@@ -46,27 +45,27 @@ def run_on_ray(
     Raises:
         RaykdError: the workers' own, in its class, or RunFailed if they kept dying.
     """
-    job_id = f"{recipe.run_id}-{uuid.uuid4().hex[:6]}"
+    job_id = f"{experiment.run_id}-{uuid.uuid4().hex[:6]}"
     for life in range(1, _CONTROLLER_LIVES + 1):
         # Not the run's directory, and never the same twice: Ray goes on with what it finds under a known name.
-        control = RunSignals(workspace.addresses[0], f"{job_id}-{life}")
-        control.open()
+        signals = RunSignals(workspace.addresses[0], f"{job_id}-{life}")
+        signals.open()
         try:
             # A connection of its own, whose end frees what a dead controller has left reserved.
             with connected(cluster, fitting[0]):
-                job = WorkerTask.of(recipe, cluster, workspace, control, until)
-                fitted = _start(_trainer(job, cluster, fitting, control).fit)
-                result = _outcome(fitted, control, should_stop, workspace.store / recipe.run_id)
-            workspace.pull([recipe.run_id], World.alone(), checkpoints="none")
+                task = WorkerTask.of(experiment, cluster, workspace, signals, until)
+                fitted = _start(_trainer(task, cluster, fitting, signals).fit)
+                result = _outcome(fitted, signals, should_stop, workspace.run(experiment.run_id))
+            workspace.pull([experiment.run_id], World.alone(), checkpoints="none")
             return result
         except (RayActorError, OutOfMemoryError) as error:
             logger.warning("Ray's controller died (%s); starting it again", _last_line(error))
         finally:
-            control.close()
+            signals.close()
     raise RunFailed(f"Ray's controller died {_CONTROLLER_LIVES} times; {_LOGS}. The same command continues")
 
 
-def _trainer(job: WorkerTask, cluster: Cluster, fitting: list[int], control: RunSignals) -> ElasticTrainer:
+def _trainer(task: WorkerTask, cluster: Cluster, fitting: list[int], signals: RunSignals) -> ElasticTrainer:
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
@@ -75,7 +74,7 @@ def _trainer(job: WorkerTask, cluster: Cluster, fitting: list[int], control: Run
     return ElasticTrainer(
         work,
         fitting=fitting,
-        train_loop_config=job.as_config(),
+        train_loop_config=task.as_config(),
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=fitting[0] if len(fitting) == 1 else (fitting[0], fitting[-1]),
@@ -85,8 +84,8 @@ def _trainer(job: WorkerTask, cluster: Cluster, fitting: list[int], control: Run
         ),
         run_config=RunConfig(
             # Ray keeps its own record there, which its controller, on this node, reads: our checkpoints are not Ray's.
-            name=control.here.name,
-            storage_path=str(control.here.parent),
+            name=signals.here.name,
+            storage_path=str(signals.here.parent),
             failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=_CONTROLLER_LIVES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -108,21 +107,21 @@ def _start(fit: Callable[[], Any]) -> "Future[Any]":
 
 
 def _outcome(
-    fitted: "Future[Any]", control: RunSignals, should_stop: Callable[[], bool], directory: Path
+    fitted: "Future[Any]", signals: RunSignals, should_stop: Callable[[], bool], run: RunDirectory
 ) -> dict[str, Any]:
     """Wait for the end, passing on a wish to stop; return the result or raise what the workers meant."""
     while not wait_for([fitted], timeout=_POLL_SECONDS).done:
         if should_stop():
-            control.ask_to_stop()
+            signals.ask_to_stop()
     try:
         outcome: dict[str, Any] = fitted.result().return_value
     except TrainingFailedError as error:
-        recorded = control.failures()
+        recorded = signals.failures()
         if recorded:
             raise error_from_dict(recorded[0]) from None
         reason = f"{_cause(error)}; {_LOGS}. The same command continues"
-        if read_status(directory):
-            write_status(directory, state="failed", reason=reason)
+        if run.has_begun:
+            run.write_status(state="failed", reason=reason)
         raise RunFailed(reason) from None
     if "error" in outcome:
         raise error_from_dict(outcome)

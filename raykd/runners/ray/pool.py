@@ -5,7 +5,6 @@ import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,20 +12,17 @@ from ray.exceptions import RayError, RayTaskError
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.workers import fitting_workers
-from raykd.config.runtime import Runtime
-from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
-from raykd.engine.reporter import LocalReporter
-from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.errors import RaykdError, error_from_dict, error_to_dict
-from raykd.recipe.recipe import Recipe, recipe_from_dict
-from raykd.runners.batch import BatchStopped, RunOutcome, sources_of
+from raykd.files import write_text
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import Recipe
+from raykd.runners.batch import BatchStopped, RunOutcome
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.session import connected, room_for
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.worker import WorkerTask, after_others
-from raykd.store.checkpoint import write_text
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -41,29 +37,28 @@ class RunPool:
         self,
         cluster: Cluster,
         workspace: Workspace,
-        waiting: Sequence[Recipe],
+        waiting: Sequence[Experiment],
         outcomes: dict[str, RunOutcome],
-        ended: Callable[[Recipe, RunOutcome], None],
+        ended: Callable[[Experiment, RunOutcome], None],
     ) -> None:
         """Take over the runs to be done; ``outcomes`` holds those that are."""
         self._cluster, self._workspace, self._ended = cluster, workspace, ended
         self._outcomes = outcomes
-        # Ids and sources are found by reading files, so once.
-        runs = {recipe.run_id: recipe for recipe in waiting}
-        self._sources = {run: sources_of(recipe) for run, recipe in runs.items()}
+        runs = {run.run_id: run for run in waiting}
+        self._sources = {run_id: [source.run_id for source in run.sources] for run_id, run in runs.items()}
         needed = {source for sources in self._sources.values() for source in sources}
         # What others wait for goes first, then what takes longest, so that no long one is left for the end.
-        order = sorted(runs, key=lambda run: (run not in needed, -_images(runs[run])))
+        order = sorted(runs, key=lambda run: (run not in needed, -_images(runs[run].recipe)))
         self._waiting = {run: runs[run] for run in order}
-        self._working: dict[Any, tuple[str, Recipe]] = {}
+        self._working: dict[Any, tuple[str, Experiment]] = {}
         self._deaths: dict[str, int] = {}
         self._stopped = 0
-        self._control = RunSignals(workspace.addresses[0], f"trials-{uuid.uuid4().hex[:8]}")
+        self._signals = RunSignals(workspace.addresses[0], f"trials-{uuid.uuid4().hex[:8]}")
 
     def run(self, should_stop: Callable[[], bool]) -> dict[str, RunOutcome]:
         """Work until all have ended or a stop was asked for; see ``run_trials``."""
         workers = max(1, self._cluster.worker_range[1])
-        self._control.open()
+        self._signals.open()
         try:
             with connected(self._cluster, max(1, self._cluster.worker_range[0])):
                 places = max(1, room_for(self._cluster) // workers)
@@ -71,14 +66,14 @@ class RunPool:
                 while self._waiting or self._working:
                     stopping = should_stop()
                     if stopping:
-                        self._control.ask_to_stop()
+                        self._signals.ask_to_stop()
                         if not self._working:
                             break
                     else:
                         self._start(places)
                     self._collect()
         finally:
-            self._control.close()
+            self._signals.close()
         if self._waiting or self._stopped:
             finished = sum(ended.result is not None for ended in self._outcomes.values())
             total = len(self._outcomes) + len(self._waiting) + self._stopped
@@ -86,24 +81,24 @@ class RunPool:
         return self._outcomes
 
     def _start(self, places: int) -> None:
-        for name, recipe in list(self._waiting.items()):
+        for name, run in list(self._waiting.items()):
             sources = {source: self._outcomes.get(source) for source in self._sources[name]}
             failed = [source for source, ended in sources.items() if ended and ended.result is None]
             if failed:
                 del self._waiting[name]
-                self._record(name, recipe, RunOutcome(None, f"not run: {failed[0]}, which it builds on, failed"))
+                self._record(name, run, RunOutcome(None, f"not run: {failed[0]}, which it builds on, failed"))
             elif len(self._working) < places and all(sources.values()):
                 del self._waiting[name]
-                self._working[self._submit(recipe)] = name, recipe
+                self._working[self._submit(run)] = name, run
 
-    def _submit(self, recipe: Recipe) -> Any:
+    def _submit(self, run: Experiment) -> Any:
         cluster = self._cluster
-        job = WorkerTask.of(recipe, cluster, self._workspace, self._control)
+        task = asdict(WorkerTask.of(run, cluster, self._workspace, self._signals))
         if cluster.worker_range[1] > 1:
             together = cluster.model_copy(update={"address": "auto"}).model_dump()
-            return ray.remote(_train_together).options(num_cpus=0, max_retries=0).remote(asdict(job), together)
+            return ray.remote(_train_together).options(num_cpus=0, max_retries=0).remote(task, together)
         resources = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
-        return ray.remote(_train_alone).options(max_retries=0, **resources).remote(asdict(job))
+        return ray.remote(_train_alone).options(max_retries=0, **resources).remote(task)
 
     def _collect(self) -> None:
         """Wait a moment for trials to end and record how they did."""
@@ -111,35 +106,35 @@ class RunPool:
             return
         done, _ = ray.wait(list(self._working), timeout=_POLL_SECONDS)
         for trial in done:
-            name, recipe = self._working.pop(trial)
+            name, run = self._working.pop(trial)
             try:
                 outcome = ray.get(trial)
             except RayError as error:
-                self._died(name, recipe, error)
+                self._died(name, run, error)
                 continue
             if "result" in outcome:
-                self._record(name, recipe, RunOutcome(outcome["result"]))
+                self._record(name, run, RunOutcome(outcome["result"]))
                 continue
             failure = error_from_dict(outcome)
             if isinstance(failure, Interrupted):
                 self._stopped += 1
             else:
-                self._record(name, recipe, RunOutcome(None, str(failure)))
+                self._record(name, run, RunOutcome(None, str(failure)))
 
-    def _died(self, name: str, recipe: Recipe, error: Exception) -> None:
+    def _died(self, name: str, run: Experiment, error: Exception) -> None:
         deaths = self._deaths[name] = self._deaths.get(name, 0) + 1
         told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {told[:200]}"
         if isinstance(error, RayTaskError) or deaths > self._cluster.max_failures:
-            self._record(name, recipe, RunOutcome(None, f"its process died {deaths} times ({reason})"))
+            self._record(name, run, RunOutcome(None, f"its process died {deaths} times ({reason})"))
             return
         logger.warning("the process of %s died (%s); starting it again", name, reason)
-        self._waiting = {name: recipe, **self._waiting}
+        self._waiting = {name: run, **self._waiting}
 
-    def _record(self, name: str, recipe: Recipe, ended: RunOutcome) -> None:
+    def _record(self, name: str, run: Experiment, ended: RunOutcome) -> None:
         self._workspace.pull([name], World.alone(), checkpoints="none")
         self._outcomes[name] = ended
-        self._ended(recipe, ended)
+        self._ended(run, ended)
 
 
 def _images(recipe: Recipe) -> int:
@@ -148,40 +143,25 @@ def _images(recipe: Recipe) -> int:
 
 def _train_alone(config: dict[str, Any]) -> dict[str, Any]:
     """Run a trial in this process; return its result, or an error as data."""
-    job = WorkerTask(**config)
-    job.enter_working_dir()
-    prepare_host(job.threads)
-    runtime = Runtime.model_validate(job.runtime)
-    world = World.current(runtime.precision)
-
-    def train(recipe: Recipe) -> dict[str, Any]:
-        def reporter(directory: Path) -> LocalReporter:
-            return LocalReporter(directory, job.words.asked_to_stop, world, job.workspace.mirror)
-
-        return run(recipe, RunContext(world, job.workspace, runtime, reporter))
-
-    return _answered(job, train)
+    task = WorkerTask(**config)
+    task.enter_working_dir()
+    return _answered(task, lambda: task.run(task.resolved))
 
 
 def _train_together(config: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
     """Run a trial as a Ray Train run of several workers; return its result, or an error as data."""
-    job, place = WorkerTask(**config), Cluster.model_validate(cluster)
-    job.enter_working_dir()
-    return _answered(
-        job,
-        lambda recipe: run_on_ray(
-            recipe, place, job.workspace, fitting_workers(recipe, place), job.words.asked_to_stop
-        ),
-    )
+    task, place = WorkerTask(**config), Cluster.model_validate(cluster)
+    task.enter_working_dir()
+    run, stopping = task.resolved, task.signals.stop_asked_for
+    return _answered(task, lambda: run_on_ray(run, place, task.workspace, fitting_workers(run, place), stopping))
 
 
-def _answered(job: WorkerTask, train: Callable[[Recipe], dict[str, Any]]) -> dict[str, Any]:
-    recipe = recipe_from_dict(job.recipe)
+def _answered(task: WorkerTask, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        return {"result": after_others(lambda: train(recipe), job.words.asked_to_stop)}
+        return {"result": after_others(train, task.signals.stop_asked_for)}
     except RaykdError as error:
         return error_to_dict(error)
     except Exception as error:  # a fault of ours must not take the other trials with it
-        log = job.workspace.store / recipe.run_id / "error.log"
+        log = task.workspace.run(task.resolved.run_id).error_log
         write_text(log, traceback.format_exc())
         return error_to_dict(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))

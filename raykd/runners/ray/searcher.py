@@ -10,12 +10,12 @@ from ray.tune.search import Searcher
 
 from raykd.distributed.world import World
 from raykd.errors import UsageError
-from raykd.recipe.recipe import Recipe
+from raykd.recipe.experiment import Experiment
 from raykd.search.population import Population
 from raykd.search.pruning import prune
 from raykd.search.space import SearchSpace
 from raykd.search.study import FOUND, REASON, RUN, TOO_MANY, TUNER, best_trials, counted, finished, ours, propose
-from raykd.store.run_directory import read_status
+from raykd.store.run_directory import CHECKPOINTS
 from raykd.store.workspace import Workspace
 
 FINAL, FAILED, INTERRUPTED, REPORT, TEST, MADE = "final", "failed", "interrupted", "report", "test", "images made"
@@ -43,18 +43,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         target: int,
         workspace: Workspace,
         should_stop: Callable[[], bool],
-        job: Callable[[Recipe, Segment], dict[str, Any]],
+        trial_task: Callable[[Experiment, Segment], dict[str, Any]],
         broken: Callable[[str], None],
         population: Population | None,
     ) -> None:
         """Propose until ``target`` trials are finished or at work.
 
-        ``job`` is what a trial's process is told; ``broken`` hears of what no trial can go on with.
+        ``trial_task`` makes what a trial's process is given; ``broken`` hears of what no trial can go on with.
         """
         super().__init__()
         self._study, self._space, self._objectives = study, space, objectives
         self._tuner, self._target, self._workspace = tuner, target, workspace
-        self._should_stop, self._job, self._broken, self._population = should_stop, job, broken, population
+        self._should_stop, self._trial_task, self._broken = should_stop, trial_task, broken
+        self._population = population
         self._trials: dict[str, Trial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,19 +90,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             try:
                 values = propose(trial, self._space)
                 if self._population is None:
-                    recipe, segment = self._space.recipe_of(values), WHOLE
+                    run, segment = self._space.experiment_of(values), WHOLE
                 else:
-                    recipe, segment = self._population.recipe_of(trial), self._population.segment(trial)
+                    run, segment = self._population.experiment_of(trial), self._population.segment(trial)
             except UsageError as error:
                 trial.set_user_attr(REASON, str(error))
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
-            trial.set_user_attr(RUN, recipe.run_id)
-            trial.set_user_attr("directory", self._workspace.display_name(recipe.run_id))
+            trial.set_user_attr(RUN, run.run_id)
+            trial.set_user_attr("directory", self._workspace.display_name(run.run_id))
             if FOUND not in trial.user_attrs:
-                trial.set_user_attr(FOUND, [run for run in self._runs(trial) if self._is_finished(run)])
+                trial.set_user_attr(FOUND, [one for one in self._runs(trial) if self._is_finished(one)])
             self._trials[trial_id] = trial
-            return self._job(recipe, segment)
+            return self._trial_task(run, segment)
         return str(Searcher.FINISHED)
 
     def _refuse(self, trial: Trial) -> None:
@@ -152,7 +153,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
 
     def _is_finished(self, run: str) -> bool:
         self._workspace.pull([run], World.alone(), checkpoints="none")
-        return read_status(self._workspace.store / run).get("state") == "finished"
+        return self._workspace.run(run).is_finished
 
     def _own(self, trial: Trial | FrozenTrial) -> list[str]:
         """Return those of a trial's runs that were not there before it, whoever trained them."""
@@ -176,4 +177,4 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         for trial in finished(self._study):
             if RUN in trial.user_attrs and trial.user_attrs[RUN] not in kept | going:
                 for run in self._own(trial):
-                    self._workspace.remove(f"{run}/checkpoints")
+                    self._workspace.remove(f"{run}/{CHECKPOINTS}")

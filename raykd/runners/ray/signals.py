@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raykd.store.checkpoint import write_text
+from raykd.files import write_text
 from raykd.store.remote import Remote, is_remote
 from raykd.store.workspace import Location, local_folder
 
@@ -49,7 +49,7 @@ class RunSignals:
         """Ask the workers to save and stop."""
         self._put(_STOP, "")
 
-    def asked_to_stop(self) -> bool:
+    def stop_asked_for(self) -> bool:
         """Tell whether the driver has asked for a stop; a store that does not answer has not."""
         return _STOP in self._names()
 

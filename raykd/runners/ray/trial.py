@@ -1,19 +1,16 @@
 """A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
 
-import json
 import math
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 
-from raykd.artifacts.synthetic_set import MANIFEST
 from raykd.cluster.config import Cluster
 from raykd.cluster.workers import fitting_workers
 from raykd.config.runtime import Runtime
@@ -21,19 +18,19 @@ from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, spec_of
 from raykd.engine.reporter import LocalReporter
-from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
-from raykd.engine.synthesis import make_frozen_sets
-from raykd.engine.synthetic_sets import set_folder
+from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, SetupError, error_to_dict
+from raykd.files import MANIFEST, write_text
 from raykd.methods import METHODS, Method
-from raykd.recipe.recipe import Recipe, frozen_sets, recipe_from_dict
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import Recipe
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.searcher import BROKEN, FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
 from raykd.runners.ray.worker import WorkerTask, after_others
 from raykd.search.objectives import reported_as
-from raykd.store.checkpoint import Checkpoint, write_text
-from raykd.store.run_directory import METRICS, parse_rows, read_status
+from raykd.store.checkpoint import Checkpoint
+from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
 
 _WAIT_SECONDS = 0.2
 _REMOTE_WAIT_SECONDS = 2.0
@@ -42,9 +39,12 @@ _TIMED, _WARM = 30, 5  # forward passes
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What a trial's process is told, all of it plain data."""
+    """What a trial's process is given, all of it plain data.
 
-    job: dict[str, Any]
+    ``task`` trains the trial's first seed, ``begin`` is the step that its part of the run begins at.
+    """
+
+    task: dict[str, Any]
     objectives: Sequence[str]
     cluster: dict[str, Any]
     begin: int
@@ -54,9 +54,9 @@ class TrialTask:
 class TuneReporter(LocalReporter):
     """Writes the run directory as any run does, and tells Ray Tune the objectives."""
 
-    def __init__(self, directory: Path, job: WorkerTask, world: World, tell: "Telling") -> None:
-        """Write into ``directory``, in the job's store."""
-        super().__init__(directory, job.words.asked_to_stop, world, job.workspace.mirror)
+    def __init__(self, run: RunDirectory, task: WorkerTask, world: World, tell: "Telling") -> None:
+        """Write into the directory of ``run``, in the task's store."""
+        super().__init__(run, task.signals.stop_asked_for, world, task.workspace.mirror)
         self._tell = tell
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
@@ -88,24 +88,24 @@ class Telling:
 
 def run_of(config: Mapping[str, Any]) -> str:
     """Return the id of the run, the first of its seeds, that a trial was told to train."""
-    return recipe_from_dict(TrialTask(**config).job["recipe"]).run_id
+    return str(TrialTask(**config).task["experiment"]["run"])
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """Train what a trial's values make of the recipe, telling how it goes; every way to end is told, none raised."""
     trial = TrialTask(**config)
-    job = WorkerTask(**trial.job)
-    job.enter_working_dir()
-    recipe, cluster = recipe_from_dict(job.recipe), Cluster.model_validate(trial.cluster)
+    task = WorkerTask(**trial.task)
+    task.enter_working_dir()
+    first, cluster = task.resolved, Cluster.model_validate(trial.cluster)
     seeds: list[dict[str, Any]] = []
     try:
         for number in range(trial.seeds):
-            seeds.append(_told_of_run(job, recipe.model_copy(update={"seed": recipe.seed + number}), trial, cluster))
+            seeds.append(_run_seed(task, first.with_seed(first.recipe.seed + number), trial, cluster))
             told = {
                 name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0] if seeds[0][name] is not None
             }
             if number:  # the first one has told its rows
-                told[REPORT] = (number + 1) * _reports(recipe)
+                told[REPORT] = (number + 1) * _reports(first.recipe)
             if 0 < number < trial.seeds - 1:  # the last is told below
                 tune.report(told)
         told |= {MADE: sum(each[MADE] for each in seeds), FINAL: 1.0}
@@ -116,31 +116,31 @@ def run_trial(config: dict[str, Any]) -> None:
     except RaykdError as error:
         told = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it
-        log = job.workspace.store / recipe.run_id / "error.log"
+        log = task.workspace.run(first.run_id).error_log
         write_text(log, traceback.format_exc())
         told = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
     tune.report(told)
 
 
-def _told_of_run(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
-    """Train one run of a trial, or its part of it, and return what there is to tell of it."""
-    begin, end, train = trial.begin, job.until, _together if cluster.worker_range[1] > 1 else _alone
-    made = _to_be_made(job, recipe)
+def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+    """Train one seed of a trial, or its part of the run, and return what there is to tell of it."""
+    begin, end, train = trial.begin, task.until, _together if cluster.worker_range[1] > 1 else _alone
+    made, recipe = _to_be_made(task, run), run.recipe
     try:
-        result = after_others(lambda: train(job, recipe, trial, cluster), job.words.asked_to_stop)
+        result = after_others(lambda: train(task, run, trial, cluster), task.signals.stop_asked_for)
     except Interrupted:
-        if end is None or read_status(job.workspace.store / recipe.run_id).get("step", 0) < end:
+        if end is None or task.workspace.run(run.run_id).status().get("step", 0) < end:
             raise
         result = {}  # what is told at the end of a run is told of no part
     if METHODS[recipe.method.name].sample is not Method.sample:
         part = begin or end is not None
         made += ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
-    return {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives, cluster)}
+    return {MADE: made, **_at_the_end(task, run, result, trial.objectives, cluster)}
 
 
-def _last_step(job: WorkerTask, recipe: Recipe, trial: TrialTask) -> float:
+def _last_step(task: WorkerTask, recipe: Recipe, trial: TrialTask) -> float:
     """Return the step that ends the trial, infinite where it has runs after this one."""
-    return math.inf if trial.seeds > 1 else job.until or recipe.schedule.steps
+    return math.inf if trial.seeds > 1 else task.until or recipe.schedule.steps
 
 
 def _reports(recipe: Recipe) -> int:
@@ -148,63 +148,64 @@ def _reports(recipe: Recipe) -> int:
 
 
 def make_sets(config: dict[str, Any]) -> dict[str, Any]:
-    """Make the frozen sets of a recipe in a process of their own; return how many images, or an error as data."""
-    job = WorkerTask(**config)
-    job.enter_working_dir()
-    prepare_host(job.threads)
+    """Make the frozen sets of a run in a process of their own; return how many images, or an error as data."""
+    task = WorkerTask(**config)
+    task.enter_working_dir()
+    prepare_host(Runtime.model_validate(task.runtime).threads)
     try:
-        return {"made": make_frozen_sets(recipe_from_dict(job.recipe), World.current(), job.workspace)}
+        return {"made": make_image_sets(task.resolved, World.current(), task.workspace)}
     except RaykdError as error:
         return error_to_dict(error)
 
 
-def _to_be_made(job: WorkerTask, recipe: Recipe) -> int:
+def _to_be_made(task: WorkerTask, run: Experiment) -> int:
     """Return how many images the frozen sets have that are not there yet."""
-    workspace = job.workspace
-    sets = {set_folder(generators, workspace.store): generators.images or 0 for generators in frozen_sets(recipe)}
-    workspace.pull([folder.relative_to(workspace.store).as_posix() for folder in sets], World.alone())
-    return sum(images for folder, images in sets.items() if not (folder / MANIFEST).is_file())
+    workspace, sets = task.workspace, set(run.image_sets)
+    workspace.pull([images.name for images in sets], World.alone())
+    return sum(images.images for images in sets if not (workspace.store / images.name / MANIFEST).is_file())
 
 
-def _alone(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+def _alone(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
     """Train in this process."""
-    prepare_host(job.threads)
-    runtime = Runtime.model_validate(job.runtime)
-    world = World.current(runtime.precision)
-    telling = Telling(recipe, trial.objectives, _last_step(job, recipe, trial))
-    own = recipe_from_dict(job.recipe).run_id
+    telling = Telling(run.recipe, trial.objectives, _last_step(task, run.recipe, trial))
+    own = task.resolved.run_id
 
-    def reporter(directory: Path) -> LocalReporter:
+    def reporter(directory: RunDirectory, world: World) -> LocalReporter:
         if directory.name != own:  # the run of a teacher is nobody's trial, and further seeds are told by their means
-            return LocalReporter(directory, job.words.asked_to_stop, world, job.workspace.mirror)
-        return TuneReporter(directory, job, world, telling)
+            return LocalReporter(directory, task.signals.stop_asked_for, world, task.workspace.mirror)
+        return TuneReporter(directory, task, world, telling)
 
-    return run(recipe, RunContext(world, job.workspace, runtime, reporter, until=job.until))
+    return task.run(run, reporter)
 
 
-def _together(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
     """Train by workers of Ray Train, reading from the run directory how they do."""
-    telling, ending = Telling(recipe, trial.objectives, _last_step(job, recipe, trial)), threading.Event()
-    first = recipe.run_id == recipe_from_dict(job.recipe).run_id  # further seeds are told by their means
+    telling, ending = Telling(run.recipe, trial.objectives, _last_step(task, run.recipe, trial)), threading.Event()
+    first = run.run_id == task.resolved.run_id  # further seeds are told by their means
+    directory = task.workspace.run(run.run_id)
     outcome: dict[str, Any] = {}
 
     def work() -> None:
         try:
-            fitting = fitting_workers(recipe, cluster)
             outcome["result"] = run_on_ray(
-                recipe, cluster, job.workspace, fitting, lambda: ending.is_set() or job.words.asked_to_stop(), job.until
+                run,
+                cluster,
+                task.workspace,
+                fitting_workers(run, cluster),
+                lambda: ending.is_set() or task.signals.stop_asked_for(),
+                task.until,
             )
         except BaseException as error:
             outcome["error"] = error
 
     thread = threading.Thread(target=work)
-    wait = _WAIT_SECONDS if job.workspace.mirror is None else _REMOTE_WAIT_SECONDS
-    rows = _told_rows(job, recipe.run_id)
+    wait = _WAIT_SECONDS if task.workspace.mirror is None else _REMOTE_WAIT_SECONDS
+    rows = _rows_there(task, directory)
     seen = len(rows)
     thread.start()
     try:
         while thread.is_alive():
-            rows = _told_rows(job, recipe.run_id)
+            rows = _rows_there(task, directory)
             for row in rows[seen:] if first else ():
                 telling(row)
             seen = max(seen, len(rows))
@@ -218,26 +219,19 @@ def _together(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Cluste
 
 
 def _at_the_end(
-    job: WorkerTask,
-    recipe: Recipe,
-    end: int | None,
-    result: Mapping[str, Any],
-    objectives: Sequence[str],
-    cluster: Cluster,
+    task: WorkerTask, run: Experiment, result: Mapping[str, Any], objectives: Sequence[str], cluster: Cluster
 ) -> dict[str, Any]:
     """Return all objectives of a finished run, or part of one, those that it reported by its last row."""
-    directory = job.workspace.store / recipe.run_id
-    rows = [row for row in _rows(directory) if end is None or row["step"] <= end]
+    recipe, directory, end = run.recipe, task.workspace.run(run.run_id), task.until
+    rows = [row for row in directory.rows() if end is None or row["step"] <= end]
     told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
     told[TEST] = rows[-1].get("accuracy/top1") if rows else None
     if "gpu_hours" in objectives:
-        told["gpu_hours"] = gpu_hours(
-            result, json.loads((directory / "environment.json").read_text())["workers"], cluster
-        )
+        told["gpu_hours"] = gpu_hours(result, directory.environment().get("workers", 1), cluster)
     if {"parameters", "latency"} & set(objectives):
-        spec = spec_of(recipe.data, job.workspace)
+        spec = spec_of(recipe.data, task.workspace)
         assert recipe.student is not None, "only a student is searched for"
-        student = build_network(recipe.student, spec, job.workspace, "student")
+        student = build_network(recipe.student, spec, task.workspace, "student")
         told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
         told["latency"] = _latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
     return told
@@ -263,16 +257,9 @@ def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
     return 1e3 * sorted(seconds[_WARM:])[_TIMED // 2]
 
 
-def _rows(directory: Path) -> list[dict[str, Any]]:
-    try:
-        return parse_rows((directory / METRICS).read_text(encoding="utf-8"))
-    except OSError:
-        return []
-
-
-def _told_rows(job: WorkerTask, run: str) -> list[dict[str, Any]]:
-    """Return the rows that workers of any node have written."""
-    workspace = job.workspace
-    if workspace.mirror is None:
-        return _rows(workspace.store / run)
-    return parse_rows((workspace.mirror.remote.peek(f"{run}/{METRICS}") or b"").decode())
+def _rows_there(task: WorkerTask, run: RunDirectory) -> list[dict[str, Any]]:
+    """Return the rows of a run so far, as the store has them: its workers may be on other machines."""
+    mirror = task.workspace.mirror
+    if mirror is None:
+        return run.rows()
+    return parse_rows((mirror.remote.peek(f"{run.name}/{METRICS}") or b"").decode(errors="replace"))

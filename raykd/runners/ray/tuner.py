@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, SetupError, error_from_dict
-from raykd.recipe.recipe import Recipe, frozen_sets, generators_run
+from raykd.recipe.experiment import Experiment
 from raykd.runners.batch import run_batch
 from raykd.runners.ray.schedulers import scheduler_of
 from raykd.runners.ray.searcher import MADE, Segment, StudySearcher
@@ -63,7 +63,7 @@ class Tuning:
         """Take what is searched, where, and whom to tell."""
         self._planned, self._cluster, self._workspace = planned, cluster, workspace
         self._should_stop, self._show = should_stop, show
-        self._control = RunSignals(workspace.addresses[0], f"search-{uuid.uuid4().hex[:8]}")
+        self._signals = RunSignals(workspace.addresses[0], f"search-{uuid.uuid4().hex[:8]}")
         self._name = planned.folder.relative_to(workspace.store).as_posix()
         self._sent = 0.0
         self._broken: str | None = None
@@ -84,11 +84,11 @@ class Tuning:
             if learnt := learn_from_earlier(self._study, self._planned.space):
                 logger.info("%d trials of %s are known beforehand", learnt, self._planned.space.earlier)
             if len(finished(self._study)) < self._target:
-                self._control.open()
+                self._signals.open()
                 try:
                     self._on_ray(tuner)
                 finally:
-                    self._control.close()
+                    self._signals.close()
         if self._broken:
             raise SetupError(self._broken)
         report = self.report()
@@ -145,7 +145,7 @@ class Tuning:
             if not self._should_stop():
                 self._tune(tuner, places, workers)
 
-    def _train_first(self, runs: list[Recipe]) -> None:
+    def _train_first(self, runs: list[Experiment]) -> None:
         ended = run_batch(
             runs,
             self._cluster,
@@ -160,13 +160,13 @@ class Tuning:
 
     def _make_sets(self, finished: set[str]) -> None:
         """Make the frozen sets that all trials share."""
-        recipe, cluster = self._planned.space.recipe_of({}), self._cluster
-        runs = [generators_run(generators) for generators in frozen_sets(recipe)]
-        if self._should_stop() or not runs or any(run and run.run_id not in finished for run in runs):
+        experiment, cluster = self._planned.space.experiment_of({}), self._cluster
+        made_by = {run.run_id for run in experiment.sources} & {images.run for images in experiment.image_sets}
+        if self._should_stop() or not experiment.image_sets or not made_by <= finished:
             return
         resources = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
-        job = asdict(WorkerTask.of(recipe, cluster, self._workspace, self._control))
-        task = ray.remote(make_sets).options(max_retries=0, **resources).remote(job)
+        config = asdict(WorkerTask.of(experiment, cluster, self._workspace, self._signals))
+        task = ray.remote(make_sets).options(max_retries=0, **resources).remote(config)
         while not ray.wait([task], timeout=_POLL_SECONDS)[0]:
             if self._should_stop():  # whole files stay, and the next command goes on behind them
                 ray.cancel(task, force=True)
@@ -185,7 +185,7 @@ class Tuning:
             target=self._target,
             workspace=self._workspace,
             should_stop=self._stopping,
-            job=self._job,
+            trial_task=self._trial_task,
             broken=self._break,
             population=self._population,
         )
@@ -219,16 +219,16 @@ class Tuning:
         """Pass a stop on to the trials."""
         stopping = self._should_stop() or self._broken is not None
         if stopping:
-            self._control.ask_to_stop()
+            self._signals.ask_to_stop()
         return stopping
 
-    def _job(self, recipe: Recipe, segment: Segment) -> dict[str, Any]:
+    def _trial_task(self, experiment: Experiment, segment: Segment) -> dict[str, Any]:
         cluster = self._cluster
-        job = WorkerTask.of(recipe, cluster, self._workspace, self._control, segment[1])
+        task = WorkerTask.of(experiment, cluster, self._workspace, self._signals, segment[1])
         # Only the driver touches the study, whose address may hold a password.
         together = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()
         return asdict(
-            TrialTask(asdict(job), list(self._planned.objectives), together, segment[0], self._planned.space.seeds)
+            TrialTask(asdict(task), list(self._planned.objectives), together, segment[0], self._planned.space.seeds)
         )
 
 

@@ -13,15 +13,15 @@ import ray.train
 
 from raykd.cluster.config import Cluster
 from raykd.config.runtime import Runtime
-from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
-from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
-from raykd.errors import InProgress, RaykdError, SetupError, WorkerFailed, error_to_dict
-from raykd.recipe.recipe import Recipe, recipe_from_dict
+from raykd.errors import InProgress, RaykdError, SetupError, error_to_dict
+from raykd.recipe.experiment import Experiment, experiment_from_dict
+from raykd.runners.local import MakeReporter, run_here
 from raykd.runners.ray.signals import RunSignals
 from raykd.store.checkpoint import Checkpoint
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace, open_workspace
 
 _SETTLING_SECONDS = 5.0
@@ -30,38 +30,47 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What a worker is told, all of it plain data; paths are absolute, or addresses, and the same on every node."""
+    """What a worker is given, all of it plain data; paths are absolute, or addresses, and the same on every node."""
 
-    recipe: Mapping[str, Any]
+    experiment: Mapping[str, Any]
     runtime: Mapping[str, Any]
-    threads: int
     store: str
     data_root: str | None
     working_directory: str
-    control: str
+    job_id: str
     until: int | None = None
 
     @classmethod
     def of(
-        cls, recipe: Recipe, cluster: Cluster, workspace: Workspace, control: RunSignals, until: int | None = None
+        cls,
+        experiment: Experiment,
+        cluster: Cluster,
+        workspace: Workspace,
+        signals: RunSignals,
+        until: int | None = None,
     ) -> "WorkerTask":
-        """Return what a worker of ``cluster`` is told to train, ``until`` a step; called in the driver's directory."""
+        """Return the task of a worker of ``cluster``: to train ``until`` a step; called in the driver's directory."""
         store, data_root = workspace.addresses
+        threads = cluster.threads or max(1, int(cluster.cpus_per_worker))
         return cls(
-            recipe=recipe.model_dump(mode="json"),
-            runtime=cluster.runtime.model_dump(),
-            threads=cluster.threads or max(1, int(cluster.cpus_per_worker)),
+            experiment=experiment.to_dict(),
+            runtime=cluster.runtime.model_copy(update={"threads": threads}).model_dump(),
             store=store,
             data_root=data_root,
             working_directory=str(Path.cwd()),
-            control=control.job,
+            job_id=signals.job,
             until=until,
         )
 
     def enter_working_dir(self) -> None:
-        """Go where relative names in a recipe mean the driver's, if that is a directory here too."""
+        """Chdir to the driver's directory if this node has it: a recipe's weights and factories may be relative."""
         with suppress(OSError):
             os.chdir(self.working_directory)
+
+    @cached_property
+    def resolved(self) -> Experiment:
+        """Return the experiment as the driver resolved it; no name is looked up here."""
+        return experiment_from_dict(self.experiment)
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -69,9 +78,20 @@ class WorkerTask:
         return open_workspace(self.store, self.data_root, known=True)
 
     @cached_property
-    def words(self) -> RunSignals:
-        """Return what the driver says to the workers, and they to it."""
-        return RunSignals(self.store, self.control)
+    def signals(self) -> RunSignals:
+        """Return the signals between the driver and the workers."""
+        return RunSignals(self.store, self.job_id)
+
+    def run(self, experiment: Experiment, make_reporter: MakeReporter | None = None) -> dict[str, Any]:
+        """Run an experiment, the task's own or another of its seeds, in this process; see ``run_here``."""
+        return run_here(
+            experiment,
+            self.workspace,
+            Runtime.model_validate(self.runtime),
+            should_stop=self.signals.stop_asked_for,
+            make_reporter=make_reporter,
+            until=self.until,
+        )
 
     def as_config(self) -> dict[str, Any]:
         """Return the dictionary that Ray carries to the workers."""
@@ -85,9 +105,9 @@ class RayReporter:
     controller had not polled before a worker died, and local runs and Ray runs can continue each other.
     """
 
-    def __init__(self, directory: Path, world: World, job: "WorkerTask") -> None:
-        """Write into ``directory``, in the job's store."""
-        self._local = LocalReporter(directory, job.words.asked_to_stop, world, job.workspace.mirror)
+    def __init__(self, run: RunDirectory, world: World, task: WorkerTask) -> None:
+        """Write into the directory of ``run``, in the task's store."""
+        self._local = LocalReporter(run, task.signals.stop_asked_for, world, task.workspace.mirror)
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write (which fails on all workers or on none), then let Ray know of the metrics.
@@ -108,24 +128,16 @@ class RayReporter:
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
-    """Run the job on this worker; return ``{"result": ...}`` or, for what Ray must not retry, an error as data."""
-    job = WorkerTask(**config)
-    recorded = job.words.failures()
+    """Run the task on this worker; return ``{"result": ...}`` or, for what Ray must not retry, an error as data."""
+    task = WorkerTask(**config)
+    recorded = task.signals.failures()
     if recorded:
         return recorded[0]
-    job.enter_working_dir()
-    prepare_host(job.threads)
-    runtime = Runtime.model_validate(job.runtime)
-    world = World.current(runtime.precision)
+    task.enter_working_dir()
     try:
-        place = RunContext(
-            world, job.workspace, runtime, lambda folder: RayReporter(folder, world, job), until=job.until
-        )
-        return {"result": run(recipe_from_dict(job.recipe), place)}
-    except WorkerFailed:
-        raise  # the other worker raises too, and Ray starts all of them anew
+        return {"result": task.run(task.resolved, lambda run, world: RayReporter(run, world, task))}
     except RaykdError as error:
-        return _settle(job.words, world, error)
+        return _settle(task.signals, World.current(), error)
 
 
 def after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -143,7 +155,7 @@ def after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[]
             time.sleep(_POLL_SECONDS)
 
 
-def _settle(control: RunSignals, world: World, error: RaykdError) -> dict[str, Any]:
+def _settle(signals: RunSignals, world: World, error: RaykdError) -> dict[str, Any]:
     """Return the error once every worker has failed; if some go on, raise it.
 
     Those would wait for this one in a collective until its timeout. An exception makes Ray end them and start anew,
@@ -151,12 +163,12 @@ def _settle(control: RunSignals, world: World, error: RaykdError) -> dict[str, A
     """
     failure = error_to_dict(error)
     try:
-        control.record(world.rank, failure)
+        signals.record(world.rank, failure)
     except (OSError, SetupError):  # a full disk, or no store: then the others have failed at the same write
         return failure
     deadline = time.monotonic() + _SETTLING_SECONDS
     while time.monotonic() < deadline:
-        if len(control.failures()) == world.size:
+        if len(signals.failures()) == world.size:
             return failure
         time.sleep(0.05)
     raise error

@@ -1,0 +1,235 @@
+"""Experiment: a recipe with all that it names, found once. What runs, resumes, judges and reads goes by it.
+
+A recipe names its teacher, its generators and its controls by recipes, which may be files that change and packaged
+ones that the next release changes. ``resolve`` looks these names up, once, where a command starts. From there on the
+experiment travels whole: to workers as plain data, into each run directory as a file, so that no reader of a run
+depends on what the names mean by then.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+from raykd.config.base import Config
+from raykd.config.overrides import override_pairs
+from raykd.errors import UsageError
+from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
+from raykd.recipe.sections import BankConfig
+
+
+class ImageSet(NamedTuple):
+    """A frozen set of generated images: so many of the generators of a run."""
+
+    run: str
+    images: int
+
+    @property
+    def name(self) -> str:
+        """Return its folder in the store; recipes that name the same generators share it."""
+        return f"synthetic/{self.run}-{self.images}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run, resolved.
+
+    Attributes:
+        run_id: name of the recipe, 8 hex digits of all that decides the result, seed. It names the run directory.
+        recipe: what is trained.
+        teacher: the run that supplies the teacher; None where the recipe names weights, or none.
+        bank: the run that supplies the generators; None where the recipe names a run by its id, or none.
+        referee: the same for the images that students are judged on.
+        controls: the runs that are to stand beside this one, with its seed.
+    """
+
+    run_id: str
+    recipe: Recipe
+    teacher: "Experiment | None" = None
+    bank: "Experiment | None" = None
+    referee: "Experiment | None" = None
+    controls: tuple["Experiment", ...] = ()
+
+    @property
+    def content_hash(self) -> str:
+        """Return the 8 hex digits that change with anything that changes the result, but not with the seed."""
+        return self.run_id.rsplit("-", 2)[1]
+
+    @property
+    def sources(self) -> list["Experiment"]:
+        """Return the runs that this one builds on directly, as far as they are recipes' runs."""
+        return [run for run in (self.teacher, self.bank, self.referee) if run is not None]
+
+    @property
+    def runs(self) -> list["Experiment"]:
+        """Return all runs that training this one means, in their order: teacher's, bank's, its own, controls'."""
+        before = [run for source in self.sources for run in source.runs]
+        after = [run for control in self.controls for run in control.runs]
+        return list({run.run_id: run for run in [*before, self, *after]}.values())
+
+    @property
+    def bank_id(self) -> str | None:
+        """Return the id of the run that supplies the generators."""
+        return self._generators_id(self.recipe.bank, self.bank)
+
+    @property
+    def training_set(self) -> ImageSet | None:
+        """Return the frozen set that stands for the bank, if the recipe asks for one."""
+        return self._image_set(self.recipe.bank, self.bank)
+
+    @property
+    def referee_set(self) -> ImageSet | None:
+        """Return the frozen set that students are judged on."""
+        return self._image_set(self.recipe.referee, self.referee)
+
+    @property
+    def image_sets(self) -> list[ImageSet]:
+        """Return the frozen sets that are made, once, before this run is trained."""
+        return [one for one in (self.training_set, self.referee_set) if one is not None]
+
+    @property
+    def built_upon(self) -> list[str]:
+        """Return the ids of all other runs that are meant: those it builds on, those named by id, its controls."""
+        named = [one.run for one in (self.recipe.bank, self.recipe.referee) if one is not None and one.run is not None]
+        return [*named, *(run.run_id for run in self.runs if run.run_id != self.run_id)]
+
+    def with_seed(self, seed: int) -> "Experiment":
+        """Return the same with another seed; what it builds on keeps its own."""
+        stem, _, _ = self.run_id.rpartition("-s")
+        recipe = self.recipe.model_copy(update={"seed": seed})
+        controls = tuple(control.with_seed(seed) for control in self.controls)
+        return replace(self, run_id=f"{stem}-s{seed}", recipe=recipe, controls=controls)
+
+    def without_controls(self) -> "Experiment":
+        """Return the run alone, with what it builds on."""
+        return replace(self, recipe=self.recipe.model_copy(update={"controls": ()}), controls=())
+
+    def with_recipe(self, recipe: Recipe) -> "Experiment":
+        """Return this run as one that is trained by another recipe: a part of its own, or a smaller trial of it."""
+        return replace(self, recipe=recipe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``experiment_from_dict`` reads back: every run once, by its id."""
+        return {"run": self.run_id, "runs": {run.run_id: run._entry() for run in self.runs}}
+
+    def _entry(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "teacher": self.teacher and self.teacher.run_id,
+            "bank": self.bank and self.bank.run_id,
+            "referee": self.referee and self.referee.run_id,
+            "controls": [control.run_id for control in self.controls],
+        }
+
+    @staticmethod
+    def _generators_id(named: BankConfig | None, resolved: "Experiment | None") -> str | None:
+        if named is None:
+            return None
+        return named.run if resolved is None else resolved.run_id
+
+    def _image_set(self, named: BankConfig | None, resolved: "Experiment | None") -> ImageSet | None:
+        run = self._generators_id(named, resolved)
+        return None if named is None or run is None or named.images is None else ImageSet(run, named.images)
+
+
+def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
+    """Find all that a recipe names: the recipes of its teacher, its generators and its controls, and theirs.
+
+    Raises:
+        UsageError: if a recipe is not there or has a slip, or recipes name each other in a circle (``trail`` holds
+            those on the way).
+    """
+    if recipe in trail:
+        names = " -> ".join(one.name for one in (*trail[trail.index(recipe) :], recipe))
+        raise UsageError(f"recipes name each other in a circle: {names}")
+    trail = (*trail, recipe)
+    teacher = None
+    if recipe.teacher is not None and recipe.teacher.recipe is not None:
+        teacher = resolve(load_recipe(recipe.teacher.recipe, override_pairs(recipe.teacher.overrides)), trail)
+    bank, referee = (_resolve_generators(named, trail) for named in (recipe.bank, recipe.referee))
+    controls = tuple(resolve(load_recipe(name, [f"seed={recipe.seed}"]), trail) for name in recipe.controls)
+    run_id = f"{recipe.name}-{_content_hash(recipe, teacher, bank, referee)}-s{recipe.seed}"
+    return Experiment(run_id, recipe, teacher, bank, referee, controls)
+
+
+def experiment_from_dict(data: Any) -> Experiment:
+    """Rebuild an experiment from ``to_dict``: ids are those of then, and no name is looked up.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    try:
+        entries, first = dict(data["runs"]), data["run"]
+        return _rebuild(first, entries, ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"this is no experiment ({type(error).__name__}: {error})") from None
+
+
+def _rebuild(run_id: str, entries: Mapping[str, Any], trail: tuple[str, ...]) -> Experiment:
+    if run_id in trail:
+        raise UsageError(f"run {run_id} builds on itself")
+    entry, trail = entries[run_id], (*trail, run_id)
+    recipe = recipe_from_dict(entry["recipe"])
+    if not (run_id.startswith(f"{recipe.name}-") and run_id.endswith(f"-s{recipe.seed}")):
+        raise UsageError(f"run {run_id} has the recipe of another, {recipe.name!r} with seed {recipe.seed}")
+
+    def other(role: str) -> Experiment | None:
+        return None if entry[role] is None else _rebuild(entry[role], entries, trail)
+
+    controls = tuple(_rebuild(one, entries, trail) for one in entry["controls"])
+    return Experiment(run_id, recipe, other("teacher"), other("bank"), other("referee"), controls)
+
+
+def _resolve_generators(named: BankConfig | None, trail: tuple[Recipe, ...]) -> Experiment | None:
+    if named is None or named.recipe is None:
+        return None
+    recipe = load_recipe(named.recipe, override_pairs({**named.overrides, "seed": named.seed}))
+    # Its controls are run beside who asks for that recipe itself.
+    return resolve(recipe.model_copy(update={"controls": ()}), trail)
+
+
+def _content_hash(
+    recipe: Recipe, teacher: Experiment | None, bank: Experiment | None, referee: Experiment | None
+) -> str:
+    """Return 8 hex digits of all that decides the result: a source that is trained in another way makes another run."""
+    content = _content(recipe, recipe.model_dump(mode="json"), "")
+    for unrelated in ("name", "seed", "controls", "published"):
+        content.pop(unrelated, None)
+    if teacher is not None:
+        content["teacher"] = teacher.run_id
+    for role, named, resolved in (("bank", recipe.bank, bank), ("referee", recipe.referee, referee)):
+        if named is not None and resolved is not None:
+            content[role] = resolved.run_id if named.images is None else [resolved.run_id, named.images]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def _content(section: Config, dumped: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return what of a section counts: fields that always did, and others where they differ from their defaults.
+
+    So a field that is added later changes no id of a recipe that leaves it alone.
+    """
+    found: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        value, key = getattr(section, name), prefix + name
+        if key in _always_hashed() or info.is_required() or value != info.get_default(call_default_factory=True):
+            inner = isinstance(value, Config)
+            found[name] = _content(value, dumped[name], hashed_prefix(key, value)) if inner else dumped[name]
+    return found
+
+
+def hashed_prefix(key: str, section: Config) -> str:
+    """Return how fields of a section begin in the list: ``method[dafl].`` where its name tells it from others."""
+    kind = getattr(section, "name", None) if "name" in type(section).model_fields and key != "data" else None
+    return f"{key}[{kind}]." if kind else f"{key}."
+
+
+@cache
+def _always_hashed() -> frozenset[str]:
+    """Return the fields of the first recipes, whose values are in every id. The list is closed: nothing joins it."""
+    return frozenset(json.loads((resources.files("raykd.recipe") / "always_hashed.json").read_text("utf-8")))
