@@ -131,7 +131,7 @@ def _inside(kind: Any, sections: list[type[BaseModel]], part: int | str) -> Any:
     """Return the type of what stands at ``part`` in a section, mapping or list; None where nothing may."""
     if sections:
         return {_name(field, info): info.annotation for field, info in sections[0].model_fields.items()}.get(str(part))
-    contents = [inner for member in _members(kind) for inner in get_args(member) if inner is not ...]
+    contents = [inner for member in union_members(kind) for inner in get_args(member) if inner is not ...]
     return contents[-1] if contents else None
 
 
@@ -160,13 +160,13 @@ def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _sections_in(kind: Any) -> list[type[BaseModel]]:
-    return [member for member in _members(kind) if isinstance(member, type) and issubclass(member, BaseModel)]
+    return [member for member in union_members(kind) if isinstance(member, type) and issubclass(member, BaseModel)]
 
 
-def _members(kind: Any) -> Iterable[Any]:
+def union_members(kind: Any) -> Iterable[Any]:
     """Yield the types of a union, or the type itself."""
     if get_origin(kind) not in (Annotated, Union, UnionType):
         yield kind
         return
     for member in get_args(kind):
-        yield from _members(member)
+        yield from union_members(member)

@@ -21,7 +21,7 @@ from raykd.store.checkpoint import (
     write_shard,
 )
 from raykd.store.mirror import Mirror
-from raykd.store.run_directory import CHECKPOINTS, RunDirectory
+from raykd.store.run_directory import CHECKPOINTS, METRICS, RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class LocalReporter:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 self._tensorboard = False
-                logger.info("tensorboard is not installed; metrics.jsonl has the curves")
+                logger.info("tensorboard is not installed; %s has the curves", METRICS)
             else:
                 self._tensorboard = SummaryWriter(self._run.tensorboard)
         if self._tensorboard:

@@ -37,6 +37,7 @@ from raykd.generators import EVERY, GeneratorBank
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.experiment import experiment_from_dict
 from raykd.recipe.recipe import Recipe, without_test
+from raykd.store.checkpoint import step_name
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -177,7 +178,7 @@ def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> 
         if "student" in method.roles:
             evaluator.score(method.student)
         seconds += (times - 1) * (time.perf_counter() - began)
-        written = Path(folder) / "checkpoints" / f"step_{method.steps_done:07d}"
+        written = RunDirectory(Path(folder)).checkpoints / step_name(method.steps_done)
         files = {path.name: path.stat().st_size for path in written.iterdir()}
     own = sum(size for name, size in files.items() if name.startswith("shard_"))
     shared = sum(files.values()) - own
