@@ -123,18 +123,6 @@ def test_a_token_that_is_missing_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_elastic_training_takes_only_numbers_that_fit() -> None:
-    from ray.train import ScalingConfig
-
-    from raykd.runners.ray.elastic import FittingPolicy
-
-    options = {"num_workers": (2, 8), "resources_per_worker": {"CPU": 2}}
-    policy = FittingPolicy(ScalingConfig(**options), [2, 4, 8])
-    nodes = [{"a": {"CPU": cpus}} for cpus in (1, 4, 7, 8, 14, 16, 100)]
-    assert [policy._count_possible_workers(node) for node in nodes] == [0, 2, 2, 4, 4, 8, 8]
-
-
-@pytest.mark.ray
 @pytest.mark.parametrize("error", [SetupError("disk"), CorruptError("sum"), Interrupted(3, 7)])
 def test_errors_travel_as_data(error: RaykdError) -> None:
     from raykd.runners.ray.worker import pack_error, unpack_error
