@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from raykd.errors import UsageError, did_you_mean, masked
 
 _MAX_BYTES = 1_000_000
+_SHOWN = 200  # characters of a value that is wrong, which may be a whole section
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
 
@@ -104,7 +105,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
             lines.append(f"{path}: {item['msg']}")
         else:
             told = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: got {masked(repr(item['input']))}; {told}")
+            got = masked(repr(item["input"]))
+            lines.append(f"{path}: got {got if len(got) <= _SHOWN else got[:_SHOWN] + '...'}; {told}")
     return UsageError(f"{source}: " + "; ".join(lines))
 
 
