@@ -63,7 +63,7 @@ def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
 class Batch(NamedTuple):
     """What a stream yields, on the device: normalised images, float (B, C, H, W), and labels, int64 (B,).
 
-    B is this worker's share of the global batch, times the method's ``batches_of`` that stream.
+    B is this worker's share of the global batch, times the batches of the stream in a step.
 
     ``teacher_logits``, float32 (B, K), are there where a fixed teacher's answers to a fixed set are known beforehand.
     """

@@ -19,6 +19,7 @@ from raykd.engine.selection import Selection
 from raykd.errors import RaykdError
 from raykd.generators import EVERY
 from raykd.generators.waves import Wave
+from raykd.methods.base import BankMethod, mean_images_per_step
 from raykd.models.teacher import Teacher
 from raykd.recipe.recipe import Recipe
 from raykd.store.checkpoint import save_weights
@@ -42,6 +43,7 @@ def finalize(
     images = _images(recipe, built, workspace)
     if world.rank == 0:
         _leave_statistics(recipe, built, directory)
+    per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
     gpus = world.size if world.device.type == "cuda" else 0
     return {
         "run": recipe.run_id,
@@ -49,7 +51,7 @@ def finalize(
         **figures,
         **built.evaluator.score_teacher(),
         **images,
-        "images": built.method.total_images,
+        "images": recipe.schedule.steps * per_step,
         "seconds": round(seconds, 2),
         "gpu_hours": round(seconds * gpus / 3600, 4),
         "data_opened": built.opened.by_role(),
@@ -76,19 +78,17 @@ def _images(recipe: Recipe, built: Built, workspace: Workspace) -> dict[str, flo
     if built.teacher is None:
         return {}
     seed = mix(recipe.seed, _HELD_OUT)
-    about = method.products_manifest()
-    if about is not None:
+    if isinstance(method, BankMethod):
         directory = workspace.store / recipe.run_id
         workspace.pull([recipe.run_id], world, checkpoints="none")  # members that workers of other machines have made
-        finish_bank(directory, {**about, "teacher_sha256": built.teacher_sha256}, world)
+        finish_bank(directory, {**method.products_manifest(), "teacher_sha256": built.teacher_sha256}, world)
         workspace.push(recipe.run_id, world)
         workspace.pull([recipe.run_id], world, checkpoints="none")
         return image_quality(_of_bank(open_bank(directory), world, seed), built.teacher, built.spec.num_classes, world)
-    images = method.sample(_IMAGES, seed)
-    if images is None:
+    if not method.makes_images:
         return {}
-    mine = images[world.rank :: world.size].split(_BATCH)
-    return image_quality(((batch, None) for batch in mine), built.teacher, built.spec.num_classes, world)
+    share = method.sample(_IMAGES, seed)[world.rank :: world.size]
+    return image_quality(((batch, None) for batch in share.split(_BATCH)), built.teacher, built.spec.num_classes, world)
 
 
 def _of_bank(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -22,10 +22,9 @@ _SEED = 0x5A3  # the same latents at every report, so that the pictures can be c
 
 def sample_sheet(method: Method, teacher: nn.Module | None, batches: Mapping[str, Batch]) -> bytes | None:
     """Return the picture of a method's present images, or None for one that makes none; ``batches`` are its last."""
-    images = method.sample(_BATCH, mix(method.context.seed, _SEED))
-    if images is None or teacher is None:
+    if not method.makes_images or teacher is None:
         return None
-    images = images[: _COLUMNS * _ROWS]
+    images = method.sample(_BATCH, mix(method.context.seed, _SEED))[: _COLUMNS * _ROWS]
     synthetic = len(images)
     if "patches" in batches:
         images = torch.cat([images, batches["patches"].images[:_COLUMNS]])

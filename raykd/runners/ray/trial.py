@@ -26,7 +26,8 @@ from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_frozen_sets
 from raykd.engine.synthetic_sets import set_folder
 from raykd.errors import RaykdError, SetupError
-from raykd.methods import METHODS, Method
+from raykd.methods import METHODS
+from raykd.methods.base import mean_images_per_step
 from raykd.recipe.recipe import Recipe, frozen_sets, recipe_from_dict
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.searcher import BROKEN, FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
@@ -132,9 +133,10 @@ def _told_of_run(job: WorkerTask, recipe: Recipe, trial: TrialTask, cluster: Clu
         if end is None or read_status(job.workspace.store / recipe.run_id).get("step", 0) < end:
             raise
         result = {}  # what is told at the end of a run is told of no part
-    if METHODS[recipe.method.name].sample is not Method.sample:
-        part = begin or end is not None
-        made += ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch if part else result["images"]
+    method, schedule = METHODS[recipe.method.name], recipe.schedule
+    if method.makes_images:
+        per_step = mean_images_per_step(method, recipe.method, schedule.global_batch)
+        made += ((end or schedule.steps) - begin) * per_step
     return {MADE: made, **_at_the_end(job, recipe, end, result, trial.objectives, cluster)}
 
 
