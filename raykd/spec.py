@@ -49,9 +49,9 @@ class DataSpec:
         """Map images in [0, 1], (..., C, H, W), to network input: (x - mean) / std."""
         return (images - _column(self.mean, images)) / _column(self.std, images)
 
-    def to_unit(self, images: Tensor) -> Tensor:
-        """Map network input, (..., C, H, W), to images, clamped to [0, 1]."""
-        return (images * _column(self.std, images) + _column(self.mean, images)).clamp(0, 1)
+    def denormalise(self, images: Tensor) -> Tensor:
+        """Map network input, (..., C, H, W), to images: x * std + mean. What a generator makes may leave [0, 1]."""
+        return images * _column(self.std, images) + _column(self.mean, images)
 
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:

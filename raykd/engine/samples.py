@@ -43,13 +43,11 @@ def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec, synthet
     sheet = Image.new("RGB", (width + _GAP, height + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
     confidence, labels = teacher_logits.softmax(1).max(1)
-    mean = torch.tensor(spec.mean).view(-1, 1, 1)
-    std = torch.tensor(spec.std).view(-1, 1, 1)
-    for index, image in enumerate(images.detach().float().cpu()):
+    for index, image in enumerate(spec.denormalise(images.detach().float().cpu())):
         row, column = divmod(index, _COLUMNS)
         left, top = _GAP + column * (_CELL + _GAP), _GAP + row * (_CELL + _CAPTION + _GAP)
         sheet.paste(
-            _picture(image * std + mean).resize((_CELL, _CELL), Image.Resampling.NEAREST),
+            _picture(image).resize((_CELL, _CELL), Image.Resampling.NEAREST),
             (left, top),
         )
         label = int(labels[index])
