@@ -8,12 +8,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from raykd.errors import UsageError, did_you_mean, masked
 
 _MAX_BYTES = 1_000_000
 _SHOWN = 200  # characters of a value that is wrong, which may be a whole section
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
+_SECTION = "section"
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
 
 
@@ -88,6 +90,11 @@ def parse_value(text: str) -> Any:
         raise UsageError(f"cannot read the value {text!r}; quote it, as in KEY='\"text\"'") from None
 
 
+def section_error(text: str) -> PydanticCustomError:
+    """Return the error for a validator of a whole section to raise, whose content ``explain`` does not repeat."""
+    return PydanticCustomError(_SECTION, "{text}", {"text": text})
+
+
 def explain(error: ValidationError, source: str, model: type[BaseModel], raw: Any) -> UsageError:
     """Turn pydantic's report on ``raw``, which is no ``model``, into one line with the nearest names."""
     lines = []
@@ -101,7 +108,7 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
             lines.append(f"{path!r} is required")
         elif not path:  # of the file as a whole, which is too much to repeat
             lines.append(item["msg"].removeprefix("Value error, "))
-        elif item["type"].startswith("union_tag"):
+        elif item["type"].startswith("union_tag") or item["type"] == _SECTION:
             lines.append(f"{path}: {item['msg']}")
         else:
             told = item["msg"].removeprefix("Value error, ")

@@ -34,6 +34,7 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError, error_to_dict
 from raykd.generators import EVERY, GeneratorBank
+from raykd.methods.base import BankMethod
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.experiment import experiment_from_dict
 from raykd.recipe.recipe import Recipe, without_test
@@ -117,12 +118,12 @@ def _describe(built: Built) -> dict[str, Any]:
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
             "dtype": str(tensors[0].dtype).removeprefix("torch."),
         }
-    about = method.products_manifest()
-    if about is not None:
-        member = one_member(about)
-        state = member.member_state(about["classes"][0])
+    if isinstance(method, BankMethod):
+        manifest = method.products_manifest()
+        member = one_member(manifest)
+        state = member.member_state(manifest["classes"][0])
         found["member"] = {
-            "count": len(about["classes"]),
+            "count": len(manifest["classes"]),
             "parameters": _numbers(member),
             "bytes": sum(t.numel() * t.element_size() for t in state.values()),
         }
