@@ -71,7 +71,7 @@ def _student(built: Built, selection: Selection, run: RunDirectory) -> dict[str,
     student.load_state_dict(selection.weights[chosen])
 
     def save() -> None:
-        with replacing(run.student) as staging:
+        with run.writing(), replacing(run.student) as staging:
             save_weights(selection.weights[chosen], staging, built.spec.to_metadata())
 
     built.method.world.agree(save, on_first=True)

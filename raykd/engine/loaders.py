@@ -100,11 +100,12 @@ def _images(
     if data.buffer is not None:
         batch = recipe.schedule.global_batch
         share = {"seed": recipe.seed, "global_batch": batch, "share": world.slice(batch)}
-        return of.opened.stream(asked_as, source, "train", shown, buffer=data.buffer, rows=rows, **share)
+        how = {"buffer": data.buffer, "rows": rows, **share}
+        return world.agree(lambda: of.opened.stream(asked_as, source, "train", shown, **how))
     same = others.get("ood") if role == PATCHES else None
     if same is not None:
         return same.images
-    return of.opened.open(asked_as, source, "train", shown, rows)
+    return world.agree(lambda: of.opened.open(asked_as, source, "train", shown, rows))
 
 
 def holdout_evaluator(of: StreamContext) -> Evaluator | None:
