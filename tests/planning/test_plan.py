@@ -44,6 +44,12 @@ def site(tmp_path: Path, workers: int = 1) -> Site:
     return Site(Workspace(None, tmp_path), workers)
 
 
+def tried(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe that a trial is asked to try."""
+    recipe: dict[str, Any] = told["experiment"]["runs"][told["experiment"]["run"]]["recipe"]
+    return recipe
+
+
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Trials in this process: everything but the peaks of memory means the same."""
@@ -65,9 +71,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def answer(task: str, told: Told, site: Site) -> dict[str, Any]:
         if task == "prepare":
-            return {"recipe": told["recipe"], "stand_ins": []}
+            return {"experiment": told["experiment"], "placeholders": []}
         by_class = Noise.sharded_by == "classes"
-        size = told["recipe"]["schedule"]["global_batch"] // site.workers
+        size = tried(told)["schedule"]["global_batch"] // site.workers
         if by_class:
             size = told["runtime"]["wave"] or 10
         if told["steps"]:
@@ -79,7 +85,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             "parameters": {"student": 50},
             "trained": {"student": 50},
             "classes": 40,
-            "total_steps": told["recipe"]["schedule"]["steps"] * (-(-40 // (size * site.workers)) if by_class else 1),
+            "total_steps": tried(told)["schedule"]["steps"] * (-(-40 // (size * site.workers)) if by_class else 1),
             "built": GIB,
             "seconds": 0.1 + 0.01 * size,
             "cpu_seconds": 0.06 + 0.006 * size,
@@ -164,7 +170,7 @@ def test_runs_that_are_not_there_are_planned_too_and_stood_in_for(tmp_path: Path
     assert found["total"]["hours"] == teacher["hours"] + own["hours"]
     folder = tmp_path / teacher["run"]
     folder.mkdir()
-    (folder / "status.json").write_text('{"state": "finished"}')
+    (folder / "status.json").write_text('{"state": "finished", "result": {}}')
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), folder / "student.safetensors")
     teacher, own = plan(resolve(one), Runtime(), site(tmp_path), FREE)["runs"]
     assert teacher == {"run": folder.name, "state": "finished"}
@@ -237,7 +243,7 @@ def test_members_that_learn_together_are_tried_with_few_images(tmp_path: Path, m
     answer = prediction._in_a_process
 
     def together(task: str, told: Told, where: Site) -> dict[str, Any]:
-        images = told["recipe"]["schedule"]["global_batch"] // 40
+        images = tried(told)["schedule"]["global_batch"] // 40
         found = answer(task, told, where)
         return {**found, "seconds": 1.0 + images} if task == "measure" else found
 

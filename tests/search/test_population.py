@@ -62,7 +62,7 @@ class Tuner:
     def job(self, run: Experiment, segment: Segment) -> dict[str, Any]:
         (self.folder / run.run_id).mkdir(exist_ok=True)
         RunDirectory(self.folder / run.run_id).write_status(state="interrupted")
-        return {"recipe": run.recipe, "stretch": segment}
+        return {"recipe": run.recipe, "run": run.run_id, "stretch": segment}
 
     def ask(self) -> tuple[str, Any]:
         self.started += 1

@@ -38,7 +38,7 @@ def test_two_tuners_share_a_population(tmp_path: Path) -> None:
         asked = [(tuner, *tuner.ask()) for tuner in tuners]
         for tuner, trial, told in asked:
             if isinstance(told, dict):
-                key = f"{told['recipe'].run_id} {told['stretch']}"
+                key = f"{told['run']} {told['stretch']}"
                 trained[key] = trained.get(key, 0) + 1
                 tuner.end(trial, temperature(told["recipe"]))
         if all(told == "FINISHED" for _, _, told in asked):

@@ -289,7 +289,7 @@ def test_a_search_tidies_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     runs = [resolve(searched.recipe_of(point)).run_id for point in points]
     for run in runs:
         (tmp_path / run / "checkpoints").mkdir(parents=True)
-    RunDirectory(tmp_path / runs[0]).write_status(state="finished")
+    RunDirectory(tmp_path / runs[0]).write_status(state="finished", result={})
     for number, run in enumerate(runs):
         assert searcher.suggest(f"{number}") == {"run": run}
         searcher.on_trial_complete(f"{number}", {FINAL: 1.0, MADE: 0, REPORT: 1, "accuracy": float(number)})
