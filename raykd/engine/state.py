@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raykd.distributed.world import World
 from raykd.engine.selection import Selection, Weights
-from raykd.methods.base import BankMethod, Method
+from raykd.methods.base import BankMethod, Method, ShardedMethod
 from raykd.store.checkpoint import Checkpoint, read_checkpoint
 
 
@@ -30,9 +30,8 @@ def averaged_weights(network: nn.Module, world: World) -> Weights:
 def capture(method: Method, selection: Selection, seconds: float, samples: bytes | None) -> Checkpoint:
     """Collect this worker's part of the checkpoint, on rank 0 what all share too; every worker must call it."""
     world = method.world
-    shard, products = {}, {}
-    if isinstance(method, BankMethod):
-        shard, products = method.shard(), method.products() if method.milestone else {}
+    products = method.products() if isinstance(method, BankMethod) and method.milestone else {}
+    shard = method.shard() if isinstance(method, ShardedMethod) else {}
     rows = world.gather(_flat((b for n in method.trained.values() for _, b in _float_buffers(n)), world))
     weights = {}
     if "student" in method.roles:
@@ -54,7 +53,7 @@ def restore(path: Path | None, method: Method, selection: Selection) -> float:
         return 0.0
     checkpoint = read_checkpoint(path)
     method.load_state_dict(checkpoint.state["method"])
-    if isinstance(method, BankMethod):
+    if isinstance(method, ShardedMethod):
         method.load_shard(checkpoint.shard)
     weights = {name: dict(tensors) for name, tensors in checkpoint.weights.items()}
     selection.load_state_dict(checkpoint.state["selection"], weights)

@@ -145,11 +145,23 @@ class Method(ABC):
             updater.load_state_dict(state["updaters"][name])
 
 
-class BankMethod(Method):
-    """A method whose product is a bank of generators, each written when it is finished, by the worker that trained it.
+class ShardedMethod(Method):
+    """A method whose workers hold what others do not; each writes its own part of the checkpoint."""
 
-    What a worker holds alone goes into ``shard``, and comes back to whoever needs it when the run is resumed.
-    """
+    @abstractmethod
+    def shard(self) -> dict[str, Tensor]:
+        """Return what this worker alone holds, by names that no other worker uses: for the checkpoint."""
+
+    @abstractmethod
+    def load_shard(self, parts: Mapping[str, Tensor]) -> None:
+        """Take what is this worker's from all workers' ``shard`` (read lazily); called after ``load_state_dict``.
+
+        There may be more or fewer workers than there were.
+        """
+
+
+class BankMethod(Method):
+    """A method whose product is a bank of generators, each written when it is finished, by a worker that trained it."""
 
     @property
     @abstractmethod
@@ -163,14 +175,6 @@ class BankMethod(Method):
     @abstractmethod
     def products_manifest(self) -> dict[str, Any]:
         """Return what a reader of the bank must know, as plain data."""
-
-    def shard(self) -> dict[str, Tensor]:
-        """Return what this worker alone holds, by names that no other worker uses: for the checkpoint."""
-        return {}
-
-    def load_shard(self, parts: Mapping[str, Tensor]) -> None:
-        """Take what is this worker's from all workers' ``shard`` (read lazily); called after ``load_state_dict``."""
-        assert not parts, "a method that keeps something in shards takes it back"
 
 
 def at_milestone(method: Method) -> bool:

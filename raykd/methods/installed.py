@@ -3,13 +3,14 @@
     [project.entry-points."raykd.methods"]
     my_method = "my_package.my_method:MyMethod"
 
-A package is imported when a recipe names its method, not before.
+A package is imported when a recipe names its method, not before. Of a name that raykd has itself, raykd's counts.
 """
 
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import get_args
 
+from raykd.config.base import Config
 from raykd.errors import SetupError, unknown
 from raykd.methods.base import Method
 
@@ -20,18 +21,8 @@ class MethodTable(dict[str, type[Method]]):
     """Methods by name: those of raykd, and those of installed packages as soon as they are asked for."""
 
     def names(self) -> list[str]:
-        """Return the names of all methods there are; imports none."""
-        return sorted({*self, *(entry.name for entry in entry_points(group=GROUP))})
-
-    def load_all(self) -> "MethodTable":
-        """Import the methods of all installed packages; return the table, which has them now.
-
-        Raises:
-            SetupError: as for a name.
-        """
-        for name in self.names():
-            self[name]
-        return self
+        """Return the names of all methods there are, raykd's first; imports none."""
+        return list(dict.fromkeys([*self, *sorted(entry.name for entry in entry_points(group=GROUP))]))
 
     def __missing__(self, name: str) -> type[Method]:
         """Import the method of that name.
@@ -58,15 +49,17 @@ def _load(entry: EntryPoint) -> type[Method]:
         raise SetupError(
             f"{origin} cannot be imported ({type(error).__name__}: {first}); mend or uninstall the package"
         ) from error
-    if not (isinstance(method, type) and issubclass(method, Method) and hasattr(method, "config")):
-        raise SetupError(f"{origin} is no subclass of raykd.methods.Method with a 'config'; mend the package")
-    field = method.config.model_fields.get("name")
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise SetupError(f"{origin} is no subclass of raykd.methods.Method; mend the package")
+    config = getattr(method, "config", None)
+    if not (isinstance(config, type) and issubclass(config, Config)):
+        raise SetupError(f"{origin} has no 'config', a subclass of raykd.config.base.Config; mend the package")
+    field = config.model_fields.get("name")
     names = get_args(field.annotation) if field else ()
     if names != (entry.name,):
         got = f"is {', '.join(map(repr, names))}" if names else "is missing"
         raise SetupError(
-            f"{origin}: the 'name' of its {method.config.__name__} {got} and must be Literal[{entry.name!r}]; "
-            "mend the package"
+            f"{origin}: the 'name' of its {config.__name__} {got} and must be Literal[{entry.name!r}]; mend the package"
         )
     return method
 

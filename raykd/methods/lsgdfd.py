@@ -32,7 +32,7 @@ from torch import Tensor
 
 from raykd.errors import UsageError
 from raykd.generators.waves import Wave, plan_waves
-from raykd.methods.base import BankMethod, MethodContext, Metrics
+from raykd.methods.base import BankMethod, MethodContext, Metrics, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_members, by_members
 from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, hit_rate
 from raykd.methods.members import LATENTS, Members, build_bank, members_per_wave, sample_bank
@@ -60,7 +60,7 @@ class LsgdfdConfig(InversionConfig):
         return self
 
 
-class Lsgdfd(BankMethod):
+class Lsgdfd(ShardedMethod, BankMethod):
     """A generator per class learns from the teacher, this worker's share of a wave at a time."""
 
     config = LsgdfdConfig
