@@ -76,7 +76,7 @@ def main() -> None:
         found = measure(foretold.recipe, runtime, site, store, arguments.steps)
     table = compare(foretold, found)
     tried = " and ".join(map(str, sorted(foretold.trials)))
-    title = f"{recipe.name}: {foretold.planned} {foretold.size_is}, foretold from {tried}; {found['device']}"
+    title = f"{recipe.name}: {foretold.axis.planned} {foretold.axis.counts}, foretold from {tried}; {found['device']}"
     if arguments.json:
         print(json.dumps({"title": title, **table}))
         return
