@@ -21,8 +21,9 @@ from raykd.cluster.ray_settings import apply_ray_settings
 from raykd.recipe.recipe import Recipe
 from raykd.runners.train import train
 from raykd.runners.tune import search
+from raykd.search.dimension import Dimension
 from raykd.search.setup import plan_search
-from raykd.search.space import Dimension, SearchSpace
+from raykd.search.space import SearchSpace
 
 
 def main() -> None:
@@ -85,7 +86,11 @@ def _round(folder: Path, cluster: Cluster, asked: argparse.Namespace) -> tuple[f
     wall = searched(2 + asked.trials)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{planned.folder / 'study.db'}")
     trials = study.trials[2:]
-    spans = [(trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()) for trial in trials]
+    spans = [
+        (trial.datetime_start.timestamp(), trial.datetime_complete.timestamp())
+        for trial in trials
+        if trial.datetime_start and trial.datetime_complete
+    ]
     inside = median(end - begin for begin, end in spans)
     between = median(later[0] - earlier[1] for earlier, later in zip(spans, spans[1:], strict=False))
     return median(by_hand), wall / asked.trials, inside, between
