@@ -19,6 +19,7 @@ from raykd.engine.build import find_weights, spec_of
 from raykd.errors import UsageError
 from raykd.models import build_model
 from raykd.planning.predict import Prediction, Site, measure, predict
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.store.checkpoint import save_weights
 from raykd.store.workspace import Workspace
@@ -72,8 +73,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         recipe = with_weights(load_recipe(arguments.recipe[0], arguments.recipe[1:]), workspace, Path(folder))
-        foretold = predict(recipe, runtime, site, store, memory=None, direct=False, steps=arguments.steps)
-        found = measure(foretold.recipe, runtime, site, store, arguments.steps)
+        foretold = predict(resolve(recipe), runtime, site, store, memory=None, direct=False, steps=arguments.steps)
+        found = measure(foretold.experiment, runtime, site, store, arguments.steps)
     table = compare(foretold, found)
     tried = " and ".join(map(str, sorted(foretold.trials)))
     title = f"{recipe.name}: {foretold.axis.planned} {foretold.axis.counts}, foretold from {tried}; {found['device']}"

@@ -18,6 +18,7 @@ import ray
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import apply_ray_settings
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.runners.train import train
 from raykd.runners.tune import search
@@ -62,7 +63,7 @@ def _round(folder: Path, cluster: Cluster, asked: argparse.Namespace) -> tuple[f
     def bare(recipe: Recipe) -> float:
         started = time.perf_counter()
         train(
-            recipe,
+            resolve(recipe),
             Cluster(name="here", workers=0, threads=1),
             store=folder / "bare",
             data_root=None,

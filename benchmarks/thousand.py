@@ -27,6 +27,7 @@ from raykd.models import build_model
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint, save_weights
+from raykd.store.run_directory import RunDirectory
 
 SIZE, IMAGES = 8, 4
 
@@ -124,7 +125,7 @@ def main() -> None:
     train(recipe, 2, until=arguments.classes // (4 * arguments.wave))
     train(recipe, 3, until=None)
     run = next(folder.glob("thousand-*/"))
-    files = open_bank(run)
+    files = open_bank(RunDirectory(run))
     checkpoint = latest_checkpoint(run / "checkpoints")
     assert checkpoint is not None
     progress = read_checkpoint(checkpoint).state["method"]["progress"]
