@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
+import click
+
 from raykd.cluster.submission import JobRequest
 from raykd.errors import UsageError, unknown
 
 COMMANDS = ("train", "tune", "table")
 
 
-def read_words(words: tuple[str, ...], working_dir: Path) -> JobRequest:
-    """Return what a command is about.
+def read_words(app: click.Group, words: tuple[str, ...], working_dir: Path) -> JobRequest:
+    """Return what a command of ``app`` is about.
 
     Raises:
         UsageError: if it is none that can be submitted, or names what is not in the working directory.
     """
-    from raykd.cli.app import app
     from raykd.cluster.submission import asked_of
 
     name, *arguments = words

@@ -51,7 +51,9 @@ def submit(
     from raykd.store.workspace import local_folder
 
     place = cluster_of(cluster)
-    asked = read_words(words, working_dir)
+    app = click.get_current_context().find_root().command
+    assert isinstance(app, click.Group), "raykd has commands"
+    asked = read_words(app, words, working_dir)
     root = data_place()
     package = collect(working_dir, local_folder(root) if root else None)
     submission = Submission.of(asked, package, place)

@@ -16,8 +16,8 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from raykd.cluster.dashboard import RUNS, is_loopback
 from raykd.cluster.ray_settings import token_source
-from raykd.cluster.submission import RUNS, is_loopback
 from raykd.errors import InProgress, SetupError, UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from importlib.metadata import distributions, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import raykd
-from raykd.cluster.config import Cluster, check_dashboard, load_cluster
+from raykd.cluster.config import Cluster, load_cluster
+from raykd.cluster.dashboard import ADDRESS_VARIABLE, RUNS, address_of, is_loopback
 from raykd.cluster.launcher import read_launcher
 from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
@@ -32,12 +32,6 @@ from raykd.store.workspace import local_folder
 
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Jobs, SubmittedJob
-
-_HERE = "http://127.0.0.1:8265"
-"""Where Ray's dashboard listens unless it is told otherwise."""
-_ADDRESS = "RAY_API_SERVER_ADDRESS"
-RUNS = "runs"
-"""Metadata of a job: what it trains, a line each; of a search the whole of it."""
 
 
 @dataclass(frozen=True)
@@ -221,28 +215,10 @@ def cluster_of(name: str | None) -> Cluster:
         return cluster
     here = Cluster(name="here", address="auto", storage=str(Path("runs").absolute()))
     if not is_loopback(address_of(here)):
-        raise UsageError(f"jobs go to {address_of(here)} ({_ADDRESS}): --cluster says where runs are kept there")
+        raise UsageError(
+            f"jobs go to {address_of(here)} ({ADDRESS_VARIABLE}): --cluster says where runs are kept there"
+        )
     return here
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether a URL is one of this machine alone."""
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def address_of(cluster: Cluster) -> str:
-    """Return where a cluster takes jobs: what its file says, else Ray's own variable, else this machine.
-
-    Raises:
-        UsageError: if Ray's variable holds no address.
-    """
-    told = os.environ.get(_ADDRESS)
-    if cluster.dashboard or not told:
-        return cluster.dashboard or _HERE
-    try:
-        return check_dashboard(told)
-    except UsageError as error:
-        raise UsageError(f"{_ADDRESS} in the environment: {error}") from None
 
 
 def api_of(cluster: Cluster) -> "Jobs":

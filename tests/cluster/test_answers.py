@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from raykd.cluster import jobs as module
+from raykd.cluster.dashboard import RUNS
 from raykd.cluster.jobs import Jobs
-from raykd.cluster.submission import RUNS
 from raykd.errors import InProgress, SetupError
 from tests.ports import free_port
 

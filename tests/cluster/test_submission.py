@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from raykd.cli.app import app
 from raykd.cli.inner import read_words
 from raykd.cluster import package as packages
 from raykd.cluster.config import Cluster, cluster_names, load_cluster
+from raykd.cluster.dashboard import address_of
 from raykd.cluster.package import collect, remote_content
-from raykd.cluster.submission import Submission, address_of, cluster_of
+from raykd.cluster.submission import Submission, cluster_of
 from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
@@ -103,7 +105,7 @@ def test_what_is_written_can_be_run(tmp_path: Path) -> None:
 
 
 def submission(folder: Path, *words: str, cluster: Cluster = CLUSTER) -> Submission:
-    return Submission.of(read_words(words, folder), collect(folder, None), cluster)
+    return Submission.of(read_words(app, words, folder), collect(folder, None), cluster)
 
 
 def test_a_job_is_called_like_its_run(tmp_path: Path) -> None:
