@@ -1,5 +1,7 @@
 """``raykd evaluate``: score a run's student again."""
 
+from dataclasses import replace
+
 import click
 
 from raykd.cli.command import Command
@@ -21,19 +23,16 @@ def evaluate(run: str, as_json: bool) -> None:
     from raykd.tasks.evaluate import evaluate_run
 
     directory, root = pull_run(run, data_place())
-    result = {**evaluate_run(directory, root, World.current()), "directory": run}
+    result = replace(evaluate_run(directory, root, World.current()), directory=run)
     if as_json:
-        output.print_json(result)
+        output.print_json(result.to_dict())
         return
     rows = [
-        [name + (" (selected)" if name == result["selected"] else "")]
-        + [output.figure(result[name].get(key)) for key in output.COLUMNS]
-        for name in ("last", "blind", "best")
-        if name in result
+        [name + (" (selected)" if name == result.selected else ""), *output.cells(figures)]
+        for name, figures in result.students.items()
     ]
-    teacher = [output.figure(result.get(f"teacher/{key}")) for key in output.COLUMNS]
-    if any(teacher):
-        rows.append(["teacher", *teacher])
-    output.print_table(result["run"], ["student", *output.COLUMNS.values()], rows)
-    state = "finished" if result["finished"] else "unfinished"
-    output.print_pairs({"state": f"{state}, step {result['step']}", "directory": run})
+    if result.teacher is not None:
+        rows.append(["teacher", *output.cells(result.teacher)])
+    output.print_table(result.run, ["student", *output.COLUMNS.values()], rows)
+    state = "finished" if result.finished else "unfinished"
+    output.print_pairs({"state": f"{state}, step {result.step}", "directory": run})

@@ -27,11 +27,12 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     result = inspect_teacher(subject_of(teacher, overrides), Workspace(data_root(), STORE))
     if as_json:
-        output.print_json(result)
+        output.print_json(result.to_dict())
         return
-    methods = result.pop("methods")
-    output.print_pairs({name: _readable(value) for name, value in result.items() if value is not None})
-    output.print_pairs({f"for {name}": verdict for name, verdict in methods.items()})
+    found = result.to_dict()
+    del found["methods"]
+    output.print_pairs({name: _readable(value) for name, value in found.items() if value is not None})
+    output.print_pairs({f"for {name}": verdict for name, verdict in result.methods.items()})
 
 
 def _readable(value: Any) -> str:

@@ -39,17 +39,17 @@ def ood(
 
     made = rank(subject_of(teacher, overrides), data, images, file, Workspace(data_root(), STORE))
     if as_json:
-        output.print_json(made)
+        output.print_json(made.to_dict())
         return
     count = output.count
     output.print_pairs(
         {
-            "images": f"{count(made['images'])} of {count(made['of'])} of {made['data']}/train",
-            "entropy": f"{made['entropy_lowest']:.3f} to {made['entropy_highest']:.3f} nats, "
-            f"{made['entropy_of_all']:.3f} on average over all",
-            "classes": f"{made['classes_predicted']} of {made['classes']} predicted, "
-            f"{count(made['largest_class'])} images of the most frequent",
-            "teacher": made["teacher"],
-            "file": made["file"],
+            "images": f"{count(made.images)} of {count(made.of)} of {made.data}/train",
+            "entropy": f"{made.entropy_lowest:.3f} to {made.entropy_highest:.3f} nats, "
+            f"{made.entropy_of_all:.3f} on average over all",
+            "classes": f"{made.classes_predicted} of {made.classes} predicted, "
+            f"{count(made.largest_class)} images of the most frequent",
+            "teacher": made.teacher,
+            "file": made.file,
         }
     )

@@ -31,15 +31,15 @@ def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool) ->
         directory, _ = pull_run(run, None, checkpoints="all")
         made = write_set(directory, images, out, data_root(), World.current())
     if as_json:
-        output.print_json(made)
+        output.print_json(made.to_dict())
         return
-    state = f"{made['written']} written now" if made["written"] else "finished before"
+    state = f"{made.written} written now" if made.written else "finished before"
     output.print_pairs(
         {
-            "set": made["set"],
-            "folder": made["folder"],
+            "set": made.set,
+            "folder": made.folder,
             "images": output.count(images),
-            "files": f"{made['files']} ({state})",
-            "bank": made["bank"],
+            "files": f"{made.files} ({state})",
+            "bank": made.bank,
         }
     )

@@ -1,9 +1,9 @@
 """``raykd table``: all runs of a published table, as parallel trials, and the table they make."""
 
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
     from raykd.recipe.experiment import Experiment
+    from raykd.results import TableResult
     from raykd.runners.batch import RunOutcome
     from raykd.store.run_directory import RunDirectory
 
@@ -46,10 +47,10 @@ def table(
     again, so the same command resumes. table.md and table.json appear in the store under tables/ and grow with every
     run that ends.
     """
-    from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.distributed.world import World
     from raykd.recipe.table import load_table, table_entries
+    from raykd.reporting.progress import following
     from raykd.reporting.tables import table_report
     from raykd.runners.batch import run_batch
     from raykd.store.remote import join
@@ -67,7 +68,7 @@ def table(
     folder = store / made
     outcomes: dict[str, RunOutcome] = {}
 
-    def report() -> dict[str, Any]:
+    def report() -> TableResult:
         finished = {run: ended.result for run, ended in outcomes.items() if ended.result is not None}
         return table_report(
             plan,
@@ -90,8 +91,8 @@ def table(
     final = report()
     _write(folder, final)
     open_workspace(where, None, known=True).push(made, World.alone())
-    _print(final, join(where, made), as_json)
-    if final["runs"]["failed"]:
+    _print(replace(final, directory=join(where, made)), as_json)
+    if final.runs.failed:
         raise click.exceptions.Exit(1)
 
 
@@ -115,24 +116,24 @@ def _hardware(run: "RunDirectory") -> str:
         return "not noted"
 
 
-def _write(folder: Path, report: Mapping[str, Any]) -> None:
+def _write(folder: Path, report: "TableResult") -> None:
     from raykd.files import write_text
     from raykd.reporting.tables import markdown
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.json", json.dumps(report, indent=1))
+    write_text(folder / "table.json", json.dumps(report.to_dict(), indent=1))
     write_text(folder / "table.md", markdown(report))
 
 
-def _print(report: Mapping[str, Any], place: str, as_json: bool) -> None:
+def _print(report: "TableResult", as_json: bool) -> None:
     from raykd.cli import output
     from raykd.reporting.tables import HEADER, account_of, notes_of, table_lines
 
     if as_json:
-        output.print_json({**report, "directory": place})
+        output.print_json(report.to_dict())
         return
-    for column, title in report["columns"].items():
-        output.print_table(f"{report['title']}: {title}", HEADER, table_lines(report, column))
+    for column, title in report.columns.items():
+        output.print_table(f"{report.title}: {title}", HEADER, table_lines(report, column))
     for note in notes_of(report):
         click.echo(f"- {note}")
-    output.print_pairs({**account_of(report), "directory": place})
+    output.print_pairs({**account_of(report), "directory": report.directory})

@@ -1,13 +1,17 @@
 """``raykd train``: one recipe, one seed or several, in this process or on a cluster."""
 
 import os
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from raykd.cli.command import Command
 from raykd.cli.names import StoreType, complete_recipe, data_place
 from raykd.cli.stop import Stop
+
+if TYPE_CHECKING:
+    from raykd.results import RunResult
 
 
 @click.command(cls=Command, example="raykd train {recipe}")
@@ -43,10 +47,10 @@ def train(
     KEY=VALUE replaces a field of the recipe, as in student_optim.lr=0.01. The same command resumes
     a run that was stopped, and reads one that is finished. Ctrl-C saves and stops.
     """
-    from raykd.cli.progress import following
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.recipe.experiment import resolve
     from raykd.recipe.recipe import load_recipe
+    from raykd.reporting.progress import following
     from raykd.runners.train import train as train_on
     from raykd.store.remote import join
     from raykd.store.run_directory import RunDirectory
@@ -63,17 +67,17 @@ def train(
         stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")
         with following(runs, where, elsewhere=place.address != "local"), stop.tidying(place.worker_range != (0, 0)):
             result = train_on(one, place, store=where, data_root=root, should_stop=stop)
-        results.append({**result, "directory": join(where, one.run_id)})
+        results.append(replace(result, directory=join(where, one.run_id)))
     if not int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
         _print(results, as_json)
 
 
-def _print(results: list[dict[str, Any]], as_json: bool) -> None:
+def _print(results: "list[RunResult]", as_json: bool) -> None:
     from raykd.cli import output, summary
     from raykd.reporting.seeds import over_seeds
 
     if as_json:
-        whole = results[0] if len(results) == 1 else {"runs": results, **over_seeds(results)}
-        output.print_json(whole)
+        whole = results[0] if len(results) == 1 else over_seeds(results)
+        output.print_json(whole.to_dict())
     else:
         summary.print_summary(results)

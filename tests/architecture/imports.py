@@ -11,7 +11,7 @@ PACKAGE = "raykd"
 # two entries of one row are siblings and do not import each other. The longest prefix wins.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd", "raykd.errors"),
-    ("raykd.config", "raykd.files"),
+    ("raykd.config", "raykd.files", "raykd.results"),
     ("raykd.distributed", "raykd.losses"),
     ("raykd.spec",),
     ("raykd.models", "raykd.generators", "raykd.data"),

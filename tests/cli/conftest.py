@@ -23,7 +23,7 @@ def bare_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("RAYKD_DATA", "RAYKD_DEBUG", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("raykd.runners.train.prepare_host", lambda threads=None: None)
+    monkeypatch.setattr("raykd.runners.local.prepare_host", lambda threads=None: None)
     monkeypatch.delitem(sys.modules, "mine", raising=False)  # each test writes its own
     torch.set_num_threads(1)
 

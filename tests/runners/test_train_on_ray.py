@@ -130,7 +130,7 @@ def test_a_killed_driver_and_a_stop_change_nothing(ray_session: ModuleType, refe
 
     shutil.copytree(directory, store / "moved" / resolve(recipe).run_id)
     result = runs.start(recipe, store / "moved", workers=0)
-    assert result["last"]["step"] == runs.STEPS
+    assert result.student.step == runs.STEPS
     steps = [row["step"] for row in curves(store / "moved" / resolve(recipe).run_id)]
     assert steps == [row["step"] for row in curves(reference)]
 
