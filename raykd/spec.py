@@ -87,9 +87,9 @@ class DataSpec:
         """Map images in [0, 1], (..., C, H, W), to network input: (x - mean) / std."""
         return (images - _column(self.mean, images)) / _column(self.std, images)
 
-    def to_unit(self, images: Tensor) -> Tensor:
-        """Map network input, (..., C, H, W), to images, clamped to [0, 1]."""
-        return (images * _column(self.std, images) + _column(self.mean, images)).clamp(0, 1)
+    def denormalise(self, images: Tensor) -> Tensor:
+        """Map network input, (..., C, H, W), to images: x * std + mean. What a generator makes may leave [0, 1]."""
+        return images * _column(self.std, images) + _column(self.mean, images)
 
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
 class Batch(NamedTuple):
     """What a stream yields, on the device: normalised images, float (B, C, H, W), and labels, int64 (B,).
 
-    B is this worker's share of the global batch, times the method's ``batches_of`` that stream.
+    B is this worker's share of the global batch, times the batches of the stream in a step.
 
     ``teacher_logits``, float32 (B, K), are there where a fixed teacher's answers to a fixed set are known beforehand.
     """

@@ -169,7 +169,7 @@ def load_bank(
     """
     assert experiment.bank_id is not None, "validated by the recipe"
     run = workspace.run(experiment.bank_id)
-    files = open_bank(run)
+    files = world.agree(lambda: open_bank(run))
     if not files.matches(spec):
         about = files.about
         raise UsageError(
@@ -182,7 +182,7 @@ def load_bank(
     if world.size > 1:
         kind = "exchanges images" if classes != files.classes else f"has a copy in {str(dtype).removeprefix('torch.')}"
         logger.info("bank of %d members: every worker %s", len(files.classes), kind)
-    return files.load(classes, dtype=dtype).to(world.device)
+    return world.agree(lambda: files.load(classes, dtype=dtype)).to(world.device)
 
 
 def _held(files: BankFiles, world: World, runtime: Runtime) -> tuple[tuple[int, ...], torch.dtype]:

@@ -59,7 +59,11 @@ def class_statistics(
         name = f"{(teacher_sha256 or '')[:12]}-{recipe.data.name.replace('/', '_')}-{spec.size}-{wanted.per_class}"
         path = workspace.store / _FOLDER / f"{name}.safetensors"
         opened.note("calibration", _entry(recipe.data.name, "train", wanted.per_class))
-        _make(path, recipe.data.name, wanted.per_class, moments, teacher_sha256, spec, world, workspace.data)
+        workspace.pull([_FOLDER], world)
+        made = _make(path, recipe.data.name, wanted.per_class, moments, teacher_sha256, spec, world, workspace.data)
+        if made:  # workers of other machines read it next
+            workspace.push(_FOLDER, world)
+            workspace.pull([_FOLDER], world)
     elif wanted.from_teacher:
         source = experiment.teacher
         if source is None:
@@ -72,9 +76,9 @@ def class_statistics(
             )
     else:
         path = find_file(str(wanted.file), workspace.data)
-    about = read_about(path)
+    about = world.agree(lambda: read_about(path))
     opened.note("calibration", _entry(about["data"], about["split"], about["per_class"]))
-    return load_statistics(path, moments, teacher_sha256, spec)
+    return world.agree(lambda: load_statistics(path, moments, teacher_sha256, spec))
 
 
 def _make(
@@ -86,17 +90,19 @@ def _make(
     spec: DataSpec,
     world: World,
     data_root: Path | None,
-) -> None:
-    """Let rank 0 make the file if it is missing, and fail on all workers alike if it cannot."""
+) -> bool:
+    """Let rank 0 make the file if it is missing, and fail on all workers alike if it cannot; tell whether it was."""
 
-    def make() -> None:
-        if not path.is_file():
-            logger.info("opening %d images of each class of %s for the teacher's statistics", per_class, data)
-            images = load_images(data, "train", spec, data_root)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _save(path, moments, images, spec, data, per_class, teacher_sha256)
+    def make() -> bool:
+        if path.is_file():
+            return False
+        logger.info("opening %d images of each class of %s for the teacher's statistics", per_class, data)
+        images = load_images(data, "train", spec, data_root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(path, moments, images, spec, data, per_class, teacher_sha256)
+        return True
 
-    world.agree(make, on_first=True)
+    return world.agree(make, on_first=True)
 
 
 def keep_statistics(path: Path, teacher: Teacher, weights: Path, images: Images, spec: DataSpec, data: str) -> None:

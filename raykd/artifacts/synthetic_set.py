@@ -29,11 +29,11 @@ from torch import Tensor
 from raykd.data import parquet
 from raykd.data.datasets import DATASETS
 from raykd.errors import CorruptError, SetupError, UsageError
+from raykd.files import MANIFEST
 from raykd.spec import DataSpec
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _TAIL = 5e-4  # of the sample's values lie below the range, and as many above, before the margin
 _MARGIN = 0.02  # of the range, on either side
 _NARROWEST = 1e-3  # a channel without contrast would divide by zero

@@ -20,8 +20,9 @@ def cluster() -> None:
 def validate(names: tuple[str, ...], as_json: bool) -> None:
     """Check cluster files and the launcher files that they name; without a NAME, all that there are.
 
-    Nothing is contacted. Files of `ray up` are checked by Ray's own schema, manifests by Kubernetes' schemas, batch
-    scripts by bash; all of them for a token, and for room for the workers. Exit code 2 if anything is wrong.
+    Nothing is contacted. All are checked for a token, one version of Ray and room for the workers, pods also by
+    Kubernetes' schemas, batch scripts by bash. Other keys are checked by those who know them: `ray up` itself,
+    `kubectl apply --dry-run=server -f FILE`, `sbatch --test-only FILE`. Exit code 2 if anything is wrong.
     """
     from raykd.cli import output
     from raykd.cluster.config import cluster_names

@@ -14,11 +14,17 @@ Entry = dict[str, Any]
 def _methods() -> Iterable[Entry]:
     import sys
 
+    from raykd.errors import SetupError
     from raykd.methods import METHODS
 
-    for name, method in METHODS.items():
-        first = _first_line(sys.modules[method.__module__].__doc__)
-        yield {"name": name, "description": first, "streams": list(method.streams)}
+    for name in METHODS.names():
+        try:
+            method = METHODS[name]
+        except SetupError as error:  # of a package whose other methods, and raykd's, are there all the same
+            yield {"name": name, "description": str(error), "streams": []}
+        else:
+            first = _first_line(sys.modules[method.__module__].__doc__)
+            yield {"name": name, "description": first, "streams": list(method.streams)}
 
 
 def _models() -> Iterable[Entry]:

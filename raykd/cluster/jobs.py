@@ -32,11 +32,8 @@ _RESTS = (0.5, 1, 2, 4, 8)  # seconds between tries in a row of a connection tha
 _LOST = (OSError, RuntimeError, aiohttp.ClientError)  # what Ray's client raises then; those of requests are OSErrors
 _STOPPED = 130
 _TOLD = 200  # characters of an answer that may be a page
-_TALKATIVE = (  # of uploads and sockets, which are no user's concern
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
+# They tell of uploads and sockets, which are no user's concern; the last two have levels of their own.
+_TALKATIVE = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""Manifests of KubeRay's operator (ray.io/v1): their own fields here, pods by Kubernetes' schemas, all offline.
-
-Fields are those of KubeRay 1.6. ``kubernetes-validate`` carries the schemas of the pods.
-"""
+"""Manifests of KubeRay's operator (ray.io/v1): what raykd reads of them. The operator checks the rest itself."""
 
 import re
 from collections.abc import Iterator
@@ -9,61 +6,60 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from raykd.config.base import Config
-
-Labels = dict[str, str]
+from raykd.cluster.foreign import LARGEST, Count, ForeignConfig
 
 
-class AuthOptions(Config):
+class Metadata(ForeignConfig):
+    """What the cluster or the job is called."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+
+
+class AuthOptions(ForeignConfig):
     """Who may use the cluster."""
 
-    mode: Literal["disabled", "token"]
-    enableK8sTokenAuth: bool | None = None
-    secretName: str | None = None
+    mode: str | None = None
 
 
-class HeadGroup(Config):
+class HeadGroup(ForeignConfig):
     """The pod of Ray's head."""
 
-    serviceType: str | None = None
-    headService: dict[str, Any] | None = None
-    enableIngress: bool | None = None
-    resources: Labels = {}
-    labels: Labels = {}
-    rayStartParams: Labels = {}
     template: dict[str, Any]
 
 
-class WorkerGroup(Config):
+class WorkerGroup(ForeignConfig):
     """Pods of workers that are alike."""
 
-    groupName: str
-    replicas: int | None = Field(default=None, ge=0)
-    minReplicas: int = Field(default=0, ge=0)
-    maxReplicas: int = Field(default=2147483647, ge=0)
-    numOfHosts: int = Field(default=1, ge=1)
-    idleTimeoutSeconds: int | None = Field(default=None, ge=0)
-    suspend: bool | None = None
-    scaleStrategy: dict[str, Any] | None = None
-    resources: Labels = {}
-    labels: Labels = {}
-    rayStartParams: Labels = {}
+    replicas: Count | None = None
+    minReplicas: Count = 0
+    maxReplicas: Count = LARGEST
+    numOfHosts: Count = 1
     template: dict[str, Any]
 
+    def resources(self) -> dict[str, float]:
+        """Return the CPUs and GPUs of a pod by the limits of its first container, which is Ray's.
 
-class ClusterSpec(Config):
+        Raises:
+            ValueError: for a limit that is no number of CPUs or GPUs.
+        """
+        container: dict[str, Any] = next(iter(self.template["spec"]["containers"]), {})
+        resources = container.get("resources", {})
+        limits = resources.get("limits", {})
+        found = {"CPU": _quantity(limits["cpu"])} if "cpu" in limits else {}
+        # As KubeRay counts them: nvidia.com/gpu, amd.com/gpu. A claim (dynamic resource allocation) tells no number.
+        if limits and "claims" not in resources:
+            found["GPU"] = sum(_quantity(amount) for name, amount in limits.items() if str(name).endswith("gpu"))
+        return found
+
+
+class ClusterSpec(ForeignConfig):
     """What a cluster is made of."""
 
     rayVersion: str | None = None
-    authOptions: AuthOptions | None = None
-    enableInTreeAutoscaling: bool | None = None
-    autoscalerOptions: dict[str, Any] | None = None
-    gcsFaultToleranceOptions: dict[str, Any] | None = None
-    headServiceAnnotations: Labels = {}
-    managedBy: str | None = None
-    suspend: bool | None = None
+    authOptions: AuthOptions = AuthOptions()
+    enableInTreeAutoscaling: bool = False
     headGroupSpec: HeadGroup
-    workerGroupSpecs: tuple[WorkerGroup, ...] = ()
+    workerGroupSpecs: list[WorkerGroup] = []
 
     def templates(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield every pod template with where it stands."""
@@ -72,66 +68,33 @@ class ClusterSpec(Config):
             yield f"workerGroupSpecs.{number}.template", group.template
 
 
-class JobSpec(Config):
+class JobSpec(ForeignConfig):
     """What a job runs, and on which cluster of its own."""
 
-    entrypoint: str = Field(min_length=1)
+    entrypoint: str
     rayClusterSpec: ClusterSpec
-    submissionMode: Literal["K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"] | None = None
-    jobId: str | None = None
-    metadata: Labels = {}
-    runtimeEnvYAML: str | None = None
-    backoffLimit: int | None = Field(default=None, ge=0)
-    activeDeadlineSeconds: int | None = Field(default=None, ge=1)
-    preRunningDeadlineSeconds: int | None = Field(default=None, ge=1)
-    shutdownAfterJobFinishes: bool | None = None
-    ttlSecondsAfterFinished: int | None = Field(default=None, ge=0)
-    deletionStrategy: dict[str, Any] | None = None
-    submitterPodTemplate: dict[str, Any] | None = None
-    submitterConfig: dict[str, Any] | None = None
-    entrypointNumCpus: float | None = Field(default=None, ge=0)
-    entrypointNumGpus: float | None = Field(default=None, ge=0)
-    entrypointResources: str | None = None
-    managedBy: str | None = None
-    suspend: bool | None = None
 
 
-class _Manifest(Config):
+class _Manifest(ForeignConfig):
     apiVersion: Literal["ray.io/v1"]
-    metadata: dict[str, Any]
+    metadata: Metadata
 
 
 class RayCluster(_Manifest):
     """A cluster that stays."""
 
-    kind: Literal["RayCluster"]
     spec: ClusterSpec
-
-    @property
-    def cluster(self) -> tuple[str, ClusterSpec]:
-        """Return the cluster's part, and where it stands."""
-        return "spec", self.spec
 
 
 class RayJob(_Manifest):
     """A job with a cluster of its own."""
 
-    kind: Literal["RayJob"]
     spec: JobSpec
 
-    @property
-    def cluster(self) -> tuple[str, ClusterSpec]:
-        """Return the cluster's part, and where it stands."""
-        return "spec.rayClusterSpec", self.spec.rayClusterSpec
 
-
-def quantity(text: Any) -> float:
-    """Return the number that a Kubernetes quantity of CPUs or devices says, as in 500m.
-
-    Raises:
-        ValueError: if it says none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(text))
+def _quantity(text: Any) -> float:
+    """Return the number that a Kubernetes quantity of CPUs or devices says, as in 500m."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(m?)", str(text))
     if match is None:
         raise ValueError(f"got {text!r}")
     return float(match[1]) / (1000 if match[2] else 1)

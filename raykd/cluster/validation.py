@@ -1,9 +1,11 @@
-"""Check a cluster file and the launcher file it names, offline: syntax, schema, tokens, and whether the sums work out.
+"""Check a cluster file and the launcher file it names, offline, for what raykd alone knows.
 
+That is: tokens, one version of Ray, room for the workers, growth, and that raykd reads the cluster file it was given.
+Of the fields of other tools only those are read that this takes. Pods are checked by Kubernetes' schemas, scripts by
+bash; the rest is left to `ray up`, to `kubectl apply --dry-run=server` and to `sbatch --test-only`.
 A problem is one line: the file, the key, what is wrong, what to do.
 """
 
-import copy
 import math
 import re
 import subprocess
@@ -11,17 +13,15 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydantic import ValidationError
-
 from raykd.cluster import slurm
 from raykd.cluster.config import Cluster, load_cluster
-from raykd.cluster.kuberay import ClusterSpec, RayCluster, RayJob, quantity
+from raykd.cluster.kuberay import RayCluster, RayJob
 from raykd.cluster.launcher import Launcher, read_launcher
+from raykd.cluster.ray_up import RayUp
 from raykd.config.yaml_file import read_text
 from raykd.errors import SetupError, UsageError
 
 _TOKEN = "RAY_AUTH_MODE=token"
-_START = "start_ray_commands"
 
 
 def validate(source: str) -> list[str]:
@@ -30,15 +30,15 @@ def validate(source: str) -> list[str]:
     Raises:
         SetupError: where a check needs a package that is not here.
     """
+    checks = {"ray": _ray, "kuberay": _kuberay, "slurm": _slurm}
     try:
         cluster = load_cluster(source)
         if cluster.launcher is None:
             return []
         launcher = read_launcher(source)
+        found = [f"{launcher.path}: {problem}" for problem in checks[launcher.kind](launcher, cluster)]
     except UsageError as error:
         return [str(error)]
-    checks = {"ray": _ray, "kuberay": _kuberay, "slurm": _slurm}
-    found = [f"{launcher.path}: {problem}" for problem in checks[launcher.kind](launcher, cluster)]
     if cluster.address == "local":
         found.append(
             f"cluster {cluster.name!r}: address: 'local' starts a Ray of its own and leaves {launcher.path} alone; "
@@ -48,81 +48,77 @@ def validate(source: str) -> list[str]:
 
 
 def _ray(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
-    try:
-        from ray.autoscaler._private.util import prepare_config, validate_config
-    except ImportError as error:
-        raise SetupError(f"checking a file of `ray up` needs Ray ({error}): pip install 'raykd[ray]'") from None
-    content = launcher.content
-    try:
-        validate_config(prepare_config(copy.deepcopy(content)))
-    except Exception as error:  # of jsonschema, of Ray's own sums, of a provider: all mean the file
-        place = ".".join(str(part) for part in getattr(error, "absolute_path", ())) or "as a whole"
-        told = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
-        yield f"{place}: Ray does not take it: {told}; see `ray up`'s reference for the key"
-        return
-    for role in ("head", "worker"):
-        commands = [line for line in content.get(f"{role}_{_START}") or () if "ray start" in line]
+    file = RayUp.read(launcher.content, str(launcher.path))
+    starts = {
+        "head_start_ray_commands": file.head_start_ray_commands,
+        "worker_start_ray_commands": file.worker_start_ray_commands,
+    }
+    for key, lines in starts.items():
+        commands = [line for line in lines if "ray start" in line]
         if not commands:
-            yield f"{role}_{_START}: none runs `ray start`; give it, with `export {_TOKEN}` before it"
+            yield f"{key}: none runs `ray start`; give it, with `export {_TOKEN}` before it"
         elif _TOKEN not in commands[-1]:
             yield (
-                f"{role}_{_START}: Ray would run what anybody sends it, for want of a token; write `export {_TOKEN}` "
-                "before `ray start`"
+                f"{key}: Ray would run what anybody sends it, for want of a token; write `export {_TOKEN}` before "
+                "`ray start`"
             )
         if any(re.search(r"--dashboard-host[= ]0\.0\.0\.0", line) for line in commands):
             yield (
-                f"{role}_{_START}: --dashboard-host=0.0.0.0 opens the dashboard to the network; leave it at 127.0.0.1 "
-                "and forward it: `ray dashboard FILE`"
+                f"{key}: --dashboard-host=0.0.0.0 opens the dashboard to the network; leave it at 127.0.0.1 and "
+                "forward it: `ray dashboard FILE`"
             )
-    if not any("auth_token" in str(path) for path in content.get("file_mounts") or {}):
+    if not any("auth_token" in path for path in file.file_mounts):
         yield (
             "file_mounts: no token reaches the nodes; run `ray get-auth-token --generate` and mount "
             "~/.ray/auth_token: ~/.ray/auth_token"
         )
-    room = _room_of_nodes(content, cluster)
+    types = file.available_node_types
+    if types and file.head_node_type not in types:
+        yield f"head_node_type: got {file.head_node_type!r}; it is one of available_node_types: {', '.join(types)}"
+        return
+    room = _room_of_nodes(file, cluster)
     yield from _too_few(cluster, room, "max_workers")
-    if content["provider"]["type"] != "local":
+    if file.provider.type != "local":
         yield from _unwanted(cluster, room, "max_workers")
 
 
-def _room_of_nodes(content: dict[str, Any], cluster: Cluster) -> float:
+def _room_of_nodes(file: RayUp, cluster: Cluster) -> float:
     """Return for how many workers the nodes beside the head have room, infinite where they do not say."""
-    nodes: float = content.get("max_workers", 0)
-    provider = content.get("provider") or {}
-    if provider.get("type") == "local":
-        started = " ".join(content.get(f"worker_{_START}") or ())
-        told = {name: re.search(rf"--num-{name}s[= ](\d+)", started) for name in ("cpu", "gpu")}
-        each = _places({name.upper(): float(match[1]) for name, match in told.items() if match}, cluster)
-        return min(nodes, len(provider.get("worker_ips") or ())) * each
-    room, left = 0.0, nodes
-    for name, kind in (content.get("available_node_types") or {}).items():
-        if name != content.get("head_node_type"):
-            count = min(left, kind.get("max_workers", nodes))
-            room, left = room + count * _places(kind.get("resources") or {}, cluster), left - count
+    if file.provider.type == "local":
+        started = " ".join(file.worker_start_ray_commands)
+        told = {name: re.search(rf"--num-{name}s[= ](\d{{1,9}})", started) for name in ("cpu", "gpu")}
+        each = {name.upper(): float(match[1]) for name, match in told.items() if match}
+        there = len(file.provider.worker_ips)
+        return _room(there if file.max_workers is None else min(file.max_workers, there), each, cluster)
+    room, left = 0.0, file.max_workers or 0
+    for name, kind in file.available_node_types.items():
+        if name != file.head_node_type:
+            count = left if kind.max_workers is None else min(left, kind.max_workers)
+            room, left = room + _room(count, kind.resources.model_dump(exclude_none=True), cluster), left - count
     return room
 
 
 def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
     kind = launcher.content.get("kind")
-    models: dict[Any, type[RayCluster] | type[RayJob]] = {"RayCluster": RayCluster, "RayJob": RayJob}
-    if not isinstance(kind, str) or kind not in models:
+    spec, place = None, "spec"
+    if kind == "RayCluster":
+        spec = RayCluster.read(launcher.content, str(launcher.path)).spec
+    elif kind == "RayJob":
+        job = RayJob.read(launcher.content, str(launcher.path)).spec
+        spec, place = job.rayClusterSpec, "spec.rayClusterSpec"
+        if f"/{launcher.cluster_file.name}" not in job.entrypoint:
+            yield (
+                f"spec.entrypoint: raykd would not read {launcher.cluster_file}, which a pod finds where it mounts the "
+                f"ConfigMap {launcher.name!r}; write `--cluster FOLDER/{launcher.cluster_file.name}`"
+            )
+    if spec is None:
         yield f"kind: got {kind!r}; raykd's launchers are RayCluster and RayJob"
         return
-    try:
-        manifest = models[kind].model_validate(launcher.content)
-    except ValidationError as error:
-        for item in error.errors():
-            place = ".".join(str(part) for part in item["loc"])
-            remedy = (
-                "remove it, or mend its spelling" if item["type"] == "extra_forbidden" else "see KubeRay's reference"
-            )
-            yield f"{place}: {item['msg']}; {remedy}"
-        return
-    place, spec = manifest.cluster
-    for name, fault in _names(manifest.metadata):
-        yield f"metadata.{name}: {fault}"
-    if spec.authOptions is None or spec.authOptions.mode != "token":
-        yield f"{place}.authOptions: Ray would run what any pod sends it; set `authOptions: {{mode: token}}`"
+    if (mode := spec.authOptions.mode) != "token":
+        yield (
+            f"{place}.authOptions: got mode {mode!r}, so Ray would run what any pod sends it; set "
+            "`authOptions: {mode: token}`"
+        )
     if (theirs := _other_ray(spec.rayVersion)) is not None:
         yield f"{place}.rayVersion: {theirs}"
     for number, group in enumerate(spec.workerGroupSpecs):
@@ -133,28 +129,18 @@ def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
                 f"{place}.workerGroupSpecs.{number}.replicas: got {wanted} with minReplicas {least} and maxReplicas "
                 f"{most}; it is from the one to the other"
             )
-    if isinstance(manifest, RayJob) and f"/{launcher.cluster_file.name}" not in manifest.spec.entrypoint:
-        yield (
-            f"spec.entrypoint: raykd would not read {launcher.cluster_file}, which a pod finds where it mounts the "
-            f"ConfigMap {launcher.name!r}; write `--cluster FOLDER/{launcher.cluster_file.name}`"
-        )
-    faults = [f"{place}.{where}.{problem}" for where, template in spec.templates() for problem in _pod(template)]
+    faults = [f"{place}.{where}.{fault}" for where, template in spec.templates() for fault in _pod(template)]
     yield from faults
     if faults:
         return
     try:
-        room = _room_of_pods(spec, cluster)
+        room = sum(_room(one.maxReplicas * one.numOfHosts, one.resources(), cluster) for one in spec.workerGroupSpecs)
     except ValueError as error:
         yield f"{place}.workerGroupSpecs: a limit is no number of CPUs or GPUs ({error}); write 8 or 500m"
     else:
         yield from _too_few(cluster, room, f"{place}.workerGroupSpecs")
         if spec.enableInTreeAutoscaling:
             yield from _unwanted(cluster, room, f"{place}.enableInTreeAutoscaling")
-
-
-def _names(metadata: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", str(metadata.get("name", ""))):
-        yield "name", f"got {metadata.get('name')!r}; small letters, digits and '-', 63 at most"
 
 
 def _other_ray(wanted: str | None) -> str | None:
@@ -175,7 +161,8 @@ def _pod(template: dict[str, Any]) -> Iterator[str]:
         raise SetupError(
             f"checking pods needs Kubernetes' schemas ({error}): pip install 'raykd[kubernetes]'"
         ) from None
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {}, **_without_nulls(template)}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {}}
+    pod |= {key: template[key] for key in ("metadata", "spec") if key in template}
     if isinstance(pod["metadata"], dict):
         pod["metadata"] = {"name": "pod", **pod["metadata"]}
     try:
@@ -183,38 +170,6 @@ def _pod(template: dict[str, Any]) -> Iterator[str]:
     except kubernetes_validate.ValidationError as error:
         place = ".".join(str(part) for part in error.path) or "spec"
         yield f"{place}: {error.message.splitlines()[0][:200]}; see `kubectl explain pod.spec`"
-        return
-    spec = pod["spec"]
-    volumes = [volume["name"] for volume in spec.get("volumes", ())]
-    for kind in ("initContainers", "containers"):
-        for container in spec.get(kind, ()):
-            for mount in container.get("volumeMounts", ()):
-                if mount["name"] not in volumes:
-                    yield (
-                        f"spec.{kind}: {container['name']} mounts {mount['name']!r}, and the pod has volumes "
-                        f"{volumes}; add it to 'volumes', or mend the name"
-                    )
-
-
-def _without_nulls(node: Any) -> Any:
-    """Return a part of a manifest without nulls: for Kubernetes a key without a value is none, and an item is empty."""
-    if isinstance(node, dict):
-        return {key: _without_nulls(value) for key, value in node.items() if value is not None}
-    if isinstance(node, list):
-        return [{} if item is None else _without_nulls(item) for item in node]
-    return node
-
-
-def _room_of_pods(spec: ClusterSpec, cluster: Cluster) -> float:
-    room = 0.0
-    for group in spec.workerGroupSpecs:
-        limits: dict[str, Any] = {}
-        for container in (group.template.get("spec") or {}).get("containers") or ():
-            limits |= (container.get("resources") or {}).get("limits") or {}
-        told = {"CPU": limits.get("cpu"), "GPU": limits.get("nvidia.com/gpu", 0 if limits else None)}
-        each = _places({name: quantity(amount) for name, amount in told.items() if amount is not None}, cluster)
-        room += group.maxReplicas * group.numOfHosts * each
-    return room
 
 
 def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
@@ -238,15 +193,16 @@ def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
     if "RAYKD_CLUSTER" not in text:
         yield f'as a whole: raykd would not read {launcher.cluster_file}; write `--cluster "$RAYKD_CLUSTER"`'
     if not wrong:
-        room = slurm.nodes(options) * _places(slurm.resources(options), cluster)
+        room = _room(slurm.nodes(options), slurm.resources(options), cluster)
         yield from _too_few(cluster, room, "#SBATCH --nodes")
 
 
-def _places(resources: dict[str, Any], cluster: Cluster) -> float:
-    """Return for how many workers a node has room, by what it says of itself."""
+def _room(nodes: float, each: dict[str, float], cluster: Cluster) -> float:
+    """Return for how many workers nodes have room by what each says of itself, infinite where it says nothing."""
     needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    limits = [math.floor(resources[name] / needs[name]) for name in needs if needs[name] and name in resources]
-    return min(limits, default=math.inf)
+    limits = [math.floor(each[name] / needs[name]) for name in needs if needs[name] and name in each]
+    workers = min(limits, default=math.inf)
+    return nodes * workers if nodes and workers else 0  # infinity times 0 is no number
 
 
 def _too_few(cluster: Cluster, room: float, key: str) -> Iterator[str]:
@@ -261,7 +217,8 @@ def _too_few(cluster: Cluster, room: float, key: str) -> Iterator[str]:
 
 def _unwanted(cluster: Cluster, room: float, key: str) -> Iterator[str]:
     if cluster.grows_to is None:
+        workers = "NUMBER" if room == math.inf else f"{room:.0f}"
         yield (
             f"{key}: machines are added when they are asked for, and raykd goes by those that are there; write "
-            f"`grows_to: {room:.0f}` into cluster {cluster.name!r}"
+            f"`grows_to: {workers}` into cluster {cluster.name!r}"
         )

@@ -8,11 +8,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from raykd.errors import UsageError, did_you_mean, masked
 
 _MAX_BYTES = 1_000_000
+_SHOWN = 200  # characters of a value that is wrong, which may be a whole section
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
+_SECTION = "section"
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
 
 
@@ -87,6 +90,11 @@ def parse_value(text: str) -> Any:
         raise UsageError(f"cannot read the value {text!r}; quote it, as in KEY='\"text\"'") from None
 
 
+def section_error(text: str) -> PydanticCustomError:
+    """Return the error for a validator of a whole section to raise, whose content ``explain`` does not repeat."""
+    return PydanticCustomError(_SECTION, "{text}", {"text": text})
+
+
 def explain(error: ValidationError, source: str, model: type[BaseModel], raw: Any) -> UsageError:
     """Turn pydantic's report on ``raw``, which is no ``model``, into one line with the nearest names."""
     lines = []
@@ -100,11 +108,12 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
             lines.append(f"{path!r} is required")
         elif not path:  # of the file as a whole, which is too much to repeat
             lines.append(item["msg"].removeprefix("Value error, "))
-        elif item["type"].startswith("union_tag"):
+        elif item["type"].startswith("union_tag") or item["type"] == _SECTION:
             lines.append(f"{path}: {item['msg']}")
         else:
             told = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: got {masked(repr(item['input']))}; {told}")
+            got = masked(repr(item["input"]))
+            lines.append(f"{path}: got {got if len(got) <= _SHOWN else got[:_SHOWN] + '...'}; {told}")
     return UsageError(f"{source}: " + "; ".join(lines))
 
 
@@ -131,7 +140,7 @@ def _inside(kind: Any, sections: list[type[BaseModel]], part: int | str) -> Any:
     """Return the type of what stands at ``part`` in a section, mapping or list; None where nothing may."""
     if sections:
         return {_name(field, info): info.annotation for field, info in sections[0].model_fields.items()}.get(str(part))
-    contents = [inner for member in _members(kind) for inner in get_args(member) if inner is not ...]
+    contents = [inner for member in union_members(kind) for inner in get_args(member) if inner is not ...]
     return contents[-1] if contents else None
 
 
@@ -160,13 +169,13 @@ def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _sections_in(kind: Any) -> list[type[BaseModel]]:
-    return [member for member in _members(kind) if isinstance(member, type) and issubclass(member, BaseModel)]
+    return [member for member in union_members(kind) if isinstance(member, type) and issubclass(member, BaseModel)]
 
 
-def _members(kind: Any) -> Iterable[Any]:
+def union_members(kind: Any) -> Iterable[Any]:
     """Yield the types of a union, or the type itself."""
     if get_origin(kind) not in (Annotated, Union, UnionType):
         yield kind
         return
     for member in get_args(kind):
-        yield from _members(member)
+        yield from union_members(member)

@@ -1,16 +1,22 @@
-"""Augmentations on the device, in batches.
+"""Augmentations on the device, in batches: of a stream's images, and of what a method makes.
 
 Each draws for the whole global batch and applies this worker's rows, so any number of workers
 together see the batch that one worker would. Images come and go as float (B, C, H, W) in [0, 1];
-what moves in from outside is black.
+what moves in from outside is black. Gradients flow through all of them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
+
+from raykd.distributed.world import World, mix
+from raykd.errors import unknown
+from raykd.spec import DataSpec
+
+_MADE = 2  # keeps these draws apart from others of the same seed and step
 
 _PAD = 4  # pixels
 _DEGREES = 15.0
@@ -90,3 +96,39 @@ def strong(images: Tensor, generator: Generator, global_batch: int, rows: slice)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"crop": crop, "flip": flip, "rotate": rotate, "strong": strong}
+
+
+def check_augmentations(names: Sequence[str]) -> None:
+    """Refuse names that are not in the table.
+
+    Raises:
+        UsageError: naming the nearest.
+    """
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+
+
+def augment_share(images: Tensor, names: Sequence[str], generator: Generator, global_batch: int, rows: slice) -> Tensor:
+    """Apply augmentations in their order to this worker's ``rows`` of a global batch, (B, C, H, W) in [0, 1]."""
+    for name in names:
+        images = AUGMENTATIONS[name](images, generator, global_batch, rows)
+    return images
+
+
+def augment_normalised(
+    images: Tensor, names: Sequence[str], spec: DataSpec, world: World, *, seed: int, step: int
+) -> Tensor:
+    """Augment this worker's share (B, C, H, W) of a global batch in network-input space, by (seed, step) alone.
+
+    This is for a method that augments what it has made. As with ``World.randn``, every worker draws for the whole
+    global batch and applies its rows. A method that augments several times a step counts ``step`` in draws.
+
+    Raises:
+        UsageError: for an unknown name, naming the nearest.
+    """
+    check_augmentations(names)
+    batch = len(images)
+    rows = slice(world.rank * batch, (world.rank + 1) * batch)
+    generator = Generator().manual_seed(mix(seed, _MADE, step))
+    return spec.normalise(augment_share(spec.denormalise(images), names, generator, batch * world.size, rows))

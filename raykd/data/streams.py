@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from raykd.data.augment import AUGMENTATIONS
+from raykd.data.augment import augment_share, check_augmentations
 from raykd.data.datasets import Images
 from raykd.data.streamed import StreamedImages
 from raykd.distributed.world import World, mix
-from raykd.errors import UsageError, unknown
+from raykd.errors import UsageError
 from raykd.spec import Batch, DataSpec
 
 _ORDER, _AUGMENT = 0, 1  # kinds of draws from one seed
@@ -60,15 +60,13 @@ class TrainStream:
         self._count = images.count if isinstance(images, StreamedImages) else len(images.labels)
         if not self._count:
             raise UsageError(f"the training stream of {spec.name!r} has no images")
-        for name in augment:
-            if name not in AUGMENTATIONS:
-                raise unknown("augmentation", name, AUGMENTATIONS)
+        check_augmentations(augment)
         assert teacher_logits is None or not augment, "the teacher has seen other images"
         self._teacher_logits, self._weights = teacher_logits, weights
         self._rows = world.slice(global_batch)
         self._global_batch, self._per_step = global_batch, per_step
         self._seed = seed
-        self._augmentations = [AUGMENTATIONS[name] for name in augment]
+        self._augment = tuple(augment)
         self._input = _NetworkInput(spec, world.device)
         self._orders: dict[int, Tensor] = {}
 
@@ -86,8 +84,7 @@ class TrainStream:
         some_pixels, some_labels, some_logits = zip(*taken, strict=True)
         pixels = self._input.load(_joined(some_pixels))
         generator = torch.Generator().manual_seed(mix(self._seed, _AUGMENT, number))
-        for augmentation in self._augmentations:
-            pixels = augmentation(pixels, generator, self._global_batch, self._rows)
+        pixels = augment_share(pixels, self._augment, generator, self._global_batch, self._rows)
         known = None if some_logits[0] is None else self._input.move(_joined(some_logits))
         return Batch(self._input.normalise(pixels), self._input.move(_joined(some_labels)), known)
 

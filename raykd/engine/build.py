@@ -103,11 +103,13 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     teacher, teacher_sha256 = None, None
     networks: dict[str, nn.Module] = {}
     if recipe.student is not None:
-        networks["student"] = build_network(recipe.student, spec, workspace, "student").to(world.device)
+        student = recipe.student
+        network = world.agree(lambda: build_network(student, spec, workspace, "student"))
+        networks["student"] = network.to(world.device)
     if "teacher" in method_class.roles:
         if recipe.teacher is None:
             raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
-        teacher, teacher_sha256 = load_teacher(experiment, spec, workspace)
+        teacher, teacher_sha256 = world.agree(lambda: load_teacher(experiment, spec, workspace))
         networks["teacher"] = teacher = teacher.to(world.device)
     if recipe.bank is not None:
         networks["bank"] = load_bank(experiment, spec, world, runtime, workspace)
@@ -120,7 +122,9 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         recipe, spec, world, runtime, workspace.data, workspace.store, opened, teacher, teacher_sha256
     )
     streams = open_streams(streams_of)
-    test = opened.open("test", recipe.data.name, "test", spec) if recipe.data.test else None
+    test = None
+    if recipe.data.test:
+        test = world.agree(lambda: opened.open("test", recipe.data.name, "test", spec))
     context = MethodContext(
         spec=spec,
         world=world,

@@ -18,6 +18,7 @@ from raykd.errors import RaykdError
 from raykd.files import replacing
 from raykd.generators import EVERY
 from raykd.generators.waves import Wave
+from raykd.methods.base import BankMethod, mean_images_per_step
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
@@ -44,6 +45,7 @@ def finalize(
     quality = _images(experiment, built, workspace)
     if world.rank == 0:
         _leave_statistics(recipe, built, run)
+    per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
         run=experiment.run_id,
@@ -54,7 +56,7 @@ def finalize(
         best=figures.get("best"),
         teacher=built.evaluator.score_teacher(),
         image_quality=quality,
-        images=built.method.total_images,
+        images=recipe.schedule.steps * per_step,
         seconds=round(seconds, 2),
         gpu_hours=round(seconds * gpus / 3600, 4),
         data_opened=built.opened.by_role(),
@@ -77,7 +79,7 @@ def _student(built: Built, selection: Selection, run: RunDirectory) -> dict[str,
     student.load_state_dict(selection.weights[chosen])
 
     def save() -> None:
-        with replacing(run.student) as staging:
+        with run.writing(), replacing(run.student) as staging:
             save_weights(selection.weights[chosen], staging, built.spec.to_metadata())
 
     built.method.world.agree(save, on_first=True)
@@ -90,19 +92,17 @@ def _images(experiment: Experiment, built: Built, workspace: Workspace) -> dict[
     if built.teacher is None:
         return {}
     seed = mix(experiment.recipe.seed, _HELD_OUT)
-    about = method.products_manifest()
-    if about is not None:
+    if isinstance(method, BankMethod):
         name, run = experiment.run_id, workspace.run(experiment.run_id)
         workspace.pull([name], world, checkpoints="none")  # members that workers of other machines have made
-        finish_bank(run, {**about, "teacher_sha256": built.teacher_sha256}, world)
+        finish_bank(run, {**method.products_manifest(), "teacher_sha256": built.teacher_sha256}, world)
         workspace.push(name, world)
         workspace.pull([name], world, checkpoints="none")
         return image_quality(_of_bank(open_bank(run), world, seed), built.teacher, built.spec.num_classes, world)
-    images = method.sample(_IMAGES, seed)
-    if images is None:
+    if not method.makes_images:
         return {}
-    mine = images[world.rank :: world.size].split(_BATCH)
-    return image_quality(((batch, None) for batch in mine), built.teacher, built.spec.num_classes, world)
+    share = method.sample(_IMAGES, seed)[world.rank :: world.size]
+    return image_quality(((batch, None) for batch in share.split(_BATCH)), built.teacher, built.spec.num_classes, world)
 
 
 def _of_bank(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:

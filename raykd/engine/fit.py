@@ -14,7 +14,7 @@ from raykd.engine.selection import Selection
 from raykd.engine.sentinel import check_finite, parameter_norms
 from raykd.engine.state import averaged_weights, capture, restore
 from raykd.engine.stop import Interrupted, StopPoll
-from raykd.methods.base import Method
+from raykd.methods.base import Method, at_milestone
 from raykd.recipe.sections import ScheduleConfig
 
 
@@ -48,7 +48,7 @@ def fit(
         images += method.images_per_step
         losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
         done, total = method.steps_done, method.total_steps
-        due = done % schedule.report_every == 0 or done == total or method.milestone
+        due = done % schedule.report_every == 0 or done == total or at_milestone(method)
         stopping = stop.asked(done)
         if not due and not stopping:
             continue

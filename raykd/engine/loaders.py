@@ -18,13 +18,12 @@ from raykd.data.streams import TrainStream
 from raykd.distributed.world import World
 from raykd.engine.evaluator import Evaluator
 from raykd.methods import METHODS
+from raykd.methods.base import PATCHES
 from raykd.models.teacher import Teacher
 from raykd.recipe.recipe import Recipe
 from raykd.spec import DataSpec
 
 _HELD_OUT = 0x401D  # keeps this draw apart from others
-PLAIN = "patches"
-"""The stream of other images as they are, which the recipe's augmentations leave alone."""
 
 
 class StreamContext(NamedTuple):
@@ -57,7 +56,7 @@ def open_streams(of: StreamContext) -> dict[str, TrainStream]:
 def sources(recipe: Recipe) -> dict[str, str]:
     """Return the data set behind every stream of the recipe's method."""
     data = recipe.data
-    shown = {"train": data.train or data.name, "ood": data.ood, PLAIN: data.ood}
+    shown = {"train": data.train or data.name, "ood": data.ood, PATCHES: data.ood}
     return {role: str(shown[role]) for role in METHODS[recipe.method.name].streams}
 
 
@@ -67,8 +66,8 @@ def _open_stream(role: str, of: StreamContext, others: Mapping[str, TrainStream]
     method = METHODS[recipe.method.name]
     source, labelled = sources(recipe)[role], role == "train"
     shown = train_spec(source, of.spec, of.data_root, labelled=labelled)
-    augment = () if role == PLAIN else data.augment
-    per_step = method.batches_of(recipe.method, role)
+    augment = () if role == PATCHES else data.augment
+    per_step = 1 if role == PATCHES else method.student_updates_per_step(recipe.method)
     images = _images(role, source, shown, of, others)
     logits = weights = None
     if isinstance(images, Images) and len(images.labels) and of.teacher is not None:
@@ -101,11 +100,12 @@ def _images(
     if data.buffer is not None:
         batch = recipe.schedule.global_batch
         share = {"seed": recipe.seed, "global_batch": batch, "share": world.slice(batch)}
-        return of.opened.stream(asked_as, source, "train", shown, buffer=data.buffer, rows=rows, **share)
-    same = others.get("ood") if role == PLAIN else None
+        how = {"buffer": data.buffer, "rows": rows, **share}
+        return world.agree(lambda: of.opened.stream(asked_as, source, "train", shown, **how))
+    same = others.get("ood") if role == PATCHES else None
     if same is not None:
         return same.images
-    return of.opened.open(asked_as, source, "train", shown, rows)
+    return world.agree(lambda: of.opened.open(asked_as, source, "train", shown, rows))
 
 
 def holdout_evaluator(of: StreamContext) -> Evaluator | None:

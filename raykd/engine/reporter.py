@@ -1,16 +1,12 @@
 """Reporter: the only port outward. LocalReporter writes the run directory, see raykd.store.run_directory."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError
-
 from raykd.artifacts.bank import product_path, write_products
 from raykd.distributed.world import World
-from raykd.errors import SetupError
 from raykd.store.checkpoint import (
     Checkpoint,
     Sums,
@@ -21,7 +17,7 @@ from raykd.store.checkpoint import (
     write_shard,
 )
 from raykd.store.mirror import Mirror
-from raykd.store.run_directory import CHECKPOINTS, RunDirectory
+from raykd.store.run_directory import CHECKPOINTS, METRICS, RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +66,7 @@ class LocalReporter:
 
     def _write_own(self, checkpoint: Checkpoint) -> Sums:
         """Write what this worker alone holds, and return the sums of its shards."""
-        with self._writing():
+        with self._run.writing():
             if checkpoint.products:
                 write_products(self._run, checkpoint.products)
             shards = write_shard(self._run.checkpoints, checkpoint, self._world.rank)
@@ -82,7 +78,7 @@ class LocalReporter:
         self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint, shards: Sequence[Sums]
     ) -> None:
         """Write what workers share; ``shards`` are the sums of theirs, by rank."""
-        with self._writing():
+        with self._run.writing():
             if metrics is not None:
                 self._write_metrics(metrics, checkpoint)
             sums = {name: one for each in shards for name, one in each.items()}
@@ -91,17 +87,6 @@ class LocalReporter:
             if self._mirror is not None:
                 others = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
                 self._mirror.push(self._run.name, elsewhere=others)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Say of an error in writing where it was and what to do."""
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise SetupError(
-                f"could not write into run directory {self._run.name} ({error}); free some space or "
-                "mend the storage, then run the same command"
-            ) from error
 
     def _send_own(self, checkpoint: Checkpoint, shards: Sums) -> None:
         """Send what this worker has written to where it belongs; rank 0 sends the rest, whole, behind it."""
@@ -135,7 +120,7 @@ class LocalReporter:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 self._tensorboard = False
-                logger.info("tensorboard is not installed; metrics.jsonl has the curves")
+                logger.info("tensorboard is not installed; %s has the curves", METRICS)
             else:
                 self._tensorboard = SummaryWriter(self._run.tensorboard)
         if self._tensorboard:

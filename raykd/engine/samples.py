@@ -22,10 +22,9 @@ _SEED = 0x5A3  # the same latents at every report, so that the pictures can be c
 
 def sample_sheet(method: Method, teacher: nn.Module | None, batches: Mapping[str, Batch]) -> bytes | None:
     """Return the picture of a method's present images, or None for one that makes none; ``batches`` are its last."""
-    images = method.sample(_BATCH, mix(method.context.seed, _SEED))
-    if images is None or teacher is None:
+    if not method.makes_images or teacher is None:
         return None
-    images = images[: _COLUMNS * _ROWS]
+    images = method.sample(_BATCH, mix(method.context.seed, _SEED))[: _COLUMNS * _ROWS]
     synthetic = len(images)
     if "patches" in batches:
         images = torch.cat([images, batches["patches"].images[:_COLUMNS]])
@@ -44,13 +43,11 @@ def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec, synthet
     sheet = Image.new("RGB", (width + _GAP, height + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
     confidence, labels = teacher_logits.softmax(1).max(1)
-    mean = torch.tensor(spec.mean).view(-1, 1, 1)
-    std = torch.tensor(spec.std).view(-1, 1, 1)
-    for index, image in enumerate(images.detach().float().cpu()):
+    for index, image in enumerate(spec.denormalise(images.detach().float().cpu())):
         row, column = divmod(index, _COLUMNS)
         left, top = _GAP + column * (_CELL + _GAP), _GAP + row * (_CELL + _CAPTION + _GAP)
         sheet.paste(
-            _picture(image * std + mean).resize((_CELL, _CELL), Image.Resampling.NEAREST),
+            _picture(image).resize((_CELL, _CELL), Image.Resampling.NEAREST),
             (left, top),
         )
         label = int(labels[index])

@@ -62,9 +62,9 @@ class Selection:
     def _blind(self, weights: Weights, step: int) -> dict[str, float]:
         context = self._method.context
         count = min(context.global_batch, _MAX_IMAGES)
-        images = self._method.sample(count, mix(context.seed, _HELD_OUT, step))
-        if images is None or self._teacher is None:
+        if not self._method.makes_images or self._teacher is None:
             return {}
+        images = self._method.sample(count, mix(context.seed, _HELD_OUT, step))
         world = context.world
         # Stored halved in size; the teacher answers what is stored, so both see the same pixels.
         images = images.half()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raykd.distributed.world import World
 from raykd.engine.selection import Selection, Weights
-from raykd.methods.base import Method
+from raykd.methods.base import BankMethod, Method, ShardedMethod
 from raykd.store.checkpoint import Checkpoint, read_checkpoint
 
 
@@ -30,20 +30,21 @@ def averaged_weights(network: nn.Module, world: World) -> Weights:
 def capture(method: Method, selection: Selection, seconds: float, samples: bytes | None) -> Checkpoint:
     """Collect this worker's part of the checkpoint, on rank 0 what all share too; every worker must call it."""
     world = method.world
-    products = method.products() if method.milestone else {}
+    products = method.products() if isinstance(method, BankMethod) and method.milestone else {}
+    shard = method.shard() if isinstance(method, ShardedMethod) else {}
     rows = world.gather(_flat((b for n in method.trained.values() for _, b in _float_buffers(n)), world))
     weights = {}
     if "student" in method.roles:
         weights = {**selection.weights, "last": averaged_weights(method.student, world)}
     if world.rank != 0:
-        return Checkpoint(method.steps_done, world.size, {}, {}, shard=method.shard(), products=products)
+        return Checkpoint(method.steps_done, world.size, {}, {}, shard=shard, products=products)
     state = {
         "method": method.state_dict(),
         "selection": selection.state_dict(),
         "buffers": rows.cpu(),
         "seconds": seconds,
     }
-    return Checkpoint(method.steps_done, world.size, weights, state, samples, method.shard(), products)
+    return Checkpoint(method.steps_done, world.size, weights, state, samples, shard, products)
 
 
 def restore(path: Path | None, method: Method, selection: Selection) -> float:
@@ -52,7 +53,8 @@ def restore(path: Path | None, method: Method, selection: Selection) -> float:
         return 0.0
     checkpoint = read_checkpoint(path)
     method.load_state_dict(checkpoint.state["method"])
-    method.load_shard(checkpoint.shard)
+    if isinstance(method, ShardedMethod):
+        method.load_shard(checkpoint.shard)
     weights = {name: dict(tensors) for name, tensors in checkpoint.weights.items()}
     selection.load_state_dict(checkpoint.state["selection"], weights)
     rows, world = checkpoint.state["buffers"], method.world

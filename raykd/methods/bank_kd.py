@@ -51,7 +51,9 @@ class BankKdConfig(Config):
 class BankKd(Method):
     """The student imitates the teacher on what the generators of all classes make."""
 
+    config = BankKdConfig
     roles = ("student", "teacher", "bank")
+    makes_images = True
 
     def __init__(self, config: BankKdConfig, context: MethodContext) -> None:
         """Compile student and teacher, and learn which worker makes which class; every worker must call it.
@@ -59,12 +61,12 @@ class BankKd(Method):
         Raises:
             UsageError: if no worker has a generator for some class.
         """
-        super().__init__(context)
+        super().__init__(config, context)
         self._config = config
         self._bank = cast(GeneratorBank, context.networks["bank"]).eval()
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])
-        self._to_order = EVERY not in self._bank.classes or self._bank.conditions > 0
+        self._labelled = EVERY not in self._bank.classes or self._bank.conditions > 0
         self._owners = self._find_owners()
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
@@ -84,7 +86,7 @@ class BankKd(Method):
         kd = losses.kd_divergence(student_logits.float(), teacher_logits.float(), self._config.temperature)
         self.updaters["student"].minimise(kd)
         metrics = {"loss/kd": kd}
-        if self._to_order:
+        if self._labelled:
             hits = teacher_logits.argmax(1) == labels[parts[world.rank]].to(world.device)
             metrics["teacher/hit"] = 100 * hits.float().mean()
         return metrics
@@ -138,27 +140,27 @@ class BankKd(Method):
             )
         return None if table.all() else table.argmax(0)
 
-    def _images(self, z: Tensor, labels: Tensor, parts: Sequence[slice], travel: torch.dtype) -> Tensor:
+    def _images(self, z: Tensor, labels: Tensor, parts: Sequence[slice], dtype: torch.dtype) -> Tensor:
         """Return the images of this worker's part of ``z`` (N, Z) and ``labels`` (N,), float32 (n, C, H, W).
 
         Args:
             z: all rows, the same on every worker.
             labels: their classes, on the CPU.
             parts: the rows that each worker is to have.
-            travel: the precision in which images go from worker to worker.
+            dtype: in which images are sent from worker to worker.
         """
         rank, device = self.world.rank, self.world.device
         if self._owners is None:
             return self._bank.mixed(z[parts[rank]], labels[parts[rank]].to(device))
         owners = self._owners[labels]
         rows = (owners == rank).nonzero().flatten()
-        made = self._bank.mixed(z[rows.to(device)], labels[rows].to(device)).to(travel)
-        wanted = [((part.start <= rows) & (rows < part.stop)).nonzero().flatten() for part in parts]
-        mine = owners[parts[rank]]
-        arrived = self.world.exchange(
-            made[torch.cat(wanted).to(device)],
-            send=[len(positions) for positions in wanted],
-            receive=torch.bincount(mine, minlength=self.world.size).tolist(),
+        images = self._bank.mixed(z[rows.to(device)], labels[rows].to(device)).to(dtype)
+        of_worker = [((part.start <= rows) & (rows < part.stop)).nonzero().flatten() for part in parts]
+        senders = owners[parts[rank]]
+        received = self.world.exchange(
+            images[torch.cat(of_worker).to(device)],
+            send=[len(positions) for positions in of_worker],
+            receive=torch.bincount(senders, minlength=self.world.size).tolist(),
         )
-        # They arrived by owner; sorting rows by owner and undoing that gives every row its image.
-        return arrived[mine.argsort(stable=True).argsort().to(device)].float()
+        # They came in the order of their senders; sorting rows by sender and undoing that gives every row its image.
+        return received[senders.argsort(stable=True).argsort().to(device)].float()

@@ -8,11 +8,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.config.runtime import Runtime
 from raykd.distributed.updater import Compiler, Updater
 from raykd.distributed.world import World, mix
+from raykd.methods.cost import CostAxis, PlannedRun, by_images
 from raykd.spec import Batch, DataSpec
+
+PATCHES = "patches"
+"""The stream of other images as they are: one batch a step, never augmented."""
 
 ClassMoments = list[tuple[Tensor, Tensor]]
 """Per BatchNorm layer of the teacher the (mean, biased variance) of its input by class, each float32 (K, C)."""
@@ -23,7 +28,7 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method is given: its networks, what it may know of the data, its budget, its place."""
+    """What a method is given: its networks, what it may know of the data, its budget, its place among the workers."""
 
     spec: DataSpec
     world: World
@@ -38,83 +43,83 @@ class MethodContext:
 
 
 class Method(ABC):
-    """One algorithm: declares ``roles`` and ``streams``, then steps, saves and restores.
+    """One algorithm: declares what it needs and what it makes, then steps, saves and restores.
 
-    ``roles`` names the networks the engine must supply, ``streams`` the data: ``train``, ``ood`` (other images) and
-    ``patches`` (the same, never augmented); ``()`` means data-free, and the training set is then never constructed.
     Networks that are part of the algorithm itself, such as a generator, the method builds. Whatever it trains goes into
-    ``trained`` and ``updaters``, from which the checkpoint is made.
+    ``trained`` and ``updaters``, from which the checkpoint is made; what else changes goes into ``state_dict``.
     """
 
+    config: ClassVar[type[Config]]
+    """The recipe's ``method`` section; its ``name: Literal[...]`` is the method's."""
     roles: ClassVar[tuple[str, ...]] = ("student", "teacher")
+    """Networks that the engine must supply: ``student``, ``teacher``, ``bank``."""
     streams: ClassVar[tuple[str, ...]] = ()
+    """Images that the engine must supply; ``()`` is data-free, and then no training set is ever opened.
+
+    ``train`` and ``ood`` (images of another domain) come once for each update of the student, ``patches`` (those of
+    ``ood``, never augmented) once a step.
+    """
+    makes_images: ClassVar[bool] = False
+    """Whether there is ``sample``: then students are selected blind and images are judged and shown."""
     sharded_by: ClassVar[Literal["images", "classes"]] = "images"
-    """What is dealt to the workers: the images of a global batch, or the classes, each with its images."""
+    """What the workers share among them: the images of a global batch, or the classes, each with its images."""
     matches_statistics: ClassVar[bool] = False
     """Whether the teacher must have BatchNorm layers."""
     asks_teacher_of_stream: ClassVar[bool] = False
     """Whether all it asks of the teacher are logits of its stream's images, so that cached ones will do."""
+
     student: nn.Module
     """There is one only if ``roles`` names it."""
+    total_steps: int
+    """How many steps there are, those done included; all workers agree."""
 
-    def __init__(self, context: MethodContext) -> None:
+    def __init_subclass__(cls) -> None:
+        """Refuse a class that declares images and makes none, or the other way round."""
+        super().__init_subclass__()
+        if cls.makes_images != (cls.sample is not Method.sample):
+            raise TypeError(f"{cls.__name__}: makes_images is {cls.makes_images}, which 'sample' must agree with")
+
+    def __init__(self, config: Any, context: MethodContext) -> None:
         """Take the student, if the method trains one, and give it its updater."""
         self.context = context
         self.world = context.world
         self.trained: dict[str, nn.Module] = {}
         self.updaters: dict[str, Updater] = {}
+        self.total_steps = context.steps
+        self._images_per_step = mean_images_per_step(type(self), config, context.global_batch)
         if "student" in self.roles:
             assert context.student_optim is not None, "validated by the recipe"
             self.student = context.networks["student"]
             self.trained["student"] = self.student
-            self.updaters["student"] = Updater(
-                self.student.parameters(), context.student_optim, context.world, context.steps
-            )
+            updates = context.steps * self.student_updates_per_step(config)
+            self.updaters["student"] = Updater(self.student.parameters(), context.student_optim, context.world, updates)
         self.steps_done = 0
 
     @classmethod
-    def batches_of(cls, config: Any, stream: str) -> int:
-        """Return how many batches of a stream one step takes, given as one, with the method's configuration."""
+    def student_updates_per_step(cls, config: Any) -> int:
+        """Return how often the student is updated in a step, given the method's configuration."""
         return 1
 
-    @property
-    def total_steps(self) -> int:
-        """Return how many steps there are, those done included; all workers agree."""
-        return self.context.steps
+    @classmethod
+    def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
+        """Return the quantity that a worker's time and memory grow with, for planning."""
+        return by_images(run)
 
     @property
     def images_per_step(self) -> int:
         """Return how many images all workers together make or take in the step to come."""
-        return self.context.global_batch
-
-    @property
-    def total_images(self) -> int:
-        """Return how many images a whole run makes or takes: its budget."""
-        return self.context.steps * self.context.global_batch
-
-    @property
-    def milestone(self) -> bool:
-        """Tell whether a part has just been finished that should be kept now; all workers agree."""
-        return False
+        return self._images_per_step
 
     @abstractmethod
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Advance by one step of the paper's algorithm box and return its scalars."""
 
-    def sample(self, num_images: int, seed: int) -> Tensor | None:
-        """Return synthetic images (N, C, H, W) in network-input space, the same on every worker, or None.
+    def sample(self, num_images: int, seed: int) -> Tensor:
+        """Return synthetic images (N, C, H, W) in network-input space, the same on every worker.
 
         ``seed`` must come from outside training's own noise, so the images are held out.
         """
-        return None
-
-    def teacher_logits(self, batch: Batch, teacher: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the teacher's logits of a stream's batch, float32 (B, K): those known beforehand, or asked for now."""
-        if batch.teacher_logits is not None:
-            return batch.teacher_logits
-        with self.world.autocast(), torch.no_grad():
-            logits, _ = teacher(batch.images)
-        return logits.float()
+        raise NotImplementedError(f"{type(self).__name__} makes no images")
 
     def begin_step(self) -> int:
         """Count the step and seed torch's own generator (dropout) by (seed, rank, step); return the index."""
@@ -122,22 +127,6 @@ class Method(ABC):
         torch.manual_seed(mix(self.context.seed, self.world.rank, index))
         self.steps_done += 1
         return index
-
-    def shard(self) -> dict[str, Tensor]:
-        """Return what this worker alone holds, by names that no other worker uses: for the checkpoint."""
-        return {}
-
-    def load_shard(self, parts: Mapping[str, Tensor]) -> None:
-        """Take what is this worker's from all workers' ``shard`` (read lazily); called after ``load_state_dict``."""
-        assert not parts, "whoever keeps something apart takes it back"
-
-    def products(self) -> dict[str, dict[str, Tensor]]:
-        """Return what this worker finished at a milestone: sets of tensors, each to become a file of that name."""
-        return {}
-
-    def products_manifest(self) -> dict[str, Any] | None:
-        """Return what a reader of all products must know, as plain data, or None where there are none."""
-        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that training has changed and all workers share, as tensors and plain numbers."""
@@ -154,3 +143,58 @@ class Method(ABC):
             network.load_state_dict(state["trained"][name])
         for name, updater in self.updaters.items():
             updater.load_state_dict(state["updaters"][name])
+
+
+class ShardedMethod(Method):
+    """A method whose workers hold what others do not; each writes its own part of the checkpoint."""
+
+    @abstractmethod
+    def shard(self) -> dict[str, Tensor]:
+        """Return what this worker alone holds, by names that no other worker uses: for the checkpoint."""
+
+    @abstractmethod
+    def load_shard(self, parts: Mapping[str, Tensor]) -> None:
+        """Take what is this worker's from all workers' ``shard`` (read lazily); called after ``load_state_dict``.
+
+        There may be more or fewer workers than there were.
+        """
+
+
+class BankMethod(Method):
+    """A method whose product is a bank of generators, each written when it is finished, by a worker that trained it."""
+
+    @property
+    @abstractmethod
+    def milestone(self) -> bool:
+        """Tell whether generators have just been finished that should be kept now; all workers agree."""
+
+    @abstractmethod
+    def products(self) -> dict[str, dict[str, Tensor]]:
+        """Return what this worker finished at a milestone: the tensors of each generator by its file's name."""
+
+    @abstractmethod
+    def products_manifest(self) -> dict[str, Any]:
+        """Return what a reader of the bank must know, as plain data."""
+
+
+def at_milestone(method: Method) -> bool:
+    """Tell whether the method has just finished something that should be kept now."""
+    return isinstance(method, BankMethod) and method.milestone
+
+
+def mean_images_per_step(method: type[Method], config: Any, global_batch: int) -> int:
+    """Return how many images a step makes or takes, in the mean over a run: a batch of each source for each update.
+
+    Sources are what the method makes and its streams but ``patches``; updates are those of the student.
+    """
+    sources = method.makes_images + len(set(method.streams) - {PATCHES})
+    return global_batch * method.student_updates_per_step(config) * sources
+
+
+def stream_teacher_logits(batch: Batch, teacher: Callable[[Tensor], tuple[Tensor, Tensor]], world: World) -> Tensor:
+    """Return the teacher's logits of a stream's batch, float32 (B, K): those known beforehand, or asked for now."""
+    if batch.teacher_logits is not None:
+        return batch.teacher_logits
+    with world.autocast(), torch.no_grad():
+        logits, _ = teacher(batch.images)
+    return logits.float()

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from raykd import losses
 from raykd.config.base import Config
-from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.base import Method, MethodContext, Metrics, stream_teacher_logits
 from raykd.spec import Batch
 
 
@@ -28,12 +28,13 @@ class BlindKdConfig(Config):
 class BlindKd(Method):
     """The student imitates the teacher on what images there are."""
 
+    config = BlindKdConfig
     streams = ("ood",)
     asks_teacher_of_stream = True
 
     def __init__(self, config: BlindKdConfig, context: MethodContext) -> None:
         """Compile both networks."""
-        super().__init__(context)
+        super().__init__(config, context)
         self._config = config
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])
@@ -42,7 +43,7 @@ class BlindKd(Method):
         """Take one step of gradient descent."""
         self.begin_step()
         batch = batches["ood"]
-        teacher_logits = self.teacher_logits(batch, self._teacher)
+        teacher_logits = stream_teacher_logits(batch, self._teacher, self.world)
         with self.world.autocast():
             student_logits = self._student(batch.images)
         kd = losses.kd_divergence(student_logits.float(), teacher_logits, self._config.temperature)

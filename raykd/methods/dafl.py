@@ -56,9 +56,12 @@ class DaflConfig(Config):
 class Dafl(Method):
     """Generator and student learn from the teacher alone."""
 
+    config = DaflConfig
+    makes_images = True
+
     def __init__(self, config: DaflConfig, context: MethodContext) -> None:
         """Build the generator and its updater; compile all three networks."""
-        super().__init__(context)
+        super().__init__(config, context)
         self._config = config
         self.generator = Dcgan(config.latent_dim, context.spec.channels, context.spec.size, config.generator_width).to(
             self.world.device

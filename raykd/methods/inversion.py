@@ -1,9 +1,9 @@
-"""What methods share that invert a teacher: the objective of their generators, and the account of their bank.
+"""What methods share that invert a teacher: the objective of their generators, and the manifest of their bank.
 
     L = class_weight CE(t, target) + moment_weight L_mom + tv_weight TV(x) + l2_weight |x|_2
 
-for images x, the teacher's logits t and the moments of the inputs of its BatchNorm layers l, seen (m, v) against wanted
-(mu, var). ``moments`` chooses how far apart they are: distance, sum_l |m - mu|_2 + |v - var|_2, or divergence,
+for images x, the teacher's logits t and the moments of the inputs of its BatchNorm layers l, those of x (m, v) against
+their targets (mu, var). ``moments`` chooses the distance: sum_l |m - mu|_2 + |v - var|_2, or ``divergence``,
 KL(N(m, v) || N(mu, var)) summed over channels and layers.
 
 Units: TV and the l2 norm are those of single images, averaged; published weights belong to the norm of the whole batch
@@ -46,7 +46,7 @@ class InversionConfig(Config):
     generator_optim: Optimizer
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """The parts of the objective without their weights, each a mean over images (moments: over rows)."""
 
     label: Tensor
@@ -56,26 +56,26 @@ class Terms(NamedTuple):
 
 
 class Objective:
-    """The teacher, compiled, and what is asked of the images it is shown."""
+    """The teacher, compiled, and the loss of the images that it is given."""
 
     def __init__(self, config: InversionConfig, context: MethodContext) -> None:
-        """Wrap the setting's teacher.
+        """Wrap the teacher of ``context``.
 
         Raises:
             UsageError: if it has no BatchNorm layer.
         """
         self.config = config
-        self._setting = context
+        self._context = context
         self.teacher = MomentTeacher(context.networks["teacher"])  # type: ignore[arg-type]
-        self._look = context.compiler(self.teacher)
+        self._compiled_teacher = context.compiler(self.teacher)
 
-    def wanted(self, classes: Sequence[int] | None) -> ClassMoments:
-        """Return the wanted moments on the device: those of some classes, row by row, or (None) the running ones.
+    def targets(self, classes: Sequence[int] | None) -> ClassMoments:
+        """Return the target moments on the device: those of some classes, row by row, or (None) the running ones.
 
         Raises:
             UsageError: if moments by class are asked for and there are none, or those of another teacher.
         """
-        running, given = self.teacher.running(), self._setting.statistics
+        running, given = self.teacher.running(), self._context.statistics
         if classes is None:
             return running
         if given is None:
@@ -84,30 +84,36 @@ class Objective:
                 "class by `raykd statistics`, or in the recipe by `calibration`; without images use "
                 "method.statistics=global"
             )
-        wanted = [(self._setting.spec.num_classes, width) for width in self.teacher.widths]
+        expected = [(self._context.spec.num_classes, width) for width in self.teacher.widths]
         got = [tuple(mean.shape) for mean, _ in given]
-        if got != wanted:
-            raise UsageError(f"the moments by class are {got}, the teacher's layers {wanted}: made for another teacher")
+        if got != expected:
+            raise UsageError(
+                f"the moments by class are {got}, the teacher's layers {expected}: made for another teacher"
+            )
         rows = torch.as_tensor(classes)
         return [
             (mean[rows].to(ours.device, ours.dtype), variance[rows].to(ours.device, ours.dtype))
             for (mean, variance), (ours, _) in zip(given, running, strict=True)
         ]
 
-    def look(self, images: Tensor, step: int, groups: int) -> tuple[Tensor, Tensor, ClassMoments]:
-        """Return the images as shown at ``step``, the logits and the moments of ``groups`` equal runs of images."""
-        shown = _shifted(images, self.config.jitter, self._setting.seed, step)
-        with self._setting.world.autocast():
-            logits, _, moments = self._look(shown, groups)
-        return at_least_float32(shown), at_least_float32(logits), moments
+    def teacher_forward(self, images: Tensor, step: int, groups: int) -> tuple[Tensor, Tensor, ClassMoments]:
+        """Shift the images (B, C, H, W) by the jitter of ``step`` and give them to the teacher.
 
-    def terms(self, shown: Tensor, label: Tensor, moments: ClassMoments, wanted: ClassMoments) -> Terms:
-        """Return all terms; ``label`` is that of the class, computed by the caller."""
-        apart = losses.bn_statistics if self.config.moments == "distance" else losses.bn_divergence
-        return Terms(label, apart(moments, wanted), losses.total_variation(shown), losses.image_l2(shown))
+        Returns:
+            The shifted images, the logits (B, K), and the moments of ``groups`` groups of B / groups images in a row.
+        """
+        shifted = _shifted(images, self.config.jitter, self._context.seed, step)
+        with self._context.world.autocast():
+            logits, _, moments = self._compiled_teacher(shifted, groups)
+        return at_least_float32(shifted), at_least_float32(logits), moments
 
-    def local(self, terms: Terms) -> Tensor:
-        """Return the weighted sum of all terms but the moments."""
+    def terms(self, images: Tensor, label: Tensor, moments: ClassMoments, targets: ClassMoments) -> LossTerms:
+        """Return all terms for shifted images; ``label`` is the class term, computed by the caller."""
+        moment_loss = losses.bn_statistics if self.config.moments == "distance" else losses.bn_divergence
+        return LossTerms(label, moment_loss(moments, targets), losses.total_variation(images), losses.image_l2(images))
+
+    def without_moments(self, terms: LossTerms) -> Tensor:
+        """Return the weighted sum of all terms but the moments, whose weight depends on how they were computed."""
         weights = self.config
         images = weights.tv_weight * terms.total_variation + weights.l2_weight * terms.l2
         return weights.class_weight * terms.label + images
@@ -142,7 +148,7 @@ def by_row(moments: ClassMoments, average: Callable[[Tensor], Tensor]) -> ClassM
 
 
 def hit_rate(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how many of a hundred images the teacher gives their label."""
+    """Return the per cent of images whose label is the teacher's own answer."""
     return 100.0 * (logits.argmax(dim=1) == labels).to(logits.dtype).mean()
 
 
@@ -152,6 +158,6 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _shifted(images: Tensor, most: int, seed: int, step: int) -> Tensor:
-    """Roll all images by the same up to ``most`` pixels, decided by seed and step alone."""
+    """Roll all images by the same number of pixels, up to ``most`` each way, decided by seed and step alone."""
     down, right = (mix(seed, _JITTER, step, axis) % (2 * most + 1) - most for axis in range(2))
     return images.roll((down, right), dims=(2, 3)) if down or right else images

@@ -13,14 +13,14 @@ cross-entropy by 0.05.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 
 from raykd import losses
 from raykd.config.base import Config
-from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.base import Method, MethodContext, Metrics, stream_teacher_logits
 from raykd.spec import Batch
 
 Arithmetic = Literal["paper", "released"]
@@ -39,12 +39,13 @@ class KdConfig(Config):
 class Kd(Method):
     """Cross-entropy with the labels and divergence from the teacher, weighted."""
 
+    config: ClassVar[type[Config]] = KdConfig
     streams = ("train",)
     asks_teacher_of_stream = True
 
     def __init__(self, config: KdConfig, context: MethodContext) -> None:
         """Compile both networks."""
-        super().__init__(context)
+        super().__init__(config, context)
         self._config = config
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])
@@ -53,7 +54,7 @@ class Kd(Method):
         """Take one step of gradient descent."""
         self.begin_step()
         batch, config = batches["train"], self._config
-        teacher_logits = self.teacher_logits(batch, self._teacher)
+        teacher_logits = stream_teacher_logits(batch, self._teacher, self.world)
         with self.world.autocast():
             student_logits = self._student(batch.images)
         student_logits = student_logits.float()

@@ -32,12 +32,13 @@ class LabelSmoothingConfig(Config):
 class LabelSmoothing(Method):
     """Cross-entropy with softened labels."""
 
+    config = LabelSmoothingConfig
     roles = ("student",)
     streams = ("train",)
 
     def __init__(self, config: LabelSmoothingConfig, context: MethodContext) -> None:
         """Compile the student."""
-        super().__init__(context)
+        super().__init__(config, context)
         classes = context.spec.num_classes
         spread = classes / (classes - 1) if config.arithmetic == "released" else 1.0
         self._smoothing = config.smoothing * spread

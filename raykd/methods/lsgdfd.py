@@ -7,7 +7,7 @@ Symbols: a = moment_weight; L_mom and the units of tv and l2 are in `raykd.metho
 independent, one per class, which is what keeps a bank from collapsing to few kinds of images. The student is trained
 afterwards, by another method, on the finished bank.
 
-``statistics`` says which moments are wanted:
+``statistics`` says which moments are the target:
 
 * ``class``: those of the inputs that images of class c alone cause, measured from some images per class beforehand
   (the paper's way on ImageNet: 100 images each). Members do not influence each other, so they are trained in waves of
@@ -17,8 +17,8 @@ afterwards, by another method, on the finished bank.
   for as many classes as fit the workers at once.
 
 Where we differ: noise depends on (seed, class, step) only, and the loss is the sum over members of their own means
-(global: the moments count once per member), so neither a member's images nor its gradients depend on how classes were
-dealt to workers and waves. The generators' running statistics are averaged anew at the end of a wave, over
+(global: the moments count once per member), so neither a member's images nor its gradients depend on which worker and
+wave its class is in. The generators' running statistics are averaged anew at the end of a wave, over
 ``settle_passes`` batches: the student phase mixes classes, and therefore samples by them.
 """
 
@@ -32,9 +32,10 @@ from torch import Tensor
 
 from raykd.errors import UsageError
 from raykd.generators.waves import Wave, plan_waves
-from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.base import BankMethod, MethodContext, Metrics, ShardedMethod
+from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_members, by_members
 from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, hit_rate
-from raykd.methods.members import LATENTS, Members, made_bank, members_at_once, sampled
+from raykd.methods.members import LATENTS, Members, build_bank, members_per_wave, sample_bank
 from raykd.models.moments import merged
 from raykd.spec import Batch
 
@@ -59,10 +60,14 @@ class LsgdfdConfig(InversionConfig):
         return self
 
 
-class Lsgdfd(Method):
+class Lsgdfd(ShardedMethod, BankMethod):
     """A generator per class learns from the teacher, this worker's share of a wave at a time."""
 
-    roles, sharded_by, matches_statistics = ("teacher",), "classes", True
+    config = LsgdfdConfig
+    roles = ("teacher",)
+    makes_images = True
+    sharded_by = "classes"
+    matches_statistics = True
     _members: Members | None
     _waiting: dict[str, Tensor]
 
@@ -72,22 +77,22 @@ class Lsgdfd(Method):
         Raises:
             UsageError: if the teacher, its statistics or the workers do not suit the configuration.
         """
-        super().__init__(context)
+        super().__init__(config, context)
         classes = context.spec.num_classes
         assert context.global_batch % classes == 0, "checked by the engine"
         self._config = config
         self._images = context.global_batch // classes
         self._objective = Objective(config, context)
-        self._whole = config.statistics == "global"
-        self._objective.wanted(None if self._whole else range(classes))  # refuses early
-        self._capacity = self._members_at_once()
+        self._global = config.statistics == "global"
+        self._objective.targets(None if self._global else range(classes))  # refuses early
+        self._capacity = self._members_per_wave()
         self._wave = 0
         self._plan(dict.fromkeys(range(classes), 0))
 
-    @property
-    def total_steps(self) -> int:
-        """Return the steps done and those of the waves to come."""
-        return self.steps_done + sum(self.context.steps - self._progress[wave.classes[0]] for wave in self._waves)
+    @classmethod
+    def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
+        """Return the members that a worker trains at once, or their images where all members must train at once."""
+        return (by_images_of_members if config.statistics == "global" else by_members)(run)
 
     @property
     def images_per_step(self) -> int:
@@ -108,10 +113,10 @@ class Lsgdfd(Method):
         wave = self._waves[0]
         share, index = self._share(wave), self._progress[wave.classes[0]]
         if share and self._members is None:
-            self._begin(share, index)
+            self._start_wave(share, index)
         self.begin_step()
-        nothing = [torch.zeros((), device=self.world.device) for _ in _METRICS]
-        values = self._update(self._members, index) if self._members else nothing
+        zeros = [torch.zeros((), device=self.world.device) for _ in _METRICS]
+        values = self._update(self._members, index) if self._members else zeros
         self._progress.update(dict.fromkeys(wave.classes, index + 1))
         # The engine averages over workers; weighted so, what comes out is the mean over the wave's members.
         weight = len(share) * self.world.size / len(wave.classes)
@@ -122,21 +127,22 @@ class Lsgdfd(Method):
         objective, count = self._objective, len(members.bank.classes)
         with self.world.autocast():
             images = members.generate(members.latents(LATENTS, index))
-        shown, logits, moments = objective.look(images, index, count)
-        if self._whole:
+        shifted, logits, moments = objective.teacher_forward(images, index, count)
+        if self._global:
             moments = merged(moments, self.world.mean)
-        terms = objective.terms(shown, F.cross_entropy(logits, members.labels), moments, self._wanted)
+        terms = objective.terms(shifted, F.cross_entropy(logits, members.labels), moments, self._targets)
         # The adjoint of world.mean is made for gradients averaged over workers; these have one owner each.
-        rows = self.context.spec.num_classes / self.world.size if self._whole else count
-        members.updater.minimise(count * objective.local(terms) + rows * self._config.moment_weight * terms.moments)
+        rows = self.context.spec.num_classes / self.world.size if self._global else count
+        moment_loss = rows * self._config.moment_weight * terms.moments
+        members.updater.minimise(count * objective.without_moments(terms) + moment_loss)
         if index + 1 == self.context.steps:
             members.refresh_running_stats(self._config.settle_passes)
         return [*terms, hit_rate(logits, members.labels)]
 
     def sample(self, num_images: int, seed: int) -> Tensor:
         """Return images of this worker's present members in turn, by their running statistics."""
-        bank = self._members.bank if self._members else made_bank((0,), self._config, self.context)
-        return sampled(bank, bank.classes, num_images, seed, self.world)
+        bank = self._members.bank if self._members else build_bank((0,), self._config, self.context)
+        return sample_bank(bank, bank.classes, num_images, seed, self.world)
 
     def products(self) -> dict[str, dict[str, Tensor]]:
         """Return this worker's members of the wave that has just ended."""
@@ -157,7 +163,7 @@ class Lsgdfd(Method):
         self._plan(dict(state["progress"]))
 
     def shard(self) -> dict[str, Tensor]:
-        """Return this worker's members that are neither finished nor to be begun."""
+        """Return this worker's members that have begun and are not finished."""
         return {**self._waiting, **({} if self._members is None or self.milestone else self._members.shard())}
 
     def load_shard(self, parts: Mapping[str, Tensor]) -> None:
@@ -165,30 +171,31 @@ class Lsgdfd(Method):
 
         Where there is less room than before, some of them have to wait for a later wave.
         """
-        begun = {cls for wave in self._waves if wave.done for cls in self._share(wave)}
-        self._waiting = {name: parts[name] for name in parts if int(name.split("/")[0]) in begun}
-        if begun and (share := self._share(self._waves[0])):
-            self._begin(share, self._waves[0].done)
+        started = {cls for wave in self._waves if wave.done for cls in self._share(wave)}
+        self._waiting = {name: parts[name] for name in parts if int(name.split("/")[0]) in started}
+        if started and (share := self._share(self._waves[0])):
+            self._start_wave(share, self._waves[0].done)
 
     def _plan(self, progress: dict[int, int]) -> None:
         self._progress = progress
         self._waves = plan_waves(progress, self.context.steps, self.world.size, self._capacity)
+        self.total_steps = self.steps_done + sum(self.context.steps - progress[w.classes[0]] for w in self._waves)
         self._members = None
         self._waiting = {}
 
     def _share(self, wave: Wave) -> tuple[int, ...]:
         return wave.share(self.world.rank, self.world.size)
 
-    def _begin(self, share: tuple[int, ...], index: int) -> None:
+    def _start_wave(self, share: tuple[int, ...], index: int) -> None:
         self._members = Members(share, self._images, self._config, self.context)
         if index:
             self._members.load(self._waiting, index)
             self._waiting = {name: part for name, part in self._waiting.items() if int(name.split("/")[0]) not in share}
-        self._wanted = self._objective.wanted(None if self._whole else share)
+        self._targets = self._objective.targets(None if self._global else share)
 
-    def _members_at_once(self) -> int:
-        if not self._whole:
-            return members_at_once(self._config, self._images, self._objective.teacher, self.context)
+    def _members_per_wave(self) -> int:
+        if not self._global:
+            return members_per_wave(self._config, self._images, self._objective.teacher, self.context)
         classes, workers, given = self.context.spec.num_classes, self.world.size, self.context.runtime.wave
         each = -(-classes // workers)
         if workers > classes or (given is not None and given < each):

@@ -8,7 +8,7 @@ as they divide it; L_mom and the units of tv and l2 are in `raykd.methods.invers
 teacher's own argmax, and nothing but the moments keeps the generator from making one kind of image; the authors'
 released code has the label at its input, their remedy in the paper is a generator per class.
 
-``statistics`` says which moments are wanted: ``global``, the running ones stored in the teacher, for all images
+``statistics`` says which moments are the target: ``global``, the running ones stored in the teacher, for all images
 together; or ``class``, those measured by class beforehand, each for the images of its label.
 
 Where we differ: with several workers gradients and moments are those of the global batch, while the generator's batch
@@ -28,9 +28,9 @@ from raykd.distributed.updater import Updater
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY
-from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.base import BankMethod, MethodContext, Metrics
 from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, by_row, hit_rate
-from raykd.methods.members import REFRESH, made_bank, refresh_running_stats, sampled
+from raykd.methods.members import REFRESH, build_bank, refresh_running_stats, sample_bank
 from raykd.models.moments import merged
 from raykd.spec import Batch
 
@@ -52,10 +52,12 @@ class LsgdfdSingleConfig(InversionConfig):
         return self
 
 
-class LsgdfdSingle(Method):
+class LsgdfdSingle(BankMethod):
     """One generator, a replica on every worker, learns from the teacher."""
 
+    config = LsgdfdSingleConfig
     roles = ("teacher",)
+    makes_images = True
     matches_statistics = True
 
     def __init__(self, config: LsgdfdSingleConfig, context: MethodContext) -> None:
@@ -64,7 +66,7 @@ class LsgdfdSingle(Method):
         Raises:
             UsageError: if the teacher, its statistics or the batch do not suit the configuration.
         """
-        super().__init__(context)
+        super().__init__(config, context)
         spec, self._config = context.spec, config
         self._classes = spec.num_classes
         self._rows = self.world.slice(context.global_batch)
@@ -77,9 +79,9 @@ class LsgdfdSingle(Method):
                 f"{self._classes * self.world.size}"
             )
         self._objective = Objective(config, context)
-        self._wanted = self._objective.wanted(range(self._classes) if self._by_class else None)
+        self._targets = self._objective.targets(range(self._classes) if self._by_class else None)
         self._conditions = self._classes if config.conditional else 0
-        self.generator = made_bank((EVERY,), config, context, self._conditions)
+        self.generator = build_bank((EVERY,), config, context, self._conditions)
         self.trained["generator"] = self.generator
         self.updaters["generator"] = Updater(
             self.generator.parameters(), config.generator_optim, self.world, context.steps
@@ -97,17 +99,19 @@ class LsgdfdSingle(Method):
         """Update the generator by the global batch."""
         index = self.begin_step()
         objective = self._objective
-        z, labels = self._drawn(index, index)
+        z, labels = self._draw(index, index)
         with self.world.autocast():
             images = self._generate(z)
-        shown, logits, moments = objective.look(images, index, self._classes if self._by_class else 1)
+        shifted, logits, moments = objective.teacher_forward(images, index, self._classes if self._by_class else 1)
         label = F.cross_entropy(logits, labels) if self._conditions else losses.onehot(logits)
         moments = (by_row if self._by_class else merged)(moments, self.world.mean)
-        terms = objective.terms(shown, label, moments, self._wanted)
-        self.updaters["generator"].minimise(objective.local(terms) + self._config.moment_weight * terms.moments)
+        terms = objective.terms(shifted, label, moments, self._targets)
+        self.updaters["generator"].minimise(
+            objective.without_moments(terms) + self._config.moment_weight * terms.moments
+        )
         if self.milestone:
             refresh_running_stats(
-                self.generator, self._config.settle_passes, lambda p: self._drawn(index, p, REFRESH)[0], self.world
+                self.generator, self._config.settle_passes, lambda p: self._draw(index, p, REFRESH)[0], self.world
             )
         metrics = {
             "loss/class": terms.label,
@@ -121,7 +125,7 @@ class LsgdfdSingle(Method):
 
     def sample(self, num_images: int, seed: int) -> Tensor:
         """Return images of all classes in turn, by the generator's running statistics."""
-        return sampled(self.generator, range(self._classes), num_images, seed, self.world)
+        return sample_bank(self.generator, range(self._classes), num_images, seed, self.world)
 
     def products(self) -> dict[str, dict[str, Tensor]]:
         """Return the generator, from one worker, since all have the same."""
@@ -131,8 +135,8 @@ class LsgdfdSingle(Method):
         """Return what the bank consists of."""
         return bank_manifest(self.context, self._config.generator, [EVERY], self._conditions)
 
-    def _drawn(self, index: int, number: int, stream: int = 0) -> tuple[Tensor, Tensor]:
-        """Draw this worker's latents (1, B, latent and label), ordered by label where there is one, and the labels."""
+    def _draw(self, index: int, number: int, stream: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw this worker's latents (1, B, latent [+ K]), sorted by label if that is appended, and the labels (B,)."""
         context = self.context
         z = self.world.randn(
             context.global_batch, self._config.generator.latent_dim, seed=mix(context.seed, stream), step=number

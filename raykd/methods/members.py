@@ -1,4 +1,4 @@
-"""A worker's share of a wave: generators, their optimizer and their noise, saved and restored by class."""
+"""A worker's generators of a wave, with their optimizer and their noise, saved and restored by class."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from raykd.methods.inversion import InversionConfig
 from raykd.models.moments import MomentTeacher, activation_bytes
 
 LATENTS, REFRESH = 11, 12
-"""Streams of noise."""
+"""Kinds of noise drawn from one seed: the latents of a step, and those that refresh running statistics."""
 _MOMENTUM = 0.1
 """What one batch weighs in a bank's running statistics."""
 _CHUNK = 32
@@ -25,20 +25,20 @@ _CHUNK = 32
 
 
 class Members:
-    """Generators that train together but share nothing; every one of them belongs to this worker alone."""
+    """The stacked generators of some classes: they step together, share nothing, and no other worker has them."""
 
     def __init__(self, classes: Sequence[int], images: int, config: InversionConfig, context: MethodContext) -> None:
-        """Build them freshly initialised, with ``images`` images of each in a step."""
+        """Build freshly initialised generators, one for each class, that make ``images`` images each in a step."""
         self._seed, self._images, self._world = context.seed, images, context.world
         device = context.world.device
-        self.bank = made_bank(classes, config, context)
+        self.bank = build_bank(classes, config, context)
         self.generate = context.compiler(self.bank)
         alone = World.alone(device, context.world.precision)
         self.updater = Updater(self.bank.parameters(), config.generator_optim, alone, context.steps)
         self.labels = torch.tensor(classes, device=device).repeat_interleave(images)
 
     def latents(self, stream: int, index: int) -> Tensor:
-        """Draw noise (K, images, latent) on the device, each member's by (seed, stream, class, index) alone."""
+        """Draw latents (members, images, latent) on the device, each member's by (seed, stream, class, index) alone."""
         source, shape = torch.Generator(), (self._images, self.bank.latent_dim)
         seeds = [mix(self._seed, stream, cls, index) for cls in self.bank.classes]
         z = torch.stack([torch.randn(shape, generator=source.manual_seed(seed)) for seed in seeds])
@@ -47,11 +47,11 @@ class Members:
         return (z.pin_memory() if device.type == "cuda" else z).to(device, non_blocking=True)
 
     def refresh_running_stats(self, passes: int) -> None:
-        """Refine the running statistics: see the function of this name."""
+        """Average the generators' running statistics anew: see the function of this name."""
         refresh_running_stats(self.bank, passes, lambda number: self.latents(REFRESH, number), self._world)
 
     def shard(self) -> dict[str, Tensor]:
-        """Return everything of each member: ``00003/param/NAME``, and ``00003/STATE/NAME`` of the optimizer."""
+        """Return each member's weights as ``00003/param/NAME`` and its optimizer's state as ``00003/STATE/NAME``."""
         parts = {
             f"{cls:05d}/param/{name}": tensor
             for cls in self.bank.classes
@@ -68,7 +68,7 @@ class Members:
         return parts
 
     def load(self, parts: Mapping[str, Tensor], step: int) -> None:
-        """Go on after ``step`` steps from the shards that held these members, however they were dealt."""
+        """Continue after ``step`` steps from the shards of all workers, whichever of them trained these members."""
         names = list(self.bank.member_state(self.bank.classes[0]))
         for cls in self.bank.classes:
             self.bank.load_member(cls, {name: parts[f"{cls:05d}/param/{name}"] for name in names})
@@ -90,7 +90,7 @@ class Members:
         return [(name, p) for name, p in self.bank.named_parameters() if p.requires_grad]
 
 
-def made_bank(
+def build_bank(
     classes: Sequence[int], config: InversionConfig, context: MethodContext, conditions: int = 0
 ) -> GeneratorBank:
     """Return freshly initialised generators on the device, in train mode."""
@@ -103,8 +103,8 @@ def made_bank(
     return bank.to(device).train()
 
 
-def members_at_once(config: InversionConfig, images: int, teacher: MomentTeacher, context: MethodContext) -> int:
-    """Return how many members a worker trains at once, with ``images`` images of each: as many as fit everywhere."""
+def members_per_wave(config: InversionConfig, images: int, teacher: MomentTeacher, context: MethodContext) -> int:
+    """Return how many members, of ``images`` images each, every worker has room to train at once."""
     spec, world, generator = context.spec, context.world, config.generator
     if context.runtime.wave is not None:
         return context.runtime.wave
@@ -140,7 +140,7 @@ def refresh_running_stats(bank: GeneratorBank, passes: int, draw: Callable[[int]
             buffer.copy_(total)
 
 
-def sampled(bank: GeneratorBank, classes: Sequence[int], num_images: int, seed: int, world: World) -> Tensor:
+def sample_bank(bank: GeneratorBank, classes: Sequence[int], num_images: int, seed: int, world: World) -> Tensor:
     """Return images (num_images, C, H, W) of the classes in turn, by the running statistics."""
     source = torch.Generator().manual_seed(seed)
     z = torch.randn(num_images, bank.latent_dim, generator=source)

@@ -63,11 +63,13 @@ class MosaicKdConfig(Config):
 class MosaicKd(Method):
     """Discriminator, generator and student play; the teacher judges."""
 
+    config = MosaicKdConfig
     streams = ("ood", "patches")
+    makes_images = True
 
     def __init__(self, config: MosaicKdConfig, context: MethodContext) -> None:
         """Build generator, discriminator and their updaters; compile all four networks."""
-        super().__init__(context)
+        super().__init__(config, context)
         self._config = config
         spec, device = context.spec, self.world.device
         self.generator = MosaicGenerator(config.latent_dim, spec.size, spec.mean, spec.std, config.generator_width).to(
@@ -76,9 +78,6 @@ class MosaicKd(Method):
         self.trained["generator"] = self.generator
         discriminator = PatchDiscriminator(spec.channels, spec.size, config.discriminator_width, config.patch)
         self.trained["discriminator"] = discriminator.to(memory_format=torch.channels_last).to(device)
-        assert context.student_optim is not None, "validated by the recipe"
-        budget = context.steps * config.student_steps
-        self.updaters["student"] = Updater(self.student.parameters(), context.student_optim, self.world, budget)
         for role, optim in (("generator", config.generator_optim), ("discriminator", config.discriminator_optim)):
             self.updaters[role] = Updater(self.trained[role].parameters(), optim, self.world, context.steps)
         self._generate, self._student = context.compiler(self.generator), context.compiler(self.student)
@@ -86,19 +85,9 @@ class MosaicKd(Method):
         self._discriminate = context.compiler(discriminator)
 
     @classmethod
-    def batches_of(cls, config: Any, stream: str) -> int:
-        """Return one for the discriminator, and one for each update of the student."""
-        return int(config.student_steps) if stream == "ood" else 1
-
-    @property
-    def images_per_step(self) -> int:
-        """Return how many images, synthetic and other, the student learns from."""
-        return 2 * self.context.global_batch * self._config.student_steps
-
-    @property
-    def total_images(self) -> int:
-        """Return the same of a whole run."""
-        return self.context.steps * self.images_per_step
+    def student_updates_per_step(cls, config: Any) -> int:
+        """Return k."""
+        return int(config.student_steps)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update the discriminator, the generator, then the student several times."""

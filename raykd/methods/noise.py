@@ -28,9 +28,12 @@ class NoiseConfig(Config):
 class Noise(Method):
     """The student imitates the teacher on noise."""
 
+    config = NoiseConfig
+    makes_images = True
+
     def __init__(self, config: NoiseConfig, context: MethodContext) -> None:
         """Compile both networks."""
-        super().__init__(context)
+        super().__init__(config, context)
         self._config = config
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])

@@ -22,12 +22,13 @@ class SupervisedConfig(Config):
 class Supervised(Method):
     """Cross-entropy with the labels."""
 
+    config = SupervisedConfig
     roles = ("student",)
     streams = ("train",)
 
     def __init__(self, config: SupervisedConfig, context: MethodContext) -> None:
         """Compile the student."""
-        super().__init__(context)
+        super().__init__(config, context)
         self._student = context.compiler(self.student)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:

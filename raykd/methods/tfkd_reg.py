@@ -45,6 +45,7 @@ class TfkdRegConfig(Config):
 class TfkdReg(Method):
     """Cross-entropy with the labels and divergence from the virtual teacher, weighted."""
 
+    config = TfkdRegConfig
     roles = ("student",)
     streams = ("train",)
 
@@ -54,7 +55,7 @@ class TfkdReg(Method):
         Raises:
             UsageError: if the virtual teacher would not prefer the label.
         """
-        super().__init__(context)
+        super().__init__(config, context)
         if config.correct_prob * context.spec.num_classes <= 1:
             raise UsageError(
                 f"method.correct_prob {config.correct_prob} is not above chance with {context.spec.num_classes} "

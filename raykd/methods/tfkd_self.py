@@ -27,6 +27,8 @@ class TfkdSelfConfig(KdConfig):
 class TfkdSelf(Kd):
     """Distillation from a frozen earlier copy of the same network."""
 
+    config = TfkdSelfConfig
+
     def __init__(self, config: TfkdSelfConfig, context: MethodContext) -> None:
         """Check that the teacher is such a copy.
 

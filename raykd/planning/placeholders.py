@@ -16,6 +16,7 @@ from raykd.engine.build import build, build_network, load_teacher, spec_of
 from raykd.errors import UsageError
 from raykd.files import MANIFEST
 from raykd.generators import GeneratorBank, GeneratorConfig
+from raykd.methods.base import BankMethod
 from raykd.models.moments import MomentTeacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import without_test
@@ -67,18 +68,18 @@ def _supply_bank(experiment: Experiment, workspace: Workspace, there: Workspace)
         return []
     inner, _ = make_placeholders(source, workspace, there.store)
     built = build(inner.with_recipe(without_test(inner.recipe)), World.alone(), Runtime(), there)
-    about = built.method.products_manifest()
-    if about is None:
-        raise UsageError(f"bank recipe {source.recipe.name!r} trains no generators")
-    one = one_member(about)
-    label = about["classes"][0]
+    if not isinstance(built.method, BankMethod):
+        raise UsageError(f"bank recipe {source.recipe.name!r} trains no bank of generators")
+    manifest = built.method.products_manifest()
+    one = one_member(manifest)
+    label = manifest["classes"][0]
     run = there.run(run_id)
     run.path.mkdir()
     write_products(run, {product_name(label): one.member_state(label)})
     first = product_path(run, product_name(label))
-    for other in about["classes"][1:]:
+    for other in manifest["classes"][1:]:
         product_path(run, product_name(other)).hardlink_to(first)
-    finish_bank(run, {**about, "teacher_sha256": built.teacher_sha256}, World.alone())
+    finish_bank(run, {**manifest, "teacher_sha256": built.teacher_sha256}, World.alone())
     return [f"run {run_id} is not there: untrained generators stand in for its bank"]
 
 
@@ -115,12 +116,12 @@ def _write_random_set(folder: Path, spec: DataSpec, images: int) -> None:
         files.write(path, pixels, labels, torch.zeros(len(rows), spec.num_classes), bounds)
 
 
-def one_member(about: dict[str, object]) -> GeneratorBank:
+def one_member(manifest: dict[str, object]) -> GeneratorBank:
     """Return a bank of the first member alone, freshly initialised."""
-    classes, channels, size, conditions = (about[key] for key in ("classes", "channels", "size", "conditions"))
+    classes, channels, size, conditions = (manifest[key] for key in ("classes", "channels", "size", "conditions"))
     assert isinstance(classes, list) and isinstance(channels, int), "a manifest"
     assert isinstance(size, int) and isinstance(conditions, int), "a manifest"
-    config = GeneratorConfig.model_validate(about["generator"])
+    config = GeneratorConfig.model_validate(manifest["generator"])
     bank = GeneratorBank(classes[:1], config, channels=channels, size=size, conditions=conditions)
     bank.initialise(0)
     return bank

@@ -75,15 +75,15 @@ def _plan_one(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms
     recipe = experiment.recipe
     _require_room(experiment, runtime, prediction, terms)
     return {
-        **_division(recipe, prediction, terms),
+        **prediction.axis.shares,
         **_memory(prediction, terms),
         **_travel(prediction, terms),
         **_cost(recipe, prediction, terms),
         **_disk(prediction),
         "measured": {
             "device": prediction.built["device"],
-            "size_is": prediction.size_is,
-            "planned": prediction.planned,
+            "size_is": prediction.axis.counts,
+            "planned": prediction.axis.planned,
             "at": {
                 str(size): {"seconds": found["seconds"], "peak_bytes": max(found["steps_peak"], found["report_peak"])}
                 for size, found in sorted(prediction.trials.items())
@@ -93,28 +93,13 @@ def _plan_one(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms
     }
 
 
-def _division(recipe: Recipe, prediction: Prediction, terms: Terms) -> dict[str, Any]:
-    """Tell who does what."""
-    batch = recipe.schedule.global_batch
-    if not prediction.shares:
-        return {"images_per_worker": batch // terms.workers}
-    classes, shares = prediction.built["classes"], prediction.shares
-    return {
-        "classes_per_worker": -(-classes // terms.workers),
-        "images_per_class": batch // classes,
-        "images_per_worker": batch // classes * shares[0],
-        "wave": shares[0],
-        "waves": len(shares),
-    }
-
-
 def _memory(prediction: Prediction, terms: Terms) -> dict[str, Any]:
     """Tell sizes of networks and what a worker's memory fills with."""
-    built, wave = prediction.built, max(prediction.shares, default=0)
+    built = prediction.built
     numbers = dict(built["parameters"])
     member = built.get("member")
     trained = sum(built["trained"].values())
-    new = member["parameters"] * wave if member else 0  # a wave's generators are made when it begins
+    new = member["parameters"] * prediction.axis.members if member else 0
     if member and new:
         numbers |= {"one generator": member["parameters"], "generators of a wave": new}
         trained += new
@@ -147,8 +132,7 @@ def _travel(prediction: Prediction, terms: Terms) -> dict[str, Any]:
 def _cost(recipe: Recipe, prediction: Prediction, terms: Terms) -> dict[str, Any]:
     """Add up the time. The network between workers is not in it."""
     steps, report_every = recipe.schedule.steps, recipe.schedule.report_every
-    members = prediction.size_is == "members"
-    sizes = prediction.shares if members else (prediction.planned,) * max(1, len(prediction.shares))
+    sizes = prediction.axis.stages
     step = prediction.at("seconds") * terms.crowding
     seconds = sum(prediction.at("seconds", size) * steps for size in sizes) * terms.crowding
     reports = math.ceil(steps * len(sizes) / report_every)
@@ -184,9 +168,9 @@ def _notes(prediction: Prediction) -> list[str]:
     missing = {found["test_missing"] for found in prediction.trials.values()} - {None}
     if missing:
         notes.append(f"without the exam on the test split: {missing.pop()}")
-    if prediction.planned not in prediction.trials:
+    if prediction.axis.planned not in prediction.trials:
         tried = " and ".join(map(str, sorted(prediction.trials)))
-        notes.append(f"tried with {tried} {prediction.size_is}, foretold for {prediction.planned}")
+        notes.append(f"tried with {tried} {prediction.axis.counts}, foretold for {prediction.axis.planned}")
     wall, processor = prediction.at("seconds"), prediction.at("cpu_seconds")
     if wall > _BUSY * processor and not prediction.built["on_gpu"]:
         notes.append(f"others kept this machine busy: of {wall:.3g} s a step, {processor:.3g} s were the processor's")
@@ -197,30 +181,17 @@ def _require_room(experiment: Experiment, runtime: Runtime, prediction: Predicti
     needed = prediction.peak()
     if terms.memory is None or needed <= terms.memory:
         return
-    ways = _ways_out(experiment.recipe, runtime, prediction, terms)
+    ways = _ways_out(runtime, prediction, terms)
     raise DoesNotFit(
         f"run {experiment.run_id} needs {gib(needed)} on each of {terms.workers} workers, which may use "
         f"{gib(terms.memory)}. What would fit: {'; '.join(ways) if ways else 'workers with more memory'}"
     )
 
 
-def _ways_out(recipe: Recipe, runtime: Runtime, prediction: Prediction, terms: Terms) -> list[str]:
+def _ways_out(runtime: Runtime, prediction: Prediction, terms: Terms) -> list[str]:
     """Return what would make a worker's part small enough, as far as the trials tell."""
     assert terms.memory is not None, "asked only where it is known"
-    ways, room = [], prediction.room(terms.memory)
-    batch, classes = recipe.schedule.global_batch, prediction.built["classes"]
-    if prediction.size_is == "members" and room >= 1:
-        ways.append(f"wave: {room} in the cluster file (now {prediction.planned})")
-        ways.append(f"{-(-classes // room)} workers for a single wave")
-    elif prediction.size_is == "images of a member" and room >= 2:
-        ways.append(f"schedule.global_batch={classes * room} (now {batch})")
-    elif prediction.size_is == "images" and room >= 2:
-        share = next((size for size in range(room, 1, -1) if batch % size == 0), None)
-        if share:
-            ways.append(f"{batch // share} workers")
-        ways.append(f"schedule.global_batch={terms.workers * room} (now {batch})")
-    elif prediction.size_is == "members" and batch > 2 * classes:
-        ways.append(f"schedule.global_batch={2 * classes} (now {batch}), fewer images of each class")
+    ways = prediction.axis.smaller(prediction.room(terms.memory))
     bank = prediction.built.get("bank")
     if bank and terms.workers > 1 and bank["mode"] == "copy" and bank["members"] > 1:
         rest = prediction.peak() - round(bank["bytes"] * (1 - 1 / terms.workers))

@@ -1,7 +1,7 @@
-"""What a worker's step will take, foretold from trials (see ``trial``) at sizes that are cheap to try.
+"""What a worker's step will take, foretold from trials (see ``profile``) at sizes that are cheap to try.
 
-Time and memory grow by a straight line in the members of a wave, or in the images of a batch, so two small trials tell
-a large one. Where the planned size itself is cheap, it is tried, and then nothing is foretold.
+Time and memory grow by a straight line along the axis that the method names, so two small trials tell a large one.
+Where the planned size itself is cheap, it is tried, and then nothing is foretold.
 """
 
 import json
@@ -10,14 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import raykd
 from raykd.config.runtime import Runtime
-from raykd.errors import RunFailed, UsageError, error_from_dict
-from raykd.generators.waves import plan_waves
+from raykd.errors import RunFailed, error_from_dict
 from raykd.methods import METHODS
+from raykd.methods.cost import CostAxis, PlannedRun
 from raykd.planning.profile import WARM_UP, ProfileTask
 from raykd.recipe.experiment import Experiment, experiment_from_dict
 from raykd.store.workspace import Workspace
@@ -25,7 +26,6 @@ from raykd.store.workspace import Workspace
 STEPS = 5
 _CHEAP = 15.0  # seconds of a trial
 _SAFE = 0.8  # of the memory there is
-_FEW = 8  # images; of fewer a processor makes less than of many
 _LEAST_STEPS = 64  # no trial may come to the end of a run
 
 
@@ -67,22 +67,21 @@ class Prediction:
     """What was tried, and what it tells of the planned size.
 
     Attributes:
-        size_is: what the size counts: ``members``, ``images`` of a worker, or ``images of a member``.
-        planned: the size that the run will have.
-        shares: members of each wave that this worker trains; one entry without waves.
-        built: what was found without stepping, or at the first trial.
+        axis: what the sizes count, and which the run will have.
         trials: findings by size.
-        stand_ins: what had to be made up.
+        placeholders: what had to be made up.
         experiment: as it was tried, on those.
     """
 
-    size_is: str
-    planned: int
-    shares: tuple[int, ...]
-    built: Mapping[str, Any]
+    axis: CostAxis
     trials: Mapping[int, Mapping[str, Any]]
     placeholders: tuple[str, ...]
     experiment: Experiment
+
+    @property
+    def built(self) -> Mapping[str, Any]:
+        """Return what was found before any step, which does not depend on the size."""
+        return next(iter(self.trials.values()))
 
     def law(self, key: str) -> Line:
         """Return the line of a quantity."""
@@ -90,7 +89,7 @@ class Prediction:
 
     def at(self, key: str, size: int | None = None) -> float:
         """Return a quantity at a size (default: the planned one): measured there, else foretold."""
-        size = self.planned if size is None else size
+        size = self.axis.planned if size is None else size
         return float(self.trials[size][key]) if size in self.trials else self.law(key).at(size)
 
     def peak(self, size: int | None = None) -> int:
@@ -130,76 +129,43 @@ def predict(
     recipe = experiment.recipe
     prepared, placeholders = _prepare(experiment, site, store)
 
-    def look(count: int, tried: Experiment, how: Runtime) -> dict[str, Any]:
-        return measure(tried, how, site, store, count)
+    schedule = recipe.schedule
+    built = cache(lambda: measure(prepared, runtime, site, store, 0))
+    run = PlannedRun(site.workers, schedule.global_batch, schedule.steps, built)
+    axis = METHODS[recipe.method.name].cost_axis(recipe.method, run)
 
-    if METHODS[recipe.method.name].sharded_by == "images":
-        planned = recipe.schedule.global_batch // site.workers
-        tried = _Tried(
-            max(2, min(_FEW, planned // 4)),
-            planned,
-            lambda size: look(steps, _of_batch(prepared, site.workers * size), runtime),
-        )
-        trials = tried.trials(memory, direct)
-        return Prediction("images", planned, (), next(iter(trials.values())), trials, tuple(placeholders), prepared)
+    def attempt(size: int) -> dict[str, Any]:
+        knobs = axis.knobs(size)
+        batch = knobs.get("global_batch", schedule.global_batch)
+        wave = knobs.get("wave", runtime.wave)
+        return measure(_of_batch(prepared, batch), runtime.model_copy(update={"wave": wave}), site, store, steps)
 
-    built = look(0, prepared, runtime)
-    classes, waves = built["classes"], max(1, built["total_steps"] // recipe.schedule.steps)
-    shares = _shares(classes, site.workers, -(-classes // (site.workers * waves)))
-
-    def wave(size: int) -> dict[str, Any]:
-        return look(steps, prepared, runtime.model_copy(update={"wave": size}))
-
-    def images(size: int) -> dict[str, Any]:
-        return look(steps, _of_batch(prepared, classes * size), runtime)
-
-    sizes = [size for size in range(1, shares[0] + 1) if _shares(classes, site.workers, size)[0] == size]
-    try:
-        few = -(-_FEW * classes // recipe.schedule.global_batch)
-        trials = _Tried(max(1, min(few, shares[0] // 4)), shares[0], wave, sizes).trials(memory, direct)
-        return Prediction("members", shares[0], shares, built, trials, tuple(placeholders), prepared)
-    except UsageError:
-        if shares[0] == 1:
-            raise
-        # Members that learn together cannot be tried a few at a time: then few images of each.
-        planned = recipe.schedule.global_batch // classes
-        trials = _Tried(2, planned, images).trials(memory, direct)
-        return Prediction("images of a member", planned, shares, built, trials, tuple(placeholders), prepared)
+    return Prediction(axis, _trials(axis, attempt, memory, direct), tuple(placeholders), prepared)
 
 
-class _Tried:
-    """Which sizes are tried: two small ones, and the planned one instead of the second where it costs little."""
-
-    def __init__(
-        self, least: int, planned: int, attempt: Callable[[int], dict[str, Any]], sizes: Sequence[int] | None = None
-    ) -> None:
-        self._least, self._planned, self._attempt = least, planned, attempt
-        self._sizes = sizes or range(least, planned + 1)
-
-    def trials(self, memory: int | None, direct: bool) -> dict[int, dict[str, Any]]:
-        first = self._near(max(self._least, self._planned // 8))
-        second = self._near(max(2 * first, self._planned // 4))
-        found = {first: self._attempt(first)}
-        if first < self._planned:
-            if direct and self._is_cheap(first, found[first], memory):
-                second = self._planned
-            found[second] = self._attempt(second)
-        return found
-
-    def _near(self, size: int) -> int:
-        return next((one for one in self._sizes if one >= size), self._planned)
-
-    def _is_cheap(self, size: int, found: Mapping[str, Any], memory: int | None) -> bool:
-        times = self._planned / size
-        grown = found["built"] + times * (found["steps_peak"] - found["built"])
-        seconds = times * (found["seconds"] * (WARM_UP + STEPS) + found["report_seconds"])
-        return seconds < _CHEAP and (memory is None or grown < _SAFE * memory)
+def _trials(
+    axis: CostAxis, attempt: Callable[[int], dict[str, Any]], memory: int | None, direct: bool
+) -> dict[int, dict[str, Any]]:
+    """Try two small sizes; with ``direct`` the planned one instead of the second, if it is cheap and there is room."""
+    first = _at_least(axis.planned // 8, axis)
+    second = _at_least(max(2 * first, axis.planned // 4), axis)
+    found = {first: attempt(first)}
+    if first < axis.planned:
+        if direct and _is_cheap(axis.planned / first, found[first], memory):
+            second = axis.planned
+        found[second] = attempt(second)
+    return found
 
 
-def _shares(classes: int, workers: int, capacity: int) -> tuple[int, ...]:
-    """Return how many members the first worker trains in each wave."""
-    waves = plan_waves(dict.fromkeys(range(classes), 0), 1, workers, capacity)
-    return tuple(len(wave.share(0, workers)) for wave in waves)
+def _at_least(size: int, axis: CostAxis) -> int:
+    return next((possible for possible in axis.sizes if possible >= size), axis.planned)
+
+
+def _is_cheap(times: float, found: Mapping[str, Any], memory: int | None) -> bool:
+    """Tell whether a trial so many times larger than the one that found this takes little time and has room."""
+    grown = found["built"] + times * (found["steps_peak"] - found["built"])
+    seconds = times * (found["seconds"] * (WARM_UP + STEPS) + found["report_seconds"])
+    return seconds < _CHEAP and (memory is None or grown < _SAFE * memory)
 
 
 def _of_batch(experiment: Experiment, batch: int) -> Experiment:

@@ -34,9 +34,11 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError, error_to_dict
 from raykd.generators import EVERY, GeneratorBank
+from raykd.methods.base import BankMethod
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.experiment import experiment_from_dict
 from raykd.recipe.recipe import Recipe, without_test
+from raykd.store.checkpoint import step_name
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -116,12 +118,12 @@ def _describe(built: Built) -> dict[str, Any]:
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
             "dtype": str(tensors[0].dtype).removeprefix("torch."),
         }
-    about = method.products_manifest()
-    if about is not None:
-        member = one_member(about)
-        state = member.member_state(about["classes"][0])
+    if isinstance(method, BankMethod):
+        manifest = method.products_manifest()
+        member = one_member(manifest)
+        state = member.member_state(manifest["classes"][0])
         found["member"] = {
-            "count": len(about["classes"]),
+            "count": len(manifest["classes"]),
             "parameters": _numbers(member),
             "bytes": sum(t.numel() * t.element_size() for t in state.values()),
         }
@@ -177,7 +179,7 @@ def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> 
         if "student" in method.roles:
             evaluator.score(method.student)
         seconds += (times - 1) * (time.perf_counter() - began)
-        written = Path(folder) / "checkpoints" / f"step_{method.steps_done:07d}"
+        written = RunDirectory(Path(folder)).checkpoints / step_name(method.steps_done)
         files = {path.name: path.stat().st_size for path in written.iterdir()}
     own = sum(size for name, size in files.items() if name.startswith("shard_"))
     shared = sum(files.values()) - own

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from raykd.errors import UsageError
-from raykd.methods import METHODS, Method
+from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
 
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
@@ -48,4 +48,4 @@ def reported_as(objective: str, recipe: Recipe) -> str | None:
         )
     if recipe.referee is not None:
         return "referee/agreement"
-    return "holdout/agreement" if method.sample is Method.sample else "blind/agreement"
+    return "blind/agreement" if method.makes_images else "holdout/agreement"

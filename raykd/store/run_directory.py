@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from raykd.config.yaml_file import load_yaml
-from raykd.errors import CorruptError, InProgress, UsageError
+from raykd.errors import CorruptError, InProgress, SetupError, UsageError
 from raykd.files import checked, damaged, describe, locked, read_json, write_json, write_text
 from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import dump_recipe, recipe_from_dict
@@ -171,7 +173,7 @@ class RunDirectory:
         if status.get("state") != _FINISHED or not isinstance(result, dict):
             return None
         try:
-            return RunResult.from_dict(result)
+            return RunResult.from_dict({"run": self.name, "seed": int(self.name.rpartition("-s")[2]), **result})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"result: {describe(error)}"
             logger.warning("%s", damaged(self.path / STATUS, what, "the run is finished anew from its last step"))
@@ -216,16 +218,36 @@ class RunDirectory:
         """Return the pictures of generated images, by step."""
         return sorted((self.path / SAMPLES).glob("step_*.png"))
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say of an error in writing here where it was and what to do.
+
+        Raises:
+            SetupError: if a disk does not take what is written within.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise SetupError(
+                f"could not write into run directory {self.path.name} ({describe(error)}); free some space or "
+                "mend the storage, then run the same command"
+            ) from error
+
     def write_opening(
         self, experiment: Experiment, spec: DataSpec, environment: Mapping[str, Any], *, step: int, steps: int
     ) -> None:
-        """Bring the directory in order before a run begins, or goes on behind ``step`` of ``steps``."""
-        write_json(self.path / EXPERIMENT, experiment.to_dict())
-        write_text(self.path / RECIPE, dump_recipe(experiment.recipe))
-        write_json(self.path / DATA, spec.to_dict())
-        write_json(self.path / ENVIRONMENT, dict(environment))
-        self.rewind(step)
-        self.write_status(state="running", step=step, steps=steps, reason=None)
+        """Bring the directory in order before a run begins, or goes on behind ``step`` of ``steps``.
+
+        Raises:
+            SetupError: if the disk does not take it.
+        """
+        with self.writing():
+            write_json(self.path / EXPERIMENT, experiment.to_dict())
+            write_text(self.path / RECIPE, dump_recipe(experiment.recipe))
+            write_json(self.path / DATA, spec.to_dict())
+            write_json(self.path / ENVIRONMENT, dict(environment))
+            self.rewind(step)
+            self.write_status(state="running", step=step, steps=steps, reason=None)
 
     def write_status(self, **fields: Any) -> None:
         """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result."""
@@ -267,6 +289,7 @@ class RunDirectory:
         Raises:
             InProgress: if another process holds it, or has removed it just now.
             CorruptError: if a file stands in its place.
+            SetupError: if the disk does not take it.
         """
         busy = (
             f"run {self.path.name} is in progress in another process; wait for it, "
@@ -280,6 +303,11 @@ class RunDirectory:
                 held.enter_context(locked(self.path / _LOCK, wait=False, busy=busy))
             except (FileExistsError, FileNotFoundError):  # another process is just making or removing it
                 raise InProgress(busy) from None
+            except OSError as error:
+                raise SetupError(
+                    f"run directory {self.path} cannot be made or opened ({describe(error)}); mend the storage, or "
+                    "give another --out"
+                ) from None
             held.callback(self._remove_if_unused)
             yield
 

@@ -81,13 +81,15 @@ class Workspace:
     def kept_weights(self, sha256: str) -> Path | None:
         """Return the store's copy of a teacher's weights, by the sum of the file that they came in, if it has one."""
         path = self._weights(sha256)
+        if self.mirror is not None and not path.is_file():
+            self.mirror.hold(self._name_of(path))
         return path if path.is_file() else None
 
     def keep_weights(self, sha256: str, network: nn.Module) -> None:
         """Keep a copy of a teacher's weights, which belong to no run: what is trained against them can then move.
 
         Raises:
-            SetupError: if the disk does not take it.
+            SetupError: if the disk does not take it, or the store does not answer.
         """
         path = self._weights(sha256)
         if path.is_file():
@@ -96,6 +98,8 @@ class Workspace:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as staging:
                 save_weights(network.state_dict(), staging)
+            if self.mirror is not None:
+                self.mirror.push_file(path, self._name_of(path))
         except (OSError, SafetensorError) as error:
             raise SetupError(
                 f"could not keep the teacher's weights in {path.parent} ({error}); free some space or mend the "
@@ -104,6 +108,9 @@ class Workspace:
 
     def _weights(self, sha256: str) -> Path:
         return self.store / "weights" / f"{sha256}.safetensors"
+
+    def _name_of(self, path: Path) -> str:
+        return path.relative_to(self.store).as_posix()
 
     def remove(self, name: str) -> None:
         """Remove a folder of the store."""

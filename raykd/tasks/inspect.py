@@ -18,10 +18,10 @@ from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, find_weights, spec_of
 from raykd.engine.evaluator import Evaluator
-from raykd.engine.loaders import PLAIN
 from raykd.errors import UsageError
 from raykd.files import sha256_of
 from raykd.methods import METHODS
+from raykd.methods.base import PATCHES
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -249,7 +249,7 @@ def _suitable(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[st
         elif method.matches_statistics and not batch_norms:
             verdicts[name] = "does not suit: no BatchNorm layer whose statistics could be matched"
         elif method.streams:
-            sets = [stream for stream in method.streams if stream != PLAIN]  # which shows the same set once more
+            sets = [stream for stream in method.streams if stream != PATCHES]  # which shows the same set once more
             verdicts[name] = f"suits; needs data: {', '.join(sets)}"
         elif not has_gradient:
             verdicts[name] = "does not suit: no gradient reaches the input"

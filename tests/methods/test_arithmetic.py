@@ -10,6 +10,7 @@ from torch import nn
 from raykd.distributed.host import compile_obstacle
 from raykd.distributed.world import World
 from raykd.methods import METHODS
+from raykd.methods.base import ShardedMethod
 from tests.methods.toy import Plain, advance, made_method, made_setting
 
 
@@ -24,7 +25,8 @@ def test_bfloat16_is_close_to_float32(name: str) -> None:
     for ours, theirs in zip(rounded, exact, strict=True):
         assert ours == pytest.approx(theirs, rel=0.03, abs=0.01)
     parameters = [p for n in rounded_method.trained.values() for p in n.parameters()]
-    assert {p.dtype for p in [*parameters, *rounded_method.shard().values()]} == {torch.float32}
+    shard = rounded_method.shard() if isinstance(rounded_method, ShardedMethod) else {}
+    assert {p.dtype for p in [*parameters, *shard.values()]} == {torch.float32}
 
 
 def compiled(network: nn.Module) -> Callable[..., Any]:

@@ -87,7 +87,7 @@ def objective(method: Lsgdfd, kind: str, whole: bool, roll: tuple[int, int]) -> 
 def test_a_step_is_the_gradient_of_the_equations(kind: str, which: str, jitter: int, double: None) -> None:
     fields = {"statistics": which, "moments": kind, "jitter": jitter, "settle_passes": 0, **WEIGHTS}
     method = lsgdfd(generator_optim=PLAIN_SGD, **fields)
-    method._begin(tuple(range(CLASSES)), 0)
+    method._start_wave(tuple(range(CLASSES)), 0)
     assert method._members is not None
     bank = method._members.bank
     before = {name: p.detach().clone() for name, p in bank.named_parameters()}

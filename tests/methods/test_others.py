@@ -12,6 +12,7 @@ from raykd.config.optim import Adam, Sgd
 from raykd.engine.selection import Selection
 from raykd.engine.state import averaged_weights, capture, restore
 from raykd.methods import METHODS, Method
+from raykd.methods.base import BankMethod
 from raykd.store.checkpoint import latest_checkpoint, write_checkpoint, write_shard
 from tests.methods.toy import (
     BATCH,
@@ -103,7 +104,8 @@ def test_going_on_from_files_is_bit_exact(name: str, tmp_path: Path) -> None:
     assert advance(second, 5) == rows[5:]
     consider(second, second_selection)
     assert_same(second.state_dict(), whole.state_dict())
-    assert_same(second.products(), whole.products())
+    if isinstance(second, BankMethod) and isinstance(whole, BankMethod):
+        assert_same(second.products(), whole.products())
     assert_same(second_selection.state_dict(), whole_selection.state_dict())
     assert_same(second_selection.weights, whole_selection.weights)
     assert len(rows) == STEPS

@@ -16,7 +16,7 @@ from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.methods import METHODS, Method, MethodConfig
-from raykd.methods.base import ClassMoments, MethodContext
+from raykd.methods.base import PATCHES, ClassMoments, MethodContext
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
 from raykd.spec import Batch, DataSpec
@@ -146,9 +146,10 @@ def made_method(name: str, context: MethodContext | None = None, **fields: Any) 
 
 def made_batches(method: Method, step: int) -> dict[str, Batch]:
     config = getattr(method, "_config", None)
+    updates = method.student_updates_per_step(config)
     return {
         role: TrainStream(
-            made_images(), SPEC, method.world, BATCH, 0, ("crop", "flip"), per_step=method.batches_of(config, role)
+            made_images(), SPEC, method.world, BATCH, 0, ("crop", "flip"), per_step=1 if role == PATCHES else updates
         ).batch(step)
         for role in method.streams
     }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raykd.config.optim import Sgd
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import World
+from raykd.methods.base import BankMethod
 from raykd.methods.inversion import by_row
 from tests.methods.patterns import ADAM, CLASSES, EACH, double_precision, lsgdfd, pattern_setting
 from tests.methods.toy import made_batches, made_method, made_setting
@@ -33,6 +34,7 @@ def replica(world: World, statistics: str) -> dict[str, Any]:
     """The parameters of the one generator after some steps, and the moments term of the first."""
     context = pattern_setting(world=world, steps=STEPS)
     method = made_method("lsgdfd_single", context, statistics=statistics, generator_optim=ADAM)
+    assert isinstance(method, BankMethod)
     first = method.step({})
     for _ in range(STEPS - 1):
         method.step({})

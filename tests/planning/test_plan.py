@@ -1,6 +1,6 @@
 """What a plan foretells: laws of two trials, figures known by hand, what is refused and what is offered instead."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from raykd.config.runtime import Runtime
 from raykd.distributed.simulated import SimulatedWorld
+from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_members, by_members
 from raykd.methods.noise import Noise
 from raykd.models import build_model
 from raykd.planning import predict as prediction
@@ -188,8 +189,13 @@ def test_a_dear_size_is_foretold_and_a_cheap_one_is_tried(tmp_path: Path, made_u
     ) == {8, 16}
 
 
+def shard_by_classes(monkeypatch: pytest.MonkeyPatch, axis: Callable[[PlannedRun], CostAxis]) -> None:
+    monkeypatch.setattr(Noise, "sharded_by", "classes")
+    monkeypatch.setattr(Noise, "cost_axis", lambda config, run: axis(run))
+
+
 def test_waves_and_their_time(tmp_path: Path, made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Noise, "dealt", "classes")
+    shard_by_classes(monkeypatch, by_members)
     found = plan(resolve(recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 160})), Runtime(wave=12),
                  site(tmp_path, 2), Terms(2, None, 1, 1, None)).to_dict()  # fmt: skip
     (run,) = found["runs"]
@@ -219,7 +225,7 @@ def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("made_up")
 def test_a_wave_too_large_is_refused_with_one_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Noise, "dealt", "classes")
+    shard_by_classes(monkeypatch, by_members)
     one = recipe(schedule={**SHORT, "global_batch": 80})
     told = refusal(tmp_path, one, Terms(1, GIB + 600 * 2**20, 0, 1, None), Runtime(wave=20))
     assert "wave: 6 in the cluster file (now 20); 7 workers for a single wave" in told
@@ -227,24 +233,22 @@ def test_a_wave_too_large_is_refused_with_one_that_fits(tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("made_up")
 def test_members_that_learn_together_are_tried_with_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Noise, "dealt", "classes")
+    shard_by_classes(monkeypatch, by_images_of_members)
     answer = prediction._in_a_process
 
     def together(task: str, told: Told, where: Site) -> dict[str, Any]:
-        if task == "measure" and (told["runtime"]["wave"] or 40) < 40:
-            return {"error": "UsageError", "message": "all at once"}
         images = told["recipe"]["schedule"]["global_batch"] // 40
-        if task == "measure":
-            told = {**told, "runtime": {**told["runtime"], "wave": 40}}
         found = answer(task, told, where)
         return {**found, "seconds": 1.0 + images} if task == "measure" else found
 
     monkeypatch.setattr(prediction, "_in_a_process", together)
     one = recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 40 * 64})
-    found = predict(resolve(one), Runtime(), site(tmp_path), tmp_path / "a", memory=None)
-    assert (found.size_is, found.planned, found.shares, sorted(found.trials)) == (
-        "images of a member", 64, (40,), [8, 16]
-    )  # fmt: skip
+    found = predict(resolve(one), Runtime(wave=40), site(tmp_path), tmp_path / "a", memory=None)
+    axis = found.axis
+    assert (axis.counts, axis.planned, axis.members, axis.stages) == ("images of a member", 64, 40, (64,))
+    assert sorted(found.trials) == [8, 16]
+    assert axis.smaller(20) == ["schedule.global_batch=800 (now 2560)"]
+    assert axis.smaller(1) == []
     assert found.at("seconds") == pytest.approx(65)
 
 

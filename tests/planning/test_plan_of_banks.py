@@ -33,7 +33,7 @@ def site(tmp_path: Path) -> Site:
 def test_a_wave_of_generators(tmp_path: Path) -> None:
     recipe = load_recipe("lsgdfd_digits_bank", [*SMALL, "method.generator.latent_dim=8"])
     found = predict(resolve(recipe), Runtime(wave=2), site(tmp_path), tmp_path / "a", memory=None)
-    assert (found.size_is, found.shares, sorted(found.trials)) == ("members", (2, 2, 2), [1, 2])
+    assert (found.axis.counts, found.axis.stages, sorted(found.trials)) == ("members", (2, 2, 2), [1, 2])
     assert found.built["member"]["parameters"] == MEMBER
     assert found.built["member"]["count"] == 10
     moments, counters = 2 * 2 * 4 * MEMBER, found.at("optimizer") - 2 * 2 * 4 * MEMBER

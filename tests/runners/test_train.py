@@ -125,18 +125,6 @@ def test_a_token_that_is_missing_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_elastic_training_takes_only_numbers_that_fit() -> None:
-    from ray.train import ScalingConfig
-
-    from raykd.runners.ray.elastic import FittingPolicy
-
-    options = {"num_workers": (2, 8), "resources_per_worker": {"CPU": 2}}
-    policy = FittingPolicy(ScalingConfig(**options), [2, 4, 8])
-    nodes = [{"a": {"CPU": cpus}} for cpus in (1, 4, 7, 8, 14, 16, 100)]
-    assert [policy._count_possible_workers(node) for node in nodes] == [0, 2, 2, 4, 4, 8, 8]
-
-
-@pytest.mark.ray
 def test_an_error_of_all_workers_is_data_and_that_of_one_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

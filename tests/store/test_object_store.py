@@ -44,7 +44,7 @@ def store(s3: Server, machine: None) -> str:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_machine("a", tmp_path, monkeypatch)
-    monkeypatch.setattr("raykd.runners.train.prepare_host", lambda threads=None: None)
+    monkeypatch.setattr("raykd.runners.local.prepare_host", lambda threads=None: None)
 
 
 def on_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -17,7 +17,7 @@ from raykd.distributed.world import World
 from raykd.errors import RunFailed, error_from_dict
 from raykd.recipe.experiment import Experiment
 from raykd.results import RunResult
-from raykd.runners.ray.elastic import ElasticTrainer
+from raykd.runners.ray.internals import ElasticTrainer
 from raykd.runners.ray.session import connected
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.worker import WorkerTask, work

@@ -15,6 +15,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import GROWTH_SECONDS, token_source
 from raykd.errors import SetupError
+from raykd.runners.ray.internals import ON_LOOPBACK
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _start(cluster: Cluster, workers: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
+            **ON_LOOPBACK,
         )
     except Exception as error:  # a slow machine's is a plain one
         raise SetupError(f"Ray did not start on this machine: {_first_line(error)}") from None

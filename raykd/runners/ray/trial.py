@@ -22,7 +22,8 @@ from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, SetupError, error_to_dict
 from raykd.files import MANIFEST, write_text
-from raykd.methods import METHODS, Method
+from raykd.methods import METHODS
+from raykd.methods.base import mean_images_per_step
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -134,11 +135,10 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
         if end is None or task.workspace.run(run.run_id).status().get("step", 0) < end:
             raise
         result = None  # what is told at the end of a run is told of no part
-    if METHODS[recipe.method.name].sample is not Method.sample:
-        if result is None or result.images is None or begin or end is not None:
-            made += ((end or recipe.schedule.steps) - begin) * recipe.schedule.global_batch
-        else:
-            made += int(result.images)
+    method, schedule = METHODS[recipe.method.name], recipe.schedule
+    if method.makes_images:
+        per_step = mean_images_per_step(method, recipe.method, schedule.global_batch)
+        made += ((end or schedule.steps) - begin) * per_step
     return {MADE: made, **_at_the_end(task, run, result, trial.objectives, cluster)}
 
 

@@ -19,6 +19,7 @@ from raykd.errors import RunFailed, SetupError, error_from_dict
 from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
+from raykd.runners.ray.internals import HEAD_RESOURCE
 from raykd.runners.ray.schedulers import scheduler_of
 from raykd.runners.ray.searcher import MADE, Segment, StudySearcher
 from raykd.runners.ray.session import connected, room_for, what_is_free
@@ -47,7 +48,6 @@ _POLL_SECONDS = 0.2
 _SEND_SECONDS = 15.0
 _STARVING_SECONDS = 20.0
 _ENDLESS = 1_000_000  # trials, to Tune: the searcher says when there are enough
-_HEAD = "node:__internal_head__"  # a resource that Ray gives the head node
 
 
 class Tuning:
@@ -194,7 +194,7 @@ class Tuning:
         )
         cluster = self._cluster
         each = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
-        resources = each if workers == 1 else {"cpu": 0, _HEAD: 0.001}
+        resources = each if workers == 1 else {"cpu": 0, HEAD_RESOURCE: 0.001}
         with tempfile.TemporaryDirectory(prefix="raykd-tune-") as scratch:
             logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # our table tells what failed, and why
             tune.Tuner(

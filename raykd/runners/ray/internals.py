@@ -1,0 +1,62 @@
+"""All that raykd takes of Ray without Ray's promise to keep it: its private names, of Ray 2.60, in this file alone.
+
+``tests/runners/test_internals.py`` asks the installed Ray for each of them, so that a release without one fails there,
+and not in a run.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from ray.train import Result
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+
+HEAD_RESOURCE = "node:__internal_head__"
+"""A resource that Ray gives to its head node alone.
+
+A trial of several workers only waits for them: it takes no CPU, and a little of this keeps it on the node that is there
+as long as the cluster is. If Ray renames it, no node has it, and such trials never start.
+"""
+
+ON_LOOPBACK: Mapping[str, Any] = MappingProxyType({"_node_ip_address": "127.0.0.1"})
+"""Options of ``ray.init`` for a Ray of this machine alone.
+
+Its processes listen on the loopback device, and no other machine reaches them. If Ray renames the option, ``ray.init``
+refuses to start.
+"""
+
+
+class FittingPolicy(ElasticScalingPolicy):  # type: ignore[misc]
+    """Ray's elastic policy, rounded down to a number of workers that divides the batch.
+
+    Ray's own takes as many workers as there is room for. Seven of eight cannot share a batch of 256, so after the loss
+    of one they would all fail; here four go on. If Ray renames the method that counts, they fail again.
+    """
+
+    def __init__(self, scaling_config: Any, fitting: Sequence[int]) -> None:
+        """Allow the numbers in ``fitting`` alone."""
+        super().__init__(scaling_config)
+        self._fitting = tuple(fitting)
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        possible = super()._count_possible_workers(reserved_resources)
+        return max((count for count in self._fitting if count <= possible), default=0)
+
+
+class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
+    """TorchTrainer whose elastic range has only the fitting numbers in it.
+
+    A trainer has no public option for its scaling policy: it makes one and hands it to the method overridden here. If
+    Ray renames that, Ray's own policy is at work.
+    """
+
+    def __init__(self, *arguments: Any, fitting: Sequence[int], **options: Any) -> None:
+        """Take what TorchTrainer takes, and the numbers of workers that fit."""
+        super().__init__(*arguments, **options)
+        self._fitting = tuple(fitting)
+
+    def _initialize_and_run_controller(self, **options: Any) -> Result:
+        if len(self._fitting) > 1:
+            options["scaling_policy"] = FittingPolicy(self.scaling_config, self._fitting)
+        return super()._initialize_and_run_controller(**options)

@@ -1,0 +1,77 @@
+"""What raykd takes of Ray without a promise is there in the Ray that is installed, and does what it is taken for."""
+
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+def test_the_resource_of_the_head_node_is_the_one_that_ray_gives_it() -> None:
+    from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+
+    from raykd.runners.ray.internals import HEAD_RESOURCE
+
+    assert HEAD_RESOURCE == HEAD_NODE_RESOURCE_NAME
+
+
+def test_ray_knows_the_options_that_keep_it_on_the_loopback_device() -> None:
+    import ray
+
+    from raykd.runners.ray.internals import ON_LOOPBACK
+
+    handler = signal.getsignal(signal.SIGTERM)  # which Ray replaces before it refuses to start
+    try:
+        with pytest.raises(RuntimeError, match=r"Unknown keyword argument\(s\): _no_such_option$"):
+            ray.init(address="local", _no_such_option=1, **ON_LOOPBACK)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def test_elastic_training_takes_only_numbers_that_fit() -> None:
+    from ray.train import ScalingConfig
+
+    from raykd.runners.ray.internals import FittingPolicy
+
+    options: dict[str, Any] = {"num_workers": (2, 8), "resources_per_worker": {"CPU": 2}}
+    policy = FittingPolicy(ScalingConfig(**options), [2, 4, 8])
+    nodes = [{"a": {"CPU": cpus}} for cpus in (1, 4, 7, 8, 14, 16, 100)]
+    assert [policy._count_possible_workers(node) for node in nodes] == [0, 2, 2, 4, 4, 8, 8]
+
+
+def test_ray_asks_the_method_that_is_overridden_how_many_workers_are_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train import ScalingConfig
+    from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
+
+    from raykd.runners.ray.internals import FittingPolicy
+
+    options: dict[str, Any] = {"num_workers": (2, 8), "resources_per_worker": {"CPU": 1}}
+    policy = FittingPolicy(ScalingConfig(**options), [2, 4, 8])
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_get_reserved_resources", lambda: {"a": {"CPU": 7.0}})
+    decision = policy.make_decision_for_non_running_worker_group()
+    assert isinstance(decision, ResizeDecision)
+    assert decision.num_workers == 4
+
+
+@pytest.mark.parametrize(("fitting", "policy"), [([2, 4], "FittingPolicy"), ([2], "FixedScalingPolicy")])
+def test_a_trainer_hands_its_scaling_policy_to_the_method_that_is_overridden(
+    monkeypatch: pytest.MonkeyPatch, fitting: list[int], policy: str
+) -> None:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api import data_parallel_trainer
+
+    from raykd.runners.ray.internals import ElasticTrainer
+
+    handed: dict[str, Any] = {}
+
+    def take(trainer: Any, **options: Any) -> SimpleNamespace:
+        handed.update(options)
+        return SimpleNamespace(error=None)
+
+    monkeypatch.setattr(TorchTrainer, "_initialize_and_run_controller", take)
+    monkeypatch.setattr(data_parallel_trainer, "ObjectRefWrapper", lambda function: function)  # it would start a Ray
+    workers: Any = fitting[0] if len(fitting) == 1 else (fitting[0], fitting[-1])
+    ElasticTrainer(print, fitting=fitting, scaling_config=ScalingConfig(num_workers=workers)).fit()
+    assert type(handed["scaling_policy"]).__name__ == policy

@@ -1,0 +1,134 @@
+"""What a run directory holds, read back; and what is not as it was written, said in one line."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from raykd.errors import CorruptError, InProgress, UsageError
+from raykd.recipe.experiment import resolve
+from raykd.recipe.recipe import dump_recipe, load_recipe
+from raykd.results import Figures, RunResult
+from raykd.spec import DataSpec
+from raykd.store.run_directory import RunDirectory, parse_rows, parse_status
+
+SPEC = DataSpec("made", 3, 1, 8, (0.5,), (0.25,), ("a", "b", "c"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run that has begun."""
+    experiment = resolve(load_recipe("kd_digits"))
+    run = RunDirectory(tmp_path / experiment.run_id)
+    run.path.mkdir()
+    run.write_opening(experiment, SPEC, {"teacher_sha256": "abc"}, step=0, steps=4)
+    return run
+
+
+def test_it_is_read_back(run: RunDirectory) -> None:
+    assert run.experiment() == resolve(load_recipe("kd_digits"))
+    assert run.data() == SPEC
+    assert run.environment() == {"teacher_sha256": "abc"}
+    assert run.status() | {"updated": 0} == {"state": "running", "step": 0, "steps": 4, "reason": None, "updated": 0}
+    assert (run.exists, run.has_begun, run.is_finished, run.result(), run.rows()) == (True, True, False, None, [])
+    run.write_status(state="finished", result={"seed": 0})
+    assert run.is_finished
+    assert run.result() == RunResult(run=run.name, seed=0)
+    assert run.status()["steps"] == 4, "other fields stay"
+
+
+def test_a_result_of_another_version_keeps_what_this_one_does_not_know(run: RunDirectory) -> None:
+    told = {"run": run.name, "seed": 3, "last": {"step": 4, "accuracy/top1": 50.0, "referee/kl": 0.5}, "energy": 7}
+    run.write_status(state="finished", result=told)
+    result = run.result()
+    assert result is not None
+    assert (result.last, result.blind, result.seconds) == (
+        Figures(step=4, top1=50.0, more={"referee/kl": 0.5}),
+        None,
+        None,
+    )
+    assert told.items() <= result.to_dict().items()
+
+
+@pytest.mark.parametrize("result", [{"last": 3}, {"controls": []}, {"controls": {"a": {}}}, [], "done"])
+def test_a_damaged_result_is_none(run: RunDirectory, result: object) -> None:
+    run.write_status(state="finished", result=result)
+    assert not run.is_finished
+
+
+def test_rows_after_a_step_are_dropped_and_what_is_no_row_is_left_out(run: RunDirectory) -> None:
+    for step in (2, 4, 6):
+        run.append_row({"step": step, "loss/kd": 0.5})
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.write(b'[1]\n\xff\xfe\n{"loss/kd": 1}\n{"step": 8, "lo')
+    assert [row["step"] for row in run.rows()] == [2, 4, 6]
+    run.rewind(4)
+    assert [row["step"] for row in parse_rows((run.path / "metrics.jsonl").read_text())] == [2, 4]
+
+
+def test_the_record_counts_and_not_what_its_names_mean_by_now(run: RunDirectory, tmp_path: Path) -> None:
+    (run.path / "recipe.yaml").write_text(dump_recipe(load_recipe("dafl_digits")))
+    assert run.experiment().recipe.name == "kd_digits"
+
+
+def test_a_run_of_before_there_was_a_record_is_looked_up(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    (run.path / "experiment.json").unlink()
+    assert run.experiment() == resolve(load_recipe("kd_digits"))
+    assert caplog.messages == []
+    other = run.path.rename(run.path.with_name("kd_digits-00000000-s0"))
+    assert RunDirectory(other).experiment().recipe == load_recipe("kd_digits")
+    assert "one of these has changed since" in caplog.text
+
+
+def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist; no recipe.yaml"):
+        RunDirectory(tmp_path / "nowhere").experiment()
+    with pytest.raises(UsageError, match="is not a run directory: it has no recipe.yaml"):
+        RunDirectory(tmp_path).experiment()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"null", b"\xff", b"[" * 100_000, b'{"run": 1, "runs": {}}'])
+def test_a_damaged_record_is_named(run: RunDirectory, content: bytes) -> None:
+    (run.path / "experiment.json").write_bytes(content)
+    with pytest.raises(CorruptError, match=r"experiment\.json is damaged .*; restore it from a backup") as caught:
+        run.experiment()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_status_is_unknown_and_said(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    (run.path / "status.json").write_text("[]")
+    with caplog.at_level(logging.WARNING):
+        assert run.status() == {}
+    assert "status.json is damaged (it holds a list, not an object)" in caplog.text
+    run.write_status(state="running")
+    assert run.status()["state"] == "running", "written anew"
+
+
+def test_a_directory_in_the_place_of_a_file_is_left_alone(run: RunDirectory) -> None:
+    (run.path / "status.json").unlink()
+    (run.path / "status.json").mkdir()
+    with pytest.raises(CorruptError, match="is a directory, and a file belongs there"):
+        run.write_status(state="running")
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(CorruptError, match=r"metrics\.jsonl is damaged \(Is a directory\)"):
+        run.rows()
+
+
+def test_it_is_held_by_one_at_a_time_and_gone_if_it_was_not_used(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with run.held(), pytest.raises(InProgress, match="run run is in progress in another process"), run.held():
+        pytest.fail("two jobs are in one run")
+    assert not run.path.exists()
+    with run.held():
+        run.write_status(state="running")
+    assert run.has_begun
+    (tmp_path / "file").touch()
+    with pytest.raises(CorruptError, match="is a file, and a run's directory belongs there"):
+        RunDirectory(tmp_path / "file").held().__enter__()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000])
+def test_a_status_from_elsewhere_may_be_anything(text: str) -> None:
+    assert parse_status(text) == {}
+    assert parse_status(json.dumps({"state": "x"})) == {"state": "x"}
