@@ -35,7 +35,7 @@ def reference(ray_session: ModuleType, store: Path) -> Path:
     recipe = runs.recipe(store / "teacher.safetensors")
     result = runs.start(recipe, store / "undisturbed")
     directory = store / "undisturbed" / resolve(recipe).run_id
-    assert json.loads((directory / "status.json").read_text())["result"] == result
+    assert json.loads((directory / "status.json").read_text())["result"] == result.to_dict()
     return directory
 
 

@@ -117,7 +117,7 @@ def test_a_run_survives_an_outage(store: str, s3: Server, tmp_path: Path, caplog
     result = trained(what, store)
     assert "trying again" in caplog.text
     told = Remote(store).read(f"{resolve(what).run_id}/status.json")
-    assert json.loads(told or b"")["result"] == result
+    assert json.loads(told or b"")["result"] == result.to_dict()
 
 
 def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
