@@ -1,11 +1,9 @@
 """``raykd evaluate``: score a run's student again."""
 
-from dataclasses import replace
-
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, data_place
+from raykd.cli.names import StoreType
 
 
 @click.command(cls=Command, example="raykd evaluate runs/RUN")
@@ -17,13 +15,10 @@ def evaluate(run: str, as_json: bool) -> None:
     RUN may be an address, such as s3://BUCKET/FOLDER/RUN. Needs nothing but the run and a data root.
     The teacher is compared with where it is found: its run beside this one, or its weights file.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.distributed.world import World
-    from raykd.store.workspace import pull_run
-    from raykd.tasks.evaluate import evaluate_run
 
-    directory, root = pull_run(run, data_place())
-    result = replace(evaluate_run(directory, root, World.current()), directory=run)
+    result = api.evaluate(run)
     if as_json:
         output.print_json(result.to_dict())
         return

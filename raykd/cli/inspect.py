@@ -5,8 +5,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_root
-from raykd.cli.subject import STORE, subject_of
+from raykd.cli.names import complete_recipe
 
 
 @click.command(cls=Command, example="raykd inspect {recipe}")
@@ -21,11 +20,10 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
     TEACHER is a recipe or a YAML file, whose teacher section counts (a file with nothing but data
     and teacher will do), or a run directory. Runs of recipes are looked for in runs/.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.store.workspace import Workspace
-    from raykd.tasks.inspect import inspect_teacher
 
-    result = inspect_teacher(subject_of(teacher, overrides), Workspace(data_root(), STORE))
+    result = api.inspect(teacher, overrides=overrides)
     if as_json:
         output.print_json(result.to_dict())
         return

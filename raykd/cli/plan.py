@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_place
+from raykd.cli.names import complete_recipe
 
 if TYPE_CHECKING:
     from raykd.results import Plan
@@ -23,18 +23,10 @@ def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: 
     A few steps of every run that is not finished are tried on this machine; nothing is kept. What
     cannot fit into a worker's memory is refused, with what would.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.cluster.config import Cluster, load_cluster
-    from raykd.planning.on_cluster import plan_on
-    from raykd.recipe.experiment import resolve
-    from raykd.recipe.recipe import load_recipe
-    from raykd.store.workspace import local_folder
 
-    loaded = resolve(load_recipe(recipe, overrides))
-    place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
-    root = data_place(place.data_root)
-    # Nothing is asked of an object store: a plan needs no credentials.
-    found = plan_on(loaded, place, store=local_folder(place.storage), data_root=local_folder(root) if root else None)
+    found = api.plan(recipe, overrides=overrides, cluster=cluster)
     if as_json:
         output.print_json(found.to_dict())
     else:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_root
-from raykd.cli.subject import STORE, subject_of
+from raykd.cli.names import complete_recipe
 
 if TYPE_CHECKING:
     from raykd.results import StatisticsResult
@@ -37,12 +36,10 @@ def statistics(
     TEACHER is what `raykd inspect` takes: a recipe, a YAML file of data and teacher, or a run
     directory. Runs of recipes are looked for in runs/.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.store.workspace import Workspace
-    from raykd.tasks.statistics import measure_statistics
 
-    subject = subject_of(teacher, overrides)
-    made = measure_statistics(subject, data, per_class, file, Workspace(data_root(), STORE))
+    made = api.statistics(teacher, overrides=overrides, data=data, per_class=per_class, out=file)
     if as_json:
         output.print_json(made.to_dict())
     else:

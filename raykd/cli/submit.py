@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_place
 from raykd.cli.stop import Stop
+from raykd.config.data_root import data_place
 
 
 @click.command(

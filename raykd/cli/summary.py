@@ -3,20 +3,15 @@
 from collections.abc import Sequence
 
 from raykd.cli.output import COLUMNS, cells, count, figure, print_pairs, print_table
-from raykd.reporting.seeds import over_seeds
-from raykd.results import Figures, Measured, RunResult
+from raykd.results import Figures, Measured, RunResult, SeedsResult
 
 _LABELS = {"last": "last", "blind": "blind", "best": "best (oracle)"}
 
 
-def print_summary(results: Sequence[RunResult]) -> None:
+def print_summary(result: SeedsResult) -> None:
     """Print the table of one run, or of the mean over several seeds, and what it took."""
-    first, several = results[0], len(results) > 1
-    means: Measured = first
-    deviations: Measured | None = None
-    if several:
-        seeds = over_seeds(results)
-        means, deviations = seeds.mean, seeds.sd
+    results, first, several = result.runs, result.runs[0], len(result.runs) > 1
+    means, deviations = (result.mean, result.sd) if several else (first, None)
     published, controls = first.published, first.controls or {}
     rows = []
     for name, figures in means.students.items():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, data_place
+from raykd.cli.names import StoreType
 from raykd.cli.stop import Stop
 from raykd.errors import RunFailed
 
@@ -44,9 +44,8 @@ def tune(
     size is another search. best.yaml (with several objectives, best-N.yaml for trial N of the front) is a recipe
     for `raykd train`.
     """
+    from raykd import api
     from raykd.cluster.config import Cluster, load_cluster
-    from raykd.reporting.board import board
-    from raykd.runners.tune import search
     from raykd.search.setup import plan_search
     from raykd.search.space_file import load_space
     from raykd.store.run_directory import runs_in
@@ -54,12 +53,10 @@ def tune(
 
     chosen = load_space(space, overrides, trials)
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
-    where, root = out or place.storage, data_place(place.data_root)
-    store = local_folder(where)
-    planned = plan_search(chosen, store)
+    store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
-    with board() as show, stop.tidying():
-        report = search(planned, place, store=where, data_root=root, should_stop=stop, show=show)
+    with stop.tidying():
+        report = api.tune(plan_search(chosen, store), cluster=place, out=out, should_stop=stop)
     _print(report, as_json)
     if report.failure is not None:
         raise RunFailed(report.failure)

@@ -87,7 +87,7 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Eva
     student = build_network(recipe.student.model_copy(update={"weights": None}), spec, workspace, "student")
     teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)
     opened = OpenedData(data_root)
-    test = opened.open("test", recipe.data.name, "test", spec) if recipe.data.test else None
+    test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
     evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
     student = student.to(world.device)
     if isinstance(outcome.weights, Path):

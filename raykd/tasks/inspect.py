@@ -232,7 +232,7 @@ def _score(
     if not data.test:
         return Figures(), "no test split (test: false)"
     try:
-        images = OpenedData(workspace.data).open("test", data.name, "test", spec)
+        images = OpenedData(workspace.data).open("test", workspace.located(data).name, "test", spec)
     except UsageError as error:
         return Figures(), str(error)
     return Evaluator(images, spec, world, teacher).score_teacher() or Figures(), None

@@ -37,7 +37,7 @@ def measure_statistics(
         SetupError: if the file cannot be written.
     """
     spec, world = spec_of(subject.data, workspace), World.current()
-    name = data or subject.data.name
+    name = data or workspace.located(subject.data).name
     path = out or Path(f"statistics-{subject.title}-{plain(name)}-{per_class}.safetensors")
     _check_target(path)
     shown = _shown_as(name, spec, workspace)
