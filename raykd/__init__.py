@@ -1,6 +1,51 @@
 """raykd: train a small network to stand in for a large one, with or without the large one's data.
 
-Importing the package loads nothing else; ``raykd.cli`` is the way in from a shell.
+``raykd.train("dafl_digits")`` and the other verbs are those of ``raykd.api``, which is loaded when one is used;
+``raykd.cli`` is the way in from a shell. Importing the package loads nothing else.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raykd.api import (
+        evaluate,
+        inspect,
+        load,
+        ood,
+        plan,
+        statistics,
+        synthesize,
+        table,
+        train,
+        train_seeds,
+        tune,
+    )
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "evaluate",
+    "inspect",
+    "load",
+    "ood",
+    "plan",
+    "statistics",
+    "synthesize",
+    "table",
+    "train",
+    "train_seeds",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from raykd import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

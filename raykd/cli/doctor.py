@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_root
+from raykd.config.data_root import data_root
 
 
 @click.command(cls=Command, example="raykd doctor")

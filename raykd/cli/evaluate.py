@@ -3,7 +3,7 @@
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, data_place
+from raykd.cli.names import StoreType
 
 
 @click.command(cls=Command, example="raykd evaluate runs/RUN")
@@ -15,25 +15,19 @@ def evaluate(run: str, as_json: bool) -> None:
     RUN may be an address, such as s3://BUCKET/FOLDER/RUN. Needs nothing but the run and a data root.
     The teacher is compared with where it is found: its run beside this one, or its weights file.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.distributed.world import World
-    from raykd.store.workspace import pull_run
-    from raykd.tasks.evaluate import evaluate_run
 
-    directory, root = pull_run(run, data_place())
-    result = {**evaluate_run(directory, root, World.current()), "directory": run}
+    result = api.evaluate(run)
     if as_json:
-        output.print_json(result)
+        output.print_json(result.to_dict())
         return
     rows = [
-        [name + (" (selected)" if name == result["selected"] else "")]
-        + [output.figure(result[name].get(key)) for key in output.COLUMNS]
-        for name in ("last", "blind", "best")
-        if name in result
+        [name + (" (selected)" if name == result.selected else ""), *output.cells(figures)]
+        for name, figures in result.students.items()
     ]
-    teacher = [output.figure(result.get(f"teacher/{key}")) for key in output.COLUMNS]
-    if any(teacher):
-        rows.append(["teacher", *teacher])
-    output.print_table(result["run"], ["student", *output.COLUMNS.values()], rows)
-    state = "finished" if result["finished"] else "unfinished"
-    output.print_pairs({"state": f"{state}, step {result['step']}", "directory": run})
+    if result.teacher is not None:
+        rows.append(["teacher", *output.cells(result.teacher)])
+    output.print_table(result.run, ["student", *output.COLUMNS.values()], rows)
+    state = "finished" if result.finished else "unfinished"
+    output.print_pairs({"state": f"{state}, step {result.step}", "directory": run})

@@ -5,8 +5,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_root
-from raykd.cli.subject import STORE, subject_of
+from raykd.cli.names import complete_recipe
 
 
 @click.command(cls=Command, example="raykd inspect {recipe}")
@@ -21,17 +20,17 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
     TEACHER is a recipe or a YAML file, whose teacher section counts (a file with nothing but data
     and teacher will do), or a run directory. Runs of recipes are looked for in runs/.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.store.workspace import Workspace
-    from raykd.tasks.inspect import inspect_teacher
 
-    result = inspect_teacher(subject_of(teacher, overrides), Workspace(data_root(), STORE))
+    result = api.inspect(teacher, overrides=overrides)
     if as_json:
-        output.print_json(result)
+        output.print_json(result.to_dict())
         return
-    methods = result.pop("methods")
-    output.print_pairs({name: _readable(value) for name, value in result.items() if value is not None})
-    output.print_pairs({f"for {name}": verdict for name, verdict in methods.items()})
+    found = result.to_dict()
+    del found["methods"]
+    output.print_pairs({name: _readable(value) for name, value in found.items() if value is not None})
+    output.print_pairs({f"for {name}": verdict for name, verdict in result.methods.items()})
 
 
 def _readable(value: Any) -> str:

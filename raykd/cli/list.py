@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_root, packaged_recipes, packaged_tables
+from raykd.cli.names import packaged_recipes, packaged_tables
+from raykd.config.data_root import data_root
 
 Entry = dict[str, Any]
 

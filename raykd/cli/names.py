@@ -1,34 +1,11 @@
-"""Names that can be told without importing anything heavy: recipes, and the data root."""
+"""Names that can be told without importing anything heavy: of recipes, tables and stores."""
 
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
-
-
-def data_root() -> Path | None:
-    """Return the folder of the data sets that the environment names.
-
-    Raises:
-        UsageError: if it names an object store, which a command that only reads folders cannot open.
-    """
-    from raykd.errors import UsageError, masked
-
-    root = os.environ.get("RAYKD_DATA")
-    if root and "://" in root:
-        raise UsageError(
-            f"RAYKD_DATA is {masked(root)!r}, and this command reads folders of this machine: copy what it needs and "
-            "name the folder (train, tune, table and evaluate read object stores)"
-        )
-    return Path(root) if root else None
-
-
-def data_place(of_cluster: str | None = None) -> str | None:
-    """Return the data root of a cluster, or else that of the environment: a path, or an object store's address."""
-    return of_cluster or os.environ.get("RAYKD_DATA") or None
 
 
 class StoreType(click.ParamType[str]):

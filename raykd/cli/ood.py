@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_root
-from raykd.cli.subject import STORE, subject_of
+from raykd.cli.names import complete_recipe
 
 
 @click.command(cls=Command, example="raykd ood supervised_digits_lenet5 --data usps --images 2000 --out hard.parquet")
@@ -33,23 +32,22 @@ def ood(
     TEACHER is what `raykd inspect` takes: a recipe, a YAML file of data and teacher, or a run
     directory. Runs of recipes are looked for in runs/.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.store.workspace import Workspace
-    from raykd.tasks.ood import rank
 
-    made = rank(subject_of(teacher, overrides), data, images, file, Workspace(data_root(), STORE))
+    made = api.ood(teacher, data, overrides=overrides, images=images, out=file)
     if as_json:
-        output.print_json(made)
+        output.print_json(made.to_dict())
         return
     count = output.count
     output.print_pairs(
         {
-            "images": f"{count(made['images'])} of {count(made['of'])} of {made['data']}/train",
-            "entropy": f"{made['entropy_lowest']:.3f} to {made['entropy_highest']:.3f} nats, "
-            f"{made['entropy_of_all']:.3f} on average over all",
-            "classes": f"{made['classes_predicted']} of {made['classes']} predicted, "
-            f"{count(made['largest_class'])} images of the most frequent",
-            "teacher": made["teacher"],
-            "file": made["file"],
+            "images": f"{count(made.images)} of {count(made.of)} of {made.data}/train",
+            "entropy": f"{made.entropy_lowest:.3f} to {made.entropy_highest:.3f} nats, "
+            f"{made.entropy_of_all:.3f} on average over all",
+            "classes": f"{made.classes_predicted} of {made.classes} predicted, "
+            f"{count(made.largest_class)} images of the most frequent",
+            "teacher": made.teacher,
+            "file": made.file,
         }
     )

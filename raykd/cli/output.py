@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from raykd.results import Figures
+
 COLUMNS = {
-    "accuracy/top1": "top-1 %",
-    "accuracy/top5": "top-5 %",
+    "top1": "top-1 %",
+    "top5": "top-5 %",
     "agreement": "agreement %",
     "kl": "KL nats",
     "ece": "ECE %",
@@ -26,6 +29,11 @@ def figure(value: float | None, sd: float | None = None) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if sd is None else f"{value:.2f} ± {sd:.2f}"
+
+
+def cells(figures: "Figures", sd: "Figures | None" = None) -> list[str]:
+    """Write a network's figures for a row of a table, in the order of ``COLUMNS``."""
+    return [figure(getattr(figures, name), getattr(sd, name, None)) for name in COLUMNS]
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

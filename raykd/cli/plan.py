@@ -1,11 +1,15 @@
 """``raykd plan``: what a run will need, before it starts."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_place
+from raykd.cli.names import complete_recipe
+
+if TYPE_CHECKING:
+    from raykd.results import Plan
 
 
 @click.command(cls=Command, example="raykd plan {recipe} --cluster local")
@@ -19,36 +23,28 @@ def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: 
     A few steps of every run that is not finished are tried on this machine; nothing is kept. What
     cannot fit into a worker's memory is refused, with what would.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.cluster.config import Cluster, load_cluster
-    from raykd.planning.on_cluster import plan_on
-    from raykd.recipe.experiment import resolve
-    from raykd.recipe.recipe import load_recipe
-    from raykd.store.workspace import local_folder
 
-    loaded = resolve(load_recipe(recipe, overrides))
-    place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
-    root = data_place(place.data_root)
-    # Nothing is asked of an object store: a plan needs no credentials.
-    found = plan_on(loaded, place, store=local_folder(place.storage), data_root=local_folder(root) if root else None)
+    found = api.plan(recipe, overrides=overrides, cluster=cluster)
     if as_json:
-        output.print_json(found)
+        output.print_json(found.to_dict())
     else:
         print_plan(found)
 
 
-def print_plan(found: dict[str, Any]) -> None:
+def print_plan(found: "Plan") -> None:
     """Print a plan for a reader."""
     from raykd.cli import output
 
-    for run in found["runs"]:
-        click.echo(f"{run['run']}: {run['state']}")
-        if run["state"] == "to train":
-            output.print_pairs({f"  {name}": value for name, value in _lines(run, found["workers"]).items()})
-        elif "reason" in run:
-            click.echo(f"  {run['reason']}")
-    total = durations(found["total"])
-    output.print_pairs({"in all": ", ".join(total), **{f"note {i}": n for i, n in enumerate(found["notes"], start=1)}})
+    for run in found.runs:
+        click.echo(f"{run.run}: {run.state}")
+        if run.state == "to train":
+            output.print_pairs({f"  {name}": value for name, value in _lines(run.to_dict(), found.workers).items()})
+        elif run.reason is not None:
+            click.echo(f"  {run.reason}")
+    notes = {f"note {i}": note for i, note in enumerate(found.notes or (), start=1)}
+    output.print_pairs({"in all": ", ".join(durations(found.total)), **notes})
 
 
 def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
@@ -84,7 +80,7 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
     return lines | {f"note {i}": note for i, note in enumerate(run["notes"], start=1)}
 
 
-def durations(figures: dict[str, Any]) -> list[str]:
+def durations(figures: Mapping[str, Any]) -> list[str]:
     """Write hours and what they cost for a reader."""
     names = {"hours": "hours", "gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours", "price": "to pay at price_per_hour"}
     return [f"{figures[key]:.3g} {name}" for key, name in names.items() if key in figures]

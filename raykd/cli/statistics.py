@@ -1,13 +1,15 @@
 """``raykd statistics``: what a teacher sees of each class."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe, data_root
-from raykd.cli.subject import STORE, subject_of
+from raykd.cli.names import complete_recipe
+
+if TYPE_CHECKING:
+    from raykd.results import StatisticsResult
 
 
 @click.command(cls=Command, example="raykd statistics my_teacher.yaml --per-class 50")
@@ -34,35 +36,30 @@ def statistics(
     TEACHER is what `raykd inspect` takes: a recipe, a YAML file of data and teacher, or a run
     directory. Runs of recipes are looked for in runs/.
     """
+    from raykd import api
     from raykd.cli import output
-    from raykd.store.workspace import Workspace
-    from raykd.tasks.statistics import measure_statistics
 
-    subject = subject_of(teacher, overrides)
-    made = measure_statistics(subject, data, per_class, file, Workspace(data_root(), STORE))
+    made = api.statistics(teacher, overrides=overrides, data=data, per_class=per_class, out=file)
     if as_json:
-        output.print_json(made)
+        output.print_json(made.to_dict())
     else:
         _print(made)
 
 
-def _print(made: dict[str, Any]) -> None:
+def _print(made: "StatisticsResult") -> None:
     from raykd.cli import output
 
     count = output.count
-    rows = [
-        [layer["name"], count(layer["channels"]), count(2 * made["classes"] * layer["channels"])]
-        for layer in made["layers"]
-    ]
-    output.print_table(f"statistics of {made['teacher']}", ["layer", "channels", "numbers"], rows)
-    fewest, most = min(made["counts"]), max(made["counts"])
+    rows = [[layer.name, count(layer.channels), count(2 * made.classes * layer.channels)] for layer in made.layers]
+    output.print_table(f"statistics of {made.teacher}", ["layer", "channels", "numbers"], rows)
+    fewest, most = min(made.counts), max(made.counts)
     images = count(most) if fewest == most else f"{count(fewest)} to {count(most)}"
     output.print_pairs(
         {
-            "images": f"{images} of each of {made['classes']} classes",
-            "data opened": "calibration: " + ", ".join(made["data_opened"]["calibration"]),
-            "teacher sha256": made["teacher_sha256"],
-            "file": made["file"],
-            "bytes": count(made["bytes"]),
+            "images": f"{images} of each of {made.classes} classes",
+            "data opened": "calibration: " + ", ".join(made.data_opened["calibration"]),
+            "teacher sha256": made.teacher_sha256,
+            "file": made.file,
+            "bytes": count(made.bytes),
         }
     )

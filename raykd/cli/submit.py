@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import data_place
 from raykd.cli.stop import Stop
+from raykd.config.data_root import data_place
 
 
 @click.command(
@@ -90,13 +90,13 @@ def _tell(submission: Any, as_json: bool) -> None:
     told = submission.told()
     plans = submission.plan()
     if as_json:
-        output.print_json({**told, **plans})
+        output.print_json({**told, **plans.to_dict()})
         return
     output.print_pairs({name: value for name, value in told.items() if not isinstance(value, dict)})
-    if "plan" in plans:
-        print_plan(plans["plan"])
-    if "in all" in plans:
-        figures = ", ".join(durations(plans["in all"]))
-        click.echo(f"{plans['in all']['runs']} such runs to their ends, and once what they share: {figures}")
-    if "note" in plans:
-        click.echo(f"note: {plans['note']}")
+    if plans.plan is not None:
+        print_plan(plans.plan)
+    if plans.in_all is not None:
+        figures = ", ".join(durations(plans.in_all))
+        click.echo(f"{plans.in_all['runs']} such runs to their ends, and once what they share: {figures}")
+    if plans.note is not None:
+        click.echo(f"note: {plans.note}")

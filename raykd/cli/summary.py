@@ -1,71 +1,59 @@
 """The figures of finished runs: one as it is, several as mean and deviation over seeds."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from raykd.cli.output import COLUMNS, count, figure, print_pairs, print_table
-from raykd.reporting.seeds import over_seeds
+from raykd.cli.output import COLUMNS, cells, count, figure, print_pairs, print_table
+from raykd.results import Figures, Measured, RunResult, SeedsResult
 
-_SELECTIONS = {"last": "last", "blind": "blind", "best": "best (oracle)"}
+_LABELS = {"last": "last", "blind": "blind", "best": "best (oracle)"}
 
 
-def print_summary(results: Sequence[Mapping[str, Any]]) -> None:
+def print_summary(result: SeedsResult) -> None:
     """Print the table of one run, or of the mean over several seeds, and what it took."""
-    first, several = results[0], len(results) > 1
-    combined = over_seeds(results)
-    means, deviations = (combined["mean"], combined["sd"]) if several else (first, {})
-    published: Mapping[str, float] = first.get("published") or {}
+    results, first, several = result.runs, result.runs[0], len(result.runs) > 1
+    means, deviations = (result.mean, result.sd) if several else (first, None)
+    published, controls = first.published, first.controls or {}
     rows = []
-    for name, label in _SELECTIONS.items():
-        if name in means:
-            chosen = name == first["selected"]
-            shown = published.get("student") if chosen else None
-            rows.append(_row(f"{label}{' *' if chosen else ''}", means[name], deviations.get(name), shown))
-    if any(name.startswith("teacher/") for name in means):
-        rows.append(_row("teacher", _teacher(means), None, published.get("teacher")))
-    controls: Mapping[str, Any] = first.get("controls") or {}
+    for name, figures in means.students.items():
+        chosen = name == first.selected
+        label = f"{_LABELS[name]}{' *' if chosen else ''}"
+        rows.append(_row(label, figures, _student(deviations, name), published.get("student") if chosen else None))
+    if means.teacher is not None:
+        rows.append(_row("teacher", means.teacher, None, published.get("teacher")))
     for name, control in controls.items():
-        if "selected" not in control:  # a bank, not a student
-            continue
-        selected = control["selected"]
-        figures = means["controls"][name][selected]
-        deviation = deviations["controls"][name][selected] if several else None
-        rows.append(_row(f"control {name}", figures, deviation, published.get(name)))
+        if control.selected is not None:  # else a bank, not a student
+            figures = _student((means.controls or {})[name], control.selected) or Figures()
+            deviation = None if deviations is None else _student((deviations.controls or {})[name], control.selected)
+            rows.append(_row(f"control {name}", figures, deviation, published.get(name)))
     for name in published.keys() - {"student", "teacher", *controls}:
-        rows.append(_row(name, {}, None, published[name]))
-    title = first["run"] if not several else f"{_name(first)}, {len(results)} seeds: mean ± sd"
+        rows.append(_row(name, Figures(), None, published[name]))
+    title = first.run if not several else f"{first.run.rpartition('-s')[0]}, {len(results)} seeds: mean ± sd"
     print_table(title, ["", *COLUMNS.values(), "published"], rows)
-    print_pairs(_account(results))
+    print_pairs(_account(results, means))
 
 
-def _row(label: str, figures: Mapping[str, Any], sd: Mapping[str, Any] | None, published: float | None) -> list[str]:
-    cells = [figure(figures.get(key), (sd or {}).get(key)) for key in COLUMNS]
-    return [label, *cells, figure(published)]
+def _student(measured: Measured | None, selection: str) -> Figures | None:
+    return None if measured is None else measured.students.get(selection)
 
 
-def _account(results: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+def _row(label: str, figures: Figures, sd: Figures | None, published: float | None) -> list[str]:
+    return [label, *cells(figures, sd), figure(published)]
+
+
+def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]:
     first = results[0]
-    pairs: dict[str, object] = {"selected *": first["selected"]} if "selected" in first else {}
-    for key, value in (over_seeds(results)["mean"] if len(results) > 1 else first).items():
-        if key.startswith("images/"):
-            pairs[f"synthetic {key.removeprefix('images/').replace('_', ' ')}"] = f"{value:.2f}"
-    for role, sets in first["data_opened"].items():
+    pairs: dict[str, object] = {} if first.selected is None else {"selected *": first.selected}
+    for name, value in means.image_quality.items():
+        pairs[f"synthetic {name.replace('_', ' ')}"] = f"{value:.2f}"
+    for role, sets in first.data_opened.items():
         if sets or role == "train":
             pairs[f"data, {role}"] = ", ".join(sets) or "none"
-    pairs["images"] = count(sum(r["images"] for r in results))
-    pairs["seconds"] = f"{sum(r['seconds'] for r in results):.1f}"
-    if any(r["gpu_hours"] for r in results):
-        pairs["GPU hours"] = f"{sum(r['gpu_hours'] for r in results):.3f}"
+    pairs["images"] = count(sum(result.images or 0 for result in results))
+    pairs["seconds"] = f"{sum(result.seconds or 0 for result in results):.1f}"
+    if gpu_hours := sum(result.gpu_hours or 0 for result in results):
+        pairs["GPU hours"] = f"{gpu_hours:.3f}"
     for result in results:
-        top1 = f", top-1 {figure(result[result['selected']].get('accuracy/top1'))} %" if "selected" in result else ""
-        name = "directory" if len(results) == 1 else f"seed {result['seed']}{top1}"
-        pairs[name] = result["directory"]
+        top1 = "" if result.selected is None else f", top-1 {figure(result.student.top1)} %"
+        name = "directory" if len(results) == 1 else f"seed {result.seed}{top1}"
+        pairs[name] = result.directory
     return pairs
-
-
-def _teacher(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: figures.get(f"teacher/{key}") for key in COLUMNS}
-
-
-def _name(result: Mapping[str, Any]) -> str:
-    return str(result["run"]).rpartition("-s")[0]

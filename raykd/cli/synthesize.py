@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, data_root
+from raykd.cli.names import StoreType
 
 
 @click.command(cls=Command, example="raykd synthesize runs/BANK-RUN --images 50000 --out data/synthetic")
@@ -20,26 +20,23 @@ def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool) ->
     RUN trained a bank, a generator beside its student, or a student of a bank beside it. The same command
     goes on with an unfinished set. Train on the set by data.train=FOLDER.
     """
+    from raykd import api
     from raykd.cli import output
     from raykd.cli.stop import Stop
-    from raykd.distributed.world import World
-    from raykd.engine.synthesis import synthesize as write_set
-    from raykd.store.workspace import pull_run
 
     assert isinstance(stop, Stop)
     with stop.tidying():
-        directory, _ = pull_run(run, None, checkpoints="all")
-        made = write_set(directory, images, out, data_root(), World.current())
+        made = api.synthesize(run, images, out)
     if as_json:
-        output.print_json(made)
+        output.print_json(made.to_dict())
         return
-    state = f"{made['written']} written now" if made["written"] else "finished before"
+    state = f"{made.written} written now" if made.written else "finished before"
     output.print_pairs(
         {
-            "set": made["set"],
-            "folder": made["folder"],
+            "set": made.set,
+            "folder": made.folder,
             "images": output.count(images),
-            "files": f"{made['files']} ({state})",
-            "bank": made["bank"],
+            "files": f"{made.files} ({state})",
+            "bank": made.bank,
         }
     )

@@ -1,13 +1,16 @@
 """``raykd train``: one recipe, one seed or several, in this process or on a cluster."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, complete_recipe, data_place
+from raykd.cli.names import StoreType, complete_recipe
 from raykd.cli.stop import Stop
+
+if TYPE_CHECKING:
+    from raykd.results import SeedsResult
 
 
 @click.command(cls=Command, example="raykd train {recipe}")
@@ -43,37 +46,29 @@ def train(
     KEY=VALUE replaces a field of the recipe, as in student_optim.lr=0.01. The same command resumes
     a run that was stopped, and reads one that is finished. Ctrl-C saves and stops.
     """
-    from raykd.cli.progress import following
+    from raykd import api
     from raykd.cluster.config import Cluster, load_cluster
     from raykd.recipe.experiment import resolve
     from raykd.recipe.recipe import load_recipe
-    from raykd.runners.train import train as train_on
-    from raykd.store.remote import join
     from raykd.store.run_directory import RunDirectory
     from raykd.store.workspace import local_folder
 
     base = resolve(load_recipe(recipe, overrides))
     place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
-    where, root = out or place.storage, data_place(place.data_root)
-    store, first = local_folder(where), base.recipe.seed
-    results = []
-    for seed in range(first, first + seeds):
-        one = base.with_seed(seed)
-        runs = one.runs
-        stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")
-        with following(runs, where, elsewhere=place.address != "local"), stop.tidying(place.worker_range != (0, 0)):
-            result = train_on(one, place, store=where, data_root=root, should_stop=stop)
-        results.append({**result, "directory": join(where, one.run_id)})
+    store, first = local_folder(out or place.storage), base.recipe.seed
+    runs = [run for seed in range(first, first + seeds) for run in base.with_seed(seed).runs]
+    stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")
+    with stop.tidying(place.worker_range != (0, 0)):
+        result = api.train_seeds(base, seeds, cluster=place, out=out, should_stop=stop, tune_host=True)
     if not int(os.environ.get("RANK", "0")):  # under torchrun one worker speaks
-        _print(results, as_json)
+        _print(result, as_json)
 
 
-def _print(results: list[dict[str, Any]], as_json: bool) -> None:
+def _print(result: "SeedsResult", as_json: bool) -> None:
     from raykd.cli import output, summary
-    from raykd.reporting.seeds import over_seeds
 
     if as_json:
-        whole = results[0] if len(results) == 1 else {"runs": results, **over_seeds(results)}
-        output.print_json(whole)
+        whole = result.runs[0] if len(result.runs) == 1 else result
+        output.print_json(whole.to_dict())
     else:
-        summary.print_summary(results)
+        summary.print_summary(result)

@@ -1,13 +1,16 @@
 """``raykd tune``: search hyper-parameters and architectures."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, data_place
+from raykd.cli.names import StoreType
 from raykd.cli.stop import Stop
 from raykd.errors import RunFailed
+
+if TYPE_CHECKING:
+    from raykd.results import SearchResult
 
 
 @click.command(cls=Command, example="raykd tune student_architecture --trials 24")
@@ -41,9 +44,8 @@ def tune(
     size is another search. best.yaml (with several objectives, best-N.yaml for trial N of the front) is a recipe
     for `raykd train`.
     """
-    from raykd.cli.board import board
+    from raykd import api
     from raykd.cluster.config import Cluster, load_cluster
-    from raykd.runners.tune import search
     from raykd.search.setup import plan_search
     from raykd.search.space_file import load_space
     from raykd.store.run_directory import runs_in
@@ -51,47 +53,45 @@ def tune(
 
     chosen = load_space(space, overrides, trials)
     place = Cluster(name="here") if cluster is None else load_cluster(cluster)
-    where, root = out or place.storage, data_place(place.data_root)
-    store = local_folder(where)
-    planned = plan_search(chosen, store)
+    store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
-    with board() as show, stop.tidying():
-        report = search(planned, place, store=where, data_root=root, should_stop=stop, show=show)
+    with stop.tidying():
+        report = api.tune(plan_search(chosen, store), cluster=place, out=out, should_stop=stop)
     _print(report, as_json)
-    if "failure" in report:
-        raise RunFailed(report["failure"])
-    if not report["trials"]["complete"]:
+    if report.failure is not None:
+        raise RunFailed(report.failure)
+    if not report.trials.complete:
         raise click.exceptions.Exit(1)
 
 
-def _print(report: dict[str, Any], as_json: bool) -> None:
+def _print(report: "SearchResult", as_json: bool) -> None:
     from raykd.cli import output
 
     if as_json:
-        output.print_json(report)
+        output.print_json(report.to_dict())
         return
-    if "first" in report:
-        _print_stage(report["first"])
+    if report.first is not None:
+        _print_stage(report.first)
     _print_stage(report)
 
 
-def _print_stage(report: dict[str, Any]) -> None:
+def _print_stage(report: "SearchResult") -> None:
     from raykd.cli import output
-    from raykd.cli.board import written
+    from raykd.reporting.board import written
 
-    columns = ["trial", *report["objectives"], "test top-1 %", "parameters"]
+    columns = ["trial", *report.objectives, "test top-1 %", "parameters"]
     rows = [
         [
-            str(one["trial"]),
-            *(f"{value:.4g}" for value in one["values"].values()),
-            output.figure(one["test/accuracy/top1"]),
-            written(one["parameters"]),
+            str(one.trial),
+            *(f"{value:.4g}" for value in one.values.values()),
+            output.figure(one.test_top1),
+            written(one.parameters),
         ]
-        for one in report["best"]
+        for one in report.best
     ]
-    output.print_table(f"{report['study']}: best trials", columns, rows)
-    for one in report["reasons"]:
-        click.echo(f"- trial {one['trial']} failed: {one['reason']}")
-    figures = ", ".join(report["figures"]) or "none"
-    made = {f"images made {when}": output.count(images) for when, images in report["images_made"].items()}
-    output.print_pairs({**report["trials"], **made, "figures": figures, "directory": report["directory"]})
+    output.print_table(f"{report.study}: best trials", columns, rows)
+    for failed in report.reasons:
+        click.echo(f"- trial {failed.trial} failed: {failed.reason}")
+    figures = ", ".join(report.figures or ()) or "none"
+    made = {f"images made {when}": output.count(images) for when, images in (report.images_made or {}).items()}
+    output.print_pairs({**report.trials.to_dict(), **made, "figures": figures, "directory": report.directory})

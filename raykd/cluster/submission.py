@@ -24,6 +24,7 @@ from raykd.planning.on_cluster import plan_on
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.table import Table, load_table, table_entries
+from raykd.results import SubmissionPlan
 from raykd.search.grid import target_of
 from raykd.search.setup import plan_search, sources
 from raykd.search.space import SearchSpace
@@ -184,19 +185,19 @@ class Submission:
             "metadata": self.metadata,
         }
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> SubmissionPlan:
         """Return what the run, or one trial of a search, would need (see ``raykd plan``), and all of them in sum."""
-        asked, note = self.asked, {"note": self.asked.note} if self.asked.note else {}
+        asked, note = self.asked, self.asked.note or None
         if asked.experiment is None:
-            return note
+            return SubmissionPlan(note=note)
         root = local_folder(self.cluster.data_root) if self.cluster.data_root else None
         found = plan_on(asked.experiment, self.cluster, store=local_folder(self.cluster.storage), data_root=root)
         if asked.times == 1:
-            return {"plan": found, **note}
-        names = found["total"].keys() - ({"hours"} if asked.words[0] == "tune" else set())  # trials are parallel
-        times = [(run, 1 if run["run"] in asked.once else asked.times) for run in found["runs"]]
-        total = {name: sum(run.get(name, 0.0) * count for run, count in times) for name in sorted(names)}
-        return {"plan": found, "in all": {"runs": asked.times, **total}, **note}
+            return SubmissionPlan(found, note=note)
+        names = found.total.keys() - ({"hours"} if asked.words[0] == "tune" else set())  # trials are parallel
+        times = [(run, 1 if run.run in asked.once else asked.times) for run in found.runs]
+        total = {name: sum((getattr(run, name) or 0.0) * count for run, count in times) for name in sorted(names)}
+        return SubmissionPlan(found, {"runs": asked.times, **total}, note)
 
 
 def cluster_of(name: str | None) -> Cluster:

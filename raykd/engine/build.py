@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
-from raykd.engine.synthetic_sets import on_training_set, referee_evaluator
+from raykd.engine.synthetic_sets import on_stored_sets, referee_evaluator
 from raykd.errors import UsageError
 from raykd.files import sha256_of
 from raykd.methods import METHODS, Method
@@ -33,7 +33,7 @@ from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.spec import DataSpec
-from raykd.store.workspace import Workspace
+from raykd.store.workspace import STORED, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,9 @@ def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
     recipe = experiment.recipe
     _check_named_runs(recipe, world, workspace)
     workspace.pull_data(recipe)
-    data = recipe.data
-    spec = spec_of(data, workspace)
+    spec = spec_of(recipe.data, workspace)
+    data = workspace.located(recipe.data)
+    recipe = recipe.model_copy(update={"data": data})
     _check_batch(recipe, spec, world)
     wanted = {} if experiment.training_set else dict.fromkeys((name, "train") for name in sources(recipe).values())
     for name, split in [*wanted, *([(data.name, "test")] if data.test else [])]:
@@ -94,9 +95,9 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         UsageError: where recipe, data and networks do not fit together.
     """
     workspace.pull_data(experiment.recipe)
-    experiment = on_training_set(experiment, workspace)
+    spec = spec_of(experiment.recipe.data, workspace)
+    experiment = on_stored_sets(experiment, workspace)
     recipe = experiment.recipe
-    spec = spec_of(recipe.data, workspace)
     _check_batch(recipe, spec, world)
     torch.manual_seed(mix(recipe.seed, 0))
     method_class = METHODS[recipe.method.name]
@@ -177,7 +178,9 @@ def spec_of(data: DataConfig, workspace: Workspace) -> DataSpec:
             data.mean or half,
             data.std or half,
         )
-    return data_spec(data.name, data_root=workspace.data, size=data.size, mean=data.mean, std=data.std)
+    folder = workspace.located(data).name
+    spec = data_spec(folder, data_root=workspace.data, size=data.size, mean=data.mean, std=data.std)
+    return replace(spec, name=data.name)  # wherever the store lies
 
 
 def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspace: Workspace, role: str) -> nn.Module:
@@ -283,11 +286,16 @@ def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tup
 
 
 def find_weights(name: str, workspace: Workspace) -> Path:
-    """Return the file of that name in the current directory, or else under the data root.
+    """Return the file of that name in the current directory, else under the data root; ``store:NAME`` is the store's.
 
     Raises:
         UsageError: naming the places looked at.
     """
+    if name.startswith(STORED):
+        kept = workspace.kept_weights(name.removeprefix(STORED))
+        if kept is None:
+            raise UsageError(f"the weights {name!r} are not in {workspace.store}/weights: bring that folder along")
+        return kept
     places = [Path(name)] + ([workspace.data / name] if workspace.data else [])
     for place in places:
         if place.is_file():

@@ -13,6 +13,7 @@ from raykd.data.datasets import Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.models.logits import logits_of
+from raykd.results import Figures
 from raykd.spec import DataSpec
 
 _BATCH = 500
@@ -82,12 +83,11 @@ class Evaluator:
             return figures
         return {**score(self._logits(student), self._labels, self._teacher_logits, self._world), **figures}
 
-    def score_teacher(self) -> dict[str, float]:
-        """Return the teacher's own figures, by names starting with ``teacher/``."""
+    def score_teacher(self) -> Figures | None:
+        """Return the teacher's own figures; None without a teacher or a test split."""
         if self._teacher_logits is None:
-            return {}
-        figures = score(self._teacher_logits, self._labels, None, self._world)
-        return {f"teacher/{name}": value for name, value in figures.items()}
+            return None
+        return Figures.from_dict(score(self._teacher_logits, self._labels, None, self._world))
 
     def _logits(self, network: nn.Module) -> Tensor:
         assert self._images is not None, "only asked where there is an exam"

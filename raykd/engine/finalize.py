@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +22,13 @@ from raykd.methods.base import BankMethod, mean_images_per_step
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
+from raykd.results import SELECTIONS, Figures, RunResult
 from raykd.store.checkpoint import save_weights
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-SELECTIONS = ("last", "blind", "best")
 _IMAGES = 1024  # looked at to judge a method's images, and at least so many of a bank
 _PER_CLASS = 16
 _BATCH = 128
@@ -38,36 +37,45 @@ _HELD_OUT = 0x0B5E  # keeps these latents apart from training's
 
 def finalize(
     experiment: Experiment, built: Built, selection: Selection, seconds: float, workspace: Workspace
-) -> dict[str, Any]:
+) -> RunResult:
     """Write what others will use and return the result; every worker must call it."""
     world, recipe, run = built.method.world, experiment.recipe, workspace.run(experiment.run_id)
-    figures = _student(built, selection, run) if "student" in built.method.roles else {}
-    images = _images(experiment, built, workspace)
+    has_student = "student" in built.method.roles
+    figures = _student(built, selection, run) if has_student else {}
+    quality = _images(experiment, built, workspace)
     if world.rank == 0:
         _leave_statistics(recipe, built, run)
     per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
     gpus = world.size if world.device.type == "cuda" else 0
-    return {
-        "run": experiment.run_id,
-        "seed": recipe.seed,
-        **figures,
-        **built.evaluator.score_teacher(),
-        **images,
-        "images": recipe.schedule.steps * per_step,
-        "seconds": round(seconds, 2),
-        "gpu_hours": round(seconds * gpus / 3600, 4),
-        "data_opened": built.opened.by_role(),
-        "published": recipe.published,
-    }
+    return RunResult(
+        run=experiment.run_id,
+        seed=recipe.seed,
+        selected=_chosen(built) if has_student else None,
+        last=figures.get("last"),
+        blind=figures.get("blind"),
+        best=figures.get("best"),
+        teacher=built.evaluator.score_teacher(),
+        image_quality=quality,
+        images=recipe.schedule.steps * per_step,
+        seconds=round(seconds, 2),
+        gpu_hours=round(seconds * gpus / 3600, 4),
+        data_opened=built.opened.by_role(),
+        published=recipe.published,
+    )
 
 
-def _student(built: Built, selection: Selection, run: RunDirectory) -> dict[str, Any]:
+def _chosen(built: Built) -> str:
+    """Name the selection that counts."""
+    return "last" if built.method.streams else "blind"
+
+
+def _student(built: Built, selection: Selection, run: RunDirectory) -> dict[str, Figures]:
     """Score the three selections once more and save the chosen weights."""
-    student, chosen = built.method.student, "last" if built.method.streams else "blind"
-    figures: dict[str, Any] = {"selected": chosen}
+    student, chosen = built.method.student, _chosen(built)
+    figures = {}
     for name in SELECTIONS:
         student.load_state_dict(selection.weights[name])
-        figures[name] = {"step": selection.steps[name], **built.evaluator.score(student)}
+        figures[name] = Figures.from_dict({"step": selection.steps[name], **built.evaluator.score(student)})
     student.load_state_dict(selection.weights[chosen])
 
     def save() -> None:

@@ -18,9 +18,9 @@ Labelled = Iterable[tuple[Tensor, Tensor | None]]
 def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world: World) -> dict[str, float]:
     """Return figures over all workers' batches; every worker must call it.
 
-    ``images/hit``: per cent to which the teacher gives the class asked for (absent where none was).
-    ``images/classes``: effective number of classes, exp of the entropy of the teacher's labels; K if balanced.
-    ``images/pixel_diversity``, ``images/feature_diversity``: root mean square distance of an image (of its penultimate
+    ``hit``: per cent to which the teacher gives the class asked for (absent where none was).
+    ``classes``: effective number of classes, exp of the entropy of the teacher's labels; K if balanced.
+    ``pixel_diversity``, ``feature_diversity``: root mean square distance of an image (of its penultimate
     features) to the mean of its class, in per cent of the root mean square of all; the classes are those asked
     for, else the teacher's labels.
     """
@@ -41,12 +41,12 @@ def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world
     sums = {name: world.sum(value.to(torch.float64)) for name, value in sums.items()}
     count = sums["rows"].sum()
     share = sums["labels"] / count
-    figures = {"images/classes": (-(share * share.clamp(min=1e-12).log()).sum()).exp().item()}
+    figures = {"classes": (-(share * share.clamp(min=1e-12).log()).sum()).exp().item()}
     if asked:
-        figures["images/hit"] = (100 * sums["hits"] / count).item()
+        figures["hit"] = (100 * sums["hits"] / count).item()
     for name in ("pixel", "feature"):
         # sum |x - mean of its class|^2 = sum |x|^2 - sum over classes |total|^2 / rows
         explained = (sums[f"{name}/totals"].square().sum(1) / sums["rows"].clamp(min=1)).sum()
         within = (1 - explained / sums[f"{name}/squares"].clamp(min=1e-12)).clamp(min=0)
-        figures[f"images/{name}_diversity"] = 100 * within.sqrt().item()
+        figures[f"{name}_diversity"] = 100 * within.sqrt().item()
     return figures

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from raykd.config.runtime import Runtime
 from raykd.distributed.provenance import describe
@@ -24,6 +23,7 @@ from raykd.errors import RaykdError, SetupError, UsageError
 from raykd.files import sha256_of
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
+from raykd.results import RunResult
 from raykd.store.checkpoint import step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
@@ -43,7 +43,7 @@ class RunContext:
     """Step of the run, a report's, behind which it is left to be continued."""
 
 
-def run(experiment: Experiment, context: RunContext) -> dict[str, Any]:
+def run(experiment: Experiment, context: RunContext) -> RunResult:
     """Train a run, its teacher and its bank first if they are runs, its controls after.
 
     Every worker calls this, and every worker gets the run's result.
@@ -64,7 +64,7 @@ def run(experiment: Experiment, context: RunContext) -> dict[str, Any]:
     for control in experiment.controls:
         logger.info("control beside it: %s", control.run_id)
         controls[control.recipe.name] = run(control, replace(context, until=None))
-    return {**result, "controls": controls} if controls else result
+    return replace(result, controls=controls) if controls else result
 
 
 def _is_finished(experiment: Experiment, context: RunContext) -> bool:
@@ -73,14 +73,16 @@ def _is_finished(experiment: Experiment, context: RunContext) -> bool:
     return context.world.agree(lambda: directory.is_finished, on_first=True)
 
 
-def _run_one(experiment: Experiment, context: RunContext) -> dict[str, Any]:
+def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
     world, workspace = context.world, context.workspace
     directory = workspace.run(experiment.run_id)
     with ExitStack() as held:
         world.agree(lambda: held.enter_context(directory.held()), on_first=True)
-        if _is_finished(experiment, context):
+        workspace.pull([experiment.run_id], world)
+        finished = world.agree(directory.result, on_first=True)
+        if finished is not None:
             logger.info("%s is finished already: reading its result", experiment.run_id)
-            return world.agree(lambda: directory.result() or {}, on_first=True)
+            return finished
         make_image_sets(experiment, world, workspace)
         reporter = context.make_reporter(directory)
         resume = world.agree(reporter.resume_from, on_first=True)
@@ -167,7 +169,7 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
     directory.write_opening(experiment, built.spec, environment, step=step, steps=built.method.total_steps)
 
 
-def _close(directory: RunDirectory, result: dict[str, Any], step: int) -> None:
+def _close(directory: RunDirectory, result: RunResult, step: int) -> None:
     """Say that the run is finished, with its result and the sum of its student's weights."""
     student = {"student_sha256": sha256_of(directory.student)} if directory.student.is_file() else {}
-    directory.write_status(state="finished", step=step, result=result, **student)
+    directory.write_status(state="finished", step=step, result=result.to_dict(), **student)

@@ -8,7 +8,6 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from raykd.errors import CorruptError, UsageError
 from raykd.files import MANIFEST, checked, locked, read_json, sha256_of, write_json
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment, ImageSet
+from raykd.results import SyntheticSet
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
@@ -29,7 +29,7 @@ from raykd.store.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 
-def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None, world: World) -> dict[str, Any]:
+def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None, world: World) -> SyntheticSet:
     """Write a set of so many images of a run's generators to ``out``, or what is missing of it; return what it is.
 
     ``run`` is the directory of a bank's run, of a run that learned from a bank in the same store, or of a finished run
@@ -74,14 +74,14 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
                 folder.write(path, pixels, labels, logits, bounds)
                 logger.info("%s: images %s to %s of %s", path.name, f"{rows[0]:,}", f"{rows[-1]:,}", f"{images:,}")
             _write_manifest(folder, bounds)
-    return {
-        "set": out.resolve().name,
-        "folder": str(out),
-        "images": images,
-        "files": len(folder.files),
-        "written": 0 if finished else len(folder.files) - len(present),
+    return SyntheticSet(
+        set=out.resolve().name,
+        folder=str(out),
+        images=images,
+        files=len(folder.files),
+        written=0 if finished else len(folder.files) - len(present),
         **facts,
-    }
+    )
 
 
 def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) -> int:

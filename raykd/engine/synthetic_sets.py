@@ -14,12 +14,13 @@ from raykd.spec import DataSpec
 from raykd.store.workspace import Workspace
 
 
-def on_training_set(experiment: Experiment, workspace: Workspace) -> Experiment:
-    """Return a run that trains on its bank's images as one that trains on the folder where they lie."""
+def on_stored_sets(experiment: Experiment, workspace: Workspace) -> Experiment:
+    """Return a run whose sets are kept in the store, those of its bank's images too, on the folders where they lie."""
     images, recipe = experiment.training_set, experiment.recipe
+    data = workspace.located(recipe.data)
     if images is None:
-        return experiment
-    data = recipe.data.model_copy(update={"train": str(workspace.store / images.name)})
+        return experiment.with_recipe(recipe.model_copy(update={"data": data}))
+    data = data.model_copy(update={"train": str(workspace.store / images.name)})
     return experiment.with_recipe(recipe.model_copy(update={"bank": None, "data": data}))
 
 

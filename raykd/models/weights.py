@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raykd.errors import CorruptError, UsageError, did_you_mean
+from raykd.models import in_memory
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 CONVERT = (
@@ -55,24 +56,36 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 def load_factory(target: str, **kwargs: Any) -> nn.Module:
     """Call the function (or class) ``target``, written ``module:function``, and return its network.
 
-    The module is looked for in the current directory, then on ``sys.path``.
+    Of the arguments it is given those that it has parameters for.
+    The module is looked for in the current directory, then on ``sys.path``. ``in-memory:NAME`` is a network that this
+    process was given as an object (see ``raykd.models.in_memory``).
 
     Raises:
         UsageError: no such module or function, arguments it does not take, or another result.
     """
+    if target.startswith(in_memory.PREFIX):
+        return in_memory.build_registered(target)
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
         raise UsageError(f"factory must be 'module:function', got {target!r}")
     with _current_directory_first():
         function = _find(module_name, attribute)
+        taken = _taken(function, kwargs)
         try:
-            inspect.signature(function).bind(**kwargs)
+            inspect.signature(function).bind(**taken)
         except TypeError as error:
             raise UsageError(f"factory {target} cannot be called with {kwargs}: {error}") from error
-        network = function(**kwargs)
+        network = function(**taken)
     if not isinstance(network, nn.Module):
         raise UsageError(f"factory {target} returned a {type(network).__name__}; it must return an nn.Module")
     return network
+
+
+def _taken(function: Callable[..., object], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return dict(kwargs)
+    return {name: value for name, value in kwargs.items() if name in parameters}
 
 
 def _read_safetensors(path: Path) -> object:

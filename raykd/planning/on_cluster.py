@@ -1,9 +1,9 @@
 """Plan a recipe for a cluster: what a worker would need, tried on this machine. Importable without Ray."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,10 +13,11 @@ from raykd.distributed.memory import free_memory
 from raykd.planning.plan import Terms, plan
 from raykd.planning.predict import Site
 from raykd.recipe.experiment import Experiment
+from raykd.results import Plan
 from raykd.store.workspace import Workspace
 
 
-def plan_on(experiment: Experiment, cluster: Cluster, *, store: Path, data_root: Path | None) -> dict[str, Any]:
+def plan_on(experiment: Experiment, cluster: Cluster, *, store: Path, data_root: Path | None) -> Plan:
     """Return the plan of a recipe on the largest number of workers that the cluster allows and that fits.
 
     Raises:
@@ -49,7 +50,7 @@ def plan_on(experiment: Experiment, cluster: Cluster, *, store: Path, data_root:
     )
     runtime = cluster.runtime.model_copy(update={"threads": threads})
     found = plan(experiment, runtime, site, terms)
-    return {**found, "cluster": cluster.name, "allowed_workers": fitting, "notes": _notes(cluster, here, gpu, terms)}
+    return replace(found, cluster=cluster.name, allowed_workers=fitting, notes=_notes(cluster, here, gpu, terms))
 
 
 def _memory(cluster: Cluster, workers: int, here: bool, gpu: bool) -> int | None:

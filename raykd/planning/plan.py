@@ -11,6 +11,7 @@ from raykd.errors import RaykdError, UsageError
 from raykd.planning.predict import Prediction, Site, predict
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
+from raykd.results import Plan, RunPlan
 
 _GIB = 2**30
 _KEPT = 2  # checkpoints
@@ -38,29 +39,30 @@ class Terms:
     crowding: float = 1.0
 
 
-def plan(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
-    """Return the plans of all runs that training this recipe means, and their sum, as plain data.
+def plan(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> Plan:
+    """Return the plans of all runs that training this recipe means, and their sum.
 
     Raises:
         UsageError: if a run cannot fit into the memory, saying what would.
         RaykdError: as the recipe's own run would; of the runs around it such an error is told in its line.
     """
-    runs: list[dict[str, Any]] = []
+    runs = []
     for run in experiment.runs:
         is_own = run.run_id == experiment.run_id
         if not is_own and site.workspace.run(run.run_id).is_finished:
-            runs.append({"run": run.run_id, "state": "finished"})
+            runs.append(RunPlan(run.run_id, "finished"))
             continue
         try:
-            runs.append({"run": run.run_id, "state": "to train", **_plan_one(run, runtime, site, terms)})
+            runs.append(RunPlan(run.run_id, "to train", **_plan_one(run, runtime, site, terms)))
         except RaykdError as error:
             if is_own or isinstance(error, DoesNotFit):
                 raise
-            runs.append({"run": run.run_id, "state": "not planned", "reason": str(error)})
-    sums = [key for key in ("hours", "gpu_hours", "cpu_hours", "price") if any(key in run for run in runs)]
-    totals = {key: sum(run.get(key, 0.0) for run in runs) for key in sums}
-    name, run_id = experiment.recipe.name, experiment.run_id
-    return {"recipe": name, "run": run_id, "workers": terms.workers, "runs": runs, "total": totals}
+            runs.append(RunPlan(run.run_id, "not planned", reason=str(error)))
+    total = {}
+    for key in ("hours", "gpu_hours", "cpu_hours", "price"):
+        if figures := [getattr(run, key) for run in runs if getattr(run, key) is not None]:
+            total[key] = sum(figures)
+    return Plan(experiment.recipe.name, experiment.run_id, terms.workers, runs, total)
 
 
 class DoesNotFit(UsageError):

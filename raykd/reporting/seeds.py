@@ -1,19 +1,26 @@
 """Figures of one recipe over several seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
+
+from raykd.results import Measured, RunResult, SeedsResult
 
 _NOT_MEASURED = ("seed", "published")
 
 
-def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return ``mean`` and sample standard deviation (``sd``, 0 for one run) of every number that all runs have."""
-    return {
-        "mean": _combined(results, fmean),
-        "sd": _combined(results, lambda values: stdev(values) if len(values) > 1 else 0.0),
-    }
+def over_seeds(results: Sequence[RunResult]) -> SeedsResult:
+    """Return mean and sample standard deviation (0 for one run) of every number that all runs have."""
+    return SeedsResult(
+        tuple(results),
+        mean=_over(results, fmean),
+        sd=_over(results, lambda values: stdev(values) if len(values) > 1 else 0.0),
+    )
+
+
+def _over(results: Sequence[RunResult], how: Callable[[Sequence[float]], float]) -> Measured:
+    return Measured.from_dict(_combined([result.to_dict() for result in results], how))
 
 
 def _combined(results: Sequence[Mapping[str, Any]], how: Any) -> dict[str, Any]:

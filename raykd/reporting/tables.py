@@ -1,13 +1,21 @@
 """A published table beside what was measured: as plain data for a file, and as Markdown for a reader."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
 
 from raykd.recipe.table import Entry, Table
 from raykd.reporting.seeds import over_seeds
+from raykd.results import (
+    SELECTIONS,
+    Figures,
+    MeasuredCell,
+    RunCounts,
+    RunResult,
+    Spread,
+    TableCell,
+    TableResult,
+    TableRow,
+)
 
-SELECTIONS = ("last", "blind", "best")
 METRIC = "accuracy/top1"
 
 
@@ -16,11 +24,11 @@ def table_report(
     entries: Sequence[Entry],
     *,
     quick: bool,
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, RunResult],
     reasons: Mapping[str, str],
     hardware: Mapping[str, str],
     price_per_hour: float | None,
-) -> dict[str, Any]:
+) -> TableResult:
     """Return the table as data: for each row and column what the paper printed and what was measured.
 
     Args:
@@ -35,154 +43,160 @@ def table_report(
     Accuracies are in per cent, means and sample standard deviations over the finished seeds; ``seconds`` are those of
     training, summed over workers for the cost.
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     for row in table.rows:
         cells = {entry.column: _cell(entry, results, reasons) for entry in entries if entry.row is row}
         if cells:
-            rows.append({"name": row.name, "control": row.control, "note": row.note, "cells": cells})
-    shown = [column for column in table.columns if any(column in row["cells"] for row in rows)]
-    seconds = sum(result["seconds"] for result in results.values())
-    gpu_hours = sum(result["gpu_hours"] for result in results.values())
-    return {
-        "table": table.name,
-        "title": table.title,
-        "source": table.source,
-        "quick": quick,
-        "budget": table.quick.budget if quick and table.quick else "as published",
-        "columns": {column: table.columns[column] for column in shown},
-        "rows": rows,
-        "runs": {"finished": len(results), "failed": len(reasons), "wanted": _wanted(entries)},
-        "hardware": sorted(set(hardware.values())),
-        "seconds": round(seconds, 1),
-        "gpu_hours": round(gpu_hours, 3),
-        "cost": None if price_per_hour is None else round(seconds / 3600 * price_per_hour, 2),
-    }
+            rows.append(TableRow(row.name, row.control, row.note, cells))
+    shown = [column for column in table.columns if any(column in row.cells for row in rows)]
+    seconds = sum(result.seconds or 0.0 for result in results.values())
+    gpu_hours = sum(result.gpu_hours or 0.0 for result in results.values())
+    return TableResult(
+        table=table.name,
+        title=table.title,
+        source=table.source,
+        quick=quick,
+        budget=table.quick.budget if quick and table.quick else "as published",
+        columns={column: table.columns[column] for column in shown},
+        rows=rows,
+        runs=RunCounts(finished=len(results), failed=len(reasons), wanted=_wanted(entries)),
+        hardware=sorted(set(hardware.values())),
+        seconds=round(seconds, 1),
+        gpu_hours=round(gpu_hours, 3),
+        cost=None if price_per_hour is None else round(seconds / 3600 * price_per_hour, 2),
+    )
 
 
 def _wanted(entries: Sequence[Entry]) -> int:
     return len({run for entry in entries for run in entry.run_ids})
 
 
-def _cell(entry: Entry, results: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
-    cell: dict[str, Any] = {"published": entry.cell.published, "published_sd": entry.cell.published_sd}
+def _cell(entry: Entry, results: Mapping[str, RunResult], reasons: Mapping[str, str]) -> TableCell:
+    published, published_sd = entry.cell.published, entry.cell.published_sd
     if not entry.runs:
-        return {**cell, "state": "published only"}
+        return TableCell(published, published_sd, "published only")
     ids = list(entry.run_ids)
     done = [results[run] for run in ids if run in results]
     recipe = entry.runs[0].recipe
-    schedule = recipe.schedule
-    cell |= {
-        "state": "finished" if len(done) == len(ids) else "partial" if done else "missing",
-        "recipe": recipe.name,
-        "runs": ids,
-        "reasons": {run: reasons[run] for run in ids if run in reasons},
-        "steps": schedule.steps,
-        "global_batch": schedule.global_batch,
-    }
-    if not done:
-        return cell
-    figures = over_seeds(done)
-    return cell | {
-        "seeds": [result["seed"] for result in done],
-        "selected": done[0]["selected"],
-        **{
-            selection: {
-                name: {"mean": mean, "sd": figures["sd"][selection][name]}
-                for name, mean in figures["mean"][selection].items()
-                if name != "step"
-            }
-            for selection in SELECTIONS
-        },
-        "teacher": figures["mean"].get(f"teacher/{METRIC}"),
-        "images": done[0]["images"],
-        "seconds": fmean(result["seconds"] for result in done),
-        "gpu_hours": fmean(result["gpu_hours"] for result in done),
-        "data_opened": done[0]["data_opened"],
-    }
+    return TableCell(
+        published,
+        published_sd,
+        state="finished" if len(done) == len(ids) else "partial" if done else "missing",
+        recipe=recipe.name,
+        runs=ids,
+        reasons={run: reasons[run] for run in ids if run in reasons},
+        steps=recipe.schedule.steps,
+        global_batch=recipe.schedule.global_batch,
+        measured=_measured(done) if done else None,
+    )
 
 
-def figure_of(cell: Mapping[str, Any], selection: str) -> str:
+def _measured(done: Sequence[RunResult]) -> MeasuredCell:
+    seeds = over_seeds(done)
+    means, deviations = seeds.mean.students, seeds.sd.students
+    spreads = {selection: _spread(means[selection], deviations[selection]) for selection in SELECTIONS}
+    assert done[0].selected is not None, "a table's runs train students"
+    return MeasuredCell(
+        seeds=[result.seed for result in done],
+        selected=done[0].selected,
+        **spreads,
+        teacher=None if seeds.mean.teacher is None else seeds.mean.teacher.top1,
+        images=done[0].images,
+        seconds=seeds.mean.seconds or 0.0,
+        gpu_hours=seeds.mean.gpu_hours or 0.0,
+        data_opened=done[0].data_opened,
+    )
+
+
+def _spread(mean: Figures, sd: Figures) -> dict[str, Spread]:
+    deviations = sd.to_dict()
+    return {name: Spread(value, deviations[name]) for name, value in mean.to_dict().items() if name != "step"}
+
+
+def figure_of(cell: TableCell, selection: str) -> str:
     """Write a cell's accuracy as mean and deviation; the deviation of one seed alone is left out."""
-    if selection not in cell or METRIC not in cell[selection]:
+    measured = cell.measured
+    spread = None if measured is None else getattr(measured, selection).get(METRIC)
+    if measured is None or spread is None:
         return ""
-    value = cell[selection][METRIC]
-    return f"{value['mean']:.2f} ± {value['sd']:.2f}" if len(cell["seeds"]) > 1 else f"{value['mean']:.2f}"
+    return f"{spread.mean:.2f} ± {spread.sd:.2f}" if len(measured.seeds) > 1 else f"{spread.mean:.2f}"
 
 
-def measured_of(cell: Mapping[str, Any]) -> str:
+def measured_of(cell: TableCell) -> str:
     """Write the figure that counts: of the selected student, or why there is none."""
-    if cell["state"] == "published only":
+    if cell.runs is None:
         return "not run"
-    if "selected" not in cell:
-        return "failed" if cell["reasons"] else "not run yet"
-    missing = len(cell["runs"]) - len(cell["seeds"])
-    return figure_of(cell, cell["selected"]) + (f" ({missing} of {len(cell['runs'])} seeds missing)" if missing else "")
+    if cell.measured is None:
+        return "failed" if cell.reasons else "not run yet"
+    missing = len(cell.runs) - len(cell.measured.seeds)
+    shown = figure_of(cell, cell.measured.selected)
+    return shown + (f" ({missing} of {len(cell.runs)} seeds missing)" if missing else "")
 
 
-def published_of(cell: Mapping[str, Any]) -> str:
+def published_of(cell: TableCell) -> str:
     """Write the paper's figure."""
-    if cell["published"] is None:
+    if cell.published is None:
         return ""
-    return f"{cell['published']:.2f}" + (f" ± {cell['published_sd']:.2f}" if cell["published_sd"] else "")
+    return f"{cell.published:.2f}" + (f" ± {cell.published_sd:.2f}" if cell.published_sd else "")
 
 
 HEADER = ("", "published", "measured", "last", "blind", "best (oracle)", "teacher", "seeds", "budget", "s a seed")
 
 
-def table_lines(report: Mapping[str, Any], column: str) -> list[list[str]]:
+def table_lines(report: TableResult, column: str) -> list[list[str]]:
     """Return the rows of one column as texts in the order of ``HEADER``; a control is marked."""
     lines = []
-    for row in report["rows"]:
-        cell = row["cells"].get(column)
+    for row in report.rows:
+        cell = row.cells.get(column)
         if cell is None:
             continue
-        selected, teacher = cell.get("selected"), cell.get("teacher")
+        measured = cell.measured
         lines.append(
             [
-                row["name"] + (" (control)" if row["control"] else ""),
+                row.name + (" (control)" if row.control else ""),
                 published_of(cell),
-                measured_of(cell) + (f", {selected}" if selected else ""),
+                measured_of(cell) + (f", {measured.selected}" if measured else ""),
                 *(figure_of(cell, selection) for selection in SELECTIONS),
-                "" if teacher is None else f"{teacher:.2f}",
-                str(len(cell["seeds"])) if "seeds" in cell else "",
-                f"{cell['steps']:,} x {cell['global_batch']:,}" if "steps" in cell else "",
-                f"{cell['seconds']:.0f}" if "seconds" in cell else "",
+                "" if measured is None or measured.teacher is None else f"{measured.teacher:.2f}",
+                str(len(measured.seeds)) if measured else "",
+                f"{cell.steps:,} x {cell.global_batch:,}" if cell.steps is not None else "",
+                f"{measured.seconds:.0f}" if measured else "",
             ]
         )
     return lines
 
 
-def notes_of(report: Mapping[str, Any]) -> list[str]:
+def notes_of(report: TableResult) -> list[str]:
     """Return what a reader must know of rows, and why runs failed."""
-    notes = [f"{row['name']}: {row['note']}" for row in report["rows"] if row["note"]]
+    notes = [f"{row.name}: {row.note}" for row in report.rows if row.note]
     failed: dict[str, str] = {}
-    for row in report["rows"]:
-        for cell in row["cells"].values():
-            failed |= cell.get("reasons", {})
+    for row in report.rows:
+        for cell in row.cells.values():
+            failed |= cell.reasons or {}
     return notes + [f"{run} failed: {reason}" for run, reason in failed.items()]
 
 
-def account_of(report: Mapping[str, Any]) -> dict[str, str]:
+def account_of(report: TableResult) -> dict[str, str]:
     """Return budget, hardware and cost by name."""
-    runs = report["runs"]
+    runs = report.runs
     pairs = {
-        "source": report["source"],
-        "budget": report["budget"],
-        "hardware": "; ".join(report["hardware"]) or "none yet",
-        "runs": f"{runs['finished']} finished" + (f", {runs['failed']} failed" if runs["failed"] else ""),
-        "training": f"{report['seconds'] / 60:.1f} minutes over all runs",
+        "source": report.source,
+        "budget": report.budget,
+        "hardware": "; ".join(report.hardware) or "none yet",
+        "runs": f"{runs.finished} finished" + (f", {runs.failed} failed" if runs.failed else ""),
+        "training": f"{report.seconds / 60:.1f} minutes over all runs",
     }
-    if report["gpu_hours"]:
-        pairs["GPU hours"] = f"{report['gpu_hours']:.2f}"
-    if report["cost"] is not None:
-        pairs["cost"] = f"{report['cost']:.2f}"
+    if report.gpu_hours:
+        pairs["GPU hours"] = f"{report.gpu_hours:.2f}"
+    if report.cost is not None:
+        pairs["cost"] = f"{report.cost:.2f}"
     return pairs
 
 
-def markdown(report: Mapping[str, Any]) -> str:
+def markdown(report: TableResult) -> str:
     """Return the report as a Markdown document: a table for each column, then notes and what it took."""
-    parts = [f"# {report['title']}"]
-    for column, title in report["columns"].items():
+    parts = [f"# {report.title}"]
+    for column, title in report.columns.items():
         lines = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)], *table_lines(report, column)]
         table = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
         parts += [f"## {title}", table]

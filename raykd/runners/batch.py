@@ -5,7 +5,6 @@ Importable without Ray.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
@@ -14,6 +13,7 @@ from raykd.distributed.world import World
 from raykd.engine.build import check
 from raykd.errors import MissingData, RaykdError
 from raykd.recipe.experiment import Experiment
+from raykd.results import RunResult
 from raykd.store.workspace import Location, open_workspace
 
 
@@ -21,7 +21,7 @@ from raykd.store.workspace import Location, open_workspace
 class RunOutcome:
     """How a trial ended: with its run's result, or with the reason (one line) why there is none."""
 
-    result: dict[str, Any] | None
+    result: RunResult | None
     reason: str | None = None
 
 

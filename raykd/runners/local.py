@@ -1,7 +1,6 @@
 """A run in this process, which may be alone, one of torchrun's, or a worker that Ray has started."""
 
 from collections.abc import Callable
-from typing import Any
 
 from raykd.config.runtime import Runtime
 from raykd.distributed.host import prepare_host
@@ -9,6 +8,7 @@ from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter, Reporter
 from raykd.engine.run import RunContext, run
 from raykd.recipe.experiment import Experiment
+from raykd.results import RunResult
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -24,7 +24,7 @@ def run_here(
     make_reporter: MakeReporter | None = None,
     until: int | None = None,
     tune_host: bool = True,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train, or go on with, a run in this process, and return its result.
 
     Args:

@@ -1,12 +1,12 @@
 """Train a recipe where a cluster says: in this process, or by workers of Ray. Importable without Ray."""
 
 from collections.abc import Callable
-from typing import Any
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.cluster.workers import fitting_workers
 from raykd.recipe.experiment import Experiment
+from raykd.results import RunResult
 from raykd.runners.local import run_here
 from raykd.store.workspace import Location, Workspace, open_workspace
 
@@ -19,7 +19,7 @@ def train(
     data_root: Location | None,
     should_stop: Callable[[], bool],
     tune_host: bool = True,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train, or go on with, a run in ``store`` and return its result.
 
     Raises:

@@ -1,7 +1,7 @@
 """Search a space of recipes: trials on Ray Tune. Importable without Ray and Optuna."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
@@ -9,6 +9,7 @@ from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.build import check
 from raykd.recipe.experiment import Experiment
+from raykd.results import SearchResult
 from raykd.search.setup import Search, plan_search
 from raykd.store.workspace import Location, Workspace, open_workspace
 
@@ -20,8 +21,8 @@ def search(
     store: Location,
     data_root: Location | None,
     should_stop: Callable[[], bool],
-    show: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
+    show: Callable[[SearchResult], None],
+) -> SearchResult:
     """Run trials until the space has as many as it wants; return and write the report of the search.
 
     What the study holds is not run again, and a trial that a killed tuner left is continued from its checkpoint.
@@ -45,10 +46,10 @@ def search(
     if then is not None:
         earlier_trials(then.space, then.objectives)
     report = Tuning(planned, cluster, workspace, should_stop, show).run()
-    if then is None or not report["best"]:
+    if then is None or not report.best:
         return report
-    second = plan_search(planned.space.second(report["best"][0]["parameters"]), workspace.store)
-    return {**Tuning(second, cluster, workspace, should_stop, show).run(), "first": report}
+    second = plan_search(planned.space.second(report.best[0].parameters), workspace.store)
+    return replace(Tuning(second, cluster, workspace, should_stop, show).run(), first=report)
 
 
 def _check_stage(experiment: Experiment, cluster: Cluster, workspace: Workspace) -> None:

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raykd.files import write_text
 from raykd.recipe.recipe import dump_recipe
+from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
 from raykd.search.dimension import value_of
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.space import SearchSpace, Values
@@ -34,7 +35,7 @@ def report_of(
     space: SearchSpace,
     objectives: Sequence[str],
     target: int,
-) -> dict[str, Any]:
+) -> SearchResult:
     """Return the state of a study by those of its ``trials`` that count, and the ``best`` of them, the best first."""
     of_state = {
         name: [trial for trial in trials if trial.state == state]
@@ -46,18 +47,17 @@ def report_of(
         )
     }
     shown = best if len(objectives) > 1 else best[:_BEST]
-    return {
-        "study": study,
-        "recipe": space.recipe,
-        "objectives": {name: OBJECTIVES[name] for name in objectives},
-        "trials": {"target": target, **{name: len(found) for name, found in of_state.items()}},
-        "at_work": [_at_work(trial, space) for trial in of_state["running"]],
-        "best": [_told(trial, space, objectives) for trial in shown],
-        "reasons": [
-            {"trial": trial.number, "reason": trial.user_attrs.get("reason", "not told")}
-            for trial in of_state["failed"]
+    return SearchResult(
+        study=study,
+        recipe=space.recipe,
+        objectives={name: OBJECTIVES[name] for name in objectives},
+        trials=TrialCounts(target, **{name: len(found) for name, found in of_state.items()}),
+        at_work=[_at_work(trial, space) for trial in of_state["running"]],
+        best=[_told(trial, space, objectives) for trial in shown],
+        reasons=[
+            TrialFailure(trial.number, trial.user_attrs.get("reason", "not told")) for trial in of_state["failed"]
         ],
-    }
+    )
 
 
 def values_of(trial: FrozenTrial, space: SearchSpace) -> Values:
@@ -65,24 +65,22 @@ def values_of(trial: FrozenTrial, space: SearchSpace) -> Values:
     return {key: value_of(space.space[key], parameter) for key, parameter in trial.params.items()}
 
 
-def write_search(report: dict[str, Any], space: SearchSpace, folder: Path) -> None:
+def write_search(report: SearchResult, space: SearchSpace, folder: Path) -> None:
     """Write search.json, and the recipes of the best trials: best.yaml, or best-N.yaml for each of a Pareto front.
 
     They learn from all images: what was held out to search by is not any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "search.json", json.dumps(report, indent=1))
-    front = len(report["objectives"]) > 1
+    write_text(folder / "search.json", json.dumps(report.to_dict(), indent=1))
+    front = len(report.objectives) > 1
     for old in folder.glob("best-*.yaml"):
         old.unlink(missing_ok=True)  # several tuners of one study may tidy here
-    for one in report["best"] if front else report["best"][:1]:
-        values = one.get("start", one["parameters"])  # of a population's member, which changed on the way
-        recipe = space.recipe_of(
-            {**values, **({"data.holdout": 0.0} if space.holds_out else {})}, one.get("changes", ())
-        )
-        told = ", ".join(f"{name} {value:.6g}" for name, value in one["values"].items())
-        path = folder / (f"best-{one['trial']}.yaml" if front else "best.yaml")
-        write_text(path, f"# Trial {one['trial']} of the search {report['study']}: {told}.\n" + dump_recipe(recipe))
+    for one in report.best if front else report.best[:1]:
+        values = one.parameters if one.start is None else one.start  # of a member whose numbers changed on the way
+        recipe = space.recipe_of({**values, **({"data.holdout": 0.0} if space.holds_out else {})}, one.changes or ())
+        told = ", ".join(f"{name} {value:.6g}" for name, value in one.values.items())
+        path = folder / (f"best-{one.trial}.yaml" if front else "best.yaml")
+        write_text(path, f"# Trial {one.trial} of the search {report.study}: {told}.\n" + dump_recipe(recipe))
 
 
 def write_figures(study: Study, folder: Path) -> list[str]:
@@ -128,20 +126,19 @@ def _value(index: int, trial: FrozenTrial) -> float:
     return float(trial.values[index])
 
 
-def _at_work(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
-    return {
-        "trial": trial.number,
-        "parameters": values_of(trial, space),
-        "value": trial.intermediate_values[trial.last_step] if trial.last_step is not None else None,
-    }
+def _at_work(trial: FrozenTrial, space: SearchSpace) -> TrialAtWork:
+    value = trial.intermediate_values[trial.last_step] if trial.last_step is not None else None
+    return TrialAtWork(trial.number, values_of(trial, space), value)
 
 
-def _told(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> dict[str, Any]:
-    return {
-        "trial": trial.number,
-        "values": dict(zip(objectives, trial.values, strict=True)),
-        "parameters": values_of(trial, space),
-        "run": trial.user_attrs.get("run"),
-        "test/accuracy/top1": trial.user_attrs.get("test/accuracy/top1"),
-        **{name: trial.user_attrs[name] for name in ("start", "changes") if name in trial.user_attrs},
-    }
+def _told(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> TrialResult:
+    told = trial.user_attrs
+    return TrialResult(
+        trial.number,
+        values=dict(zip(objectives, trial.values, strict=True)),
+        parameters=values_of(trial, space),
+        run=told.get("run"),
+        test_top1=told.get("test/accuracy/top1"),
+        start=told.get("start"),
+        changes=told.get("changes"),
+    )

@@ -33,6 +33,7 @@ from raykd.errors import CorruptError, InProgress, SetupError, UsageError
 from raykd.files import checked, damaged, describe, locked, read_json, write_json, write_text
 from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import dump_recipe, recipe_from_dict
+from raykd.results import RunResult
 from raykd.spec import DataSpec
 
 logger = logging.getLogger(__name__)
@@ -165,11 +166,18 @@ class RunDirectory:
         """Tell whether the run has its result."""
         return self.result() is not None
 
-    def result(self) -> dict[str, Any] | None:
-        """Return the result of a finished run, None before."""
+    def result(self) -> RunResult | None:
+        """Return the result of a finished run; None before, or where it is damaged, which is said."""
         status = self.status()
         result = status.get("result")
-        return result if status.get("state") == _FINISHED and isinstance(result, dict) else None
+        if status.get("state") != _FINISHED or not isinstance(result, dict):
+            return None
+        try:
+            return RunResult.from_dict({"run": self.name, "seed": int(self.name.rpartition("-s")[2]), **result})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"result: {describe(error)}"
+            logger.warning("%s", damaged(self.path / STATUS, what, "the run is finished anew from its last step"))
+            return None
 
     def is_at_work(self, asked_at: float) -> bool:
         """Tell whether the run goes on and was opened before ``asked_at``: then it has made steps that can be saved."""

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import nn
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
 from raykd.errors import SetupError, UsageError
-from raykd.files import replacing
+from raykd.files import replacing, sha256_of
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
+from raykd.recipe.sections import DataConfig
 from raykd.store.checkpoint import save_weights
 from raykd.store.mirror import Mirror, Saved
 from raykd.store.remote import Remote, check_address, is_remote
@@ -24,6 +26,8 @@ from raykd.store.run_directory import STATUS, RunDirectory, parse_status
 
 Location = str | Path
 """A folder's path, or its address in an object store."""
+STORED = "store:"
+"""How a recipe names what the store keeps for it: images in ``data/NAME``, weights in ``weights/NAME.safetensors``."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,34 @@ class Workspace:
                 "storage, then run the same command"
             ) from None
 
+    def keep_network(self, network: nn.Module) -> str:
+        """Keep the weights of a network that lies in memory; return how a recipe names them.
+
+        Raises:
+            SetupError: if the disk does not take it.
+        """
+        folder = self._weights("").parent
+        staging = folder / f".{uuid.uuid4().hex}.writing"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_weights(network.state_dict(), staging)
+            sha256 = sha256_of(staging)
+            staging.replace(self._weights(sha256))
+        except (OSError, SafetensorError) as error:
+            staging.unlink(missing_ok=True)
+            raise SetupError(f"could not keep the network's weights in {folder} ({error}); free some space") from None
+        return STORED + sha256
+
+    def located(self, data: DataConfig) -> DataConfig:
+        """Return the section with the sets that this store keeps as the folders where they lie."""
+        kept = {key: getattr(data, key) for key in ("name", "train", "ood")}
+        found = {
+            key: str(self.store / "data" / name.removeprefix(STORED))
+            for key, name in kept.items()
+            if name is not None and name.startswith(STORED)
+        }
+        return data.model_copy(update=found) if found else data
+
     def _weights(self, sha256: str) -> Path:
         return self.store / "weights" / f"{sha256}.safetensors"
 
@@ -138,7 +170,7 @@ class Workspace:
         """
         if self.data_mirror is not None:
             for name, split in _data_of(recipe, train):
-                if not name.startswith((".", "/")):
+                if not name.startswith((".", "/", STORED)):
                     self.data_mirror.hold(name, split)
 
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from raykd.methods import METHODS
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
+from raykd.results import Evaluation, Figures
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import latest_checkpoint, manifest_files, read_checkpoint, step_name
 from raykd.store.run_directory import RunDirectory
@@ -73,10 +73,8 @@ def open_run(run: RunDirectory) -> Outcome:
     return Outcome(experiment, selected, checkpoint.step, checkpoint.weights, steps)
 
 
-def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> dict[str, Any]:
+def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Evaluation:
     """Return the figures of a run's student on the test split, with its teacher's if there is one.
-
-    Those of the selected student stand at the top, those of each saved selection under its name.
 
     Raises:
         UsageError: if it is no run, or the test split is not under the data root.
@@ -89,29 +87,30 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> dic
     student = build_network(recipe.student.model_copy(update={"weights": None}), spec, workspace, "student")
     teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)
     opened = OpenedData(data_root)
-    test = opened.open("test", recipe.data.name, "test", spec) if recipe.data.test else None
+    test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
     evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
     student = student.to(world.device)
     if isinstance(outcome.weights, Path):
         outcome.load_into(student)
-        figures = {outcome.selected: evaluator.score(student)}
+        figures = {outcome.selected: Figures.from_dict(evaluator.score(student))}
     else:
         figures = {}
         for name, weights in outcome.weights.items():
             student.load_state_dict(weights)
-            figures[name] = {"step": outcome.steps[name], **evaluator.score(student)}
-    return {
-        "run": run.name,
-        "finished": isinstance(outcome.weights, Path),
-        "selected": outcome.selected,
-        **figures[outcome.selected],
-        "step": outcome.step,
-        **figures,
-        **evaluator.score_teacher(),
-        "teacher_missing": obstacle,
-        "data_opened": opened.by_role(),
-        "published": recipe.published,
-    }
+            figures[name] = Figures.from_dict({"step": outcome.steps[name], **evaluator.score(student)})
+    return Evaluation(
+        run=run.name,
+        finished=isinstance(outcome.weights, Path),
+        selected=outcome.selected,
+        step=outcome.step,
+        teacher_missing=obstacle,
+        data_opened=opened.by_role(),
+        published=recipe.published,
+        last=figures.get("last"),
+        blind=figures.get("blind"),
+        best=figures.get("best"),
+        teacher=evaluator.score_teacher(),
+    )
 
 
 def _reachable_teacher(

@@ -25,6 +25,7 @@ from raykd.methods.base import PATCHES
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
+from raykd.results import Figures, Inspection
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
@@ -113,7 +114,7 @@ def subject_of_recipe(experiment: Experiment, store: Path) -> Subject:
     return Subject(recipe.data, student, run)
 
 
-def inspect_teacher(subject: Subject, workspace: Workspace) -> dict[str, Any]:
+def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
     """Return what can be told of a teacher without training: figures in per cent, nats and counts.
 
     Raises:
@@ -127,26 +128,26 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> dict[str, Any]:
     config = subject.network
     health = _batch_norm_health(teacher)
     probes = _probe(teacher, spec, world)
-    test: dict[str, float] = {}
-    missing: str | None = "the teacher's answers are not finite"
-    if "gaussian/confidence" in probes:
+    if "confidence" in probes:
         test, missing = _score(teacher, subject.data, spec, workspace, world)
-    return {
-        "source": config.model or config.factory,
-        "data": spec.name,
-        "input": [spec.channels, spec.size, spec.size],
-        "parameters": parameters,
-        "classes": teacher.num_classes,
-        "feature_width": teacher.feature_width,
-        "batch_norm_layers": len(teacher.batch_norms),
-        "batch_norm_faults": health,
+    else:
+        test, missing = Figures(), "the teacher's answers are not finite"
+    return Inspection(
+        source=config.model or config.factory,
+        data=spec.name,
+        input=[spec.channels, spec.size, spec.size],
+        parameters=parameters,
+        classes=teacher.num_classes,
+        feature_width=teacher.feature_width,
+        batch_norm_layers=len(teacher.batch_norms),
+        batch_norm_faults=health,
         **probes,
-        **test,
-        "test_missing": missing,
-        "invertible": probes["gradient_to_input"] and not any(health.values()),
-        "sha256": digest,
-        "methods": _suitable(probes["gradient_to_input"], not any(health.values()), len(teacher.batch_norms)),
-    }
+        test=test,
+        test_missing=missing,
+        invertible=probes["gradient_to_input"] and not any(health.values()),
+        sha256=digest,
+        methods=_suitable(probes["gradient_to_input"], not any(health.values()), len(teacher.batch_norms)),
+    )
 
 
 def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tuple[nn.Module, str | None]:
@@ -208,9 +209,9 @@ def _probe(teacher: Teacher, spec: DataSpec, world: World) -> dict[str, Any]:
     if not passes:
         notes.append("passes no usable gradient to its input")
     return {
-        "gaussian/confidence": confidence,
-        "gaussian/class_entropy": entropy,
-        "gaussian/classes_answered": int((share > 0).sum()),
+        "confidence": confidence,
+        "class_entropy": entropy,
+        "classes_answered": int((share > 0).sum()),
         "gradient_to_input": passes,
         "notes": notes,
     }
@@ -227,15 +228,14 @@ def _passes_gradient(teacher: Teacher, images: Tensor) -> bool:
 
 def _score(
     teacher: Teacher, data: DataConfig, spec: DataSpec, workspace: Workspace, world: World
-) -> tuple[dict[str, float], str | None]:
+) -> tuple[Figures, str | None]:
     if not data.test:
-        return {}, "no test split (test: false)"
+        return Figures(), "no test split (test: false)"
     try:
-        images = OpenedData(workspace.data).open("test", data.name, "test", spec)
+        images = OpenedData(workspace.data).open("test", workspace.located(data).name, "test", spec)
     except UsageError as error:
-        return {}, str(error)
-    figures = Evaluator(images, spec, world, teacher).score_teacher()
-    return {name.removeprefix("teacher/"): value for name, value in figures.items()}, None
+        return Figures(), str(error)
+    return Evaluator(images, spec, world, teacher).score_teacher() or Figures(), None
 
 
 def _suitable(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[str, str]:

@@ -25,6 +25,7 @@ from raykd.distributed.world import World
 from raykd.engine.build import spec_of
 from raykd.errors import UsageError
 from raykd.models.teacher import Teacher
+from raykd.results import Ranking
 from raykd.spec import DataSpec
 from raykd.store.workspace import Workspace
 from raykd.tasks.inspect import Subject, load_subject, plain
@@ -35,7 +36,7 @@ _BATCH = 512
 _REPORT_SECONDS = 30.0
 
 
-def rank(subject: Subject, data: str, images: int | None, out: Path | None, workspace: Workspace) -> dict[str, Any]:
+def rank(subject: Subject, data: str, images: int | None, out: Path | None, workspace: Workspace) -> Ranking:
     """Rank the train split of a set by the teacher's prediction entropy; write the first ``images`` rows.
 
     What is held is a batch of images and two numbers for each seen, so the set may be of any size.
@@ -79,19 +80,19 @@ def rank(subject: Subject, data: str, images: int | None, out: Path | None, work
     entropy, classes = torch.cat(entropies), torch.cat(predicted)
     # A stable order: equal entropies keep the order of the split.
     order = entropy.argsort(descending=True, stable=True)[:images]
-    about = {"data": data, "split": "train", "of": count, "images": len(order), "teacher": subject.title}
-    about |= {"teacher_sha256": digest, "classes": spec.num_classes}
+    about: dict[str, Any] = {"data": data, "split": "train", "of": count, "images": len(order)}
+    about |= {"teacher": subject.title, "teacher_sha256": digest, "classes": spec.num_classes}
     write_index(path, order, entropy[order], classes[order], about)
     shares = classes[order].bincount(minlength=spec.num_classes)
-    return {
-        "file": str(path),
+    return Ranking(
+        file=str(path),
         **about,
-        "entropy_highest": float(entropy[order[0]]),
-        "entropy_lowest": float(entropy[order[-1]]),
-        "entropy_of_all": float(entropy.mean()),
-        "classes_predicted": int((shares > 0).sum()),
-        "largest_class": int(shares.max()),
-    }
+        entropy_highest=float(entropy[order[0]]),
+        entropy_lowest=float(entropy[order[-1]]),
+        entropy_of_all=float(entropy.mean()),
+        classes_predicted=int((shares > 0).sum()),
+        largest_class=int(shares.max()),
+    )
 
 
 def _parts(data: str, shown: DataSpec, data_root: Path | None) -> Iterable[tuple[Tensor, Tensor]]:

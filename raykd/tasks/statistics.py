@@ -11,6 +11,7 @@ from raykd.engine.build import spec_of
 from raykd.errors import CorruptError, UsageError
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
+from raykd.results import LayerWidth, StatisticsResult
 from raykd.spec import DataSpec
 from raykd.store.workspace import Workspace
 from raykd.tasks.inspect import Subject, load_subject, plain
@@ -20,7 +21,7 @@ _SPLIT = "train"
 
 def measure_statistics(
     subject: Subject, data: str | None, per_class: int, out: Path | None, workspace: Workspace
-) -> dict[str, Any]:
+) -> StatisticsResult:
     """Write the statistics of a teacher's BatchNorm inputs by class, and return what was done.
 
     Args:
@@ -36,7 +37,7 @@ def measure_statistics(
         SetupError: if the file cannot be written.
     """
     spec, world = spec_of(subject.data, workspace), World.current()
-    name = data or subject.data.name
+    name = data or workspace.located(subject.data).name
     path = out or Path(f"statistics-{subject.title}-{plain(name)}-{per_class}.safetensors")
     _check_target(path)
     shown = _shown_as(name, spec, workspace)
@@ -50,19 +51,19 @@ def measure_statistics(
     opened = OpenedData(workspace.data)
     images = opened.open("calibration", name, _SPLIT, shown)
     moments = collect(teacher, images, shown, world, per_class=per_class)
-    about = {"teacher_sha256": digest, "data": name, "split": _SPLIT, "per_class": per_class}
+    about: dict[str, Any] = {"teacher_sha256": digest, "data": name, "split": _SPLIT, "per_class": per_class}
     counts = used_images(images, shown, per_class)
     save_statistics(path, moments, teacher.layers, {**about, "counts": counts, "mean": spec.mean, "std": spec.std})
-    return {
-        "file": str(path),
-        "bytes": path.stat().st_size,
-        "teacher": subject.title,
+    return StatisticsResult(
+        file=str(path),
+        bytes=path.stat().st_size,
+        teacher=subject.title,
         **about,
-        "classes": spec.num_classes,
-        "counts": counts,
-        "layers": [{"name": n, "channels": width} for n, width in zip(teacher.layers, teacher.widths, strict=True)],
-        "data_opened": opened.by_role(),
-    }
+        classes=spec.num_classes,
+        counts=counts,
+        layers=[LayerWidth(name, width) for name, width in zip(teacher.layers, teacher.widths, strict=True)],
+        data_opened=opened.by_role(),
+    )
 
 
 def _check_target(path: Path) -> None:

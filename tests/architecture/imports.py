@@ -11,7 +11,7 @@ PACKAGE = "raykd"
 # two entries of one row are siblings and do not import each other. The longest prefix wins.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd", "raykd.errors"),
-    ("raykd.config", "raykd.files"),
+    ("raykd.config", "raykd.files", "raykd.results"),
     ("raykd.distributed", "raykd.losses"),
     ("raykd.spec",),
     ("raykd.models", "raykd.generators", "raykd.data"),
@@ -24,9 +24,13 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd.planning",),
     ("raykd.cluster",),
     ("raykd.runners",),
+    ("raykd.api",),
     ("raykd.cli",),
     ("raykd.__main__",),
 )
+# ``raykd.train`` and the other verbs are the package's own names for those of this module, which it imports when one is
+# used; nothing below may.
+DOOR = ("raykd", "raykd.api")
 ON_RAY = ("raykd.cluster", "raykd.runners.ray")
 ROW_OF = {entry: row for row, entries in enumerate(ROWS) for entry in entries}
 
@@ -91,6 +95,8 @@ def violations(path: Path, root: Path = ROOT) -> list[str]:
         if target.split(".")[0] == "ray" and not module.startswith(ON_RAY):
             found.append(f"{where} imports {target}: only {' and '.join(ON_RAY)} may")
         if target.split(".")[0] != PACKAGE:
+            continue
+        if (module, target) == DOOR:
             continue
         other = entry_of(target)
         if other is None:

@@ -104,7 +104,7 @@ def test_training_from_the_cache_is_bit_equal(
         (tmp_path / how / resolve(one).run_id / "student.safetensors").read_bytes() for how in ("live", "cached")
     ]
     assert students[0] == students[1]
-    assert results["live"]["last"] == results["cached"]["last"]
+    assert results["live"].last == results["cached"].last
     assert len(kept(tmp_path)) == 1
     assert not (tmp_path / "live" / "logits").exists()
 

@@ -114,8 +114,8 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 
 
 def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raykd.cli import progress
-    from raykd.cli.follow import News
+    from raykd.reporting import progress
+    from raykd.reporting.follow import News
 
     display = progress._Live(keep_bars=True)
     row = {"step": 2, "images_per_second": 4.0, "steps_per_second": 1.0, "loss/kd": 0.5, "accuracy/top1": 50.0}

@@ -138,7 +138,7 @@ def test_a_table_is_called_by_all_that_it_trains(tmp_path: Path) -> None:
         assert re.fullmatch(shape, name)
     alone = submission(tmp_path, "train", "kd_digits", "method.temperature=2", "seed=1")
     assert alone.asked.runs[0] in tables[0].metadata["runs"].splitlines()
-    assert "cost is not told" in tables[0].plan()["note"]
+    assert "cost is not told" in (tables[0].plan().note or "")
 
 
 def test_no_name_in_a_command_is_ever_a_command(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_what_all_runs_share_costs_once(
     (tmp_path / "sharp.yaml").write_text(
         "recipe: kd_digits\nseeds: 2\nspace: {method.temperature: {uniform: [1, 9]}}\n"
     )
-    found = submission(tmp_path, *words).plan()["in all"]
+    found = submission(tmp_path, *words).plan().to_dict()["in all"]
     assert found["runs"] == times
     assert found.get("hours") == hours, "of trials, which are parallel, nobody knows"
     assert found["price"] == (2 * hours if hours else 2 * (10 + 8))

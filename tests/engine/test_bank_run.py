@@ -53,10 +53,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]
         recipe = load("lsgdfd_digits_bank")
         result = run(resolve(recipe), place)
         directory = place.workspace.store / resolve(recipe).run_id
-    assert result["images"] == STEPS * 2 * CLASSES
-    assert result["data_opened"]["calibration"] == ["digits/train (100 of each class)"]
-    assert result["data_opened"]["train"] == []
-    assert {"images/classes", "images/hit", "images/pixel_diversity"} <= result.keys()
+    assert result.images == STEPS * 2 * CLASSES
+    assert result.data_opened["calibration"] == ["digits/train (100 of each class)"]
+    assert result.data_opened["train"] == []
+    assert {"classes", "hit", "pixel_diversity"} <= result.image_quality.keys()
     return root, images(directory)
 
 
@@ -97,11 +97,11 @@ def test_one_bank_serves_different_students_and_says_so(whole: tuple[Path, torch
         written = (bank / "bank" / "manifest.json").stat().st_mtime_ns
         for model in ("lenet5_half", "lenet5_bn"):
             result = run(resolve(load("lsgdfd_digits", [f"student.model={model}"])), place)
-            assert result["data_opened"]["train"] == result["data_opened"]["calibration"] == []
-            assert result["images/pixel_diversity"] > 0
+            assert result.data_opened["train"] == result.data_opened["calibration"] == []
+            assert result.image_quality["pixel_diversity"] > 0
         assert (bank / "bank" / "manifest.json").stat().st_mtime_ns == written
         by_id = run(resolve(load("lsgdfd_digits", [f"bank={{run: {bank.name}}}", "student.model=lenet5_half"])), place)
-        assert by_id["run"] != result["run"]
+        assert by_id.run != result.run
 
 
 def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, torch.Tensor]) -> None:
@@ -113,7 +113,7 @@ def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, to
         recipe = load("lsgdfd_digits_bank", [f"calibration={{file: {file}}}"])
         result = run(resolve(recipe), place)
         found = images(place.workspace.store / resolve(recipe).run_id)
-    assert result["data_opened"]["calibration"] == ["digits/train (100 of each class)"]
+    assert result.data_opened["calibration"] == ["digits/train (100 of each class)"]
     assert torch.equal(found, expected)
 
 

@@ -28,8 +28,9 @@ def test_a_student_is_trained_and_selected_without_an_image(tmp_path: Path) -> N
     recipe = load_recipe("dafl_digits", [DESCRIBED, f"teacher={{model: lenet5, weights: {teacher}}}", *SMALL])
     place = RunContext(World.alone(), Workspace(None, tmp_path / "runs"), Runtime(), LocalReporter)
     result = run(resolve(recipe), place)
-    assert result["data_opened"] == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
-    assert set(result["blind"]) == {"step"}
+    assert result.data_opened == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
+    assert result.blind is not None
+    assert set(result.blind.to_dict()) == {"step"}
     lines = (tmp_path / "runs" / resolve(recipe).run_id / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     assert all(0 <= json.loads(line)["blind/agreement"] <= 100 for line in lines)

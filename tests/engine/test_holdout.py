@@ -49,11 +49,12 @@ def test_its_figures_stand_beside_those_of_the_test_split(tmp_path: Path) -> Non
     recipe = load_recipe("supervised_digits_lenet5", [*SMALL, "data.holdout=0.2"])
     place = RunContext(World.alone(), Workspace(None, tmp_path), Runtime(), LocalReporter)
     result = run(resolve(recipe), place)
-    assert {"accuracy/top1", "holdout/accuracy/top1"} <= result["last"].keys()
-    assert result["data_opened"]["train"] == ["digits/train"]
+    assert result.last is not None
+    assert {"accuracy/top1", "holdout/accuracy/top1"} <= result.last.to_dict().keys()
+    assert result.data_opened["train"] == ["digits/train"]
     plain = load_recipe("supervised_digits_lenet5", SMALL)
     assert resolve(plain).run_id != resolve(recipe).run_id
-    assert not any(key.startswith("holdout") for key in run(resolve(plain), place)["last"])
+    assert not any(key.startswith("holdout") for key in run(resolve(plain), place).student.to_dict())
 
 
 def test_other_images_measure_agreement_alone(tmp_path: Path) -> None:

@@ -51,10 +51,10 @@ def workspace(root: Path) -> Workspace:
 
 def test_only_the_other_images_are_opened(tmp_path: Path) -> None:
     result = run(resolve(made(tmp_path)), RunContext(World.alone(), workspace(tmp_path), Runtime(), LocalReporter))
-    assert result["data_opened"] == {
+    assert result.data_opened == {
         "train": [], "synthetic": [], "ood": ["ours/train"], "calibration": [], "test": ["digits/test"],
     }  # fmt: skip
-    assert result["selected"] == "last"
+    assert result.selected == "last"
 
 
 def test_a_student_is_shown_them_as_the_teacher_wants_images(tmp_path: Path) -> None:

@@ -167,8 +167,9 @@ def test_a_finished_run_is_only_read(name: str, whole: Path, tmp_path: Path) -> 
     (store / whole.name / "checkpoints").rename(store / "elsewhere")
     with shrunk(STEPS, tmp_path) as (place, load):
         result = run(resolve(load(name, RECIPES[name])), place)
-    assert result == RunDirectory(whole).status()["result"]
-    assert result["selected"] == ("last" if "mosaic" in name else "blind")
+    assert result.to_dict() == RunDirectory(whole).status()["result"]
+    assert result == RunDirectory(whole).result()
+    assert result.selected == ("last" if "mosaic" in name else "blind")
 
 
 def damaged_run(root: Path, how_many: int) -> tuple[Recipe, RunContext, Load]:
@@ -243,7 +244,7 @@ def test_the_checkpoint_before_a_failure_stays(tmp_path: Path, monkeypatch: pyte
         assert [find_fault(path) for path in checkpoints.iterdir()] == [None, None]
         monkeypatch.undo()
     with shrunk(2, tmp_path) as (place, load):
-        assert run(resolve(load("supervised_digits_lenet5", SHORT)), place)["last"]["step"] == 4
+        assert run(resolve(load("supervised_digits_lenet5", SHORT)), place).student.step == 4
 
 
 @pytest.mark.parametrize("name", ["dafl_mnist", "noise_mnist", "kd_mnist"])
@@ -260,7 +261,7 @@ def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> 
         result = run(resolve(recipe), place)
     environment = json.loads((place.workspace.store / resolve(recipe).run_id / "environment.json").read_text())
     expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"]}
-    assert environment["data_opened"] == result["data_opened"] == expected
+    assert environment["data_opened"] == result.data_opened == expected
     assert len(environment["teacher_sha256"]) == 64
 
 

@@ -22,7 +22,7 @@ def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(UsageError, match=f"{resolve(recipe).run_id} is in progress"):
                 run(resolve(recipe), place)
-        assert run(resolve(recipe), place)["run"] == resolve(recipe).run_id
+        assert run(resolve(recipe), place).run == resolve(recipe).run_id
 
 
 def test_a_refused_run_leaves_no_directory(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def columns(folder: Path) -> tuple[list[int], Tensor]:
 
 def test_a_set_holds_what_its_bank_makes(store: Path, run: Path) -> None:
     made = synthesize(RunDirectory(run), 250, store / "made", None, World.alone())
-    assert (made["files"], made["written"], made["bank"]) == (3, 3, "bank-run")
+    assert (made.files, made.written, made.bank) == (3, 3, "bank-run")
     spec = train_spec("made", SPEC, store)
     opened = OpenedData(store)
     images = opened.open("train", "made", "train", spec)
@@ -158,7 +158,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
     monkeypatch.setattr(generated, "_SAMPLE", 32)  # nor is the range taken anew
     (store / "made" / ".train-00001-of-00003.parquet.writing").write_bytes(b"left by SIGKILL")
     made = synthesize(RunDirectory(run), 250, store / "made", None, World.alone())
-    assert made["written"] == 3 - len(left)
+    assert made.written == 3 - len(left)
     assert {name: (store / "made" / name).stat().st_mtime_ns for name in left} == stamps
     (store / "made" / ".train-00001-of-00003.parquet.writing").unlink(missing_ok=True)
     assert contents(store / "made") == whole
@@ -171,7 +171,7 @@ def test_a_finished_set_is_checked_and_left_alone(
     with monkeypatch.context() as patch:
         patch.setattr(synthesis, "_make", lambda *_: pytest.fail("images were made again"))
         with caplog.at_level("INFO", "raykd"):
-            assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone())["written"] == 0
+            assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone()).written == 0
     assert "finished already" in caplog.text
     second = store / "made" / "train-00001-of-00002.parquet"
     data = bytearray(second.read_bytes())
@@ -180,8 +180,8 @@ def test_a_finished_set_is_checked_and_left_alone(
     with pytest.raises(CorruptError, match=f"{second.name} differs from its checksum"):
         synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
     second.unlink()
-    assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone())["written"] == 1
-    assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone())["written"] == 0
+    assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone()).written == 1
+    assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone()).written == 0
 
 
 def test_memory_is_bounded_by_file_group_and_batch(store: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

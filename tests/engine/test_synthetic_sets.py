@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from raykd.engine.synthesis import make_image_sets, synthesize
 from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.results import RunResult
 from raykd.runners.train import train
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
@@ -30,7 +32,7 @@ def recipe(name: str, **fields: Any) -> Recipe:
     return load_recipe(name, [f"{key}={json.dumps(value)}" for key, value in pairs.items()])
 
 
-def trained(made: Recipe, store: Path) -> dict[str, Any]:
+def trained(made: Recipe, store: Path) -> RunResult:
     return train(
         resolve(made), Cluster(name="here", workers=0, threads=1), store=store, data_root=None, should_stop=bool
     )
@@ -50,17 +52,17 @@ def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_pat
     made = student()
     result = trained(made, tmp_path)
     folder = set_folder(made, tmp_path)
-    assert result["data_opened"]["train"] == []
-    assert result["data_opened"]["synthetic"] == [f"{folder}/train"]
+    assert result.data_opened["train"] == []
+    assert result.data_opened["synthetic"] == [f"{folder}/train"]
     assert count_images(str(folder), "train", None) == 300
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     other = recipe("kd_digits", bank={**GENERATORS, "images": 300}, **{"method.temperature": 2.0})
     trained(other, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert make_image_sets(resolve(other), World.alone(), Workspace(None, tmp_path)) == 0
-    assert synthesize(RunDirectory(tmp_path / resolve(other).run_id), 20, tmp_path / "more", None, World.alone())[
-        "bank"
-    ].startswith("dafl_digits-")
+    assert synthesize(
+        RunDirectory(tmp_path / resolve(other).run_id), 20, tmp_path / "more", None, World.alone()
+    ).bank.startswith("dafl_digits-")
 
 
 def test_the_set_holds_the_images_of_the_generator_up_to_its_levels(tmp_path: Path) -> None:
@@ -89,13 +91,13 @@ def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:
     judged = recipe("kd_digits", referee={**GENERATORS, "images": 64})
     plain = recipe("kd_digits")
     result, without = trained(judged, tmp_path), trained(plain, tmp_path)
-    assert 0 <= result["last"]["referee/agreement"] <= 100
-    assert "referee/accuracy/top1" not in result["last"]
+    figures = result.student
+    assert 0 <= figures.more["referee/agreement"] <= 100
+    assert "referee/accuracy/top1" not in figures.more
     assert resolve(judged).run_id != resolve(plain).run_id
-    own = {key: value for key, value in result["last"].items() if not key.startswith("referee/")}
-    assert own == without["last"]
+    assert replace(figures, more={}) == without.student
     row = json.loads((tmp_path / resolve(judged).run_id / "metrics.jsonl").read_text().splitlines()[-1])
-    assert row["referee/agreement"] == result["last"]["referee/agreement"]
+    assert row["referee/agreement"] == figures.more["referee/agreement"]
 
 
 def test_a_generator_that_is_gone_is_named(tmp_path: Path) -> None:

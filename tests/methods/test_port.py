@@ -27,6 +27,7 @@ from raykd.planning.plan import Terms, plan
 from raykd.planning.predict import Site
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import dump_recipe, load_recipe
+from raykd.results import RunResult
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
 from raykd.store.run_directory import parse_rows
 from raykd.store.workspace import Workspace
@@ -65,7 +66,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("replaying", None)
 
 
-def train(store: Path, until: int | None = None) -> tuple[dict[str, Any], Path]:
+def train(store: Path, until: int | None = None) -> tuple[RunResult, Path]:
     recipe = load_recipe("mine.yaml")
     context = RunContext(World.alone(), Workspace(None, store), Runtime(compile="off"), LocalReporter, until=until)
     return run(resolve(recipe), context), store / resolve(recipe).run_id
@@ -97,9 +98,9 @@ def test_nothing_of_a_package_is_imported_before_its_method_is_named() -> None:
 
 def test_a_run_remembers_and_a_stopped_one_goes_on_bit_for_bit(tmp_path: Path) -> None:
     result, whole = train(tmp_path / "whole")
-    assert result["selected"] == "blind", "its images are what students are judged on"
-    assert result["images"] == STEPS * UPDATES * BATCH
-    assert {role: sets for role, sets in result["data_opened"].items() if sets} == {"test": ["digits/test"]}
+    assert result.selected == "blind", "its images are what students are judged on"
+    assert result.images == STEPS * UPDATES * BATCH
+    assert {role: sets for role, sets in result.data_opened.items() if sets} == {"test": ["digits/test"]}
     assert list(whole.glob("**/*.png")), "sheets of samples"
     memory = state(whole)["memory"]
     assert (memory.dtype, len(memory)) == (torch.uint8, STEPS * BATCH)
@@ -133,7 +134,7 @@ def test_its_cost_is_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(profile, "prepare_host", lambda threads: None)
     terms = Terms(workers=2, memory=None, gpus=0, cpus=1, price=None)
     found = plan(resolve(load_recipe("mine.yaml")), Runtime(), Site(Workspace(None, tmp_path / "runs"), 2), terms)
-    (planned,) = found["runs"]
+    planned = found.to_dict()["runs"][0]
     assert planned["measured"]["size_is"] == "images"
     assert planned["images_per_worker"] == BATCH // 2
     assert set(planned["parameters"]) == {"student", "teacher", "generator"}

@@ -143,7 +143,7 @@ def test_classes_that_one_has_are_followed_by_the_others() -> None:
 
 @pytest.mark.usefixtures("in_process")
 def test_figures_of_a_small_recipe_are_those_reckoned_by_hand(tmp_path: Path) -> None:
-    found = plan(resolve(recipe()), Runtime(), site(tmp_path, 4), Terms(4, None, 0, 2, 3.0))
+    found = plan(resolve(recipe()), Runtime(), site(tmp_path, 4), Terms(4, None, 0, 2, 3.0)).to_dict()
     (run,) = found["runs"]
     assert run["images_per_worker"] == 128
     assert run["parameters"] == {"student": HALF, "teacher": WHOLE} == {"student": 15_738, "teacher": 61_706}
@@ -163,7 +163,7 @@ def test_figures_of_a_small_recipe_are_those_reckoned_by_hand(tmp_path: Path) ->
 @pytest.mark.usefixtures("in_process")
 def test_runs_that_are_not_there_are_planned_too_and_stood_in_for(tmp_path: Path) -> None:
     one = recipe(teacher={"recipe": "supervised_digits_lenet5"}, schedule={**SHORT, "global_batch": 16})
-    found = plan(resolve(one), Runtime(), site(tmp_path), FREE)
+    found = plan(resolve(one), Runtime(), site(tmp_path), FREE).to_dict()
     teacher, own = found["runs"]
     assert teacher["parameters"] == {"student": WHOLE}
     assert own["notes"][0] == f"run {teacher['run']} is not there: random weights stand in for its network"
@@ -172,7 +172,7 @@ def test_runs_that_are_not_there_are_planned_too_and_stood_in_for(tmp_path: Path
     folder.mkdir()
     (folder / "status.json").write_text('{"state": "finished", "result": {}}')
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), folder / "student.safetensors")
-    teacher, own = plan(resolve(one), Runtime(), site(tmp_path), FREE)["runs"]
+    teacher, own = plan(resolve(one), Runtime(), site(tmp_path), FREE).to_dict()["runs"]
     assert teacher == {"run": folder.name, "state": "finished"}
     assert not any("stand in" in note for note in own["notes"])
 
@@ -203,7 +203,7 @@ def shard_by_classes(monkeypatch: pytest.MonkeyPatch, axis: Callable[[PlannedRun
 def test_waves_and_their_time(tmp_path: Path, made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     shard_by_classes(monkeypatch, by_members)
     found = plan(resolve(recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 160})), Runtime(wave=12),
-                 site(tmp_path, 2), Terms(2, None, 1, 1, None))  # fmt: skip
+                 site(tmp_path, 2), Terms(2, None, 1, 1, None)).to_dict()  # fmt: skip
     (run,) = found["runs"]
     assert (run["waves"], run["wave"], run["classes_per_worker"]) == (2, 10, 20), "40 classes, 24 at once"
     assert (run["images_per_class"], run["images_per_worker"]) == (4, 40)
@@ -271,7 +271,7 @@ def test_a_bank_too_large_to_copy_is_exchanged(tmp_path: Path, monkeypatch: pyte
     one = recipe(schedule={**SHORT, "global_batch": 32})
     told = refusal(tmp_path, one, Terms(4, round(1.5 * GIB), 0, 1, None))
     assert "bank: exchange in the cluster file (1.41 GiB) instead of a copy" in told
-    (run,) = plan(resolve(one), Runtime(), site(tmp_path, 4), Terms(4, 2 * GIB, 0, 1, None))["runs"]
+    (run,) = plan(resolve(one), Runtime(), site(tmp_path, 4), Terms(4, 2 * GIB, 0, 1, None)).to_dict()["runs"]
     assert run["bank"]["mode"] == "copy"
     assert run["traffic_bytes"] == {"exchanged": 32, "gradients": 200}
 

@@ -14,6 +14,7 @@ from raykd.models import build_model
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, recipe_from_dict
+from raykd.results import RunResult
 from raykd.runners.train import train
 
 STEPS, REPORT_EVERY = 60, 5
@@ -57,7 +58,7 @@ def start(
     store: Path,
     should_stop: Callable[[], bool] = lambda: False,
     **where: Any,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train on two workers, or as ``where`` says."""
     cluster = Cluster(name="test", **{"workers": 2, "max_failures": 1, **where})
     return train(resolve(what), cluster, store=store, data_root=None, should_stop=should_stop)

@@ -93,7 +93,7 @@ def test_copied_and_exchanged_images_teach_the_same(store: Path) -> None:
     for name, where in places.items():
         recipe = student_recipe(store, bank, name)
         result = start(recipe, store / "two", **where)
-        assert result["data_opened"]["train"] == []
+        assert result.data_opened["train"] == []
         students[name] = load_file(store / "two" / resolve(recipe).run_id / "student.safetensors")
     for name in ("exchange", "alone"):
         for key, value in students["copy"].items():

@@ -15,6 +15,7 @@ from raykd.cluster.config import Cluster
 from raykd.errors import MissingData, SetupError, UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.results import RunResult
 from raykd.runners.batch import BatchStopped, RunOutcome, run_batch
 from raykd.runners.train import train
 from raykd.store.run_directory import RunDirectory
@@ -71,7 +72,7 @@ def test_students_share_a_teacher_and_equal_runs_alone(ray_session: ModuleType, 
         assert weights(tmp_path / "trials", one) == weights(tmp_path / "alone", one)
         again = ended[resolve(one).run_id].result
         assert again is not None
-        assert again["last"] == result["last"]
+        assert again.last == result.last
     assert not list((tmp_path / "trials" / ".ray").iterdir())
 
 
@@ -108,7 +109,7 @@ def test_a_fault_of_ours_is_kept_with_its_traceback(tmp_path: Path) -> None:
     task = WorkerTask.of(run, Cluster(name="test"), workspace, RunSignals(tmp_path, "job"))
     workspace.run(run.run_id).path.mkdir()
 
-    def train() -> dict[str, Any]:
+    def train() -> RunResult:
         raise ZeroDivisionError("by a fault of ours")
 
     reason, log = _answered(task, train)["message"], workspace.run(run.run_id).error_log
@@ -164,7 +165,7 @@ def test_a_trial_of_several_workers_is_a_train_run(ray_session: ModuleType, tmp_
     live = Cluster(name="live", workers=2, teacher_logits="live")
     alone = train(resolve(one), live, store=tmp_path / "live", data_root=None, should_stop=bool)
     assert weights(tmp_path / "cached", one) == weights(tmp_path / "live", one), "two workers' logits are the teacher's"
-    assert alone["last"] == result["last"]
+    assert alone.last == result.last
 
 
 def test_what_has_no_data_is_told_at_once_and_stops_nothing(ray_session: ModuleType, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def assert_population(report: dict[str, Any], folder: Path) -> None:
         data_root=None,
         should_stop=bool,
     )
-    assert alone["last"]["holdout/accuracy/top1"] == heirs[0].values[0]
+    assert alone.student.more["holdout/accuracy/top1"] == heirs[0].values[0]
     assert (folder / "alone" / resolve(recipe).run_id / "student.safetensors").read_bytes() == (
         heir / "student.safetensors"
     ).read_bytes()

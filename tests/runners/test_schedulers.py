@@ -12,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from raykd.cluster.config import Cluster
 from raykd.errors import UsageError
 from raykd.recipe.recipe import load_recipe
+from raykd.results import RunResult
 from raykd.runners.ray.schedulers import scheduler_of
 from raykd.runners.ray.searcher import REPORT
 from raykd.runners.ray.trial import Telling, gpu_hours
@@ -65,5 +66,5 @@ def test_a_scheduler_that_ends_no_trial_is_refused(tmp_path: Path, name: str) ->
 def test_hours_are_those_of_gpus_or_their_parts_else_of_workers(
     told: float, workers: int, share: float, hours: float
 ) -> None:
-    result = {"gpu_hours": told, "seconds": 7200.0}
+    result = RunResult(run="made", seed=0, gpu_hours=told, seconds=7200.0)
     assert gpu_hours(result, workers, Cluster(name="made", gpus_per_worker=share)) == hours

@@ -35,7 +35,7 @@ def reference(ray_session: ModuleType, store: Path) -> Path:
     recipe = runs.recipe(store / "teacher.safetensors")
     result = runs.start(recipe, store / "undisturbed")
     directory = store / "undisturbed" / resolve(recipe).run_id
-    assert json.loads((directory / "status.json").read_text())["result"] == result
+    assert json.loads((directory / "status.json").read_text())["result"] == result.to_dict()
     return directory
 
 
@@ -130,7 +130,7 @@ def test_a_killed_driver_and_a_stop_change_nothing(ray_session: ModuleType, refe
 
     shutil.copytree(directory, store / "moved" / resolve(recipe).run_id)
     result = runs.start(recipe, store / "moved", workers=0)
-    assert result["last"]["step"] == runs.STEPS
+    assert result.student.step == runs.STEPS
     steps = [row["step"] for row in curves(store / "moved" / resolve(recipe).run_id)]
     assert steps == [row["step"] for row in curves(reference)]
 

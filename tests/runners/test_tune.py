@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from raykd.cluster.config import Cluster
 from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
+from raykd.results import SearchResult
 from raykd.runners.train import train
 from raykd.runners.tune import search
 from raykd.search.setup import plan_search
@@ -48,8 +49,8 @@ class Terminal:
     def __init__(self) -> None:
         self.lock = threading.RLock()
 
-    def __call__(self, report: Mapping[str, Any]) -> None:
-        assert report["study"]
+    def __call__(self, report: SearchResult) -> None:
+        assert report.study
 
 
 def searched(
@@ -63,7 +64,7 @@ def searched(
         data_root=None,
         should_stop=should_stop,
         show=Terminal(),
-    )
+    ).to_dict()
 
 
 def study_of(report: dict[str, Any]) -> optuna.Study:
@@ -109,7 +110,7 @@ def test_more_trials_go_on_where_the_last_ended(ray_session: ModuleType, tmp_pat
         resolve(load_recipe("kd_digits", pairs)).without_controls(),
         Cluster(name="here", workers=0, threads=1), store=tmp_path / "alone", data_root=None, should_stop=bool,
     )  # fmt: skip
-    assert alone["last"]["holdout/accuracy/top1"] == more["best"][0]["values"]["accuracy"]
+    assert alone.student.more["holdout/accuracy/top1"] == more["best"][0]["values"]["accuracy"]
 
 
 def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:

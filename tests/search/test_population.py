@@ -265,7 +265,7 @@ def test_the_best_of_the_last_generation_is_a_recipe_that_trains_all_of_it(tmp_p
     assert made.changes == coldest.changes
     assert temperature(made) == temperature(coldest)
     assert made.data.holdout == 0, "it learns from all images"
-    assert report["best"][0]["run"] == chosen["run"]
+    assert report.best[0].run == chosen["run"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from raykd.errors import SetupError, UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
+from raykd.results import TrialCounts, TrialFailure
 from raykd.runners.ray.searcher import FINAL, MADE, REPORT, StudySearcher
 from raykd.search.grid import grid_of, target_of
 from raykd.search.report import report_of, values_of, write_figures, write_search
@@ -245,12 +246,12 @@ def told(tmp_path: Path, *objectives: str) -> tuple[optuna.Study, SearchSpace]:
 def test_the_best_recipe_is_one_that_trains_unchanged(tmp_path: Path) -> None:
     study, searched = told(tmp_path, "accuracy")
     report = report_of("made-0", counted(study), best_trials(study), searched, ["accuracy"], 6)
-    assert report["trials"] == {"target": 6, "complete": 6, "pruned": 0, "failed": 1, "running": 0}
-    assert [one["trial"] for one in report["best"]] == [5, 4, 3, 2, 1]
-    assert report["reasons"] == [{"trial": 6, "reason": "loss is not finite"}]
+    assert report.trials == TrialCounts(target=6, complete=6, pruned=0, failed=1, running=0)
+    assert [one.trial for one in report.best] == [5, 4, 3, 2, 1]
+    assert report.reasons == [TrialFailure(6, "loss is not finite")]
     write_search(report, searched, tmp_path / "made-0")
     recipe = load_recipe(str(tmp_path / "made-0" / "best.yaml"))
-    values = report["best"][0]["parameters"]
+    values = report.best[0].parameters
     assert (recipe.schedule.steps, recipe.data.augment) == (values["schedule.steps"], tuple(values["data.augment"]))
     assert recipe.data.holdout == 0, "it learns from all images"
 

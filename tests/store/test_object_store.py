@@ -5,7 +5,6 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from raykd.engine.synthesis import make_image_sets
 from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
+from raykd.results import RunResult
 from raykd.runners.train import train
 from raykd.store.mirror import Mirror
 from raykd.store.remote import Remote
@@ -53,7 +53,7 @@ def on_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
-def trained(what: Recipe, store: str | Path, after: int | None = None, data: str | None = None) -> dict[str, Any]:
+def trained(what: Recipe, store: str | Path, after: int | None = None, data: str | None = None) -> RunResult:
     """Train, asking to stop once so many checkpoints were written."""
     folder = local_folder(store) / resolve(what).run_id / "checkpoints"
 
@@ -85,7 +85,7 @@ def test_another_machine_goes_on_to_the_same_bits(
     assert len({path.split("/")[1] for path in there if path.startswith("checkpoints/")}) == 2
     on_machine("b", tmp_path, monkeypatch)
     result = trained(what, store)
-    assert result["last"] == whole["last"]
+    assert result.last == whole.last
     run = local_folder(store) / resolve(what).run_id
     expected = tensors(tmp_path / "undisturbed" / resolve(what).run_id)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors(run).items())
@@ -117,7 +117,7 @@ def test_a_run_survives_an_outage(store: str, s3: Server, tmp_path: Path, caplog
     result = trained(what, store)
     assert "trying again" in caplog.text
     told = Remote(store).read(f"{resolve(what).run_id}/status.json")
-    assert json.loads(told or b"")["result"] == result
+    assert json.loads(told or b"")["result"] == result.to_dict()
 
 
 def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pyte
     done = CliRunner().invoke(app, ["evaluate", f"{store}/{resolve(what).run_id}", "--json"])
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["accuracy/top1"] == pytest.approx(result["blind"]["accuracy/top1"])
+    assert found["accuracy/top1"] == pytest.approx(result.student.top1)
     assert found["directory"] == f"{store}/{resolve(what).run_id}"
     with pytest.raises(UsageError, match=r"elsewhere-s0 is no run; give what"):
         pull_run(f"{store}/elsewhere-s0", None)
@@ -160,7 +160,7 @@ def test_a_frozen_set_is_made_by_one_machine_and_read_by_another(
     assert make_image_sets(resolve(first), World.alone(), open_workspace(store, None)) == 0, "no image is made again"
     other = first.model_copy(update={"seed": 1})
     result = trained(other, store)
-    assert result["data_opened"]["synthetic"] == [f"{local_folder(store) / name}/train"]
+    assert result.data_opened["synthetic"] == [f"{local_folder(store) / name}/train"]
 
 
 def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) 
     shutil.rmtree(tmp_path / "data")
     for _ in range(2):
         result = trained(what, tmp_path / "runs", data=f"s3://{bucket}/data")
-        assert result["data_opened"]["test"] == ["usps/test"]
+        assert result.data_opened["test"] == ["usps/test"]
     held = sorted(path.name for path in (local_folder(f"s3://{bucket}/data") / "usps").glob("*.parquet"))
     assert held == ["test-00000-of-00001.parquet"], "no image that nobody opens is brought"
 

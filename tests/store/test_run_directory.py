@@ -9,6 +9,7 @@ import pytest
 from raykd.errors import CorruptError, InProgress, UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import dump_recipe, load_recipe
+from raykd.results import Figures, RunResult
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory, parse_rows, parse_status
 
@@ -33,8 +34,27 @@ def test_it_is_read_back(run: RunDirectory) -> None:
     assert (run.exists, run.has_begun, run.is_finished, run.result(), run.rows()) == (True, True, False, None, [])
     run.write_status(state="finished", result={"seed": 0})
     assert run.is_finished
-    assert run.result() == {"seed": 0}
+    assert run.result() == RunResult(run=run.name, seed=0)
     assert run.status()["steps"] == 4, "other fields stay"
+
+
+def test_a_result_of_another_version_keeps_what_this_one_does_not_know(run: RunDirectory) -> None:
+    told = {"run": run.name, "seed": 3, "last": {"step": 4, "accuracy/top1": 50.0, "referee/kl": 0.5}, "energy": 7}
+    run.write_status(state="finished", result=told)
+    result = run.result()
+    assert result is not None
+    assert (result.last, result.blind, result.seconds) == (
+        Figures(step=4, top1=50.0, more={"referee/kl": 0.5}),
+        None,
+        None,
+    )
+    assert told.items() <= result.to_dict().items()
+
+
+@pytest.mark.parametrize("result", [{"last": 3}, {"controls": []}, {"controls": {"a": {}}}, [], "done"])
+def test_a_damaged_result_is_none(run: RunDirectory, result: object) -> None:
+    run.write_status(state="finished", result=result)
+    assert not run.is_finished
 
 
 def test_rows_after_a_step_are_dropped_and_what_is_no_row_is_left_out(run: RunDirectory) -> None:

@@ -30,7 +30,7 @@ def trained(folder: Path, teacher: str) -> RunDirectory:
 
 
 def figures(run: RunDirectory) -> dict[str, Any]:
-    found = evaluate_run(run, None, World.alone())
+    found = evaluate_run(run, None, World.alone()).to_dict()
     return {key: found.get(key) for key in ("accuracy/top1", "agreement", "kl", "teacher_missing")}
 
 

@@ -16,6 +16,7 @@ from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, error_from_dict
 from raykd.recipe.experiment import Experiment
+from raykd.results import RunResult
 from raykd.runners.ray.internals import ElasticTrainer
 from raykd.runners.ray.session import connected
 from raykd.runners.ray.signals import RunSignals
@@ -39,7 +40,7 @@ def run_on_ray(
     fitting: list[int],
     should_stop: Callable[[], bool],
     until: int | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Run ``raykd.engine.run.run`` on as many of the ``fitting`` numbers of workers as there is room for.
 
     Raises:
@@ -108,7 +109,7 @@ def _start(fit: Callable[[], Any]) -> "Future[Any]":
 
 def _outcome(
     fitted: "Future[Any]", signals: RunSignals, should_stop: Callable[[], bool], run: RunDirectory
-) -> dict[str, Any]:
+) -> RunResult:
     """Wait for the end, passing on a wish to stop; return the result or raise what the workers meant."""
     while not wait_for([fitted], timeout=_POLL_SECONDS).done:
         if should_stop():
@@ -125,8 +126,7 @@ def _outcome(
         raise RunFailed(reason) from None
     if "error" in outcome:
         raise error_from_dict(outcome)
-    result: dict[str, Any] = outcome["result"]
-    return result
+    return RunResult.from_dict(outcome["result"])
 
 
 def _cause(error: TrainingFailedError) -> str:

@@ -18,6 +18,7 @@ from raykd.errors import RaykdError, error_from_dict, error_to_dict
 from raykd.files import write_text
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
+from raykd.results import RunResult
 from raykd.runners.batch import BatchStopped, RunOutcome
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.session import connected, room_for
@@ -113,7 +114,7 @@ class RunPool:
                 self._died(name, run, error)
                 continue
             if "result" in outcome:
-                self._record(name, run, RunOutcome(outcome["result"]))
+                self._record(name, run, RunOutcome(RunResult.from_dict(outcome["result"])))
                 continue
             failure = error_from_dict(outcome)
             if isinstance(failure, Interrupted):
@@ -156,9 +157,9 @@ def _train_together(config: dict[str, Any], cluster: dict[str, Any]) -> dict[str
     return _answered(task, lambda: run_on_ray(run, place, task.workspace, fitting_workers(run, place), stopping))
 
 
-def _answered(task: WorkerTask, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _answered(task: WorkerTask, train: Callable[[], RunResult]) -> dict[str, Any]:
     try:
-        return {"result": after_others(train, task.signals.stop_asked_for)}
+        return {"result": after_others(train, task.signals.stop_asked_for).to_dict()}
     except RaykdError as error:
         return error_to_dict(error)
     except Exception as error:  # a fault of ours must not take the other trials with it

@@ -26,6 +26,7 @@ from raykd.methods import METHODS
 from raykd.methods.base import mean_images_per_step
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
+from raykd.results import RunResult
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.searcher import BROKEN, FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
 from raykd.runners.ray.worker import WorkerTask, after_others
@@ -125,6 +126,7 @@ def run_trial(config: dict[str, Any]) -> None:
 
 def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
     """Train one seed of a trial, or its part of the run, and return what there is to tell of it."""
+    result: RunResult | None
     begin, end, train = trial.begin, task.until, _together if cluster.worker_range[1] > 1 else _alone
     made, recipe = _to_be_made(task, run), run.recipe
     try:
@@ -132,7 +134,7 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
     except Interrupted:
         if end is None or task.workspace.run(run.run_id).status().get("step", 0) < end:
             raise
-        result = {}  # what is told at the end of a run is told of no part
+        result = None  # what is told at the end of a run is told of no part
     method, schedule = METHODS[recipe.method.name], recipe.schedule
     if method.makes_images:
         per_step = mean_images_per_step(method, recipe.method, schedule.global_batch)
@@ -167,7 +169,7 @@ def _to_be_made(task: WorkerTask, run: Experiment) -> int:
     return sum(images.images for images in sets if not (workspace.store / images.name / MANIFEST).is_file())
 
 
-def _alone(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+def _alone(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
     """Train in this process."""
     telling = Telling(run.recipe, trial.objectives, _last_step(task, run.recipe, trial))
     own = task.resolved.run_id
@@ -180,16 +182,17 @@ def _alone(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster
     return task.run(run, reporter)
 
 
-def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
+def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
     """Train by workers of Ray Train, reading from the run directory how they do."""
     telling, ending = Telling(run.recipe, trial.objectives, _last_step(task, run.recipe, trial)), threading.Event()
     first = run.run_id == task.resolved.run_id  # further seeds are told by their means
     directory = task.workspace.run(run.run_id)
-    outcome: dict[str, Any] = {}
+    results: list[RunResult] = []
+    failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            outcome["result"] = run_on_ray(
+            result = run_on_ray(
                 run,
                 cluster,
                 task.workspace,
@@ -197,8 +200,9 @@ def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
                 lambda: ending.is_set() or task.signals.stop_asked_for(),
                 task.until,
             )
+            results.append(result)
         except BaseException as error:
-            outcome["error"] = error
+            failures.append(error)
 
     thread = threading.Thread(target=work)
     wait = _WAIT_SECONDS if task.workspace.mirror is None else _REMOTE_WAIT_SECONDS
@@ -215,20 +219,20 @@ def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
     finally:  # Tune may have ended this trial at a report: then the workers save and leave first
         ending.set()
         thread.join()
-    if "error" in outcome:
-        raise outcome["error"]
-    return dict(outcome["result"])
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def _at_the_end(
-    task: WorkerTask, run: Experiment, result: Mapping[str, Any], objectives: Sequence[str], cluster: Cluster
+    task: WorkerTask, run: Experiment, result: RunResult | None, objectives: Sequence[str], cluster: Cluster
 ) -> dict[str, Any]:
     """Return all objectives of a finished run, or part of one, those that it reported by its last row."""
     recipe, directory, end = run.recipe, task.workspace.run(run.run_id), task.until
     rows = [row for row in directory.rows() if end is None or row["step"] <= end]
     told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
     told[TEST] = rows[-1].get("accuracy/top1") if rows else None
-    if "gpu_hours" in objectives:
+    if "gpu_hours" in objectives and result is not None:
         told["gpu_hours"] = gpu_hours(result, directory.environment().get("workers", 1), cluster)
     if {"parameters", "latency"} & set(objectives):
         spec = spec_of(recipe.data, task.workspace)
@@ -239,11 +243,11 @@ def _at_the_end(
     return told
 
 
-def gpu_hours(result: Mapping[str, Any], workers: int, cluster: Cluster) -> float:
+def gpu_hours(result: RunResult, workers: int, cluster: Cluster) -> float:
     """Return the GPU-hours of a run, by the part of a GPU that a worker has; without GPUs the hours of its workers."""
-    if result["gpu_hours"]:
-        return float(result["gpu_hours"] * min(1.0, cluster.gpus_per_worker or 1.0))
-    return float(workers * result["seconds"] / 3600)
+    if result.gpu_hours:
+        return result.gpu_hours * min(1.0, cluster.gpus_per_worker or 1.0)
+    return workers * (result.seconds or 0.0) / 3600
 
 
 @torch.no_grad()

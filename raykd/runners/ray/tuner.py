@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, SetupError, error_from_dict
 from raykd.recipe.experiment import Experiment
+from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
 from raykd.runners.ray.internals import HEAD_RESOURCE
 from raykd.runners.ray.schedulers import scheduler_of
@@ -58,7 +59,7 @@ class Tuning:
         cluster: Cluster,
         workspace: Workspace,
         should_stop: Callable[[], bool],
-        show: Callable[[dict[str, Any]], None],
+        show: Callable[[SearchResult], None],
     ) -> None:
         """Take what is searched, where, and whom to tell."""
         self._planned, self._cluster, self._workspace = planned, cluster, workspace
@@ -77,7 +78,7 @@ class Tuning:
             self._population = Population(self._study, space, workspace, sign)
             self._target = space.trials * len(space.generation_ends())
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> SearchResult:
         """Search; see ``raykd.search.setup.search``."""
         with working(self._study, self._planned.folder) as tuner:
             enqueue(self._study, self._planned.space)
@@ -91,16 +92,15 @@ class Tuning:
                     self._signals.close()
         if self._broken:
             raise SetupError(self._broken)
-        report = self.report()
-        report["figures"] = write_figures(self._study, self._planned.folder / "figures")
+        report = replace(self.report(), figures=write_figures(self._study, self._planned.folder / "figures"))
         self._send()
         if self._should_stop() and len(finished(self._study)) < self._target:
             raise SearchStopped(len(finished(self._study)), self._target)
         if self._population is not None and (why := self._population.failure()):
-            report["failure"] = why
+            return replace(report, failure=why)
         return report
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> SearchResult:
         """Return the state of the search, written beside the study and shown."""
         report = report_of(
             self._study.study_name,
@@ -110,12 +110,15 @@ class Tuning:
             self._planned.objectives,
             self._target,
         )
-        report["images_made"] = {
-            "before the trials": self._study.user_attrs.get(MADE, 0),
-            "by the trials": sum(trial.user_attrs.get(MADE, 0) for trial in finished(self._study)),
-        }
-        report["directory"] = self._workspace.display_name(self._name)
-        report["updated"] = time.time()
+        report = replace(
+            report,
+            images_made={
+                "before the trials": self._study.user_attrs.get(MADE, 0),
+                "by the trials": sum(trial.user_attrs.get(MADE, 0) for trial in finished(self._study)),
+            },
+            directory=self._workspace.display_name(self._name),
+            updated=time.time(),
+        )
         write_search(report, self._planned.space, self._planned.folder)
         if time.monotonic() - self._sent > _SEND_SECONDS:
             self._send()

@@ -18,6 +18,7 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.errors import InProgress, RaykdError, SetupError, error_to_dict
 from raykd.recipe.experiment import Experiment, experiment_from_dict
+from raykd.results import RunResult
 from raykd.runners.local import MakeReporter, run_here
 from raykd.runners.ray.signals import RunSignals
 from raykd.store.checkpoint import Checkpoint
@@ -82,7 +83,7 @@ class WorkerTask:
         """Return the signals between the driver and the workers."""
         return RunSignals(self.store, self.job_id)
 
-    def run(self, experiment: Experiment, make_reporter: MakeReporter | None = None) -> dict[str, Any]:
+    def run(self, experiment: Experiment, make_reporter: MakeReporter | None = None) -> RunResult:
         """Run an experiment, the task's own or another of its seeds, in this process; see ``run_here``."""
         return run_here(
             experiment,
@@ -135,12 +136,12 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         return recorded[0]
     task.enter_working_dir()
     try:
-        return {"result": task.run(task.resolved, lambda run, world: RayReporter(run, world, task))}
+        return {"result": task.run(task.resolved, lambda run, world: RayReporter(run, world, task)).to_dict()}
     except RaykdError as error:
         return _settle(task.signals, World.current(), error)
 
 
-def after_others(train: Callable[[], dict[str, Any]], asked_to_stop: Callable[[], bool]) -> dict[str, Any]:
+def after_others(train: Callable[[], RunResult], asked_to_stop: Callable[[], bool]) -> RunResult:
     """Train once nobody else is at the same run, such as a trial of equal values, whose result is this one's too.
 
     Raises:

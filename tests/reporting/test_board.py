@@ -1,29 +1,30 @@
 """What a search shows while it goes: lines in a pipe, a table on a terminal."""
 
-from typing import Any
-
 import pytest
 from rich.console import Console
 
-from raykd.cli import board as module
-from raykd.cli.board import board, written
+from raykd.reporting import board as module
+from raykd.reporting.board import board, written
+from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialResult
 
 
-def report(complete: int = 0, pruned: int = 0, failed: int = 0, running: int = 1, **more: Any) -> dict[str, Any]:
-    best = {
-        "trial": 3,
-        "values": {"agreement": 91.25},
-        "parameters": {"student_optim.lr": 0.00123456, "student.model": "lenet5"},
-        "test/accuracy/top1": 90.5,
-    }
-    return {
-        "study": "made-0",
-        "objectives": {"agreement": "maximize"},
-        "trials": {"target": 8, "complete": complete, "pruned": pruned, "failed": failed, "running": running},
-        "best": [best] if complete else [],
-        "at_work": [{"trial": 4, "parameters": {"student.model": "hinton800"}, "value": 12.5}],
-        **more,
-    }
+def report(complete: int = 0, pruned: int = 0, failed: int = 0, running: int = 1) -> SearchResult:
+    best = TrialResult(
+        trial=3,
+        values={"agreement": 91.25},
+        parameters={"student_optim.lr": 0.00123456, "student.model": "lenet5"},
+        run=None,
+        test_top1=90.5,
+    )
+    return SearchResult(
+        study="made-0",
+        recipe="made",
+        objectives={"agreement": "maximize"},
+        trials=TrialCounts(target=8, complete=complete, pruned=pruned, failed=failed, running=running),
+        best=[best] if complete else [],
+        at_work=[TrialAtWork(trial=4, parameters={"student.model": "hinton800"}, value=12.5)],
+        reasons=[],
+    )
 
 
 def test_a_pipe_gets_a_line_for_each_trial_that_ended(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +41,7 @@ def test_a_pipe_gets_a_line_for_each_trial_that_ended(capsys: pytest.CaptureFixt
 
 def test_the_time_left_is_that_of_the_trials_since_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 160.0, 160.0])
-    monkeypatch.setattr("raykd.cli.board.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("raykd.reporting.board.time.monotonic", lambda: next(clock))
     pace = module._Pace()
     assert pace(report(complete=4)) == "", "those that were there before tell nothing of this machine"
     assert pace(report(complete=6)) == "ETA 1:00"  # two in a minute, two to go

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from raykd.cli.follow import duration
+from raykd.reporting.follow import duration
+from raykd.results import SearchResult
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Show = Callable[[Mapping[str, Any]], None]
+Show = Callable[[SearchResult], None]
 
 
 @contextmanager
@@ -35,11 +34,6 @@ def written(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items())
 
 
-def ended(report: Mapping[str, Any]) -> int:
-    """Return how many trials have ended, in whichever way."""
-    return sum(int(report["trials"][state]) for state in ("complete", "pruned", "failed"))
-
-
 class _Pace:
     """Tells the time left by the trials that have ended since the start of this command."""
 
@@ -47,12 +41,12 @@ class _Pace:
         self._started = time.monotonic()
         self._before: int | None = None
 
-    def __call__(self, report: Mapping[str, Any]) -> str:
-        done = ended(report)
+    def __call__(self, report: SearchResult) -> str:
+        done = report.trials.ended
         if self._before is None:
             self._before = done
         here = done - self._before
-        left = report["trials"]["target"] - done
+        left = report.trials.target - done
         if not here or left <= 0:
             return ""
         return f"ETA {duration(left * (time.monotonic() - self._started) / here)}"
@@ -64,42 +58,42 @@ class _Lines:
     def __init__(self, pace: _Pace) -> None:
         self._pace, self._shown = pace, -1
 
-    def __call__(self, report: Mapping[str, Any]) -> None:
-        eta, done = self._pace(report), ended(report)
+    def __call__(self, report: SearchResult) -> None:
+        eta, done = self._pace(report), report.trials.ended
         if done == self._shown:
             return
         self._shown = done
-        click.echo(f"{_counts(report)}{_best(report)}" + (f"  {eta}" if eta else ""), err=True)
+        sys.stderr.write(f"{_counts(report)}{_best(report)}" + (f"  {eta}" if eta else "") + "\n")
 
 
-def _counts(report: Mapping[str, Any]) -> str:
-    trials = report["trials"]
-    states = ", ".join(f"{trials[state]} {state}" for state in ("complete", "pruned", "failed", "running"))
-    return f"{ended(report)}/{trials['target']} trials: {states}"
+def _counts(report: SearchResult) -> str:
+    trials = report.trials
+    states = ", ".join(f"{getattr(trials, state)} {state}" for state in ("complete", "pruned", "failed", "running"))
+    return f"{trials.ended}/{trials.target} trials: {states}"
 
 
-def _best(report: Mapping[str, Any]) -> str:
-    if not report["best"]:
+def _best(report: SearchResult) -> str:
+    if not report.best:
         return ""
-    values = "  ".join(f"{name} {value:.4g}" for name, value in report["best"][0]["values"].items())
+    values = "  ".join(f"{name} {value:.4g}" for name, value in report.best[0].values.items())
     return f"  best {values}"
 
 
-def _table(report: Mapping[str, Any], eta: str) -> "Table":
+def _table(report: SearchResult, eta: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{report['study']}  {_counts(report)}  {eta}", title_justify="left")
-    for column in ("trial", *report["objectives"], "test top-1 %", "values"):
+    table = Table(title=f"{report.study}  {_counts(report)}  {eta}", title_justify="left")
+    for column in ("trial", *report.objectives, "test top-1 %", "values"):
         table.add_column(column, justify="left" if column in ("trial", "values") else "right")
-    for one in report["best"][:5]:
-        test = one["test/accuracy/top1"]
-        figures = [f"{value:.4g}" for value in one["values"].values()]
-        row = [str(one["trial"]), *figures, "" if test is None else f"{test:.2f}", written(one["parameters"])]
+    for one in report.best[:5]:
+        test = one.test_top1
+        figures = [f"{value:.4g}" for value in one.values.values()]
+        row = [str(one.trial), *figures, "" if test is None else f"{test:.2f}", written(one.parameters)]
         table.add_row(*map(Text, row))
-    for one in report["at_work"]:
-        value = "" if one["value"] is None else f"{one['value']:.4g}"
-        blanks = [""] * (len(report["objectives"]) - 1)
-        row = [f"{one['trial']} at work", value, *blanks, "", written(one["parameters"])]
+    for trial in report.at_work:
+        value = "" if trial.value is None else f"{trial.value:.4g}"
+        blanks = [""] * (len(report.objectives) - 1)
+        row = [f"{trial.trial} at work", value, *blanks, "", written(trial.parameters)]
         table.add_row(*map(Text, row), style="dim")
     return table

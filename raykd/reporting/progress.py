@@ -7,9 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
-from raykd.cli.follow import Follower, News, describe, duration, read_local, read_remote
+from raykd.reporting.follow import Follower, News, describe, duration, read_local, read_remote
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -69,7 +67,7 @@ class _Lines:
             left = (news.steps - row["step"]) / max(row["steps_per_second"], 1e-9)
             eta = f"  ETA {duration(left)}" if row["step"] < news.steps else ""
             where = f"{news.run}  step {row['step']}/{news.steps}"
-            click.echo(f"{where}  {describe(row)}{eta}", err=True)
+            sys.stderr.write(f"{where}  {describe(row)}{eta}\n")
 
     def close(self) -> None:
         pass

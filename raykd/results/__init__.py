@@ -1,0 +1,43 @@
+"""What runs, searches and the other verbs come to: plain data with names for every figure, and the JSON of it.
+
+``to_dict`` is what ``--json`` prints and ``status.json`` keeps: keys with a slash, such as ``accuracy/top1``, and what
+was not measured left out. A field without a default is always in it, be it as null.
+
+Units: accuracy, agreement and expected calibration error in per cent; kl in nats; seconds of training.
+"""
+
+from raykd.results.base import Result
+from raykd.results.plan import Plan, RunPlan, SubmissionPlan
+from raykd.results.run import SELECTIONS, Evaluation, Figures, Measured, RunResult, SeedsResult
+from raykd.results.search import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
+from raykd.results.table import MeasuredCell, RunCounts, Spread, TableCell, TableResult, TableRow
+from raykd.results.teacher import Inspection, LayerWidth, Ranking, StatisticsResult, SyntheticSet
+
+__all__ = [
+    "Evaluation",
+    "Figures",
+    "Inspection",
+    "LayerWidth",
+    "Measured",
+    "MeasuredCell",
+    "Plan",
+    "Ranking",
+    "Result",
+    "RunCounts",
+    "RunPlan",
+    "RunResult",
+    "SELECTIONS",
+    "SearchResult",
+    "SeedsResult",
+    "Spread",
+    "StatisticsResult",
+    "SubmissionPlan",
+    "SyntheticSet",
+    "TableCell",
+    "TableResult",
+    "TableRow",
+    "TrialAtWork",
+    "TrialCounts",
+    "TrialFailure",
+    "TrialResult",
+]

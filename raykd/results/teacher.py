@@ -1,0 +1,128 @@
+"""What can be told of a teacher, and what is measured or chosen by one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from raykd.results.base import Result, under
+from raykd.results.run import Figures
+
+
+@dataclass(frozen=True)
+class Inspection(Result):
+    """What can be told of a teacher without training.
+
+    Attributes:
+        source: the name of its architecture, or the function that makes it.
+        data: the set that it knows; ``input`` is channels, height and width.
+        parameters, classes, feature_width, batch_norm_layers: its size.
+        batch_norm_faults: layers whose statistics cannot be those of real data, by what is wrong.
+        gradient_to_input: whether images could be learnt through it.
+        notes: what is odd about it.
+        test_missing: why it was not measured; None if it was.
+        invertible: whether data-free methods have a chance.
+        sha256: of its weights; None while its run is unfinished.
+        methods: for each whether it suits, and what it wants.
+        confidence, class_entropy, classes_answered: its answers to Gaussian inputs; None if they are not finite.
+        test: its figures.
+    """
+
+    source: str | None
+    data: str
+    input: list[int]
+    parameters: int
+    classes: int
+    feature_width: int
+    batch_norm_layers: int
+    batch_norm_faults: Mapping[str, list[str]]
+    gradient_to_input: bool
+    notes: list[str]
+    test_missing: str | None
+    invertible: bool
+    sha256: str | None
+    methods: Mapping[str, str]
+    confidence: float | None = field(default=None, metadata={"key": "gaussian/confidence"})
+    class_entropy: float | None = field(default=None, metadata={"key": "gaussian/class_entropy"})
+    classes_answered: int | None = field(default=None, metadata={"key": "gaussian/classes_answered"})
+    test: Figures = under("", default_factory=Figures)
+
+
+@dataclass(frozen=True)
+class LayerWidth(Result):
+    """A BatchNorm layer and its channels."""
+
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class StatisticsResult(Result):
+    """A file of what a teacher's BatchNorm layers see of each class.
+
+    Attributes:
+        file: where it is; ``bytes`` is its size.
+        teacher, teacher_sha256: whose it is.
+        data, split, per_class: the images that were opened.
+        classes: how many there are; ``counts`` tells how many images of each there were.
+        layers: what was measured.
+        data_opened: see RunResult.
+    """
+
+    file: str
+    bytes: int
+    teacher: str
+    teacher_sha256: str
+    data: str
+    split: str
+    per_class: int
+    classes: int
+    counts: list[int]
+    layers: list[LayerWidth]
+    data_opened: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Ranking(Result):
+    """An index of other images, those first that a teacher is least sure of.
+
+    Attributes:
+        file: where it is.
+        data, split: the images; ``images`` of them, ``of`` all.
+        teacher, teacher_sha256: who was asked; None while its run is unfinished.
+        classes: how many it knows, of which ``classes_predicted`` occur, one on ``largest_class`` images.
+        entropy_highest, entropy_lowest: of those chosen, in nats; ``entropy_of_all`` is a mean.
+    """
+
+    file: str
+    data: str
+    split: str
+    of: int
+    images: int
+    teacher: str
+    teacher_sha256: str | None
+    classes: int
+    entropy_highest: float
+    entropy_lowest: float
+    entropy_of_all: float
+    classes_predicted: int
+    largest_class: int
+
+
+@dataclass(frozen=True)
+class SyntheticSet(Result):
+    """A data set of generated images.
+
+    Attributes:
+        set: its name; ``folder`` is where it lies.
+        images: how many it has, in so many ``files``, of which ``written`` were written now.
+        bank: the run of the generators; ``bank_sha256``, ``teacher_sha256`` and ``seed`` say which images they are.
+    """
+
+    set: str
+    folder: str
+    images: int
+    files: int
+    written: int
+    bank: str
+    bank_sha256: str
+    teacher_sha256: str
+    seed: str

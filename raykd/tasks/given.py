@@ -1,0 +1,151 @@
+"""Networks and images that a program holds in memory, as what a recipe names: the store keeps them as files.
+
+So a run directory still holds its whole experiment: the run's id tells the weights and the images by their sums, and
+the same call resumes. Only the code of a network that Python cannot import stays with the program.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raykd.data.arrays import read_arrays, write_arrays
+from raykd.engine.build import spec_of
+from raykd.errors import RaykdError, UsageError
+from raykd.methods import METHODS
+from raykd.models.in_memory import PREFIX, register, same_network
+from raykd.models.weights import load_factory
+from raykd.recipe.experiment import Experiment, resolve
+from raykd.recipe.recipe import load_recipe
+from raykd.recipe.sections import DataConfig
+from raykd.spec import DataSpec
+from raykd.store.workspace import STORED, Workspace
+
+Network = str | Mapping[str, Any] | nn.Module
+"""A name, a section of a recipe, or a network."""
+Images = Any
+"""A data set's name or folder; or (images, labels), a torch Dataset, or a mapping of "train" and "test" to such."""
+
+_SPLITS = {"train", "test"}
+
+
+def experiment_of(
+    source: str,
+    pairs: Sequence[str],
+    workspace: Workspace,
+    *,
+    teacher: Network | None = None,
+    student: Network | None = None,
+    data: Images | None = None,
+    ood: Images | None = None,
+) -> Experiment:
+    """Resolve a recipe of which some parts are given by the caller, names or objects.
+
+    ``pairs`` come last, so that ``data.mean`` says how a network in memory wants images normalised.
+
+    Raises:
+        UsageError: if an object is none that can be taken, or does not fit the recipe.
+    """
+    given: list[str] = []
+    if data is not None:
+        streams = METHODS[load_recipe(source, pairs).method.name].streams
+        given += _data_pairs(data, workspace, alone="train" if "train" in streams else "test")
+    if ood is not None:
+        name = str(ood)
+        if not isinstance(ood, str | Path):
+            name, splits = _stored(ood, workspace, alone="train")
+            if "train" not in splits:
+                raise UsageError("ood is shown in training: give (images, labels), or {'train': ...}")
+        given.append(_pair("data.ood", name))
+    for role, network in (("teacher", teacher), ("student", student)):
+        if isinstance(network, nn.Module):
+            _require_folder(workspace)
+            spec = spec_of(load_recipe(source, [*given, *pairs]).data, workspace)
+            given.append(_pair(role, network_section(network, spec, workspace)))
+        elif network is not None:
+            short = {"recipe" if role == "teacher" else "model": network} if isinstance(network, str) else network
+            given.append(_pair(role, dict(short)))
+    return resolve(load_recipe(source, [*given, *pairs]))
+
+
+def network_section(network: nn.Module, spec: DataSpec, workspace: Workspace) -> dict[str, Any]:
+    """Keep the weights of a network in the store; return the section that names them, and how the network is made."""
+    return {"factory": _importable(network, spec) or register(network), "weights": workspace.keep_network(network)}
+
+
+def data_section(data: Images, workspace: Workspace) -> DataConfig:
+    """Return what a recipe says of a data set: one of a name, of images in memory, or a section as it stands."""
+    if isinstance(data, str | Path):
+        return DataConfig(name=str(data))
+    if isinstance(data, Mapping) and "name" in data:
+        return DataConfig(**data)
+    name, splits = _stored(data, workspace, alone="test")
+    return DataConfig(name=name, test="test" in splits)
+
+
+def require_this_process(experiment: Experiment) -> None:
+    """Refuse networks that only this process knows, for workers that are others.
+
+    Raises:
+        UsageError: naming the run.
+    """
+    for run in experiment.runs:
+        for section in (run.recipe.teacher, run.recipe.student):
+            if section is not None and section.factory is not None and section.factory.startswith(PREFIX):
+                raise UsageError(
+                    f"run {run.run_id} has a network that only this process can make: train it without a cluster, or "
+                    "put its class into a module that workers can import"
+                )
+
+
+def _pair(key: str, value: Any) -> str:
+    return f"{key}={json.dumps(value)}"
+
+
+def _data_pairs(data: Images, workspace: Workspace, alone: str) -> list[str]:
+    if isinstance(data, str | Path):
+        return [_pair("data.name", str(data))]
+    name, splits = _stored(data, workspace, alone)
+    described = {key: None for key in ("num_classes", "channels")}
+    fields = {"name": name, "test": "test" in splits, **described}
+    return [_pair(f"data.{key}", value) for key, value in fields.items()]
+
+
+def _stored(data: Images, workspace: Workspace, alone: str) -> tuple[str, set[str]]:
+    """Write images into the store; return their name there and the splits. A pair without a split is ``alone``."""
+    _require_folder(workspace)
+    given = dict(data) if isinstance(data, Mapping) else {alone: data}
+    classes = given.pop("classes", None)
+    if not given or not given.keys() <= _SPLITS:
+        raise UsageError(f"data in memory has the splits {sorted(map(str, given))}; give 'train', 'test' or both")
+    splits = {split: read_arrays(images) for split, images in given.items()}
+    return STORED + write_arrays(workspace.store / "data", splits, classes), set(splits)
+
+
+def _require_folder(workspace: Workspace) -> None:
+    if workspace.mirror is not None:
+        raise UsageError(
+            f"what lies in memory is kept in the store as files, and {workspace.addresses[0]} is an object store: give "
+            "out=FOLDER"
+        )
+
+
+def _importable(network: nn.Module, spec: DataSpec) -> str | None:
+    """Name the class of a network where Python, in any process, makes the same network of it."""
+    kind = type(network)
+    if kind.__module__ == "__main__" or "." in kind.__qualname__:
+        return None
+    target = f"{kind.__module__}:{kind.__qualname__}"
+    images = torch.rand(2, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
+            made = load_factory(target, **sizes)
+        return target if same_network(made, network, images) else None
+    except RaykdError:
+        return None
+    except Exception:  # of the user's own code, which may want other arguments or images
+        return None

@@ -1,0 +1,76 @@
+"""The student of a run directory as a network, for whoever wants to use it; needs nothing but that directory."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from raykd.engine.build import build_network, spec_of
+from raykd.errors import CorruptError, UsageError
+from raykd.files import checked
+from raykd.models.in_memory import copied
+from raykd.models.student import Student
+from raykd.models.weights import load_weights
+from raykd.recipe.sections import NetworkConfig
+from raykd.spec import DataSpec
+from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
+from raykd.tasks.evaluate import open_run
+
+
+def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student:
+    """Return the student that counts of a run, finished or not, on the CPU; no random state is touched.
+
+    Args:
+        run: its directory.
+        network: of the student's architecture, where the recipe names one that only its program knew; it is copied.
+
+    Raises:
+        UsageError: if it is no run directory, nothing is saved in it yet, or the architecture is not known here.
+        CorruptError: if what it holds is damaged.
+    """
+    outcome = open_run(run)
+    config = outcome.experiment.recipe.student
+    assert config is not None, "open_run found its weights"
+    workspace = Workspace(None, run.path.resolve().parent)
+    spec = run.data() or spec_of(outcome.experiment.recipe.data, workspace)
+    bare = config.model_copy(update={"weights": None})
+    student = _built(bare, spec, workspace) if network is None else copied(network)
+    outcome.load_into(student)
+    return Student(student, spec)
+
+
+def load_file(path: Path, network: nn.Module | str | None) -> Student:
+    """Return the student of a bare ``student.safetensors``, which says how its input is normalised.
+
+    Args:
+        path: the file.
+        network: its architecture, which the file does not say: a name of ``raykd list models``, or a network.
+
+    Raises:
+        UsageError: if the architecture is not given or another, or no run has written the file.
+        CorruptError: if it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get("data")
+    except (SafetensorError, OSError) as error:
+        raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from None
+    if told is None:
+        raise UsageError(f"{path} does not say what its network wants to be shown: give a run's student.safetensors")
+    if network is None:
+        raise UsageError(f"{path} holds weights alone: give their architecture, as in student='lenet5'")
+    spec = checked(path, "restore it from a backup", lambda: DataSpec.from_dict(json.loads(told)))
+    if isinstance(network, str):
+        student = _built(NetworkConfig(model=network), spec, Workspace(None, path.parent))
+    else:
+        student = copied(network)
+    load_weights(student, path)
+    return Student(student, spec)
+
+
+def _built(config: NetworkConfig, spec: DataSpec, workspace: Workspace) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return build_network(config, spec, workspace, "student")
