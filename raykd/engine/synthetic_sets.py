@@ -1,4 +1,4 @@
-"""Frozen sets of generated images that recipes name by the run of their generators: who is shown them.
+"""Frozen sets of generated images, named in a recipe by their generators' run: to train on, or to be judged on.
 
 <store>/synthetic/<run id of the generators>-<number of images>/   see raykd.artifacts.synthetic_set
 """
@@ -15,7 +15,7 @@ from raykd.store.workspace import Workspace
 
 
 def on_training_set(experiment: Experiment, workspace: Workspace) -> Experiment:
-    """Return a run that trains on its bank's images as one that trains on the folder where they lie."""
+    """Return the run with its bank's frozen images as its training set; unchanged where it has no such set."""
     images, recipe = experiment.training_set, experiment.recipe
     if images is None:
         return experiment
@@ -36,5 +36,5 @@ def referee_evaluator(
     if images is None:
         return None
     folder = str(workspace.store / images.name)
-    shown = train_spec(folder, spec, workspace.data)
-    return Evaluator(opened.open("train", folder, "train", shown), shown, world, teacher, labelled=False)
+    input_spec = train_spec(folder, spec, workspace.data)
+    return Evaluator(opened.open("train", folder, "train", input_spec), input_spec, world, teacher, labelled=False)
