@@ -21,7 +21,7 @@ from raykd.distributed.world import World
 from raykd.methods.base import Method, MethodContext
 from raykd.methods.kd import Kd, KdConfig
 from raykd.models import build_model
-from raykd.models.logits import logits_of
+from raykd.models.logits import compute_logits
 from raykd.models.teacher import Teacher
 
 PAIRS = (
@@ -54,7 +54,7 @@ def made(data: str, teacher: str, student: str, batch: int, cached: bool) -> tup
     images = Images(pixels, torch.randint(0, spec.num_classes, (IMAGES,)))
     logits, began = None, time.process_time()
     if cached:
-        logits = logits_of(asked, (b.images for b in evaluation_batches(images, spec, world, 256)), world)
+        logits = compute_logits(asked, (b.images for b in evaluation_batches(images, spec, world, 256)), world)
     seconds = (time.process_time() - began) / IMAGES
     stream = TrainStream(images, spec, world, batch, 0, teacher_logits=logits)
     return Kd(KdConfig(name="kd"), context), stream, seconds

@@ -151,7 +151,7 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def without_test(recipe: Recipe) -> Recipe:
-    """Return the recipe without its exam."""
+    """Return the recipe without its test split."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": False})})
 
 

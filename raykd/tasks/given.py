@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from raykd.data.arrays import read_arrays, write_arrays
-from raykd.engine.build import spec_of
+from raykd.engine.build import build_spec
 from raykd.errors import RaykdError, UsageError
 from raykd.methods import METHODS
 from raykd.models.in_memory import PREFIX, register, same_network
@@ -63,7 +63,7 @@ def experiment_of(
     for role, network in (("teacher", teacher), ("student", student)):
         if isinstance(network, nn.Module):
             _require_folder(workspace)
-            spec = spec_of(load_recipe(source, [*given, *pairs]).data, workspace)
+            spec = build_spec(load_recipe(source, [*given, *pairs]).data, workspace)
             given.append(_pair(role, network_section(network, spec, workspace)))
         elif network is not None:
             short = {"recipe" if role == "teacher" else "model": network} if isinstance(network, str) else network

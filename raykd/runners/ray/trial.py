@@ -16,7 +16,7 @@ from raykd.cluster.workers import fitting_workers
 from raykd.config.runtime import Runtime
 from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
-from raykd.engine.build import build_network, spec_of
+from raykd.engine.build import build_network, build_spec
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
@@ -235,7 +235,7 @@ def _at_the_end(
     if "gpu_hours" in objectives and result is not None:
         told["gpu_hours"] = gpu_hours(result, directory.environment().get("workers", 1), cluster)
     if {"parameters", "latency"} & set(objectives):
-        spec = spec_of(recipe.data, task.workspace)
+        spec = build_spec(recipe.data, task.workspace)
         assert recipe.student is not None, "only a student is searched for"
         student = build_network(recipe.student, spec, task.workspace, "student")
         told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
