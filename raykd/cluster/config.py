@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-import raykd
+from raykd.config.catalog import Catalog
 from raykd.config.runtime import Runtime
 from raykd.config.yaml_file import explain, load_yaml
-from raykd.errors import UsageError, unknown
+from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
+
+_CLUSTERS = Catalog("cluster", folder="clusters", listing="clusters", extensible=True)
 
 
 class Cluster(Runtime):
@@ -148,23 +150,9 @@ def cluster_file(source: str) -> Path:
     Raises:
         UsageError: if there is none, naming the nearest match.
     """
-    if "/" in source or source.endswith((".yaml", ".yml")):
-        if not Path(source).is_file():
-            raise UsageError(f"no cluster file {source!r}; `raykd list clusters` shows the named ones")
-        return Path(source)
-    known = _known()
-    if source not in known:
-        raise unknown("cluster", source, known)
-    return known[source]
+    return _CLUSTERS.find(source)
 
 
 def cluster_names() -> list[str]:
     """Return the names that ``load_cluster`` knows from here."""
-    return sorted(_known())
-
-
-def _known() -> dict[str, Path]:
-    package = Path(raykd.__file__).parent
-    # A wheel carries the files inside the package, a checkout beside it; the user's own come first.
-    folders = (package.parent / "clusters", package / "clusters", Path("clusters"))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return sorted(_CLUSTERS.files())

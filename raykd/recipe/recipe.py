@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.base import Config
+from raykd.config.catalog import Catalog
 from raykd.config.optim import Optimizer
 from raykd.config.overrides import dotted_fields, numbers_of, override, spelled_out
 from raykd.config.yaml_file import explain, load_yaml
-from raykd.errors import UsageError, did_you_mean, unknown
+from raykd.errors import UsageError, did_you_mean
 from raykd.methods import METHODS, MethodConfig
 from raykd.recipe.sections import (
     BankConfig,
@@ -24,6 +24,8 @@ from raykd.recipe.sections import (
     ScheduleConfig,
     TeacherConfig,
 )
+
+_RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
 
 
 class Recipe(Config):
@@ -127,8 +129,7 @@ class Recipe(Config):
 
 def recipe_names() -> list[str]:
     """Return the names of the packaged recipes."""
-    folder = resources.files("raykd") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(_RECIPES.files())
 
 
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -139,7 +140,7 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    path = _find(source)
+    path = _RECIPES.find(source)
     raw = _extended(path)
     fields = set(dotted_fields(_validated(raw, path.name)))
     pairs = list(overrides)
@@ -165,17 +166,6 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _find(source: str) -> Path:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or "/" in source:
-        if not path.is_file():
-            raise UsageError(f"no recipe file {source!r}; `raykd list recipes` shows the packaged ones")
-        return path
-    if source not in recipe_names():
-        raise unknown("recipe", source, recipe_names())
-    return Path(str(resources.files("raykd") / "recipes" / f"{source}.yaml"))
-
-
 def _extended(path: Path) -> dict[str, Any]:
     """Read a recipe and lay it over the one it extends, section by section (a changed `name` replaces)."""
     own = spelled_out(load_yaml(path))
@@ -183,7 +173,7 @@ def _extended(path: Path) -> dict[str, Any]:
     if base_name is None:
         return {"name": path.stem, **own}
     beside = path.parent / f"{base_name}.yaml"
-    base = spelled_out(load_yaml(beside if beside.is_file() else _find(str(base_name))))
+    base = spelled_out(load_yaml(beside if beside.is_file() else _RECIPES.find(str(base_name))))
     if "extends" in base:
         raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
     return {**_merged(base, own), "name": own.get("name", path.stem)}

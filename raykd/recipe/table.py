@@ -7,18 +7,19 @@ and *stated* budget for the same cells.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from raykd.config.base import Config
+from raykd.config.catalog import Catalog
 from raykd.config.overrides import override_pairs
 from raykd.config.yaml_file import explain, load_yaml
-from raykd.errors import UsageError, unknown
+from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
+
+_TABLES = Catalog("table", folder="tables", listing="tables")
 
 
 class QuickCell(Config):
@@ -97,8 +98,7 @@ class Entry:
 
 def table_names() -> list[str]:
     """Return the names of the packaged tables."""
-    folder = resources.files("raykd") / "tables"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return sorted(_TABLES.files())
 
 
 def load_table(source: str) -> Table:
@@ -107,13 +107,7 @@ def load_table(source: str) -> Table:
     Raises:
         UsageError: for an unknown name, key or value.
     """
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml") and "/" not in source:
-        if source not in table_names():
-            raise unknown("table", source, table_names())
-        path = Path(str(resources.files("raykd") / "tables" / f"{source}.yaml"))
-    elif not path.is_file():
-        raise UsageError(f"no table file {source!r}; `raykd list tables` shows the packaged ones")
+    path = _TABLES.find(source)
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a table is called like its file")
