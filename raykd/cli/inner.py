@@ -16,7 +16,7 @@ def read_words(app: click.Group, words: tuple[str, ...], working_dir: Path) -> J
     Raises:
         UsageError: if it is none that can be submitted, or names what is not in the working directory.
     """
-    from raykd.cluster.submission import asked_of
+    from raykd.cluster.submission import parse_request
 
     name, *arguments = words
     if name not in COMMANDS:
@@ -27,4 +27,4 @@ def read_words(app: click.Group, words: tuple[str, ...], working_dir: Path) -> J
         if values.get(option) is not None:
             other = "submit has its own" if option == "cluster" else "runs land in the cluster's storage"
             raise UsageError(f"leave out --{option} of {name}: {other}")
-    return asked_of(name, tuple(arguments), values, working_dir)
+    return parse_request(name, tuple(arguments), values, working_dir)

@@ -6,11 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import raykd
+from raykd.config.catalog import Catalog
 from raykd.config.yaml_file import explain, load_yaml, parse_value
-from raykd.errors import UsageError, unknown
+from raykd.errors import UsageError
 from raykd.search.dimension import Dimension, listed
 from raykd.search.space import SearchSpace, Values
+
+_SPACES = Catalog("search space", folder="search_spaces", listing="spaces", extensible=True)
 
 
 def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = None) -> SearchSpace:
@@ -24,7 +26,7 @@ def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = 
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    path = _find(source)
+    path = _SPACES.find(source)
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a space is called like its file")
@@ -47,22 +49,7 @@ def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = 
 
 def space_files() -> dict[str, Path]:
     """Return the files of the spaces that have names: packaged ones, and the user's own in ./search_spaces."""
-    package = Path(raykd.__file__).parent
-    # A wheel carries the files inside the package, a checkout beside it; the user's own come first.
-    folders = (package.parent / "search_spaces", package / "search_spaces", Path("search_spaces"))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-
-
-def _find(source: str) -> Path:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or "/" in source:
-        if not path.is_file():
-            raise UsageError(f"no search space file {source!r}; `raykd list spaces` shows the named ones")
-        return path
-    known = space_files()
-    if source not in known:
-        raise unknown("search space", source, known)
-    return known[source]
+    return _SPACES.files()
 
 
 def _valid(raw: dict[str, Any], path: Path) -> SearchSpace:

@@ -94,7 +94,7 @@ def served(head: Head) -> Iterator[str]:
 
 @pytest.fixture
 def head(monkeypatch: pytest.MonkeyPatch) -> Head:
-    monkeypatch.setattr(module, "_RESTS", (0.01, 0.01))
+    monkeypatch.setattr(module, "_RETRY_DELAYS", (0.01, 0.01))
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
     return Head()
 
