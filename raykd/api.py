@@ -55,7 +55,7 @@ from raykd.search.setup import Search, plan_search
 from raykd.search.space_file import load_space
 from raykd.store.remote import join
 from raykd.store.run_directory import STUDENT, RunDirectory
-from raykd.store.workspace import Location, Workspace, local_folder, open_workspace, pull_run
+from raykd.store.workspace import Location, Workspace, local_folder, pull_run
 from raykd.tasks import ood as ranking
 from raykd.tasks.evaluate import evaluate_run
 from raykd.tasks.given import (
@@ -450,7 +450,7 @@ def _experiment(
     if not asked:
         return resolve(load_recipe(str(recipe), pairs))
     with _own_random_state():
-        return experiment_of(str(recipe), pairs, open_workspace(site.store, site.data_root), **asked)
+        return experiment_of(str(recipe), pairs, store=site.store, data_root=site.data_root, **asked)
 
 
 def _train(

@@ -22,21 +22,24 @@ from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.sections import DataConfig
 from raykd.spec import DataSpec
-from raykd.store.workspace import STORED, Workspace
+from raykd.store.remote import is_remote
+from raykd.store.workspace import STORED, Location, Workspace, local_folder, open_workspace
 
-Network = str | Mapping[str, Any] | nn.Module
+Network = str | Path | Mapping[str, Any] | nn.Module
 """A name, a section of a recipe, or a network."""
 Images = Any
 """A data set's name or folder; or (images, labels), a torch Dataset, or a mapping of "train" and "test" to such."""
 
 _SPLITS = {"train", "test"}
+_NAMES = (str, Path, type(None))
 
 
 def experiment_of(
     source: str,
     pairs: Sequence[str],
-    workspace: Workspace,
     *,
+    store: Location,
+    data_root: Location | None,
     teacher: Network | None = None,
     student: Network | None = None,
     data: Images | None = None,
@@ -49,6 +52,13 @@ def experiment_of(
     Raises:
         UsageError: if an object is none that can be taken, or does not fit the recipe.
     """
+    networks = any(isinstance(network, nn.Module) for network in (teacher, student))
+    in_memory = networks or not all(isinstance(images, _NAMES) for images in (data, ood))
+    if in_memory and is_remote(store):
+        raise UsageError(
+            f"what lies in memory is kept in the store as files, and {store} is an object store: give out=FOLDER"
+        )
+    workspace = open_workspace(store, data_root) if in_memory else Workspace(None, local_folder(store))
     given: list[str] = []
     if data is not None:
         streams = METHODS[load_recipe(source, pairs).method.name].streams
@@ -62,12 +72,16 @@ def experiment_of(
         given.append(_pair("data.ood", name))
     for role, network in (("teacher", teacher), ("student", student)):
         if isinstance(network, nn.Module):
-            _require_folder(workspace)
-            spec = build_spec(load_recipe(source, [*given, *pairs]).data, workspace)
+            recipe = load_recipe(source, [*given, *pairs])
+            workspace.pull_data(recipe, train=False)
+            spec = build_spec(recipe.data, workspace)
             given.append(_pair(role, network_section(network, spec, workspace)))
+        elif isinstance(network, Mapping):
+            given.append(_pair(role, dict(network)))
+        elif isinstance(network, str | Path):
+            given.append(_pair(role, {"recipe" if role == "teacher" else "model": str(network)}))
         elif network is not None:
-            short = {"recipe" if role == "teacher" else "model": network} if isinstance(network, str) else network
-            given.append(_pair(role, dict(short)))
+            raise UsageError(f"{role} is a {type(network).__name__}: give a name, a section, or an nn.Module")
     return resolve(load_recipe(source, [*given, *pairs]))
 
 
@@ -116,21 +130,12 @@ def _data_pairs(data: Images, workspace: Workspace, alone: str) -> list[str]:
 
 def _stored(data: Images, workspace: Workspace, alone: str) -> tuple[str, set[str]]:
     """Write images into the store; return their name there and the splits. A pair without a split is ``alone``."""
-    _require_folder(workspace)
     given = dict(data) if isinstance(data, Mapping) else {alone: data}
     classes = given.pop("classes", None)
     if not given or not given.keys() <= _SPLITS:
         raise UsageError(f"data in memory has the splits {sorted(map(str, given))}; give 'train', 'test' or both")
     splits = {split: read_arrays(images) for split, images in given.items()}
     return STORED + write_arrays(workspace.store / "data", splits, classes), set(splits)
-
-
-def _require_folder(workspace: Workspace) -> None:
-    if workspace.mirror is not None:
-        raise UsageError(
-            f"what lies in memory is kept in the store as files, and {workspace.addresses[0]} is an object store: give "
-            "out=FOLDER"
-        )
 
 
 def _importable(network: nn.Module, spec: DataSpec) -> str | None:

@@ -208,6 +208,9 @@ def test_a_factory_in_the_current_directory_is_called(own_code: str) -> None:
     before = list(sys.path)
     built = load_factory(f"{own_code}:build", num_classes=4)
     assert isinstance(built, nn.Linear) and built.weight.shape == (4, 2)
+    assert isinstance(load_factory(f"{own_code}:build", num_classes=4, size=32), nn.Linear), (
+        "takes what it has names for"
+    )
     assert isinstance(load_factory(f"{own_code}:Net", in_features=1, out_features=2), nn.Linear)
     assert sys.path == before
 

@@ -1,0 +1,299 @@
+"""What a program or a notebook does with raykd: own networks and images in memory, no file written by hand."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import raykd
+from raykd.engine.stop import Interrupted
+from raykd.errors import CorruptError, UsageError
+from raykd.models import in_memory
+from raykd.results import RunResult
+from raykd.store.run_directory import RunDirectory
+from tests.architecture.imports import ROOT
+
+SHORT = {"schedule.steps": 4, "schedule.report_every": 2, "schedule.global_batch": 16, "controls": []}
+SCRIPT = """
+import numpy
+import raykd
+import torch
+from torch import nn
+
+images = numpy.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=numpy.uint8)
+labels = numpy.arange(40) % 10
+torch.manual_seed(0)
+teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+student = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+result = raykd.train("dafl_digits", teacher=teacher, student=student, data=(images, labels), overrides=OVERRIDES)
+network = raykd.load(result, student=student)
+answers = network.classify(images)
+print(result.student.agreement, result.directory, answers.names[0], tuple(network(torch.randn(3, 1, 8, 8)).shape))
+"""
+
+
+class Own(nn.Module):
+    """A classifier of 8 x 8 images that any process can import and make without arguments."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(images)
+        return logits
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
+    """What torchvision's ToTensor leaves."""
+
+    classes = tuple("abcdefghij")
+
+    def __init__(self, pixels: Any, labels: Any) -> None:
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index >= len(self):
+            raise IndexError
+        return torch.from_numpy(self.pixels[index])[None].float() / 255, int(self.labels[index])
+
+
+def network(width: int = 16, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+def pair(count: int = 40, seed: int = 0) -> tuple[Any, Any]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    return pixels, np.arange(count) % 10
+
+
+@pytest.fixture(autouse=True)
+def bare_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAYKD_DATA", raising=False)
+    monkeypatch.setattr(in_memory, "_NETWORKS", {})
+    yield
+
+
+def trained(**given: Any) -> RunResult:
+    asked: dict[str, Any] = {
+        "teacher": network(32),
+        "student": network(),
+        "data": pair(),
+        "overrides": SHORT,
+        "progress": False,
+    }
+    return raykd.train("dafl_digits", **{**asked, **given})
+
+
+def of_another_process() -> None:
+    in_memory._NETWORKS.clear()
+
+
+def test_a_notebook_distils_its_own_network_and_uses_the_student(tmp_path: Path) -> None:
+    code = SCRIPT.replace("OVERRIDES", repr(SHORT))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    agreement, directory, name, shape = done.stdout.split(" ", 3)
+    assert 0 <= float(agreement) <= 100
+    assert name in map(str, range(10))
+    assert shape.strip() == "(3, 10)"
+    assert "step 4/4" in done.stderr, "how it goes"
+    again = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.stdout == done.stdout, "the same program reads its run"
+    assert "step" not in again.stderr
+    assert (tmp_path / directory / "experiment.json").is_file()
+
+
+def test_the_names_are_there_without_their_weight() -> None:
+    code = "import raykd, sys; print('train' in dir(raykd), 'torch' in sys.modules, 'ray' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["True", "False", "False"]
+    assert set(raykd.__all__) <= set(dir(raykd))
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        raykd.trian  # noqa: B018
+
+
+def test_the_process_stays_as_it_is() -> None:
+    def settings() -> list[Any]:
+        matmul = getattr(torch.backends.mkldnn, "matmul", None)
+        return [
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            getattr(matmul, "fp32_precision", None),
+            torch.random.get_rng_state().tolist(),
+            signal.getsignal(signal.SIGINT),
+            Path.cwd(),
+        ]
+
+    teacher, student = network(32), network()
+    weights = [parameter.clone() for parameter in teacher.parameters()]
+    before = settings()
+    result = trained(teacher=teacher, student=student)
+    raykd.load(result, student=student)
+    raykd.evaluate(result)
+    assert settings() == before
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(*both) for both in zip(weights, teacher.parameters(), strict=True))
+
+
+def interrupt_when(ready: Callable[[], bool]) -> threading.Thread:
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_ctrl_c_saves_and_the_same_call_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    long = {**SHORT, "schedule.steps": 100_000}
+    thread = interrupt_when(lambda: bool(list(Path("runs").glob("*/checkpoints/step_*"))))
+    with pytest.raises(Interrupted, match=r"stopped at step \d+ of 100000, saved; .* continues"):
+        trained(overrides=long)
+    thread.join()
+    assert "once more to leave" in capsys.readouterr().err
+    (run,) = (RunDirectory(path) for path in Path("runs").glob("dafl_digits-*"))
+    saved = run.status()["step"]
+    assert raykd.load(run.path, student=network()).spec.size == 8, "what is saved so far"
+    with pytest.raises(Interrupted):
+        trained(overrides=long, should_stop=lambda: True)
+    assert run.status()["step"] > saved
+
+
+def test_a_network_that_others_can_import_needs_not_be_given_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    result = trained(teacher=Own(), student=Own(), out="here")
+    assert result.directory is not None
+    recipe = RunDirectory(Path(result.directory)).experiment().recipe
+    assert recipe.student is not None and recipe.student.factory == "tests.test_api:Own"
+    of_another_process()
+    shutil.move("here", tmp_path / "elsewhere")
+    moved = tmp_path / "elsewhere" / result.run
+    found = raykd.evaluate(moved)
+    assert (found.teacher_missing, found.student.top1) == (None, result.student.top1)
+    images = torch.ones(1, 1, 8, 8)
+    assert torch.equal(raykd.load(moved)(images), raykd.load(moved / "student.safetensors")(images))
+
+
+def test_a_class_that_makes_another_network_is_not_taken_for_it() -> None:
+    result = trained(teacher=Own(width=24), student=Own())
+    assert result.directory is not None
+    recipe = RunDirectory(Path(result.directory)).experiment().recipe
+    assert recipe.teacher is not None and str(recipe.teacher.factory).startswith("in-memory:")
+
+
+def test_another_process_says_what_it_lacks() -> None:
+    teacher = network(32)
+    result = trained(teacher=teacher)
+    of_another_process()
+    with pytest.raises(UsageError, match="in-memory:.* give it again, as teacher=NETWORK or student=NETWORK"):
+        raykd.load(result)
+    found = raykd.evaluate(result, student=network(seed=1))
+    assert "give it again" in str(found.teacher_missing)
+    assert found.student.agreement is None
+    assert raykd.evaluate(result, teacher=teacher).student.agreement == result.student.agreement
+    with pytest.raises(UsageError, match="only this process can make: train it without a cluster"):
+        trained(cluster="local")
+
+
+def test_other_weights_or_images_are_another_run() -> None:
+    first = trained()
+    assert trained().run == first.run
+    assert trained(teacher=network(32, seed=1)).run != first.run
+    assert trained(data=pair(seed=1)).run != first.run
+    assert trained(seed=1).run == first.run.replace("-s0", "-s1")
+
+
+def test_images_are_where_the_method_wants_them() -> None:
+    free = trained()
+    assert [role for role, sets in free.data_opened.items() if sets] == ["test"]
+    shown = raykd.train("kd_digits", **asked())
+    assert [role for role, sets in shown.data_opened.items() if sets] == ["train"]
+    assert shown.student.top1 is None
+    both = raykd.train("kd_digits", **asked(data={"train": pair(), "test": Pictures(*pair(20, seed=1))}))
+    assert [role for role, sets in both.data_opened.items() if sets] == ["train", "test"]
+    assert both.student.top1 is not None
+    assert raykd.load(both, student=network()).classify(pair()[0]).names[0] in Pictures.classes
+    others = raykd.train("mosaickd_mnist", **asked(ood=pair(60, seed=2)))
+    assert [role for role, sets in others.data_opened.items() if sets] == ["ood", "test"]
+    with pytest.raises(UsageError, match=r"data in memory has the splits \['valid'\]"):
+        trained(data={"valid": pair()})
+    with pytest.raises(UsageError, match="object store: give out=FOLDER"):
+        trained(out="s3://bucket/runs")
+    with pytest.raises(UsageError, match="student is a int: give a name, a section, or an nn.Module"):
+        trained(student=3)
+
+
+def test_a_teacher_in_memory_is_looked_at_before(tmp_path: Path) -> None:
+    found = raykd.inspect(network(32), data=pair())
+    assert (found.classes, found.input, found.invertible) == (10, [1, 8, 8], True)
+    assert found.test.top1 is not None
+    assert found.to_dict()["accuracy/top1"] == found.test.top1
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+    with pytest.raises(UsageError, match="what does the network know"):
+        raykd.inspect(network(32))
+
+
+def test_seeds_give_a_mean() -> None:
+    given: dict[str, Any] = {
+        "teacher": network(32),
+        "student": network(),
+        "data": pair(),
+        "overrides": SHORT,
+        "progress": False,
+    }
+    result = raykd.train_seeds("dafl_digits", 2, **given)
+    first, second = result.runs
+    assert [first.seed, second.seed] == [0, 1]
+    assert result.mean.images == first.images
+    assert result.mean.blind is not None and first.blind is not None and second.blind is not None
+    assert result.mean.blind.kl == pytest.approx(((first.blind.kl or 0) + (second.blind.kl or 0)) / 2)
+
+
+def test_what_the_command_line_prints_is_the_result(tmp_path: Path) -> None:
+    pairs = [f"{key}={json.dumps(value)}" for key, value in SHORT.items()]
+    told = subprocess.run(
+        [sys.executable, "-m", "raykd", "train", "supervised_digits_lenet5", *pairs, "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    result = raykd.train("supervised_digits_lenet5", overrides=SHORT, progress=False)
+    assert json.loads(told) == result.to_dict()
+    assert RunResult.from_dict(json.loads(told)) == result
+    assert raykd.train("supervised_digits_lenet5", overrides=pairs, progress=False) == result
+
+
+def test_a_bare_file_says_how_images_are_shown_but_not_to_whom(tmp_path: Path) -> None:
+    result = raykd.train("supervised_digits_lenet5", overrides=SHORT, progress=False)
+    alone = Path(shutil.copy(Path(str(result.directory)) / "student.safetensors", tmp_path / "mine.safetensors"))
+    student = raykd.load(alone, student="lenet5")
+    assert (student.spec.size, student.spec.class_names[3]) == (32, "3")
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(student(images), raykd.load(result)(images))
+    with pytest.raises(UsageError, match="give their architecture, as in student='lenet5'"):
+        raykd.load(alone)
+    with pytest.raises(UsageError, match="is for another architecture"):
+        raykd.load(alone, student=network())
+    alone.write_bytes(b"torn")
+    with pytest.raises(CorruptError, match="damaged or no safetensors"):
+        raykd.load(alone, student="lenet5")
