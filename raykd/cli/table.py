@@ -86,7 +86,7 @@ def table(
 
     stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")
     with following(runs, where, elsewhere=place.address != "local"), stop.tidying():
-        run_batch(wanted, place, store=where, data_root=root, should_stop=stop, ended=ended)
+        run_batch(wanted, place, store=where, data_root=root, should_stop=stop, on_outcome=ended)
     final = report()
     _write(folder, final)
     open_workspace(where, None, known=True).push(made, World.alone())

@@ -24,8 +24,8 @@ from raykd.planning.on_cluster import plan_on
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.table import Table, load_table, table_entries
-from raykd.search.grid import target_of
-from raykd.search.setup import plan_search, sources
+from raykd.search.grid import count_trials
+from raykd.search.setup import plan_search, shared_sources
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.store.workspace import local_folder
@@ -104,9 +104,9 @@ def _of_tune(words: tuple[str, ...], space: SearchSpace, trials: int | None) -> 
         name if trials is None else f"{name}-{trials}trials",
         name.rpartition("-")[2],
         (name,),
-        space.experiment_of({}),
-        target_of(space) * space.seeds,
-        frozenset(run.run_id for run in sources(space)),
+        space.make_experiment({}),
+        count_trials(space) * space.seeds,
+        frozenset(run.run_id for run in shared_sources(space)),
         "the second stage is not in these figures" if space.then else "",
     )
 
