@@ -72,9 +72,9 @@ def _round(folder: Path, cluster: Cluster, asked: argparse.Namespace) -> tuple[f
         return time.perf_counter() - started
 
     planned = plan_search(space, folder)
-    bare(planned.space.recipe_of({}))  # with the teacher
+    bare(planned.space.make_recipe({}))  # with the teacher
     by_hand = [
-        bare(planned.space.recipe_of({"student_optim.lr": 0.001 * (1 + number)})) for number in range(asked.trials)
+        bare(planned.space.make_recipe({"student_optim.lr": 0.001 * (1 + number)})) for number in range(asked.trials)
     ]
 
     def searched(trials: int) -> float:

@@ -25,8 +25,8 @@ from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.table import Table, load_table, table_entries
 from raykd.results import SubmissionPlan
-from raykd.search.grid import target_of
-from raykd.search.setup import plan_search, sources
+from raykd.search.grid import count_trials
+from raykd.search.setup import plan_search, shared_sources
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.store.workspace import local_folder
@@ -101,9 +101,9 @@ def _tune_request(argv: tuple[str, ...], space: SearchSpace, trials: int | None)
         name if trials is None else f"{name}-{trials}trials",
         name.rpartition("-")[2],
         (name,),
-        space.experiment_of({}),
-        target_of(space) * space.seeds,
-        frozenset(run.run_id for run in sources(space)),
+        space.make_experiment({}),
+        count_trials(space) * space.seeds,
+        frozenset(run.run_id for run in shared_sources(space)),
         "the second stage is not in these figures" if space.then else "",
     )
 
