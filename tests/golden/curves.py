@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -37,10 +36,10 @@ def read_golden(name: str) -> dict[str, Any]:
     return golden
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Return overrides and losses as they are now; a teacher or a bank is trained for as many steps first."""
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Return overrides and losses as they are now; a teacher or a bank that ``folder`` lacks is trained first."""
     losses: dict[str, list[float]] = {}
-    with TemporaryDirectory() as folder, float64(), shrunk(STEPS, Path(folder)) as (place, load):
+    with float64(), shrunk(STEPS, folder) as (place, load):
         recipe, overrides = load(name), shrink(name, STEPS)
         for source in (teacher_run(recipe), bank_run(recipe)):
             if source is not None:
