@@ -21,7 +21,8 @@ from raykd.recipe.recipe import bank_run, teacher_run
 from tests.golden.shrunk import shrink, shrunk
 
 FOLDER = Path(__file__).parent
-STEPS = 20
+STEPS = 10
+SCHEDULE = 20  # steps that the recipe plans for, as do its teacher and its bank, which make them all
 COMMAND = "python -m tests.golden.regenerate"
 
 
@@ -39,8 +40,8 @@ def read_golden(name: str) -> dict[str, Any]:
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Return overrides and losses as they are now; a teacher or a bank that ``folder`` lacks is trained first."""
     losses: dict[str, list[float]] = {}
-    with float64(), shrunk(STEPS, folder) as (place, load):
-        recipe, overrides = load(name), shrink(name, STEPS)
+    with float64(), shrunk(SCHEDULE, folder) as (place, load):
+        recipe, overrides = load(name), shrink(name, SCHEDULE)
         for source in (teacher_run(recipe), bank_run(recipe)):
             if source is not None:
                 run(source, place)
