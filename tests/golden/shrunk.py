@@ -36,7 +36,11 @@ HEAVY = (
 SMALL = "wrn_16_1"  # stands for heavy networks: convolutions, BatchNorm and shortcuts like theirs
 SMALL_SIZE = 16  # pixels
 ROWS = 48  # of each split of made-up data
-FEW = ("cifar100", "imagenet", "tiny-imagenet-50")  # sets that have FEW_CLASSES here, so that these rows show each several times
+FEW = (
+    "cifar100",
+    "imagenet",
+    "tiny-imagenet-50",
+)  # sets that have FEW_CLASSES here, so that these rows show each several times
 FEW_CLASSES = 8
 
 
