@@ -9,7 +9,7 @@ OF_DATA := benchmarks/mosaic_norm.py benchmarks/streaming.py
 BENCHES := $(filter-out benchmarks/pruning.py $(if $(RAYKD_DATA),,$(OF_DATA)),$(sort $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint format types bench constraints clean
+.PHONY: help venv install demo test endurance lint format types bench constraints clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,8 +25,11 @@ venv install: $(STAMP)  ## create .venv with raykd, Ray and the developer's tool
 demo: $(STAMP)  ## train a student of handwritten digits without their images; a second call resumes
 	$(BIN)/raykd train dafl_digits --cluster local
 
-test: $(STAMP)  ## run the tests; narrow them with EXTRA='-m "not slow"'
-	$(BIN)/python -m pytest $(EXTRA)
+test: $(STAMP)  ## run the gate's tests, two halves at once; narrow them with EXTRA='-m "not slow"'
+	$(BIN)/python -m tests.side_by_side $(EXTRA)
+
+endurance: $(STAMP)  ## run the proofs that take their time: many kills, outages, several machines
+	$(BIN)/python -m pytest -m endurance $(EXTRA)
 
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .

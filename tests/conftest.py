@@ -14,7 +14,7 @@ import pytest
 
 from tests.object_store import ENVIRONMENT, Google, Server
 
-CPUS = 4  # logical; Ray only counts them
+CPUS = 2  # logical; Ray only counts them
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = Path(tempfile.mkdtemp(prefix="raykd-tests-"))
 TOKEN = SCRATCH / "ray_token"  # of the test cluster, so that the user's own is neither used nor made
@@ -46,6 +46,23 @@ os.environ.pop("AWS_PROFILE", None)
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--half", choices=("ray", "rest"), help="only the tests marked ray, or only the others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the other half, and the endurance tests unless ``-m`` names them, whatever else it says."""
+    endurance, half = "endurance" in config.option.markexpr, config.option.half
+
+    def wanted(item: pytest.Item) -> bool:
+        return (endurance or item.get_closest_marker("endurance") is None) and (
+            half is None or (item.get_closest_marker("ray") is None) == (half == "rest")
+        )
+
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
 
 
 @pytest.fixture(scope="session")

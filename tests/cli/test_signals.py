@@ -62,7 +62,7 @@ def end(process: "subprocess.Popen[str]", *signals: signal.Signals) -> tuple[int
 
 
 @pytest.mark.slow
-def test_a_run_is_saved_once_left_at_twice_and_goes_on(tiny: WriteRecipe) -> None:
+def test_a_run_is_saved_at_a_signal_and_goes_on(tiny: WriteRecipe) -> None:
     recipe = tiny(schedule=ENDLESS)
     with command("train", recipe) as process:
         wait_for_step(2)
@@ -81,10 +81,14 @@ def test_a_run_is_saved_once_left_at_twice_and_goes_on(tiny: WriteRecipe) -> Non
         code, out, err = end(process, signal.SIGTERM)
     assert (code, out) == (143, "")
     assert f"goes on from step {newest}" in err
-    saved = int(str(status()["step"]))
+    assert int(str(status()["step"])) > newest
 
-    with command("train", recipe) as process:
-        wait_for_step(saved)
+
+@pytest.mark.endurance
+@pytest.mark.slow
+def test_a_run_is_left_without_saving_at_a_second_signal(tiny: WriteRecipe) -> None:
+    with command("train", tiny(schedule=ENDLESS)) as process:
+        wait_for_step(2)
         code, out, err = end(process, signal.SIGINT, signal.SIGINT, signal.SIGINT)
     assert (code, out) == (130, "")
     assert "Traceback" not in err
@@ -130,9 +134,7 @@ def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeyp
     assert "top-1 50.00%" in shown
 
 
-def test_what_machines_elsewhere_are_at_is_saved_too() -> None:
-    """Their run directories are not seen here; but who asks whether to stop is there to pass it on."""
-    program = """
+LISTENING = """
 import sys, time
 from raykd.cli.stop import Stop
 stop = Stop()
@@ -141,14 +143,41 @@ stop.watch([], elsewhere=sys.argv[1] == "elsewhere")
 print("ready", flush=True)
 while not stop():
     time.sleep(0.05)
+print("saving", flush=True)
+time.sleep(float(sys.argv[2]))
 print("saved")
 """
-    for where, ended in (("elsewhere", (0, "saved\n")), ("here", (130, ""))):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+
+
+@contextmanager
+def listening(where: str, seconds: float) -> Iterator["subprocess.Popen[str]"]:
+    """A process that asks whether to stop, and takes so long to save."""
+    command = [sys.executable, "-c", LISTENING, where, str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline() == "ready\n"
         time.sleep(0.2)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("where", "ended"), [("elsewhere", (0, "saving\nsaved\n")), ("here", (130, ""))])
+def test_what_machines_elsewhere_are_at_is_saved_too(where: str, ended: tuple[int, str]) -> None:
+    """Their run directories are not seen here; but who asks whether to stop is there to pass it on."""
+    with listening(where, 0) as process:
         code, out, _ = end(process, signal.SIGINT)
-        assert (code, out) == ended
+    assert (code, out) == ended
+
+
+def test_a_second_signal_leaves_without_saving() -> None:
+    with listening("elsewhere", PATIENCE) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saving\n"
+        code, out, err = end(process, signal.SIGINT)
+    assert (code, out) == (130, "")
+    assert "once more to leave without saving" in err
+    assert "left without saving; the last checkpoint stays" in err

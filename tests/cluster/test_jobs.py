@@ -1,5 +1,6 @@
-"""Jobs on a real cluster of two nodes: followed, stopped, submitted again, refused without the token."""
+"""Jobs on a real cluster: followed, stopped, submitted again, refused without the token, and with a node lost."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
+from raykd.cli.app import app
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.remote import Remote
@@ -91,30 +94,41 @@ class Nodes:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     made = Nodes(tmp_path_factory.mktemp("nodes"))
-    made.add()
     yield made
     made.end()
 
 
 @pytest.fixture(scope="module")
+def two_nodes(nodes: Nodes) -> Nodes:
+    nodes.add()
+    return nodes
+
+
+@pytest.fixture(scope="module")
 def project(nodes: Nodes, s3: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder, with the cluster's file; another of the same nodes keeps runs in a bucket."""
+    """A user's folder, with files of the cluster; one of them keeps runs in a bucket."""
     folder = tmp_path_factory.mktemp("project")
     cluster = {"address": "auto", "workers": 2, "storage": str(folder / "store"), "dashboard": nodes.url}
     (folder / "two.yaml").write_text(yaml.safe_dump(cluster))
+    (folder / "head.yaml").write_text(yaml.safe_dump({**cluster, "workers": 0}))  # the job's own process trains
     (folder / "apart.yaml").write_text(yaml.safe_dump({**cluster, "storage": f"s3://{s3.new_bucket()}/runs"}))
     (folder / ".rayignore").write_text("store/\n")
     return folder
 
 
-def raykd(project: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def raykd(project: Path, *words: str) -> Result:
+    """The command line in this process, called in the user's folder."""
+    with contextlib.chdir(project):
+        return CliRunner().invoke(app, list(words), prog_name="raykd")
+
+
+def process(project: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    """A command line that gets a signal, or whose environment is another."""
     command = [sys.executable, "-m", "raykd", *words]
-    settings = {**os.environ, **environment}
-    return subprocess.run(command, cwd=project, env=settings, capture_output=True, text=True, check=False, timeout=240)
-
-
-def submit(project: Path, *words: str, options: tuple[str, ...] = (), **environment: str) -> Any:
-    return raykd(project, "submit", "--cluster", "two.yaml", *options, "--", *words, **environment)
+    return subprocess.Popen(
+        command, cwd=project, env={**os.environ, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def until(holds: Any, seconds: float = 120) -> None:
@@ -130,8 +144,8 @@ def steps(directory: Path) -> list[int]:
 
 
 def test_a_job_trains_where_the_cluster_stores_and_its_run_is_read_from_here(project: Path) -> None:
-    told = submit(project, "train", "kd_digits", *BRIEF)
-    assert told.returncode == 0, told.stdout + told.stderr
+    told = raykd(project, "submit", "--cluster", "two.yaml", "--", "train", "kd_digits", *BRIEF)
+    assert told.exit_code == 0, told.output
     run = resolve(load_recipe("kd_digits", BRIEF)).run_id
     assert f"job raykd-{run} submitted" in told.stderr
     assert "step 20/20" in told.stdout, "its log is followed"
@@ -141,48 +155,51 @@ def test_a_job_trains_where_the_cluster_stores_and_its_run_is_read_from_here(pro
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["workers"] == 2
     judged = raykd(project, "evaluate", str(directory), "--json")
-    assert judged.returncode == 0, judged.stderr
-    written = (directory / "metrics.jsonl").stat().st_mtime_ns
-    again = submit(project, "train", "kd_digits", *BRIEF, options=("--json",))
-    assert again.returncode == 0
-    assert json.loads(again.stdout) == {"job": f"raykd-{run}-2", "run": run, "new": True, "status": "SUCCEEDED"}
-    assert (directory / "metrics.jsonl").stat().st_mtime_ns == written, "it is read, not trained again"
+    assert judged.exit_code == 0, judged.stderr
 
 
 def test_a_stopped_job_saves_and_goes_on_when_submitted_again(project: Path) -> None:
     run = resolve(load_recipe("kd_digits", LONG)).run_id
     directory = project / "store" / run
-    started = submit(project, "train", "kd_digits", *LONG, options=("--no-wait", "--json"))
-    assert json.loads(started.stdout) == {"job": f"raykd-{run}", "run": run, "new": True}
+    submit = ("submit", "--cluster", "head.yaml", "--no-wait", "--json", "--", "train", "kd_digits", *LONG)
+    assert json.loads(raykd(project, *submit).stdout) == {"job": f"raykd-{run}", "run": run, "new": True}
     until(lambda: (directory / "checkpoints/step_0000040").exists())
-    joined = submit(project, "train", "kd_digits", *LONG, options=("--no-wait", "--json"))
-    assert json.loads(joined.stdout)["new"] is False, "the same run is never there twice"
-    listed = json.loads(raykd(project, "jobs", "list", "--cluster", "two.yaml", "--json").stdout)["jobs"]
+    assert json.loads(raykd(project, *submit).stdout)["new"] is False, "the same run is never there twice"
+    listed = json.loads(raykd(project, "jobs", "list", "--cluster", "head.yaml", "--json").stdout)["jobs"]
     assert [job["status"] for job in listed if job["run"] == run] == ["RUNNING"]
-    stopped = raykd(project, "jobs", "stop", run, "--cluster", "two.yaml")
+    stopped = raykd(project, "jobs", "stop", run, "--cluster", "head.yaml")
     assert stopped.stdout == f"raykd-{run}: STOPPED\n", stopped.stderr
     assert RunDirectory(directory).status()["state"] == "interrupted", "it had time to save"
     at, before = int(RunDirectory(directory).status()["step"]), (directory / "metrics.jsonl").read_text()
-    shorter = subprocess.Popen(
-        [sys.executable, "-m", "raykd", "submit", "--cluster", "two.yaml", "--", "train", "kd_digits", *LONG],
-        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    follower = process(project, "submit", "--cluster", "head.yaml", "--", "train", "kd_digits", *LONG)
     until(lambda: max(steps(directory)) > at + 40)
-    shorter.send_signal(signal.SIGINT)
-    _, said = shorter.communicate(timeout=60)
-    assert shorter.returncode == 130
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=60)
+    assert follower.returncode == 130
     assert f"job raykd-{run}-2 goes on" in said
-    logs = raykd(project, "jobs", "logs", run, "--cluster", "two.yaml").stdout
+    logs = raykd(project, "jobs", "logs", run, "--cluster", "head.yaml").stdout
     assert "/90000" in logs
     assert (directory / "metrics.jsonl").read_text().startswith(before), "it went on, and did not begin again"
-    status = json.loads(raykd(project, "jobs", "status", run[:16], "--cluster", "two.yaml", "--json").stdout)
+    status = json.loads(raykd(project, "jobs", "status", run[:16], "--cluster", "head.yaml", "--json").stdout)
     assert (status["job"], status["status"], status["command"]) == (f"raykd-{run}-2", "RUNNING", "train")
-    assert raykd(project, "jobs", "stop", run, "--cluster", "two.yaml").returncode == 0
+    assert raykd(project, "jobs", "stop", run, "--cluster", "head.yaml").exit_code == 0
     done = steps(directory)
     assert done == sorted(set(done)), "no step twice"
 
 
-def test_a_search_that_loses_a_node_accounts_for_every_trial(nodes: Nodes, project: Path, s3: Server) -> None:
+@pytest.mark.endurance
+def test_a_finished_job_is_read_when_submitted_again(project: Path) -> None:
+    submit = ("submit", "--cluster", "two.yaml", "--json", "--", "train", "kd_digits", *BRIEF)
+    run = json.loads(raykd(project, *submit).stdout)["run"]
+    rows = project / "store" / run / "metrics.jsonl"
+    written = rows.stat().st_mtime_ns
+    again = json.loads(raykd(project, *submit).stdout)
+    assert (again["run"], again["new"], again["status"]) == (run, True, "SUCCEEDED")
+    assert rows.stat().st_mtime_ns == written, "it is read, not trained again"
+
+
+@pytest.mark.endurance
+def test_a_search_that_loses_a_node_accounts_for_every_trial(two_nodes: Nodes, project: Path, s3: Server) -> None:
     """Trials of nodes that share no disk: what the lost one had saved goes on on the other; a node comes back."""
     overrides = {
         "teacher.overrides": {"schedule.steps": 8, "schedule.report_every": 4, "schedule.global_batch": 16},
@@ -196,17 +213,18 @@ def test_a_search_that_loses_a_node_accounts_for_every_trial(nodes: Nodes, proje
         "space": {"student_optim.lr": {"loguniform": [0.0001, 0.01]}},
     }
     (project / "rates.yaml").write_text(yaml.safe_dump(space))
-    (project / "one.yaml").write_text((project / "apart.yaml").read_text().replace("workers: 2", "workers: 1"))
-    cache = nodes.folder / f"cache-{len(nodes.processes) - 1}"
-    bucket = yaml.safe_load((project / "one.yaml").read_text())["storage"]
-    command = ("submit", "--cluster", "one.yaml", "--", "tune", "rates.yaml", "--trials", "6", "--json")
+    apart = yaml.safe_load((project / "apart.yaml").read_text()) | {"workers": 1}
+    (project / "trials.yaml").write_text(yaml.safe_dump(apart))
+    cache = two_nodes.folder / f"cache-{len(two_nodes.processes) - 1}"
+    bucket = apart["storage"]
+    command = ("submit", "--cluster", "trials.yaml", "--", "tune", "rates.yaml", "--trials", "6", "--json")
     started = raykd(project, *command[:3], "--no-wait", *command[3:])
-    assert started.returncode == 0, started.stderr
+    assert started.exit_code == 0, started.stderr
     name = next(word for word in started.stderr.split() if word.startswith("raykd-rates-")).removeprefix("raykd-")
     until(lambda: any(cache.rglob("kd_digits-*/checkpoints/step_*/manifest.json")))
-    os.killpg(nodes.processes[-1].pid, signal.SIGKILL)
-    told = raykd(project, "jobs", "logs", "-f", name, "--cluster", "one.yaml")
-    assert told.returncode == 0, told.stdout + told.stderr
+    os.killpg(two_nodes.processes[-1].pid, signal.SIGKILL)
+    told = raykd(project, "jobs", "logs", "-f", name, "--cluster", "trials.yaml")
+    assert told.exit_code == 0, told.output
     assert "died; it goes on from its last checkpoint" in told.stdout
     assert "Traceback" not in told.stdout
     report = json.loads(next(line for line in reversed(told.stdout.splitlines()) if line.startswith("{")))
@@ -215,9 +233,9 @@ def test_a_search_that_loses_a_node_accounts_for_every_trial(nodes: Nodes, proje
     best = Remote(report["directory"]).read("best.yaml")
     assert best is not None
     assert b"name: kd_digits" in best
-    nodes.add()
+    two_nodes.add()
     again = raykd(project, *command)
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.exit_code == 0, again.output
     runs = {file.partition("/")[0] for file in s3.files(bucket) if file.startswith("kd_digits-")}
     assert len(runs) == 6, "no trial is run again"
     for run in runs:
@@ -225,28 +243,30 @@ def test_a_search_that_loses_a_node_accounts_for_every_trial(nodes: Nodes, proje
         assert [json.loads(row)["step"] for row in rows] == list(range(20, 301, 20))
 
 
+@pytest.mark.endurance
 def test_a_hostile_name_does_no_harm(project: Path, tmp_path: Path) -> None:
     pwned = tmp_path / "pwned"
     (project / "x; touch pwned.yaml").write_text("extends: kd_digits\nname: x\n")
-    told = submit(project, "train", "./x; touch pwned.yaml", *BRIEF, f"data.train=$(touch {pwned})")
-    assert told.returncode == 2, "there is no such data set"
+    words = ("train", "./x; touch pwned.yaml", *BRIEF, f"data.train=$(touch {pwned})")
+    told = raykd(project, "submit", "--cluster", "two.yaml", "--", *words)
+    assert told.exit_code == 2, "there is no such data set"
     assert not pwned.exists()
     assert not list(project.rglob("pwned"))
 
 
 def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_line(project: Path, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_MODE": ""}
-    without = raykd(project, "jobs", "list", "--cluster", "two.yaml", **home)
-    assert without.returncode == 3
-    assert "it asks for a token, and there is none; set RAY_AUTH_TOKEN_PATH" in without.stderr
-    wrong = raykd(project, "jobs", "list", "--cluster", "two.yaml", **{**home, "RAY_AUTH_TOKEN": "0" * 64})
-    assert wrong.returncode == 3
-    assert "the token of RAY_AUTH_TOKEN is not the cluster's" in wrong.stderr
-    for told in (without, wrong):
-        assert len(told.stderr.splitlines()) == 1
-        assert TOKEN.read_text() not in told.stderr + told.stdout
-    right = raykd(project, "jobs", "list", "--cluster", "two.yaml")
-    assert right.returncode == 0
+    for token, says in (
+        ({}, "it asks for a token, and there is none; set RAY_AUTH_TOKEN_PATH"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "the token of RAY_AUTH_TOKEN is not the cluster's"),
+    ):
+        refused = process(project, "jobs", "list", "--cluster", "two.yaml", **home, **token)
+        out, said = refused.communicate(timeout=60)
+        assert refused.returncode == 3
+        assert says in said
+        assert len(said.splitlines()) == 1
+        assert TOKEN.read_text() not in said + out
+    assert raykd(project, "jobs", "list", "--cluster", "two.yaml").exit_code == 0
 
 
 def test_nobody_there_is_told_in_a_line(project: Path) -> None:
@@ -254,17 +274,18 @@ def test_nobody_there_is_told_in_a_line(project: Path) -> None:
         yaml.safe_dump({"address": "auto", "dashboard": f"http://127.0.0.1:{free_port()}"})
     )
     told = raykd(project, "jobs", "list", "--cluster", "gone.yaml")
-    assert told.returncode == 3
+    assert told.exit_code == 3
     assert told.stderr.startswith("error: nothing answers at http://127.0.0.1:")
 
 
 def test_an_unknown_run_is_told_with_the_nearest(project: Path) -> None:
     told = raykd(project, "jobs", "status", "kd_digtis", "--cluster", "two.yaml")
-    assert told.returncode == 2
+    assert told.exit_code == 2
     assert "no job of a run 'kd_digtis'" in told.stderr
 
 
-def test_a_node_that_goes_in_mid_run_costs_no_class_of_a_bank(nodes: Nodes, project: Path, s3: Server) -> None:
+@pytest.mark.endurance
+def test_a_node_that_goes_in_mid_run_costs_no_class_of_a_bank(two_nodes: Nodes, project: Path, s3: Server) -> None:
     """The last test, since the node does not come back: two workers of two CPUs each, then one; no common disk."""
     wide = yaml.safe_load((project / "apart.yaml").read_text()) | {"workers": [1, 2], "cpus_per_worker": 2}
     (project / "wide.yaml").write_text(yaml.safe_dump(wide))
@@ -276,11 +297,11 @@ def test_a_node_that_goes_in_mid_run_costs_no_class_of_a_bank(nodes: Nodes, proj
     started = raykd(
         project, "submit", "--cluster", "wide.yaml", "--no-wait", "--", "train", "lsgdfd_digits_bank", *pairs
     )
-    assert started.returncode == 0, started.stderr
+    assert started.exit_code == 0, started.stderr
     until(lambda: "checkpoints/step_0000012/manifest.json" in s3.files(address))
-    os.killpg(nodes.processes[-1].pid, signal.SIGKILL)
+    os.killpg(two_nodes.processes[-1].pid, signal.SIGKILL)
     ended = raykd(project, "jobs", "logs", "-f", run, "--cluster", "wide.yaml")
-    assert ended.returncode == 0, ended.stdout[-2000:]
+    assert ended.exit_code == 0, ended.stdout[-2000:]
     assert "step 36/36" in ended.stdout, "the driver sees what workers of other machines report"
     rows = [json.loads(line)["step"] for line in (store.read(f"{run}/metrics.jsonl") or b"").splitlines()]
     assert rows == list(range(6, 37, 6))

@@ -74,9 +74,9 @@ def test_freed_memory_stays() -> None:
     )
     prepare = "from raykd.distributed.host import prepare_host; prepare_host()"
     # A small block may settle in the freed space, so that the heap grows by a tensor once or twice, and
-    # the system may take pages back at any time: bounds in tensors, not in pages.
-    kept = min(int(child(code.format(prepare=prepare))) for _ in range(3))
-    assert kept < int(child(code.format(prepare="pass"))) / 4
+    # the system may take pages back at any time: bounds in tensors, not in pages, and three tries.
+    plain = int(child(code.format(prepare="pass")))
+    assert any(int(child(code.format(prepare=prepare))) < plain / 4 for _ in range(3))
 
 
 def test_importing_changes_nothing() -> None:

@@ -94,7 +94,8 @@ def attempt(place: RunContext, recipe: Recipe, moment: str) -> int:
 def main(root: Path, name: str) -> None:
     """Die at every moment in turn; print how, and what was on the disk then."""
     prepare_host(1)
-    for module in ("sklearn.datasets", "torch.utils.tensorboard"):  # slow: once, not in every fork
+    # Slow: once, not in every fork. The first optimizer imports the second.
+    for module in ("sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"):
         with suppress(ImportError):
             importlib.import_module(module)
     with shrunk(STEPS, root) as (place, load):

@@ -64,6 +64,11 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert results[0] == results[1]
 
 
+KILLED = pytest.mark.parametrize(
+    "name", ["dafl_digits", pytest.param("mosaickd_mnist", marks=pytest.mark.endurance)], indirect=True, scope="module"
+)
+
+
 @pytest.fixture(scope="module", params=RECIPES)
 def name(request: pytest.FixtureRequest) -> str:
     """The recipe that is disturbed."""
@@ -94,6 +99,7 @@ def killed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     return directory, deaths, done.stderr
 
 
+@KILLED
 def test_every_moment_killed_the_process(
     killed: tuple[Path, list[dict[str, Any]], str],
 ) -> None:
@@ -107,6 +113,7 @@ def test_every_moment_killed_the_process(
     assert saved[5] == ["step_0000010", "step_0000012"]
 
 
+@KILLED
 def test_a_killed_run_ends_as_if_nothing_had_happened(
     killed: tuple[Path, list[dict[str, Any]], str], whole: Path
 ) -> None:
@@ -114,6 +121,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert not list((killed[0] / "checkpoints").glob(".*"))
 
 
+@KILLED
 def test_no_step_appears_twice(killed: tuple[Path, list[dict[str, Any]], str], whole: Path) -> None:
     steps = [row["step"] for row in rows(killed[0])]
     assert steps == sorted(set(steps))
@@ -121,6 +129,7 @@ def test_no_step_appears_twice(killed: tuple[Path, list[dict[str, Any]], str], w
     assert all(row == expected[row["step"]] for row in rows(killed[0]))
 
 
+@KILLED
 def test_no_step_is_lost(killed: tuple[Path, list[dict[str, Any]], str], whole: Path) -> None:
     assert rows(killed[0]) == rows(whole)
 

@@ -71,10 +71,10 @@ def test_statistics_do_not_cancel_where_the_mean_is_large() -> None:
     torch.testing.assert_close(bank(z.float()), plain.double()(z).float(), rtol=0.01, atol=0.01)
 
 
-@pytest.mark.slow
-def test_compiled_equals_eager() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.endurance)])
+def test_compiled_equals_eager(backend: str) -> None:
     eager, compiled = made(), made()
-    compiled.compile(dynamic=False, fullgraph=True)
+    compiled.compile(dynamic=False, fullgraph=True, backend=backend)
     z = noise(3, B, Z)
     cotangent = noise(3 * B, CHANNELS, SIZE, SIZE)
     for bank in (eager, compiled):

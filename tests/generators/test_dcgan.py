@@ -95,13 +95,13 @@ def test_sizes_that_do_not_divide_are_refused(wrong: dict[str, int]) -> None:
         Dcgan(8, 1, **wrong)
 
 
-@pytest.mark.slow
-def test_compiled_equals_eager() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.endurance)])
+def test_compiled_equals_eager(backend: str) -> None:
     ours, _ = twins(1, 32, torch.float64)
     z = torch.randn(B, Z, dtype=torch.float64)
     cotangent = torch.randn(B, 1, 32, 32, dtype=torch.float64)
     images, grads = outcome(ours, z, cotangent)
-    ours.compile(dynamic=False, fullgraph=True)
+    ours.compile(dynamic=False, fullgraph=True, backend=backend)
     compiled, compiled_grads = outcome(ours, z, cotangent)
     torch.testing.assert_close(compiled, images, rtol=1e-9, atol=1e-10)
     for got, expected in zip(compiled_grads, grads, strict=True):

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -22,7 +21,8 @@ from raykd.recipe.experiment import resolve
 from tests.golden.shrunk import shrink, shrunk
 
 FOLDER = Path(__file__).parent
-STEPS = 20
+STEPS = 10
+SCHEDULE = 20  # steps that the recipe plans for, as do its teacher and its bank, which make them all
 COMMAND = "python -m tests.golden.regenerate"
 
 
@@ -37,11 +37,11 @@ def read_golden(name: str) -> dict[str, Any]:
     return golden
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Return overrides and losses as they are now; a teacher or a bank is trained for as many steps first."""
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Return overrides and losses as they are now; a teacher or a bank that ``folder`` lacks is trained first."""
     losses: dict[str, list[float]] = {}
-    with TemporaryDirectory() as folder, float64(), shrunk(STEPS, Path(folder)) as (place, load):
-        recipe, overrides = load(name), shrink(name, STEPS)
+    with float64(), shrunk(SCHEDULE, folder) as (place, load):
+        recipe, overrides = load(name), shrink(name, SCHEDULE)
         for source in (resolve(recipe).teacher, resolve(recipe).bank):
             if source is not None:
                 run(source, place)

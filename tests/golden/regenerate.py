@@ -2,6 +2,8 @@
 
 import json
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from raykd.recipe.recipe import recipe_names
 from tests.golden.curves import FOLDER, measure, path_of
@@ -12,8 +14,9 @@ def regenerate(names: list[str]) -> None:
     for path in FOLDER.glob("*.json"):
         if path.stem not in recipe_names():
             path.unlink()
-    for name in names or recipe_names():
-        path_of(name).write_text(json.dumps(measure(name), indent=1) + "\n")
+    with TemporaryDirectory() as folder:
+        for name in names or recipe_names():
+            path_of(name).write_text(json.dumps(measure(name, Path(folder)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,11 @@ HEAVY = (
 SMALL = "wrn_16_1"  # stands for heavy networks: convolutions, BatchNorm and shortcuts like theirs
 SMALL_SIZE = 16  # pixels
 ROWS = 48  # of each split of made-up data
-FEW = ("imagenet", "tiny-imagenet-50")  # sets that have FEW_CLASSES here, so that these rows show each several times
+FEW = (
+    "cifar100",
+    "imagenet",
+    "tiny-imagenet-50",
+)  # sets that have FEW_CLASSES here, so that these rows show each several times
 FEW_CLASSES = 8
 
 
@@ -46,7 +50,7 @@ def shrink(name: str, steps: int) -> list[str]:
     by_class = METHODS[recipe.method.name].sharded_by == "classes"
     batch = 2 * DATASETS[recipe.data.name].num_classes if by_class else 16
     pairs = [f"schedule.steps={steps}", f"schedule.report_every={steps}", f"schedule.global_batch={batch}"]
-    smaller = {"latent_dim": 8, "generator_width": 8}
+    smaller = {"latent_dim": 8, "generator_width": 8, "discriminator_width": 8}
     pairs += [f"method.{key}={n}" for key, n in smaller.items() if hasattr(recipe.method, key)]
     if hasattr(recipe.method, "student_steps"):
         # A student that learns fast and often from few images is chaotic: it would magnify the rounding of float64.

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +24,16 @@ def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where teachers and banks are trained, once for all the recipes that build on them."""
+    return tmp_path_factory.mktemp("sources")
+
+
 @pytest.mark.parametrize("name", recipe_names())
-def test_the_first_steps_are_what_they_were(name: str) -> None:
+def test_the_first_steps_are_what_they_were(name: str, sources: Path) -> None:
     assert path_of(name).is_file(), f"no golden curve yet; run `{COMMAND} {name}`"
-    ours, golden = measure(name), read_golden(name)
+    ours, golden = measure(name, sources), read_golden(name)
     again = f"if the change is meant, run `{COMMAND} {name}`"
     assert ours["overrides"] == golden["overrides"], again
     assert differences(ours, golden) == [], again

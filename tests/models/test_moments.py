@@ -188,6 +188,7 @@ def test_it_compiles_without_a_graph_break(network: Net) -> None:
     compiled_and_plain(wrapped(network), torch.randn(6, 3, 8, 8), 3, "aot_eager")
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_inductor_agrees(network: Net) -> None:
     compiled_and_plain(wrapped(network), torch.randn(6, 3, 8, 8), 3, "inductor")

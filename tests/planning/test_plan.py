@@ -278,6 +278,16 @@ def test_a_bank_too_large_to_copy_is_exchanged(tmp_path: Path, monkeypatch: pyte
     assert run["traffic_bytes"] == {"exchanged": 32, "gradients": 200}
 
 
+def test_a_trial_is_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "teacher.safetensors")
+    one = recipe(schedule={**SHORT, "global_batch": 64})
+    found = prediction.measure(resolve(one), Runtime(threads=1), site(tmp_path), tmp_path / "a", 2)
+    assert found["steps_peak"] >= found["built"] > 100 * 2**20, "libraries and all"
+    assert found["cpu_seconds"] > 0
+
+
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_time_and_memory_of_real_processes_are_foretold_roughly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,9 +1,11 @@
-"""A run small enough to be repeated, and a driver of it in a process of its own, to be killed.
+"""A run small enough to be repeated, and the driver or a worker of it in a process of its own.
 
-python -m tests.runners.runs ADDRESS STORE
+python -m tests.runners.runs FOLDER ADDRESS STORE   to be killed
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.runners.runs FOLDER - STORE...
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,8 @@ from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, recipe_from_dict
 from raykd.results import RunResult
 from raykd.runners.train import train
+from tests.architecture.imports import ROOT
+from tests.ports import free_port
 
 STEPS, REPORT_EVERY = 60, 5
 
@@ -64,6 +68,21 @@ def start(
     return train(resolve(what), cluster, store=store, data_root=None, should_stop=should_stop)
 
 
+def start_without_ray(folder: Path, *stores: Path) -> None:
+    """Train the run of the teacher in ``folder`` by two processes of torchrun's kind, in one store after another."""
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "tests.runners.runs", str(folder), "-", *map(str, stores)]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    try:
+        assert [worker.wait(240) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
 def reported(directory: Path) -> int:
     """Count the reports of a run so far."""
     path = directory / "metrics.jsonl"
@@ -93,7 +112,13 @@ def processes_below(ancestor: int, name: str) -> list[int]:
     return sorted(process for process in names if name in names[process] and is_below(process))
 
 
-if __name__ == "__main__":
+def main(folder: Path, address: str, stores: list[Path]) -> None:
+    """Train with the Ray at an address, or as one of the workers that the environment tells of."""
     os.environ.pop("RAY_ADDRESS", None)
-    folder = Path(sys.argv[2])
-    start(recipe(folder / "teacher.safetensors"), folder, address=sys.argv[1])
+    where: dict[str, Any] = {"workers": 0, "threads": 1} if address == "-" else {"address": address}
+    for store in stores:
+        start(recipe(folder / "teacher.safetensors"), store, **where)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], list(map(Path, sys.argv[3:])))

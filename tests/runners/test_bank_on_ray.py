@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from raykd.artifacts.bank import open_bank
 from raykd.models import build_model
 from raykd.recipe.experiment import resolve
-from raykd.recipe.recipe import Recipe, recipe_from_dict
+from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict
 from raykd.store.checkpoint import latest_checkpoint
 from raykd.store.run_directory import RunDirectory
 from tests.runners.runs import start
@@ -43,11 +43,11 @@ def bank_recipe(folder: Path) -> Recipe:
     return made("bank", folder, method=method, calibration={"per_class": 4}, schedule=schedule)
 
 
-def student_recipe(folder: Path, bank: str, name: str = "student") -> Recipe:
+def student_recipe(folder: Path, name: str, **bank: str) -> Recipe:
     return made(
         name,
         folder,
-        bank={"run": bank},
+        bank=bank,
         student={"model": "hinton800"},  # without BatchNorm, whose statistics would be each worker's own
         method={"name": "bank_kd"},
         student_optim={"name": "sgd", "lr": 0.01},
@@ -57,15 +57,21 @@ def student_recipe(folder: Path, bank: str, name: str = "student") -> Recipe:
 
 @pytest.fixture(scope="module")
 def store(ray_session: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a bank that two workers made, and another that this process made."""
+    """A store with a bank and a student that two workers made, and another with a bank that this process made."""
     del ray_session
     folder = tmp_path_factory.mktemp("banks")
     torch.manual_seed(0)
     network = build_model("cifar_resnet20", num_classes=CLASSES, channels=1, size=16)
     save_file(network.state_dict(), folder / "teacher.safetensors")
-    start(bank_recipe(folder), folder / "two", address="auto", workers=2, wave=3)
+    (folder / "bank.yaml").write_text(dump_recipe(bank_recipe(folder)))
+    result = start(exchanging(folder), folder / "two", address="auto", workers=2, wave=3, bank="exchange")
+    assert result.data_opened["train"] == []
     start(bank_recipe(folder), folder / "one", workers=0)
     return folder
+
+
+def exchanging(folder: Path) -> Recipe:
+    return student_recipe(folder, "exchange", recipe=str(folder / "bank.yaml"))
 
 
 def test_two_workers_make_the_bank_that_one_makes(store: Path) -> None:
@@ -82,19 +88,21 @@ def test_two_workers_make_the_bank_that_one_makes(store: Path) -> None:
     assert checkpoint.name == f"step_{2 * STEPS:07d}"
 
 
-def test_copied_and_exchanged_images_teach_the_same(store: Path) -> None:
-    bank = resolve(bank_recipe(store)).run_id
-    students = {}
-    places: dict[str, dict[str, Any]] = {
-        "copy": {"address": "auto", "workers": 2, "bank": "copy"},
-        "exchange": {"address": "auto", "workers": 2, "bank": "exchange"},
-        "alone": {"workers": 0},
-    }
-    for name, where in places.items():
-        recipe = student_recipe(store, bank, name)
-        result = start(recipe, store / "two", **where)
-        assert result.data_opened["train"] == []
-        students[name] = load_file(store / "two" / resolve(recipe).run_id / "student.safetensors")
-    for name in ("exchange", "alone"):
-        for key, value in students["copy"].items():
-            assert torch.allclose(students[name][key], value, atol=1e-4), (name, key)
+def assert_taught_alike(store: Path, name: str, where: dict[str, Any]) -> None:
+    """Train a student from the bank of two workers, and compare it with theirs."""
+    recipe = student_recipe(store, name, run=resolve(bank_recipe(store)).run_id)
+    assert start(recipe, store / "two", **where).data_opened["train"] == []
+    ours, theirs = (
+        load_file(store / "two" / resolve(one).run_id / "student.safetensors") for one in (recipe, exchanging(store))
+    )
+    for key, value in ours.items():
+        assert torch.allclose(value, theirs[key], atol=1e-4), key
+
+
+def test_exchanged_images_teach_what_those_of_the_whole_bank_teach(store: Path) -> None:
+    assert_taught_alike(store, "alone", {"workers": 0})
+
+
+@pytest.mark.endurance
+def test_copied_images_teach_what_exchanged_ones_teach(store: Path) -> None:
+    assert_taught_alike(store, "copy", {"address": "auto", "workers": 2, "bank": "copy"})

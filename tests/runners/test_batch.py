@@ -1,5 +1,6 @@
 """Many runs as parallel trials: each once, in their order, whatever fails, dies or is stopped on the way."""
 
+import json
 import os
 import signal
 import threading
@@ -36,9 +37,9 @@ def student(**fields: Any) -> Recipe:
 def trials(
     recipes: list[Recipe], store: Path, should_stop: Callable[[], bool] = lambda: False, **where: Any
 ) -> tuple[dict[str, RunOutcome], list[str]]:
-    """Run them; return how each ended, and the order in which they did."""
+    """Run them one at a time or as ``where`` says; return how each ended, and the order in which they did."""
     order: list[str] = []
-    cluster = Cluster(name="test", **where)
+    cluster = Cluster(name="test", **{"cpus_per_worker": 2, "threads": 1, **where})
     ended = run_batch(
         [resolve(recipe) for recipe in recipes],
         cluster,
@@ -58,7 +59,7 @@ def test_students_share_a_teacher_and_equal_runs_alone(ray_session: ModuleType, 
     both = [student(), student(seed=1)]
     teacher = resolve(both[0]).teacher
     assert teacher is not None
-    ended, order = trials(both, tmp_path / "trials")
+    ended, order = trials(both, tmp_path / "trials", cpus_per_worker=1)
     assert order[0] == teacher.run_id
     assert sorted(order) == sorted(ended) == sorted({teacher.run_id, *(resolve(one).run_id for one in both)})
     for one in both:
@@ -147,25 +148,37 @@ def test_a_killed_trial_goes_on(ray_session: ModuleType, tmp_path: Path) -> None
 
 
 def test_a_stop_is_passed_on_and_the_same_call_continues(ray_session: ModuleType, tmp_path: Path) -> None:
-    long = [student(seed=seed, **{"schedule.steps": 400, "schedule.report_every": 20}) for seed in range(3)]
+    long = [student(seed=seed, **{"schedule.steps": 300, "schedule.report_every": 20}) for seed in range(2)]
     first = tmp_path / resolve(long[0]).run_id / "checkpoints"
-    with pytest.raises(BatchStopped, match=r"stopped with 1 of 4 runs finished and \d saved on the way") as stopped:
-        trials(long, tmp_path, lambda: bool(list(first.glob("step_*"))), cpus_per_worker=2)
+    with pytest.raises(BatchStopped, match=r"stopped with 1 of 3 runs finished and 1 saved on the way") as stopped:
+        trials(long, tmp_path, lambda: bool(list(first.glob("step_*"))))
     assert stopped.value.exit_code == 130
     assert RunDirectory(tmp_path / resolve(long[0]).run_id).status()["state"] == "interrupted"
     ended, _ = trials(long, tmp_path)
     assert all(end.result is not None for end in ended.values())
 
 
+@pytest.mark.endurance
 def test_a_trial_of_several_workers_is_a_train_run(ray_session: ModuleType, tmp_path: Path) -> None:
     one = student()
-    ended, _ = trials([one], tmp_path / "cached", workers=2)
+    ended, _ = trials([one], tmp_path, workers=2, cpus_per_worker=1)
     result = ended[resolve(one).run_id].result
     assert result is not None, ended
-    live = Cluster(name="live", workers=2, teacher_logits="live")
-    alone = train(resolve(one), live, store=tmp_path / "live", data_root=None, should_stop=bool)
-    assert weights(tmp_path / "cached", one) == weights(tmp_path / "live", one), "two workers' logits are the teacher's"
-    assert alone.last == result.last
+    environment = json.loads((tmp_path / resolve(one).run_id / "environment.json").read_text())
+    assert environment["workers"] == 2
+    again, _ = trials([one], tmp_path)
+    assert again == ended
+
+
+@pytest.mark.endurance
+def test_logits_of_several_workers_are_the_teachers(ray_session: ModuleType, tmp_path: Path) -> None:
+    one = student()
+    results: dict[str, RunResult] = {}
+    for logits in ("cached", "live"):
+        cluster = Cluster(name=logits, workers=2, teacher_logits=logits)
+        results[logits] = train(resolve(one), cluster, store=tmp_path / logits, data_root=None, should_stop=bool)
+    assert weights(tmp_path / "cached", one) == weights(tmp_path / "live", one)
+    assert results["cached"].last == results["live"].last
 
 
 def test_what_has_no_data_is_told_at_once_and_stops_nothing(ray_session: ModuleType, tmp_path: Path) -> None:

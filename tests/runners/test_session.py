@@ -1,6 +1,7 @@
-"""A cluster without room, whose autoscaler adds machines: Ray's real one, with nodes that are processes here."""
+"""A cluster without room, whose autoscaler adds machines: a made-up one, and Ray's with nodes that are processes."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,8 @@ import pytest
 import yaml
 
 from raykd.cluster.config import Cluster
-from raykd.runners.ray.session import room_for
+from raykd.errors import SetupError
+from raykd.runners.ray.session import check_resources, room_for
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -85,6 +87,65 @@ def started(folder: Path, address: str, workers: int, *words: str) -> "subproces
     )
 
 
+class Reservation:
+    """What Ray gives for bundles that no node has room for: there once its autoscaler has added machines."""
+
+    def __init__(self, nodes: list[dict[str, float]], looks: float) -> None:
+        self.nodes, self.looks, self.removed = nodes, looks, False
+        self.bundles: list[dict[str, float]] = []
+
+    def __call__(self, bundles: list[dict[str, float]]) -> "Reservation":
+        self.bundles = bundles
+        return self
+
+    def wait(self, seconds: float) -> bool:
+        self.looks -= 1
+        if self.looks < 0:
+            self.nodes += self.bundles
+        return self.looks < 0
+
+    def remove(self, reservation: "Reservation") -> None:
+        self.removed = reservation is self
+
+
+@pytest.fixture
+def reserved(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Reservation:
+    """A cluster of one CPU whose machines come after the parameter's number of looks."""
+    nodes = [{"CPU": 1.0}]
+    reservation = Reservation(nodes, request.param)
+    monkeypatch.setattr("raykd.runners.ray.session._nodes", lambda: nodes)
+    monkeypatch.setattr("raykd.runners.ray.session.placement_group", reservation)
+    monkeypatch.setattr("raykd.runners.ray.session.remove_placement_group", reservation.remove)
+    return reservation
+
+
+GROWING = Cluster(name="growing", workers=3, grows_to=4)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("reserved", [2], indirect=True)
+def test_machines_are_waited_for(reserved: Reservation, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        check_resources(GROWING, 3)
+    assert reserved.bundles == [{"CPU": 1.0}] * 3
+    assert reserved.removed, "it would keep the workers from the machines"
+    assert caplog.messages == [
+        "waiting for machines: 3 workers need 3 CPUs",
+        *["still waiting for machines: room for 1 of 3 workers"] * 2,
+        "3 workers need 3 CPUs; the cluster has 4 CPUs",
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("reserved", [math.inf], indirect=True)
+def test_a_wait_for_machines_has_an_end(reserved: Reservation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raykd.runners.ray.session.GROWTH_SECONDS", -60)
+    with pytest.raises(SetupError, match="3 workers .* need 3 CPUs, and after -1 minutes there is room for 1: `ray st"):
+        check_resources(GROWING, 3)
+    assert reserved.removed
+
+
+@pytest.mark.endurance
 @pytest.mark.ray
 @pytest.mark.slow
 def test_machines_are_asked_for_and_waited_for(address: str, tmp_path: Path) -> None:
@@ -99,6 +160,7 @@ def test_machines_are_asked_for_and_waited_for(address: str, tmp_path: Path) -> 
     assert json.loads(out)["trials"]["complete"] == 2
 
 
+@pytest.mark.endurance
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_wait_for_machines_can_be_stopped(address: str, tmp_path: Path) -> None:

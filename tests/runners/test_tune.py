@@ -56,10 +56,11 @@ class Terminal:
 def searched(
     folder: Path, should_stop: Callable[[], bool] = lambda: False, where: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
+    """Search with one trial at a time, whose process the next one takes over, or as ``where`` says."""
     space = load_space(str(written(folder, **changes)))
     return search(
         plan_search(space, folder / "runs"),
-        Cluster(name="test", **(where or {})),
+        Cluster(name="test", **{"cpus_per_worker": 2, "threads": 1, **(where or {})}),
         store=folder / "runs",
         data_root=None,
         should_stop=should_stop,
@@ -71,34 +72,22 @@ def study_of(report: dict[str, Any]) -> optuna.Study:
     return optuna.load_study(study_name=report["study"], storage=f"sqlite:///{report['directory']}/study.db")
 
 
-def test_a_trial_is_a_run_and_the_same_call_reads_it(ray_session: ModuleType, tmp_path: Path) -> None:
-    report = searched(tmp_path, objectives=["accuracy", "parameters", "latency", "gpu_hours"], keep=2)
-    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
-    study = study_of(report)
-    assert study.metric_names == ["accuracy", "parameters", "latency", "gpu_hours"]
-    for trial in study.trials:
-        directory = tmp_path / "runs" / trial.user_attrs[RUN]
-        last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
-        accuracy, parameters, latency, hours = trial.values
-        assert accuracy == last["holdout/accuracy/top1"]
-        assert trial.user_attrs["test/accuracy/top1"] == last["accuracy/top1"]
-        assert parameters == 15_738
-        assert latency > 0
-        assert hours > 0
-    ended = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
-    again = searched(tmp_path, objectives=["accuracy", "parameters", "latency", "gpu_hours"], keep=2)
-    assert again["best"] == report["best"]
-    assert ended == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
-
-
-def test_more_trials_go_on_where_the_last_ended(ray_session: ModuleType, tmp_path: Path) -> None:
+def test_trials_are_runs_that_the_same_call_reads_and_more_go_on(ray_session: ModuleType, tmp_path: Path) -> None:
     first = searched(tmp_path, trials=2, keep=1)
-    more = searched(tmp_path, trials=4, keep=1)
+    ended = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
+    assert searched(tmp_path, trials=2, keep=1)["best"] == first["best"]
+    assert ended == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
+    more = searched(tmp_path, trials=4, keep=1, where={"cpus_per_worker": 1})  # two at a time
+    assert more["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
     assert more["study"] == first["study"]
     trials = study_of(more).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     assert len({trial.params["student_optim.lr"] for trial in trials}) == 4, "other values than at the first start"
-    assert all(len(trial.intermediate_values) == 3 for trial in trials)
+    for trial in trials:
+        last = json.loads((tmp_path / "runs" / trial.user_attrs[RUN] / "metrics.jsonl").read_text().splitlines()[-1])
+        assert trial.values == [last["holdout/accuracy/top1"]]
+        assert trial.user_attrs["test/accuracy/top1"] == last["accuracy/top1"]
+        assert len(trial.intermediate_values) == 3
     kept = [path.parent.name for path in (tmp_path / "runs").glob("kd_digits-*/checkpoints")]
     assert kept == [more["best"][0]["run"]], "checkpoints of the best only"
     best = load_recipe(str(Path(more["directory"]) / "best.yaml"))
@@ -113,6 +102,29 @@ def test_more_trials_go_on_where_the_last_ended(ray_session: ModuleType, tmp_pat
     assert alone.student.more["holdout/accuracy/top1"] == more["best"][0]["values"]["accuracy"]
 
 
+def test_a_trial_is_told_by_all_objectives_and_one_that_fails_by_its_reason(
+    ray_session: ModuleType, tmp_path: Path
+) -> None:
+    report = searched(
+        tmp_path,
+        objectives=["accuracy", "parameters", "latency", "gpu_hours"],
+        trials=2,
+        sampler={"name": "grid"},
+        space={"student_optim.lr": {"choice": [0.001, 1e30]}},
+    )
+    assert report["trials"] == {"target": 2, "complete": 1, "pruned": 0, "failed": 1, "running": 0}
+    assert "finite" in report["reasons"][0]["reason"]
+    study = study_of(report)
+    assert study.metric_names == ["accuracy", "parameters", "latency", "gpu_hours"]
+    (trial,) = study.get_trials(states=[TrialState.COMPLETE])
+    last = json.loads((tmp_path / "runs" / trial.user_attrs[RUN] / "metrics.jsonl").read_text().splitlines()[-1])
+    accuracy, parameters, latency, hours = trial.values
+    assert accuracy == last["holdout/accuracy/top1"]
+    assert parameters == 15_738
+    assert latency > 0
+    assert hours > 0
+
+
 def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:
     grid = {"student_optim.lr": {"choice": [0.003, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]}}
     budget = {**SMALL, "schedule.steps": 48, "schedule.report_every": 8}
@@ -123,7 +135,6 @@ def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:
         space=grid,
         sampler={"name": "grid"},
         scheduler={"name": "asha", "grace": 1, "reduction": 2},
-        where={"cpus_per_worker": 4},  # one after the other, so that the good one is there to be compared with
     )
     assert report["trials"]["complete"] + report["trials"]["pruned"] == 6
     assert report["trials"]["pruned"] >= 2
@@ -194,16 +205,8 @@ def test_a_trial_of_several_seeds_counts_by_their_mean(ray_session: ModuleType, 
     assert searched(tmp_path, trials=2, seeds=3, keep=1)["best"] == report["best"]
 
 
-def test_a_failing_trial_is_recorded_with_its_reason(ray_session: ModuleType, tmp_path: Path) -> None:
-    report = searched(
-        tmp_path, trials=2, sampler={"name": "grid"}, space={"student_optim.lr": {"choice": [0.001, 1e30]}}
-    )
-    assert report["trials"] == {"target": 2, "complete": 1, "pruned": 0, "failed": 1, "running": 0}
-    assert "finite" in report["reasons"][0]["reason"]
-
-
 def test_a_trial_of_two_workers_is_a_train_run(ray_session: ModuleType, tmp_path: Path) -> None:
-    report = searched(tmp_path, trials=1, where={"workers": 2})
+    report = searched(tmp_path, trials=1, where={"workers": 2, "cpus_per_worker": 1})
     assert report["trials"]["complete"] == 1, report["reasons"]
     run = tmp_path / "runs" / report["best"][0]["run"]
     assert json.loads((run / "environment.json").read_text())["workers"] == 2

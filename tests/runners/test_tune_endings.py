@@ -37,7 +37,7 @@ def test_a_trial_that_starves_says_for_what(
         def here(self) -> bool:
             return True
 
-    other: Any = ray_session.remote(num_cpus=3)(Other).remote()
+    other: Any = ray_session.remote(num_cpus=1)(Other).remote()
     assert ray_session.get(other.here.remote())
 
     def heard() -> bool:
@@ -46,9 +46,8 @@ def test_a_trial_that_starves_says_for_what(
             ray_session.kill(other)
         return False
 
-    monkeypatch.setattr("raykd.runners.ray.tuner.room_for", lambda cluster: 4)
-    report = searched(tmp_path, heard, trials=3, space={"student_optim.lr": {"choice": [0.001, 0.002, 0.003]}})
-    assert report["trials"]["complete"] == 3
+    report = searched(tmp_path, heard, {"cpus_per_worker": 1}, trials=2)
+    assert report["trials"]["complete"] == 2
     told = next(one.getMessage() for one in caplog.records if "wait for room" in one.getMessage())
     assert re.fullmatch(r"\d trial\(s\) wait for room: each needs 1 CPUs; free are 0 CPUs", told)
 
@@ -59,12 +58,12 @@ def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_p
     def begun() -> bool:
         return len(list((tmp_path / "runs").glob("kd_digits-*/checkpoints/step_*"))) > 1
 
-    with pytest.raises(SearchStopped, match=r"stopped with \d of 4 trials finished"):
-        searched(tmp_path, begun, overrides=long)
+    with pytest.raises(SearchStopped, match=r"stopped with \d of 2 trials finished"):
+        searched(tmp_path, begun, trials=2, overrides=long)
     saved = [path for path in (tmp_path / "runs").glob("kd_digits-*") if (path / "checkpoints").is_dir()]
     assert {RunDirectory(path).status()["state"] for path in saved} == {"interrupted"}
-    report = searched(tmp_path, overrides=long)
-    assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    report = searched(tmp_path, trials=2, overrides=long)
+    assert report["trials"] == {"target": 2, "complete": 2, "pruned": 0, "failed": 0, "running": 0}
     assert {path.name for path in saved} <= {trial.user_attrs.get(RUN) for trial in study_of(report).trials}
 
 
@@ -85,7 +84,7 @@ class Killer:
 def test_a_killed_trial_goes_on_from_its_checkpoint(
     ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    long = {**SMALL, "schedule.steps": 600, "schedule.report_every": 20}
+    long = {**SMALL, "schedule.steps": 300, "schedule.report_every": 20}
     killer = Killer(tmp_path)
     report = searched(tmp_path, killer, trials=1, overrides=long)
     assert report["trials"] == {"target": 1, "complete": 1, "pruned": 0, "failed": 0, "running": 0}
@@ -93,7 +92,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(
     died = next(match[1] for match in said if match)
     rows = (tmp_path / "runs" / died / "metrics.jsonl").read_text()
     assert rows.startswith(killer.before[died]), "it did not begin again"
-    assert [json.loads(row)["step"] for row in rows.splitlines()] == list(range(20, 601, 20))
+    assert [json.loads(row)["step"] for row in rows.splitlines()] == list(range(20, 301, 20))
     told = capfd.readouterr()
     assert told.out == "", "Ray's own words do not mix with a report"
     assert "Traceback" not in told.err
@@ -103,16 +102,15 @@ def test_a_trial_that_dies_too_often_is_recorded(
     ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = {**SMALL, "schedule.steps": 600, "schedule.report_every": 20}
-    report = searched(tmp_path, Killer(tmp_path), {"max_failures": 0}, trials=2, overrides=long)
-    assert report["trials"]["complete"] == 1
-    assert report["trials"]["failed"] == 1
+    report = searched(tmp_path, Killer(tmp_path), {"max_failures": 0}, trials=1, overrides=long)
+    assert report["trials"] == {"target": 1, "complete": 0, "pruned": 0, "failed": 1, "running": 0}
     assert "its process died" in report["reasons"][0]["reason"]
 
 
 def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_session: ModuleType, tmp_path: Path) -> None:
     """A disk that takes nothing more, as a store that is gone: mended, the same call goes on with that trial."""
-    temperatures = {"method.temperature": {"choice": [2.0, 3.0, 5.0]}}
-    changes: dict[str, Any] = {"sampler": {"name": "grid"}, "trials": 3, "space": temperatures}
+    temperatures = {"method.temperature": {"choice": [2.0, 3.0]}}
+    changes: dict[str, Any] = {"sampler": {"name": "grid"}, "trials": 2, "space": temperatures}
     planned = plan_search(load_space(str(written(tmp_path, **changes))), tmp_path / "runs")
     run = resolve(planned.space.make_recipe({"method.temperature": 3.0})).run_id
     blocked = tmp_path / "runs" / run / "checkpoints"
@@ -122,9 +120,10 @@ def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_sessio
         searched(tmp_path, **changes)
     blocked.unlink()
     report = searched(tmp_path, **changes)
-    assert report["trials"] == {"target": 3, "complete": 3, "pruned": 0, "failed": 0, "running": 0}
+    assert report["trials"] == {"target": 2, "complete": 2, "pruned": 0, "failed": 0, "running": 0}
 
 
+@pytest.mark.endurance
 def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
     """The command dies in the middle; the same command repeats nothing that was finished and finishes the rest."""
     slow = {**SMALL, "schedule.steps": 200, "schedule.report_every": 20}

@@ -54,6 +54,7 @@ def database() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.endurance
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_tuners_share_a_study_in_postgresql(tmp_path: Path, database: str) -> None:
