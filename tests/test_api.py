@@ -92,15 +92,13 @@ def bare_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     yield
 
 
+def asked(**given: Any) -> dict[str, Any]:
+    networks = {"teacher": network(32), "student": network()}
+    return {**networks, "data": pair(), "overrides": SHORT, "progress": False, **given}
+
+
 def trained(**given: Any) -> RunResult:
-    asked: dict[str, Any] = {
-        "teacher": network(32),
-        "student": network(),
-        "data": pair(),
-        "overrides": SHORT,
-        "progress": False,
-    }
-    return raykd.train("dafl_digits", **{**asked, **given})
+    return raykd.train("dafl_digits", **asked(**given))
 
 
 def of_another_process() -> None:
@@ -256,14 +254,7 @@ def test_a_teacher_in_memory_is_looked_at_before(tmp_path: Path) -> None:
 
 
 def test_seeds_give_a_mean() -> None:
-    given: dict[str, Any] = {
-        "teacher": network(32),
-        "student": network(),
-        "data": pair(),
-        "overrides": SHORT,
-        "progress": False,
-    }
-    result = raykd.train_seeds("dafl_digits", 2, **given)
+    result = raykd.train_seeds("dafl_digits", 2, **asked())
     first, second = result.runs
     assert [first.seed, second.seed] == [0, 1]
     assert result.mean.images == first.images
