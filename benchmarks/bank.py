@@ -1,6 +1,6 @@
 """Time forward, backward and Adam of many generators: a loop over modules against one bank.
 
-    python benchmarks/bank.py [--members 10 100 250] [--rounds 3] [--threads 1] [--json]
+    python benchmarks/bank.py [--members 10 100 250] [--rung loop eager] [--rounds 3] [--threads 1] [--json]
 
 Every rung runs in a process of its own (the allocator setting of one cannot be undone for the next) and takes turns
 with the loop, step by step, so that a busy machine slows both alike; only these two are in memory at a time.
@@ -156,6 +156,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--members", type=int, choices=CASES, nargs="+", default=list(CASES), help="default: all")
+    parser.add_argument("--rung", choices=ALL, nargs="+", default=list(ALL), help="default: all")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default 1)")
     parser.add_argument("--rounds", type=int, default=3, help="steps timed per rung (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
@@ -163,7 +164,10 @@ def main() -> None:
     tables = []
     for members in arguments.members:
         for rungs in (RUNGS, OPTIMIZER_RUNGS):
-            tables.append(measure(members, rungs, arguments.threads, arguments.rounds))
+            chosen = {name: variant for name, variant in rungs.items() if name in arguments.rung}
+            if not chosen:
+                continue
+            tables.append(measure(members, chosen, arguments.threads, arguments.rounds))
             if not arguments.json:
                 print(markdown(tables[-1]), end="\n\n", flush=True)
     if arguments.json:

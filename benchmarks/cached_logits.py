@@ -1,6 +1,6 @@
 """What it saves a student to know its teacher's answers beforehand.
 
-    python benchmarks/cached_logits.py [--steps 40] [--rounds 5]
+    python benchmarks/cached_logits.py [--teacher lenet5 resnet34] [--steps 40] [--rounds 5]
 
 One thread takes steps of distillation with the data on random images of the sets' shapes: asking the teacher in every
 step, and with the logits that were computed once. Both ways do the same arithmetic in the student and end with equal
@@ -21,7 +21,7 @@ from raykd.distributed.world import World
 from raykd.methods.base import Method, MethodContext
 from raykd.methods.kd import Kd, KdConfig
 from raykd.models import build_model
-from raykd.models.logits import logits_of
+from raykd.models.logits import compute_logits
 from raykd.models.teacher import Teacher
 
 PAIRS = (
@@ -54,14 +54,17 @@ def made(data: str, teacher: str, student: str, batch: int, cached: bool) -> tup
     images = Images(pixels, torch.randint(0, spec.num_classes, (IMAGES,)))
     logits, began = None, time.process_time()
     if cached:
-        logits = logits_of(asked, (b.images for b in evaluation_batches(images, spec, world, 256)), world)
+        logits = compute_logits(asked, (b.images for b in evaluation_batches(images, spec, world, 256)), world)
     seconds = (time.process_time() - began) / IMAGES
-    return Kd(KdConfig(name="kd"), context), TrainStream(images, spec, world, batch, 0, (), logits), seconds
+    stream = TrainStream(images, spec, world, batch, 0, teacher_logits=logits)
+    return Kd(KdConfig(name="kd"), context), stream, seconds
 
 
 def main() -> None:
     """Print a table of the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    teachers = [teacher for _, teacher, _, _ in PAIRS]
+    parser.add_argument("--teacher", choices=teachers, nargs="+", default=teachers, help="default: all")
     parser.add_argument("--steps", type=int, default=40, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -69,6 +72,8 @@ def main() -> None:
     print("| teacher -> student, batch | live, ms | cached, ms | ratio | computing them once, for each batch |")
     print("|---|---|---|---|---|")
     for data, teacher, student, batch in PAIRS:
+        if teacher not in options.teacher:
+            continue
         steps = options.steps if data == "mnist" else max(2, options.steps // 10)
         ways = {cached: made(data, teacher, student, batch, cached) for cached in (False, True)}
         times: dict[bool, list[float]] = {False: [], True: []}

@@ -119,7 +119,9 @@ def work(steps: int, seeds: int) -> None:
     teacher = taught(world, train, steps)
     evaluator = Evaluator(test, SPEC, world, teacher)
     bank = Album(train, range(world.rank, SPEC.num_classes, world.size))
-    lines = [f"teacher {evaluator.score_teacher()['teacher/accuracy/top1']:.2f} % right; students, {steps} steps:"]
+    figures = evaluator.score_teacher()
+    assert figures is not None, "there are a teacher and a test split"
+    lines = [f"teacher {figures.top1:.2f} % right; students, {steps} steps:"]
     for seed in range(seeds):
         for name, method in (("all classes", BankKd), ("own classes", OwnClasses)):
             student, seconds = distilled(method, world, bank, teacher, seed, steps)

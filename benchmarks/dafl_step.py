@@ -1,6 +1,6 @@
 """Time DAFL's step, the published script's against raykd's, and what each change brought.
 
-    python benchmarks/dafl_step.py [--case mnist] [--threads 1] [--rounds 3] [--json]
+    python benchmarks/dafl_step.py [--case mnist] [--batch 512] [--threads 1] [--rounds 3] [--json]
 
 Every rung runs in a process of its own (the allocator setting of one cannot be undone for the
 next) and the rungs take turns, one step each per round, so that a busy machine slows all alike.
@@ -30,7 +30,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.2}
 class Rung:
     """A worker process that steps when asked."""
 
-    def __init__(self, case: str, name: str, threads: int) -> None:
+    def __init__(self, case: str, name: str, threads: int, batch: int) -> None:
         """Start it and wait until it is warm."""
         self.name = name
         environment = {key: value for key, value in os.environ.items() if key not in RESIDENT}
@@ -39,7 +39,7 @@ class Rung:
         if name in LADDER and LADDER[name].resident:
             environment |= RESIDENT
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dafl.worker", case, name, str(threads)],
+            [sys.executable, "-m", "dafl.worker", case, name, str(threads), str(batch)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -57,7 +57,7 @@ class Rung:
 
     def middle(self, key: str) -> float:
         """Return the median of ``cpu`` or ``wall`` seconds."""
-        return median(step[key] for step in self.steps)
+        return float(median(step[key] for step in self.steps))
 
     def close(self) -> None:
         """End the process."""
@@ -72,11 +72,11 @@ class Rung:
         return answer
 
 
-def measure(case: str, names: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
+def measure(case: str, names: Sequence[str], threads: int, rounds: int, batch: int) -> dict[str, Any]:
     """Measure one case and return its table."""
     at_once = max(1, (os.cpu_count() or 1) // threads)
     with ThreadPoolExecutor(at_once) as pool:
-        rungs = list(pool.map(lambda name: Rung(case, name, threads), (*names, "peak")))
+        rungs = list(pool.map(lambda name: Rung(case, name, threads, batch), (*names, "peak")))
     for _ in range(rounds):
         for rung in rungs:
             rung.step()
@@ -86,6 +86,7 @@ def measure(case: str, names: Sequence[str], threads: int, rounds: int) -> dict[
     best = {precision: max(step["values"][i] for step in peak.steps) for i, precision in enumerate(TOLERANCE)}
     return {
         "case": case,
+        "batch": batch,
         "threads": threads,
         "rounds": rounds,
         "peak_gflops": {precision: rate / 1e9 for precision, rate in best.items()},
@@ -122,14 +123,14 @@ def rows(rungs: Sequence[Rung], best: dict[str, float]) -> list[dict[str, Any]]:
 
 def ratio(slow: Rung, fast: Rung, key: str) -> float:
     """Return how many times faster: the median over rounds of the ratio within the round."""
-    return median(a[key] / b[key] for a, b in zip(slow.steps, fast.steps, strict=True))
+    return float(median(a[key] / b[key] for a, b in zip(slow.steps, fast.steps, strict=True)))
 
 
 def markdown(table: dict[str, Any]) -> str:
     """Lay out a table for reading."""
     peaks = table["peak_gflops"]
     lines = [
-        f"### {table['case']}: batch {CASES[table['case']].batch}, {table['threads']} thread(s), "
+        f"### {table['case']}: batch {table['batch']}, {table['threads']} thread(s), "
         f"median of {table['rounds']} rounds; peak per core {peaks['fp32']:.0f} GFLOP/s in float32, "
         f"{peaks['bf16']:.0f} in bfloat16",
         "",
@@ -152,12 +153,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--case", choices=CASES, action="append", help="default: all")
     parser.add_argument("--rung", choices=LADDER, action="append", help="default: see dafl/ladder.py")
+    parser.add_argument("--batch", type=int, help="images of a step (default: see dafl/ladder.py)")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default 1)")
     parser.add_argument("--rounds", type=int, default=3, help="steps timed per rung (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     arguments = parser.parse_args()
     tables = [
-        measure(case, arguments.rung or DEFAULT_RUNGS[case], arguments.threads, arguments.rounds)
+        measure(
+            case,
+            arguments.rung or DEFAULT_RUNGS[case],
+            arguments.threads,
+            arguments.rounds,
+            arguments.batch or CASES[case].batch,
+        )
         for case in arguments.case or CASES
     ]
     print(json.dumps(tables, indent=1) if arguments.json else "\n\n".join(map(markdown, tables)))

@@ -1,6 +1,6 @@
 """Time the inner step of LS-GDFD, many generators under per-class moments: the obvious way against raykd's.
 
-    python benchmarks/lsgdfd_step.py [--members 10 100] [--rung obvious raykd] [--rounds 3] [--threads 1] [--json]
+    python benchmarks/lsgdfd_step.py [--members 10 100] [--images 8] [--rung obvious raykd] [--rounds 3] [--json]
 
 Every rung runs in a process of its own (the allocator setting of one cannot be undone for the next) and the rungs take
 turns, one step each per round, so that a busy machine slows all alike. They are all in memory at once, 100 generators
@@ -30,7 +30,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.2}
 class Process:
     """A worker that steps when asked."""
 
-    def __init__(self, members: int, name: str, threads: int) -> None:
+    def __init__(self, members: int, name: str, threads: int, images: int) -> None:
         """Start it and wait until it is warm."""
         self.name = name
         environment = {key: value for key, value in os.environ.items() if key not in RESIDENT}
@@ -39,7 +39,7 @@ class Process:
         if name not in RUNGS or RUNGS[name].ours:
             environment |= RESIDENT
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lsgdfd.worker", str(members), name, str(threads)],
+            [sys.executable, "-m", "lsgdfd.worker", str(members), name, str(threads), str(images)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -59,7 +59,7 @@ class Process:
 
     def middle(self, key: str) -> float:
         """Return the median of ``cpu`` or ``wall`` seconds."""
-        return median(step[key] for step in self.steps)
+        return float(median(step[key] for step in self.steps))
 
     def close(self) -> None:
         """End the process."""
@@ -80,10 +80,10 @@ class Process:
         return answer
 
 
-def measure(members: int, names: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
+def measure(members: int, names: Sequence[str], threads: int, rounds: int, images: int) -> dict[str, Any]:
     """Measure one number of generators and return its table."""
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as pool:
-        processes = list(pool.map(lambda name: Process(members, name, threads), (*names, "peak")))
+        processes = list(pool.map(lambda name: Process(members, name, threads, images), (*names, "peak")))
     for _ in range(rounds):
         for process in processes:
             process.step()
@@ -91,7 +91,7 @@ def measure(members: int, names: Sequence[str], threads: int, rounds: int) -> di
     best = {precision: max(step["values"][i] for step in peak.steps) for i, precision in enumerate(TOLERANCE)}
     table = {
         "members": members,
-        "images_per_member": images_per_member(members),
+        "images_per_member": images,
         "threads": threads,
         "rounds": rounds,
         "peak_gflops": {precision: rate / 1e9 for precision, rate in best.items()},
@@ -148,13 +148,23 @@ def markdown(table: dict[str, Any]) -> str:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--members", type=int, nargs="+", default=[10], help="generators (default 10 100)")
+    parser.add_argument("--members", type=int, nargs="+", default=[10], help="generators (default 10)")
+    parser.add_argument("--images", type=int, help="of each generator in a step (default about 80 in all)")
     parser.add_argument("--rung", choices=RUNGS, nargs="+", default=list(RUNGS), help="default all")
     parser.add_argument("--rounds", type=int, default=3, help="steps timed per rung (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default 1)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     arguments = parser.parse_args()
-    tables = [measure(members, arguments.rung, arguments.threads, arguments.rounds) for members in arguments.members]
+    tables = [
+        measure(
+            members,
+            arguments.rung,
+            arguments.threads,
+            arguments.rounds,
+            arguments.images or images_per_member(members),
+        )
+        for members in arguments.members
+    ]
     print(json.dumps(tables, indent=1) if arguments.json else "\n\n".join(map(markdown, tables)))
     if not all(entry["same_losses"] for table in tables for entry in table["rungs"]):
         sys.exit("the steps do not compute the same losses")

@@ -57,7 +57,7 @@ def part(network: nn.Module, parts: int) -> None:
 def trained(place: RunContext, pairs: Iterable[str], seed: int, parts: int) -> float:
     """Return the test accuracy in per cent of the student of the last step."""
     recipe = load_recipe(RECIPE, [*pairs, f"seed={seed}"])
-    built = build(recipe, place.world, place.runtime, place.workspace)
+    built = build(resolve(recipe), place.world, place.runtime, place.workspace)
     for role in PLAYERS:
         part(built.method.trained[role], parts)
     for step in range(recipe.schedule.steps):

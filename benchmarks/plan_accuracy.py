@@ -15,10 +15,11 @@ import tempfile
 from pathlib import Path
 
 from raykd.config.runtime import Runtime
-from raykd.engine.build import find_weights, spec_of
+from raykd.engine.build import build_spec, find_weights
 from raykd.errors import UsageError
 from raykd.models import build_model
-from raykd.planning.predict import Prediction, Site, measure, predict
+from raykd.planning.predict import Prediction, TrialSite, measure, predict
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.store.checkpoint import save_weights
 from raykd.store.workspace import Workspace
@@ -34,7 +35,7 @@ def with_weights(recipe: Recipe, workspace: Workspace, folder: Path) -> Recipe:
     try:
         find_weights(teacher.weights, workspace)
     except UsageError:
-        spec = spec_of(recipe.data, workspace)
+        spec = build_spec(recipe.data, workspace)
         network = build_model(teacher.model, num_classes=spec.num_classes, channels=spec.channels, size=spec.size)
         path = folder / "random.safetensors"
         save_weights(network.state_dict(), path)
@@ -42,18 +43,18 @@ def with_weights(recipe: Recipe, workspace: Workspace, folder: Path) -> Recipe:
     return recipe
 
 
-def compare(foretold: Prediction, found: dict[str, float]) -> dict[str, dict[str, float]]:
+def compare(predicted: Prediction, found: dict[str, float]) -> dict[str, dict[str, float]]:
     """Return foretold, measured and the error in per cent of time and memory."""
     peak = max(found["built"], found["steps_peak"], found["report_peak"])
     pairs = {
-        "seconds per step": (foretold.at("seconds"), found["seconds"]),
-        "processor seconds per step": (foretold.at("cpu_seconds"), found["cpu_seconds"]),
-        "peak memory, GiB": (foretold.peak() / 2**30, peak / 2**30),
-        "checkpoint, MiB": (foretold.at("checkpoint") / 2**20, found["checkpoint"] / 2**20),
+        "seconds per step": (predicted.at("seconds"), found["seconds"]),
+        "processor seconds per step": (predicted.at("cpu_seconds"), found["cpu_seconds"]),
+        "peak memory, GiB": (predicted.peak() / 2**30, peak / 2**30),
+        "checkpoint, MiB": (predicted.at("checkpoint") / 2**20, found["checkpoint"] / 2**20),
     }
     return {
-        name: {"foretold": told, "measured": real, "error_percent": 100 * (told / real - 1)}
-        for name, (told, real) in pairs.items()
+        name: {"foretold": value, "measured": real, "error_percent": 100 * (value / real - 1)}
+        for name, (value, real) in pairs.items()
     }
 
 
@@ -68,15 +69,15 @@ def main() -> None:
     arguments = parser.parse_args()
     data = os.environ.get("RAYKD_DATA")
     workspace = Workspace(Path(data) if data else None, Path("runs").absolute())
-    site, runtime = Site(workspace), Runtime(wave=arguments.wave, threads=arguments.threads)
+    site, runtime = TrialSite(workspace), Runtime(wave=arguments.wave, threads=arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         recipe = with_weights(load_recipe(arguments.recipe[0], arguments.recipe[1:]), workspace, Path(folder))
-        foretold = predict(recipe, runtime, site, store, memory=None, direct=False, steps=arguments.steps)
-        found = measure(foretold.recipe, runtime, site, store, arguments.steps)
-    table = compare(foretold, found)
-    tried = " and ".join(map(str, sorted(foretold.trials)))
-    title = f"{recipe.name}: {foretold.planned} {foretold.size_is}, foretold from {tried}; {found['device']}"
+        predicted = predict(resolve(recipe), runtime, site, store, memory=None, direct=False, steps=arguments.steps)
+        found = measure(predicted.experiment, runtime, site, store, arguments.steps)
+    table = compare(predicted, found)
+    tried = " and ".join(map(str, sorted(predicted.trials)))
+    title = f"{recipe.name}: {predicted.axis.planned} {predicted.axis.counts}, foretold from {tried}; {found['device']}"
     if arguments.json:
         print(json.dumps({"title": title, **table}))
         return

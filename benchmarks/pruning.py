@@ -66,12 +66,15 @@ def _started(asked: argparse.Namespace, name: str, space: dict[str, Any], trials
 
 def _row(name: str, report: dict[str, Any]) -> str:
     study = optuna.load_study(study_name=report["study"], storage=f"sqlite:///{report['directory']}/study.db")
-    ended = [t for t in study.trials if t.datetime_start and t.datetime_complete]
-    seconds = sum((t.datetime_complete - t.datetime_start).total_seconds() for t in ended)
+    ended = [
+        (t.datetime_complete - t.datetime_start).total_seconds()
+        for t in study.trials
+        if t.datetime_start and t.datetime_complete
+    ]
     counts, best = report["trials"], report["best"][0]
     (objective, value), test = next(iter(best["values"].items())), best["test/accuracy/top1"]
     return (
-        f"| {name} | {len(ended)} | {counts['pruned']} | {counts['complete']} | {seconds:.0f} | "
+        f"| {name} | {len(ended)} | {counts['pruned']} | {counts['complete']} | {sum(ended):.0f} | "
         f"{objective} {value:.1f}, trial {best['trial']} | {test:.1f} |"
     )
 

@@ -81,8 +81,8 @@ def build(case: str, heavy: bool, world: World) -> Method:
         config: Any = LsgdfdConfig(
             name="lsgdfd", statistics="class", generator=generator, settle_passes=0, generator_optim=OPTIM
         )
-        return METHODS["lsgdfd"](config, context)  # type: ignore[no-any-return]
-    return METHODS["bank_kd"](BankKdConfig(name="bank_kd"), context)  # type: ignore[no-any-return]
+        return METHODS["lsgdfd"](config, context)
+    return METHODS["bank_kd"](BankKdConfig(name="bank_kd"), context)
 
 
 def work(case: str, heavy: bool, steps: int) -> None:

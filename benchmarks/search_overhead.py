@@ -18,11 +18,13 @@ import ray
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import apply_ray_settings
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.runners.train import train
 from raykd.runners.tune import search
+from raykd.search.dimension import Dimension
 from raykd.search.setup import plan_search
-from raykd.search.space import Dimension, SearchSpace
+from raykd.search.space import SearchSpace
 
 
 def main() -> None:
@@ -61,7 +63,7 @@ def _round(folder: Path, cluster: Cluster, asked: argparse.Namespace) -> tuple[f
     def bare(recipe: Recipe) -> float:
         started = time.perf_counter()
         train(
-            recipe,
+            resolve(recipe),
             Cluster(name="here", workers=0, threads=1),
             store=folder / "bare",
             data_root=None,
@@ -70,9 +72,9 @@ def _round(folder: Path, cluster: Cluster, asked: argparse.Namespace) -> tuple[f
         return time.perf_counter() - started
 
     planned = plan_search(space, folder)
-    bare(planned.space.recipe_of({}))  # with the teacher
+    bare(planned.space.make_recipe({}))  # with the teacher
     by_hand = [
-        bare(planned.space.recipe_of({"student_optim.lr": 0.001 * (1 + number)})) for number in range(asked.trials)
+        bare(planned.space.make_recipe({"student_optim.lr": 0.001 * (1 + number)})) for number in range(asked.trials)
     ]
 
     def searched(trials: int) -> float:
@@ -85,7 +87,11 @@ def _round(folder: Path, cluster: Cluster, asked: argparse.Namespace) -> tuple[f
     wall = searched(2 + asked.trials)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{planned.folder / 'study.db'}")
     trials = study.trials[2:]
-    spans = [(trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()) for trial in trials]
+    spans = [
+        (trial.datetime_start.timestamp(), trial.datetime_complete.timestamp())
+        for trial in trials
+        if trial.datetime_start and trial.datetime_complete
+    ]
     inside = median(end - begin for begin, end in spans)
     between = median(later[0] - earlier[1] for earlier, later in zip(spans, spans[1:], strict=False))
     return median(by_hand), wall / asked.trials, inside, between

@@ -17,8 +17,9 @@ import sys
 import time
 from pathlib import Path
 
-from raykd.data.datasets import data_spec
+from raykd.data.datasets import Images, data_spec
 from raykd.data.ledger import OpenedData
+from raykd.data.streamed import StreamedImages
 from raykd.data.streams import TrainStream
 from raykd.distributed.world import World
 
@@ -31,13 +32,14 @@ def read(data: str, buffer: int | None, batch: int, epochs: int) -> dict[str, fl
     spec, world, opened = data_spec(data, data_root=root), World.alone(), OpenedData(root)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
+    images: Images | StreamedImages
     if buffer is None:
         images = opened.open("ood", data, "train", spec)
     else:
         images = opened.stream(
             "ood", data, "train", spec, buffer=buffer, rows=None, seed=0, global_batch=batch, share=world.slice(batch)
         )
-    count = images.count if buffer else len(images.labels)
+    count = images.count if isinstance(images, StreamedImages) else len(images.labels)
     stream = TrainStream(images, spec, world, batch, 0)
     steps = epochs * count // batch
     for step in range(steps):

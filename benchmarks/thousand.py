@@ -1,6 +1,6 @@
 """A thousand generators for real, on small images: memory over the waves, a stop, and another number of workers.
 
-    python benchmarks/thousand.py [--folder DIR] [--steps 40] [--wave 50]
+    python benchmarks/thousand.py [--folder DIR] [--classes 1000] [--steps 40] [--wave 50]
 
 A ResNet-20 with random weights and 1000 outputs teaches 1000 generators of 8 pixels on two workers of Ray Train, is
 stopped half-way, and three workers go on. Prints the workers' memory by wave, then checks the finished bank: every
@@ -27,21 +27,22 @@ from raykd.models import build_model
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint, save_weights
+from raykd.store.run_directory import RunDirectory
 
-CLASSES, SIZE, IMAGES = 1000, 8, 4
+SIZE, IMAGES = 8, 4
 
 
-def prepare(folder: Path, steps: int, wave: int) -> Path:
+def prepare(folder: Path, classes: int, steps: int, wave: int) -> Path:
     """Write teacher, statistics, recipe and clusters; return the recipe's path."""
     import hashlib
 
     torch.manual_seed(0)
-    network = build_model("cifar_resnet20", num_classes=CLASSES, channels=3, size=SIZE)
+    network = build_model("cifar_resnet20", num_classes=classes, channels=3, size=SIZE)
     weights, statistics = folder / "teacher.safetensors", folder / "statistics.safetensors"
     save_weights(network.state_dict(), weights)
     teacher = MomentTeacher(Teacher(network, channels=3, size=SIZE))
     moments = [
-        (mean + 0.3 * variance.sqrt() * torch.randn(CLASSES, len(mean)), variance.expand(CLASSES, -1))
+        (mean + 0.3 * variance.sqrt() * torch.randn(classes, len(mean)), variance.expand(classes, -1))
         for mean, variance in teacher.running()
     ]
     about = {
@@ -50,14 +51,14 @@ def prepare(folder: Path, steps: int, wave: int) -> Path:
     }  # fmt: skip
     save_statistics(statistics, moments, teacher.layers, about)
     recipe = {
-        "data": {"name": "made-up", "num_classes": CLASSES, "channels": 3, "size": SIZE, "test": False},
+        "data": {"name": "made-up", "num_classes": classes, "channels": 3, "size": SIZE, "test": False},
         "teacher": {"model": "cifar_resnet20", "weights": str(weights)},
         "calibration": {"file": str(statistics)},
         "method": {
             "name": "lsgdfd", "statistics": "class", "generator": {"latent_dim": 32, "width": 32},
             "generator_optim": {"name": "adam", "lr": 5e-3},
         },
-        "schedule": {"steps": steps, "report_every": 10 * steps, "global_batch": CLASSES * IMAGES},
+        "schedule": {"steps": steps, "report_every": 10 * steps, "global_batch": classes * IMAGES},
     }  # fmt: skip
     path = folder / "thousand.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -114,20 +115,21 @@ def main() -> None:
     """Run the two parts and check what they made."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--wave", type=int, default=50)
     arguments = parser.parse_args()
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="thousand-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = prepare(folder, arguments.steps, arguments.wave)
-    train(recipe, 2, until=5)
+    recipe = prepare(folder, arguments.classes, arguments.steps, arguments.wave)
+    train(recipe, 2, until=arguments.classes // (4 * arguments.wave))
     train(recipe, 3, until=None)
     run = next(folder.glob("thousand-*/"))
-    files = open_bank(run)
+    files = open_bank(RunDirectory(run))
     checkpoint = latest_checkpoint(run / "checkpoints")
     assert checkpoint is not None
     progress = read_checkpoint(checkpoint).state["method"]["progress"]
-    whole = files.classes == tuple(range(CLASSES)) and set(progress.values()) == {arguments.steps}
+    whole = files.classes == tuple(range(arguments.classes)) and set(progress.values()) == {arguments.steps}
     size = sum(path.stat().st_size for path in files.folder.iterdir()) / 2**20
     print(
         f"{len(files.classes)} members, {files.numbers:,} parameters, {size:.0f} MiB on disk; all steps done: {whole}"

@@ -23,7 +23,7 @@ from raykd.config.data_root import data_root as default_data_root
 from raykd.config.overrides import override_pairs
 from raykd.distributed.world import World
 from raykd.engine import synthesis
-from raykd.engine.build import spec_of
+from raykd.engine.build import build_spec
 from raykd.errors import UsageError
 from raykd.models.in_memory import register
 from raykd.models.student import Student
@@ -344,7 +344,7 @@ def inspect(
         with TemporaryDirectory(prefix="raykd-inspect-") as folder:
             workspace = Workspace(root, Path(folder))
             section = data_section(data, workspace)
-            named = network_section(teacher, spec_of(section, workspace), workspace)
+            named = network_section(teacher, build_spec(section, workspace), workspace)
             return inspect_teacher(Subject(section, TeacherConfig(**named)), workspace)
 
 

@@ -92,13 +92,14 @@ def bare_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     yield
 
 
-def asked(**given: Any) -> dict[str, Any]:
-    networks = {"teacher": network(32), "student": network()}
-    return {**networks, "data": pair(), "overrides": SHORT, "progress": False, **given}
+def options(**given: Any) -> dict[str, Any]:
+    """What the verb is given: networks and images in memory, and a small budget."""
+    usual = {"teacher": network(32), "student": network(), "data": pair(), "overrides": SHORT, "progress": False}
+    return {**usual, **given}
 
 
 def trained(**given: Any) -> RunResult:
-    return raykd.train("dafl_digits", **asked(**given))
+    return raykd.train("dafl_digits", **options(**given))
 
 
 def of_another_process() -> None:
@@ -226,14 +227,14 @@ def test_other_weights_or_images_are_another_run() -> None:
 def test_images_are_where_the_method_wants_them() -> None:
     free = trained()
     assert [role for role, sets in free.data_opened.items() if sets] == ["test"]
-    shown = raykd.train("kd_digits", **asked())
+    shown = raykd.train("kd_digits", **options())
     assert [role for role, sets in shown.data_opened.items() if sets] == ["train"]
     assert shown.student.top1 is None
-    both = raykd.train("kd_digits", **asked(data={"train": pair(), "test": Pictures(*pair(20, seed=1))}))
+    both = raykd.train("kd_digits", **options(data={"train": pair(), "test": Pictures(*pair(20, seed=1))}))
     assert [role for role, sets in both.data_opened.items() if sets] == ["train", "test"]
     assert both.student.top1 is not None
     assert raykd.load(both, student=network()).classify(pair()[0]).names[0] in Pictures.classes
-    others = raykd.train("mosaickd_mnist", **asked(ood=pair(60, seed=2)))
+    others = raykd.train("mosaickd_mnist", **options(ood=pair(60, seed=2)))
     assert [role for role, sets in others.data_opened.items() if sets] == ["ood", "test"]
     with pytest.raises(UsageError, match=r"data in memory has the splits \['valid'\]"):
         trained(data={"valid": pair()})
@@ -254,7 +255,14 @@ def test_a_teacher_in_memory_is_looked_at_before(tmp_path: Path) -> None:
 
 
 def test_seeds_give_a_mean() -> None:
-    result = raykd.train_seeds("dafl_digits", 2, **asked())
+    given: dict[str, Any] = {
+        "teacher": network(32),
+        "student": network(),
+        "data": pair(),
+        "overrides": SHORT,
+        "progress": False,
+    }
+    result = raykd.train_seeds("dafl_digits", 2, **given)
     first, second = result.runs
     assert [first.seed, second.seed] == [0, 1]
     assert result.mean.images == first.images

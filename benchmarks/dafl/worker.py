@@ -1,6 +1,6 @@
 """One rung in a process of its own: a line on stdin is a step, a JSON line on stdout its cost.
 
-Arguments: case, rung (or "peak"), threads.
+Arguments: case, rung (or "peak"), threads, images of a step.
 """
 
 import json
@@ -81,7 +81,7 @@ def counted_flop(case: Case, variant: Variant) -> float:
     step = build(replace(case, batch=COUNTED_BATCH), replace(variant, compiled=False))
     with FlopCounterMode(display=False) as counter:
         step()
-    return counter.get_total_flops() * case.batch / COUNTED_BATCH
+    return float(counter.get_total_flops() * case.batch / COUNTED_BATCH)
 
 
 def peak_step() -> Step:
@@ -104,7 +104,8 @@ def memory() -> float:
 
 def main() -> None:
     """Warm up, say so with the first losses, then step on demand."""
-    case, rung, threads = CASES[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+    rung, threads = sys.argv[2], int(sys.argv[3])
+    case = replace(CASES[sys.argv[1]], batch=int(sys.argv[4]))
     torch.set_num_threads(threads)
     variant = LADDER.get(rung)
     if variant is None or variant.onednn:

@@ -10,7 +10,7 @@ SEED = 0
 
 
 def images_per_member(members: int) -> int:
-    """Return how many images each generator makes in a step: about 80 in all, at least one each."""
+    """Return how many images each generator makes in a step unless told: about 80 in all, at least one each."""
     return max(1, 80 // members)
 
 

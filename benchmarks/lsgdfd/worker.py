@@ -1,6 +1,6 @@
 """One rung in a process of its own: a line on stdin is a step, a JSON line on stdout its cost.
 
-Arguments: generators, rung (or "peak"), threads.
+Arguments: generators, rung (or "peak"), threads, images of each generator.
 """
 
 import json
@@ -25,7 +25,6 @@ from lsgdfd.cases import (
     TV_WEIGHT,
     WIDTH,
     Rung,
-    images_per_member,
 )
 from lsgdfd.obvious import ObviousStep
 from torch import Tensor, nn
@@ -51,7 +50,7 @@ def build_teacher(members: int) -> tuple[nn.Module, ClassMoments]:
     return teacher, [(0.1 * torch.randn(members, c), 0.5 + torch.rand(members, c)) for c in widths]
 
 
-def method_step(members: int, rung: Rung) -> Callable[[], list[Tensor]]:
+def method_step(members: int, images: int, rung: Rung) -> Callable[[], list[Tensor]]:
     """Return the step of raykd's method on the same networks, noise and settings."""
     teacher, wanted = build_teacher(members)
     config = LsgdfdConfig.model_validate(
@@ -73,7 +72,7 @@ def method_step(members: int, rung: Rung) -> Callable[[], list[Tensor]]:
         networks={"teacher": Teacher(teacher, channels=CHANNELS, size=SIZE)},
         student_optim=None,
         steps=100_000,
-        global_batch=members * images_per_member(members),
+        global_batch=members * images,
         seed=SEED,
         compiler=partial(torch.compile, dynamic=False) if rung.compiled else lambda m: m,
         runtime=Runtime(wave=members),
@@ -88,16 +87,16 @@ def method_step(members: int, rung: Rung) -> Callable[[], list[Tensor]]:
     return step
 
 
-def build(members: int, rung: Rung) -> Callable[[], list[Tensor]]:
+def build(members: int, images: int, rung: Rung) -> Callable[[], list[Tensor]]:
     """Return the step of any rung."""
     if rung.ours:
-        return method_step(members, rung)
-    return ObviousStep(members, images_per_member(members), *build_teacher(members), rung.split)
+        return method_step(members, images, rung)
+    return ObviousStep(members, images, *build_teacher(members), rung.split)
 
 
-def counted_flop(members: int, rung: Rung) -> float:
+def counted_flop(members: int, images: int, rung: Rung) -> float:
     """Return the floating-point operations of a step's convolutions and products; compiling does not change them."""
-    step = build(members, replace(rung, compiled=False, precision="fp32"))
+    step = build(members, images, replace(rung, compiled=False, precision="fp32"))
     with FlopCounterMode(display=False) as counter:
         step()
     return float(counter.get_total_flops())
@@ -105,12 +104,12 @@ def counted_flop(members: int, rung: Rung) -> float:
 
 def main() -> None:
     """Warm up, say so with the first losses, then step on demand."""
-    members, name, threads = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    members, name, threads, images = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(threads)
     rung = RUNGS.get(name)
     if rung is None or rung.ours:
         prepare_host(threads)
-    step = peak_step() if rung is None else build(members, rung)
+    step = peak_step() if rung is None else build(members, images, rung)
     start = time.perf_counter()
     first = [float(value.detach()) for value in step()]
     warm_up = time.perf_counter() - start
@@ -118,7 +117,7 @@ def main() -> None:
     for line in sys.stdin:
         if line.strip() == "flop":  # the last request
             del step  # a second one beside it would double the memory
-            print(json.dumps({"flop": counted_flop(members, rung) if rung else 0.0}), flush=True)
+            print(json.dumps({"flop": counted_flop(members, images, rung) if rung else 0.0}), flush=True)
             continue
         wall, cpu = time.perf_counter(), time.process_time()
         values = step()

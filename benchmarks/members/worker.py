@@ -130,7 +130,7 @@ def counted_flop(case: Case, variant: Variant) -> float:
     step = build(replace(case, members=COUNTED_MEMBERS), replace(variant, compiled=False))
     with FlopCounterMode(display=False) as counter:
         step()
-    return counter.get_total_flops() * case.members / COUNTED_MEMBERS
+    return float(counter.get_total_flops() * case.members / COUNTED_MEMBERS)
 
 
 def peak_rates() -> list[float]:

@@ -50,14 +50,14 @@ def product_path(run: RunDirectory, name: str) -> Path:
     return run.bank / f"{name}.safetensors"
 
 
-def finish_bank(run: RunDirectory, about: Mapping[str, Any], world: World) -> None:
+def finish_bank(run: RunDirectory, manifest: Mapping[str, Any], world: World) -> None:
     """Write the manifest on rank 0; each worker sums a share of the files. Every worker must call it.
 
     Raises:
         CorruptError: on all workers, if one of them misses a member's file.
     """
     folder = run.bank
-    names = [_file(label) for label in about["classes"]]
+    names = [_file(label) for label in manifest["classes"]]
 
     def sum_share() -> dict[str, str]:
         missing = [name for name in names if not (folder / name).is_file()]
@@ -66,8 +66,8 @@ def finish_bank(run: RunDirectory, about: Mapping[str, Any], world: World) -> No
         return {name: sha256_of(folder / name) for name in names[world.rank :: world.size]}
 
     sums = {name: digest for part in world.gather_objects(world.agree(sum_share)) for name, digest in part.items()}
-    manifest = {**about, "files": dict(sorted(sums.items()))}
-    world.agree(lambda: write_json(folder / MANIFEST, manifest), on_first=True)  # others read it next
+    complete = {**manifest, "files": dict(sorted(sums.items()))}
+    world.agree(lambda: write_json(folder / MANIFEST, complete), on_first=True)  # others read it next
 
 
 @dataclass(frozen=True)
@@ -75,28 +75,30 @@ class BankFiles:
     """A finished bank: what its manifest says, and its members on demand."""
 
     folder: Path
-    about: Mapping[str, Any]
+    manifest: Mapping[str, Any]
     config: GeneratorConfig
 
     @property
     def classes(self) -> tuple[int, ...]:
         """Return the classes that have a member; (EVERY,) for a single generator."""
-        return tuple(self.about["classes"])
+        return tuple(self.manifest["classes"])
 
     @property
     def num_classes(self) -> int:
         """Return the number of classes of the data."""
-        return int(self.about["num_classes"])
+        return int(self.manifest["num_classes"])
 
     @property
     def numbers(self) -> int:
         """Return the parameters of all members together."""
-        about = self.about
-        return len(self.classes) * member_parameters(self.config, about["channels"], about["size"], about["conditions"])
+        manifest = self.manifest
+        return len(self.classes) * member_parameters(
+            self.config, manifest["channels"], manifest["size"], manifest["conditions"]
+        )
 
     def matches(self, spec: DataSpec) -> bool:
         """Tell whether the images are those of a network of ``spec``."""
-        theirs = [self.about[key] for key in ("num_classes", "channels", "size", "mean", "std")]
+        theirs = [self.manifest[key] for key in ("num_classes", "channels", "size", "mean", "std")]
         return theirs == [spec.num_classes, spec.channels, spec.size, list(spec.mean), list(spec.std)]
 
     def load(self, classes: Iterable[int], *, dtype: torch.dtype | None = None) -> GeneratorBank:
@@ -105,18 +107,18 @@ class BankFiles:
         Raises:
             CorruptError: if a file differs from its sum in the manifest.
         """
-        about = self.about
-        wanted = tuple(classes)
+        manifest = self.manifest
+        labels = tuple(classes)
         bank = GeneratorBank(
-            wanted,
+            labels,
             self.config,
-            channels=about["channels"],
-            size=about["size"],
-            conditions=about["conditions"],
+            channels=manifest["channels"],
+            size=manifest["size"],
+            conditions=manifest["conditions"],
         ).to(dtype or torch.get_default_dtype())
-        for label in wanted:
+        for label in labels:
             path = self.folder / _file(label)
-            if not path.is_file() or sha256_of(path) != about["files"][path.name]:
+            if not path.is_file() or sha256_of(path) != manifest["files"][path.name]:
                 raise CorruptError(f"{path.name} of the bank in {self.folder.parent} is missing or damaged")
             bank.load_member(label, load_file(path))
         return bank.eval().requires_grad_(False)
@@ -135,9 +137,9 @@ def open_bank(run: RunDirectory) -> BankFiles:
         state = "has not finished its bank" if folder.is_dir() else "has no bank"
         raise UsageError(f"run {run.name} {state}; `raykd train` makes one of a recipe for it, and goes on with one")
     try:
-        about = json.loads((folder / MANIFEST).read_text())
-        config = GeneratorConfig.model_validate(about["generator"])
-        return BankFiles(folder, about, config)
+        manifest = json.loads((folder / MANIFEST).read_text())
+        config = GeneratorConfig.model_validate(manifest["generator"])
+        return BankFiles(folder, manifest, config)
     except (ValueError, KeyError, ValidationError, SafetensorError) as error:
         raise CorruptError(f"{folder / MANIFEST} is not readable: {error}") from None
 
@@ -171,12 +173,12 @@ def load_bank(
     run = workspace.run(experiment.bank_id)
     files = world.agree(lambda: open_bank(run))
     if not files.matches(spec):
-        about = files.about
+        manifest = files.manifest
         raise UsageError(
-            f"the bank of {run.name} makes images of {about['num_classes']} classes, {about['channels']} x "
-            f"{about['size']} x {about['size']}, normalised by {about['mean']} / {about['std']}; this recipe's data "
-            f"{spec.name!r} has {spec.num_classes}, {spec.channels} x {spec.size} x {spec.size}, {list(spec.mean)} / "
-            f"{list(spec.std)}. They must agree: set data.size, mean and std"
+            f"the bank of {run.name} makes images of {manifest['num_classes']} classes, {manifest['channels']} x "
+            f"{manifest['size']} x {manifest['size']}, normalised by {manifest['mean']} / {manifest['std']}; "
+            f"this recipe's data {spec.name!r} has {spec.num_classes}, {spec.channels} x {spec.size} x {spec.size}, "
+            f"{list(spec.mean)} / {list(spec.std)}. They must agree: set data.size, mean and std"
         )
     classes, dtype = _held(files, world, runtime)
     if world.size > 1:

@@ -34,7 +34,7 @@ from raykd.data.streams import evaluation_batches
 from raykd.distributed.memory import free_memory
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
-from raykd.models.logits import logits_of
+from raykd.models.logits import compute_logits
 from raykd.models.teacher import Teacher
 from raykd.spec import DataSpec
 
@@ -148,7 +148,7 @@ def _answers(asked: TeacherQuery, rows: Tensor, width: int, world: World) -> Ten
     alone = World.alone(world.device, world.precision)
     parts = (Images(asked.images.pixels[part], asked.images.labels[part]) for part in rows.split(width))
     batches = (batch.images for part in parts for batch in evaluation_batches(part, asked.spec, alone, width))
-    return logits_of(asked.teacher, batches, alone).cpu()
+    return compute_logits(asked.teacher, batches, alone).cpu()
 
 
 @contextmanager

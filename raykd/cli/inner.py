@@ -2,20 +2,21 @@
 
 from pathlib import Path
 
+import click
+
 from raykd.cluster.submission import JobRequest
 from raykd.errors import UsageError, unknown
 
 COMMANDS = ("train", "tune", "table")
 
 
-def read_words(words: tuple[str, ...], working_dir: Path) -> JobRequest:
-    """Return what a command is about.
+def read_words(app: click.Group, words: tuple[str, ...], working_dir: Path) -> JobRequest:
+    """Return what a command of ``app`` is about.
 
     Raises:
         UsageError: if it is none that can be submitted, or names what is not in the working directory.
     """
-    from raykd.cli.app import app
-    from raykd.cluster.submission import asked_of
+    from raykd.cluster.submission import parse_request
 
     name, *arguments = words
     if name not in COMMANDS:
@@ -26,4 +27,4 @@ def read_words(words: tuple[str, ...], working_dir: Path) -> JobRequest:
         if values.get(option) is not None:
             other = "submit has its own" if option == "cluster" else "runs land in the cluster's storage"
             raise UsageError(f"leave out --{option} of {name}: {other}")
-    return asked_of(name, tuple(arguments), values, working_dir)
+    return parse_request(name, tuple(arguments), values, working_dir)

@@ -83,9 +83,9 @@ def stop_(run: str, cluster: str | None) -> None:
 
 
 def _api(cluster: str | None) -> "Jobs":
-    from raykd.cluster.submission import api_of, cluster_of
+    from raykd.cluster.submission import connect, load_job_cluster
 
-    return api_of(cluster_of(cluster))
+    return connect(load_job_cluster(cluster))
 
 
 def _told(job: "SubmittedJob") -> dict[str, Any]:

@@ -47,20 +47,22 @@ def submit(
     from raykd.cli import output
     from raykd.cli.inner import read_words
     from raykd.cluster.package import collect
-    from raykd.cluster.submission import Submission, api_of, cluster_of
+    from raykd.cluster.submission import Submission, connect, load_job_cluster
     from raykd.store.workspace import local_folder
 
-    place = cluster_of(cluster)
-    asked = read_words(words, working_dir)
+    target = load_job_cluster(cluster)
+    app = click.get_current_context().find_root().command
+    assert isinstance(app, click.Group), "raykd has commands"
+    request = read_words(app, words, working_dir)
     root = data_place()
     package = collect(working_dir, local_folder(root) if root else None)
-    submission = Submission.of(asked, package, place)
+    submission = Submission.create(request, package, target)
     package.check()
     if dry_run:
         _tell(submission, as_json)
         return
     with tempfile.TemporaryDirectory(prefix="raykd-job-") as folder, stop.tidying():
-        jobs = api_of(place)
+        jobs = connect(target)
         job, new = submission.send(jobs, Path(folder))
     click.echo(f"job {job.id} {'submitted' if new else 'is at work already: joining it'}", err=True)
     told: dict[str, Any] = {"job": job.id, "run": job.run, "new": new}
@@ -85,12 +87,12 @@ def _tell(submission: Any, as_json: bool) -> None:
     from raykd.cli import output
     from raykd.cli.plan import durations, print_plan
 
-    told = submission.told()
+    summary = submission.summary()
     plans = submission.plan()
     if as_json:
-        output.print_json({**told, **plans.to_dict()})
+        output.print_json({**summary, **plans.to_dict()})
         return
-    output.print_pairs({name: value for name, value in told.items() if not isinstance(value, dict)})
+    output.print_pairs({name: value for name, value in summary.items() if not isinstance(value, dict)})
     if plans.plan is not None:
         print_plan(plans.plan)
     if plans.in_all is not None:

@@ -7,15 +7,17 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-import raykd
+from raykd.config.catalog import Catalog
 from raykd.config.runtime import Runtime
 from raykd.config.yaml_file import explain, load_yaml
-from raykd.errors import UsageError, unknown
+from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
+
+_CLUSTERS = Catalog("cluster", folder="clusters", listing="clusters", extensible=True)
 
 
 class Cluster(Runtime):
-    """Workers and what each may use; the arithmetic's settings (``Runtime``) belong to the place too."""
+    """Workers and what each may use; the settings of the arithmetic (``Runtime``) belong to the machines too."""
 
     name: str
     address: str = Field(
@@ -59,7 +61,7 @@ class Cluster(Runtime):
 
     @field_validator("address")
     @classmethod
-    def _train_speaks_no_client(cls, address: str) -> str:
+    def _valid_ray_address(cls, address: str) -> str:
         host, colon, port = address.rpartition(":")
         if address not in ("local", "auto") and not (host and colon and port.isdecimal()):
             raise ValueError("an address is local, auto or HOST:PORT (that of `ray start`, often 6379)")
@@ -69,16 +71,16 @@ class Cluster(Runtime):
 
     @field_validator("dashboard")
     @classmethod
-    def _of_http(cls, dashboard: str | None) -> str | None:
+    def _valid_dashboard(cls, dashboard: str | None) -> str | None:
         return None if dashboard is None else check_dashboard(dashboard)
 
     @field_validator("storage", "data_root")
     @classmethod
-    def _path_or_address(cls, place: str | None) -> str | None:
-        if place is None or not is_remote(place):
-            return place
+    def _valid_address(cls, address: str | None) -> str | None:
+        if address is None or not is_remote(address):
+            return address
         try:
-            return check_address(place)
+            return check_address(address)
         except UsageError as error:
             raise ValueError(str(error)) from None
 
@@ -110,16 +112,16 @@ class Cluster(Runtime):
 
 
 def check_dashboard(url: str) -> str:
-    """Return the address of a dashboard as it is used, without a last slash.
+    """Check the address of a dashboard, and return it without its last slash.
 
     Raises:
-        UsageError: if it is none; it is not repeated, since there may be a password in it.
+        UsageError: if it is no such address; the message does not repeat it, since it may hold a password.
     """
     try:
-        is_one = re.fullmatch(r"https?://[^/?#@\s]+/?", url) and urlsplit(url).port != 0
+        is_valid = re.fullmatch(r"https?://[^/?#@\s]+/?", url) and urlsplit(url).port != 0
     except ValueError:  # of a port
-        is_one = False
-    if not is_one:
+        is_valid = False
+    if not is_valid:
         raise UsageError(
             "a dashboard is http://HOST:PORT or https://HOST, without user or path, and a port at most 65535"
         )
@@ -148,23 +150,9 @@ def cluster_file(source: str) -> Path:
     Raises:
         UsageError: if there is none, naming the nearest match.
     """
-    if "/" in source or source.endswith((".yaml", ".yml")):
-        if not Path(source).is_file():
-            raise UsageError(f"no cluster file {source!r}; `raykd list clusters` shows the named ones")
-        return Path(source)
-    known = _known()
-    if source not in known:
-        raise unknown("cluster", source, known)
-    return known[source]
+    return _CLUSTERS.find(source)
 
 
 def cluster_names() -> list[str]:
     """Return the names that ``load_cluster`` knows from here."""
-    return sorted(_known())
-
-
-def _known() -> dict[str, Path]:
-    package = Path(raykd.__file__).parent
-    # A wheel carries the files inside the package, a checkout beside it; the user's own come first.
-    folders = (package.parent / "clusters", package / "clusters", Path("clusters"))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return sorted(_CLUSTERS.files())

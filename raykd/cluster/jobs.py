@@ -16,29 +16,33 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from raykd.cluster.dashboard import RUNS, is_loopback
 from raykd.cluster.ray_settings import token_source
-from raykd.cluster.submission import RUNS, is_loopback
 from raykd.errors import InProgress, SetupError, UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
 RUN = "run"
 """Metadata of a job: which run, search or table it is about."""
-_ID = "raykd-"
+_ID_PREFIX = "raykd-"
 _ANSWER_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 90.0
-_RESTS = (0.5, 1, 2, 4, 8)  # seconds between tries in a row of a connection that was lost
-_LOST = (OSError, RuntimeError, aiohttp.ClientError)  # what Ray's client raises then; those of requests are OSErrors
-_STOPPED = 130
-_TOLD = 200  # characters of an answer that may be a page
-# They tell of uploads and sockets, which are no user's concern; the last two have levels of their own.
-_TALKATIVE = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+_RETRY_DELAYS = (0.5, 1, 2, 4, 8)  # seconds between tries in a row of a connection that was lost
+_CONNECTION_ERRORS = (
+    OSError,
+    RuntimeError,
+    aiohttp.ClientError,
+)  # what Ray's client raises then; those of requests are OSErrors
+_STOPPED_EXIT_CODE = 130
+_MAX_MESSAGE = 200  # characters of an answer that may be a page
+# They log uploads and sockets, which are no user's concern; the last two have levels of their own.
+_VERBOSE_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job of ours, as the cluster tells of it."""
+    """A job that raykd submitted, in the state that the cluster last reported."""
 
     id: str
     run: str
@@ -51,20 +55,20 @@ class SubmittedJob:
 
     @property
     def runs(self) -> frozenset[str]:
-        """Return what it trains, which another job must not at the same time."""
+        """Return the ids of the runs it trains, which no other job may train at the same time."""
         return frozenset(self.metadata.get(RUNS, self.run).splitlines())
 
     @property
     def is_over(self) -> bool:
-        """Tell whether it has ended, in whatever way."""
+        """Tell whether the job has ended, in whatever way."""
         return bool(JobStatus(self.status).is_terminal())
 
     @property
     def code(self) -> int:
-        """Return the exit code of one that is over: that of its process where it had one."""
+        """Return the exit code of a job that is over: its process's, where it had one."""
         if self.status == JobStatus.SUCCEEDED:
             return 0
-        return _STOPPED if self.status == JobStatus.STOPPED else self.exit_code or 1
+        return _STOPPED_EXIT_CODE if self.status == JobStatus.STOPPED else self.exit_code or 1
 
 
 class Jobs:
@@ -74,13 +78,13 @@ class Jobs:
         """Connect.
 
         Raises:
-            SetupError: if nobody answers, or not to us.
+            SetupError: if no dashboard answers, or it refuses the token.
         """
         self._url = url
-        for name in _TALKATIVE:
+        for name in _VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        _warn_of_open(url)
-        with self._answering():
+        _warn_of_open_dashboard(url)
+        with self._explaining_failures():
             try:
                 self._client = JobSubmissionClient(url)
             except (KeyError, TypeError):
@@ -89,27 +93,27 @@ class Jobs:
     def submit(
         self, run: str, entrypoint: str, runtime: dict[str, Any], metadata: dict[str, str]
     ) -> tuple[SubmittedJob, bool]:
-        """Submit a job for a run, or find the one that is at it; return it, and whether it is new.
+        """Submit a job for a run, unless one that trains it is running; return the job, and whether it is new.
 
         Raises:
             InProgress: if a job with other options trains one of the runs that ``metadata`` names.
             SetupError: if the cluster takes no such job.
         """
         jobs = self.all()
-        before = [job for job in jobs if job.run == run]
-        going = [job for job in jobs if not job.is_over]
-        for job in reversed(going):
+        earlier = [job for job in jobs if job.run == run]
+        running = [job for job in jobs if not job.is_over]
+        for job in reversed(running):
             if job.run == run:
                 return job, False
-        for job in going:
-            if both := job.runs.intersection(metadata[RUNS].splitlines()):
+        for job in running:
+            if shared := job.runs.intersection(metadata[RUNS].splitlines()):
                 raise InProgress(
-                    f"job {job.id} trains {min(both)} too, but was submitted with other options: wait for its end "
+                    f"job {job.id} trains {min(shared)} too, but was submitted with other options: wait for its end "
                     f"(`raykd jobs logs -f {job.run}`) or end it (`raykd jobs stop {job.run}`), then submit again"
                 )
-        name = f"{_ID}{run}" + (f"-{len(before) + 1}" if before else "")
-        for rest in (*_RESTS, None):
-            with self._answering():
+        name = f"{_ID_PREFIX}{run}" + (f"-{len(earlier) + 1}" if earlier else "")
+        for delay in (*_RETRY_DELAYS, None):
+            with self._explaining_failures():
                 try:
                     self._client.submit_job(
                         entrypoint=entrypoint,
@@ -121,16 +125,20 @@ class Jobs:
                 except RuntimeError as error:
                     if "already exists" in str(error):  # somebody was faster with the same run
                         return self.find(name), False
-                    if rest is None or "try again later" not in str(error):  # as a head says that has just started
+                    if delay is None or "try again later" not in str(error):  # as a head says that has just started
                         raise SetupError(f"{self._url} takes no such job: {_last_line(error)}") from None
-                    time.sleep(rest)
+                    time.sleep(delay)
         return self.find(name), True
 
     def all(self) -> list[SubmittedJob]:
         """Return the jobs that raykd submitted, in the order of their start."""
-        with self._answering():
-            found = [self._told(one) for one in self._client.list_jobs() if (one.submission_id or "").startswith(_ID)]
-        return sorted(found, key=lambda job: (job.started or "", len(job.id), job.id))
+        with self._explaining_failures():
+            jobs = [
+                self._read_job(details)
+                for details in self._client.list_jobs()
+                if (details.submission_id or "").startswith(_ID_PREFIX)
+            ]
+        return sorted(jobs, key=lambda job: (job.started or "", len(job.id), job.id))
 
     def find(self, name: str) -> SubmittedJob:
         """Return the last job of a run, by the run's id, the beginning of it, or the job's own id.
@@ -140,57 +148,59 @@ class Jobs:
         """
         jobs = self.all()
         for match in (lambda job: name in (job.id, job.run), lambda job: job.run.startswith(name)):
-            found = [job for job in jobs if match(job)]
-            if len({job.run for job in found}) > 1:
-                raise UsageError(f"several runs begin with {name!r}: {', '.join(sorted({job.run for job in found}))}")
-            if found:
-                return found[-1]
+            matching = [job for job in jobs if match(job)]
+            if len({job.run for job in matching}) > 1:
+                raise UsageError(
+                    f"several runs begin with {name!r}: {', '.join(sorted({job.run for job in matching}))}"
+                )
+            if matching:
+                return matching[-1]
         hint = did_you_mean(name, [job.run for job in jobs])
         raise UsageError(f"no job of a run {name!r} at {self._url}{hint}; `raykd jobs list` shows all")
 
     def logs(self, job: SubmittedJob) -> str:
-        """Return what a job has said so far."""
-        with self._answering():
+        """Return the output of a job so far."""
+        with self._explaining_failures():
             return str(self._client.get_job_logs(job.id))
 
-    def follow(self, job: SubmittedJob, say: Callable[[str], None]) -> int:
-        """Say what a job says until it ends; return its exit code. A connection that is lost is made again.
+    def follow(self, job: SubmittedJob, write: Callable[[str], None]) -> int:
+        """Pass a job's output to ``write`` until it ends; return its exit code. A lost connection is made again.
 
         Raises:
             SetupError: if the cluster does not answer several times in a row.
         """
-        said, rests = 0, iter(_RESTS)
+        written, delays = 0, iter(_RETRY_DELAYS)
 
         async def tail() -> None:
-            nonlocal said, rests
-            heard = 0  # a new connection begins with the first line again
+            nonlocal written, delays
+            received = 0  # a new connection begins with the first line again
             async for text in self._client.tail_job_logs(job.id):
-                new, heard = text[max(0, said - heard) :], heard + len(text)
+                new, received = text[max(0, written - received) :], received + len(text)
                 if new:
-                    say(new)
-                    said = heard
+                    write(new)
+                    written = received
                 if not job.is_over:  # else there is no more to come, however often the connection is cut
-                    rests = iter(_RESTS)
+                    delays = iter(_RETRY_DELAYS)
 
-        with self._answering():
+        with self._explaining_failures():
             while True:
-                rest: float | None = _POLL_SECONDS
+                delay: float | None = _POLL_SECONDS
                 try:
-                    job = self._told(self._client.get_job_info(job.id))
+                    job = self._read_job(self._client.get_job_info(job.id))
                     if job.status != JobStatus.PENDING:
                         asyncio.run(tail())
                     if job.is_over:  # before its log was read to the end
                         return job.code
-                    rests = iter(_RESTS)
-                except _LOST as error:
-                    rest, told = next(rests, None), _last_line(error)[:_TOLD]
-                if rest is not None:
-                    time.sleep(rest)
+                    delays = iter(_RETRY_DELAYS)
+                except _CONNECTION_ERRORS as error:
+                    delay, reason = next(delays, None), _last_line(error)[:_MAX_MESSAGE]
+                if delay is not None:
+                    time.sleep(delay)
                 elif job.is_over:
-                    logger.warning("the rest of what job %s said cannot be read (%s)", job.id, told)
+                    logger.warning("the rest of what job %s said cannot be read (%s)", job.id, reason)
                     return job.code
                 else:
-                    raise SetupError(f"{self._url} tells no more of job {job.id} ({told}), which may go on")
+                    raise SetupError(f"{self._url} tells no more of job {job.id} ({reason}), which may go on")
 
     def stop(self, job: SubmittedJob) -> SubmittedJob:
         """Ask a job to save and stop, and wait until it has.
@@ -198,44 +208,46 @@ class Jobs:
         Raises:
             SetupError: if it does not.
         """
-        with self._answering():
+        with self._explaining_failures():
             self._client.stop_job(job.id)
         deadline = time.monotonic() + _STOP_SECONDS
-        while not (now := self._look(job)).is_over:
+        while not (state := self._refresh(job)).is_over:
             if time.monotonic() > deadline:
                 raise SetupError(
-                    f"job {job.id} is {now.status} still, {_STOP_SECONDS:.0f} s after it was asked to stop; Ray cannot "
-                    "stop one that waits for resources: add them, or end the cluster"
+                    f"job {job.id} is {state.status} still, {_STOP_SECONDS:.0f} s after it was asked to stop; Ray "
+                    "cannot stop one that waits for resources: add them, or end the cluster"
                 )
             time.sleep(_POLL_SECONDS)
-        return now
+        return state
 
-    def _look(self, job: SubmittedJob) -> SubmittedJob:
-        with self._answering():
-            return self._told(self._client.get_job_info(job.id))
+    def _refresh(self, job: SubmittedJob) -> SubmittedJob:
+        with self._explaining_failures():
+            return self._read_job(self._client.get_job_info(job.id))
 
-    def _told(self, one: Any) -> SubmittedJob:
+    def _read_job(self, details: Any) -> SubmittedJob:
         return SubmittedJob(
-            id=one.submission_id,
-            run=(one.metadata or {}).get(RUN, one.submission_id.removeprefix(_ID)),
-            status=str(one.status.value),
-            metadata=one.metadata or {},
-            started=_moment(one.start_time),
-            ended=_moment(one.end_time),
-            message=one.message or "",
-            exit_code=one.driver_exit_code,
+            id=details.submission_id,
+            run=(details.metadata or {}).get(RUN, details.submission_id.removeprefix(_ID_PREFIX)),
+            status=str(details.status.value),
+            metadata=details.metadata or {},
+            started=_iso_time(details.start_time),
+            ended=_iso_time(details.end_time),
+            message=details.message or "",
+            exit_code=details.driver_exit_code,
         )
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Within: failing to reach the cluster is told in one line."""
+    def _explaining_failures(self) -> Iterator[None]:
+        """Within: a failure to reach the cluster becomes a SetupError of one line."""
         try:
             yield
         except AuthenticationError:
             source = token_source()
-            told = f"the token of {source} is not the cluster's" if source else "it asks for a token, and there is none"
+            reason = (
+                f"the token of {source} is not the cluster's" if source else "it asks for a token, and there is none"
+            )
             raise SetupError(
-                f"{self._url} refuses: {told}; set RAY_AUTH_TOKEN_PATH to a copy of the cluster's token file "
+                f"{self._url} refuses: {reason}; set RAY_AUTH_TOKEN_PATH to a copy of the cluster's token file "
                 "(`ray get-auth-token` prints it on its head node)"
             ) from None
         except (ConnectionError, requests.ConnectionError, requests.Timeout):
@@ -244,14 +256,14 @@ class Jobs:
                 "(`ray dashboard FILE`, `kubectl port-forward`; `dashboard` in the cluster file)"
             ) from None
         except (RuntimeError, requests.RequestException) as error:
-            told = (str(error).splitlines() or [type(error).__name__])[0][:_TOLD]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:_MAX_MESSAGE]
             raise SetupError(
-                f"{self._url} answers, but not as Ray's dashboard should ({told}): is the right port forwarded, and "
+                f"{self._url} answers, but not as Ray's dashboard should ({reason}): is the right port forwarded, and "
                 "its cluster well?"
             ) from None
 
 
-def _warn_of_open(url: str) -> None:
+def _warn_of_open_dashboard(url: str) -> None:
     """Warn of an address that takes jobs from anybody, or shows the token to who listens."""
     parts = urlsplit(url)
     if is_loopback(url):
@@ -269,7 +281,7 @@ def _warn_of_open(url: str) -> None:
     )
 
 
-def _moment(milliseconds: int | None) -> str | None:
+def _iso_time(milliseconds: int | None) -> str | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds") if milliseconds else None
 
 

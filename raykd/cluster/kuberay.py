@@ -10,7 +10,7 @@ from raykd.cluster.foreign import LARGEST, Count, ForeignConfig
 
 
 class Metadata(ForeignConfig):
-    """What the cluster or the job is called."""
+    """The name of the cluster or the job."""
 
     name: str = Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
 
@@ -45,15 +45,15 @@ class WorkerGroup(ForeignConfig):
         container: dict[str, Any] = next(iter(self.template["spec"]["containers"]), {})
         resources = container.get("resources", {})
         limits = resources.get("limits", {})
-        found = {"CPU": _quantity(limits["cpu"])} if "cpu" in limits else {}
+        amounts = {"CPU": _quantity(limits["cpu"])} if "cpu" in limits else {}
         # As KubeRay counts them: nvidia.com/gpu, amd.com/gpu. A claim (dynamic resource allocation) tells no number.
         if limits and "claims" not in resources:
-            found["GPU"] = sum(_quantity(amount) for name, amount in limits.items() if str(name).endswith("gpu"))
-        return found
+            amounts["GPU"] = sum(_quantity(amount) for name, amount in limits.items() if str(name).endswith("gpu"))
+        return amounts
 
 
 class ClusterSpec(ForeignConfig):
-    """What a cluster is made of."""
+    """The pods of a cluster, and its settings."""
 
     rayVersion: str | None = None
     authOptions: AuthOptions = AuthOptions()
@@ -62,7 +62,7 @@ class ClusterSpec(ForeignConfig):
     workerGroupSpecs: list[WorkerGroup] = []
 
     def templates(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield every pod template with where it stands."""
+        """Yield every pod template with its key in the spec."""
         yield "headGroupSpec.template", self.headGroupSpec.template
         for number, group in enumerate(self.workerGroupSpecs):
             yield f"workerGroupSpecs.{number}.template", group.template

@@ -14,7 +14,7 @@ from raykd.cluster.slurm import read_options
 from raykd.config.yaml_file import load_yaml, read_text
 from raykd.errors import RunFailed, SetupError, UsageError
 
-_NEEDS = {
+_INSTALL_HINTS = {
     "ray": "pip install 'raykd[ray]'",
     "kubectl": "install kubectl, and point it at your cluster",
     "sbatch": "run this on a login node of the Slurm cluster",
@@ -27,7 +27,15 @@ _PROVIDERS = {"aws": ("boto3", "boto3"), "gcp": ("googleapiclient", "google-api-
 
 @dataclass(frozen=True)
 class Launcher:
-    """A launcher file: what it is for, what it calls its cluster, its content (of a script, its options), and whose."""
+    """A launcher file.
+
+    Attributes:
+        kind: the tool that takes it.
+        path: of the file.
+        name: of the cluster, in that tool.
+        content: of the YAML file, or the #SBATCH options of a script.
+        cluster_file: the cluster file that names it.
+    """
 
     kind: Literal["ray", "kuberay", "slurm"]
     path: Path
@@ -37,7 +45,7 @@ class Launcher:
 
     @property
     def provider(self) -> str:
-        """Return where a file of ``ray up`` gets its machines, as in ``aws``."""
+        """Return the provider of a ``ray up`` file's machines, as in ``aws``."""
         provider = self.content.get("provider")
         return str(provider.get("type")) if isinstance(provider, dict) else ""
 
@@ -61,19 +69,19 @@ class Launcher:
                 "status": [["squeue", "--me", f"--name={self.name}"]],
             },
         }
-        found = commands[self.kind][verb]
+        commands_of_verb = commands[self.kind][verb]
         if self.provider == "local" and verb == "down":
             # `ray down` only warns where it could not stop Ray, and these machines do not end.
-            return [["ray", "exec", file, "ray stop"], *found]
+            return [["ray", "exec", file, "ray stop"], *commands_of_verb]
         if self.content.get("kind") == "RayJob" and verb != "status":
             # What runs in the pods reads the cluster file of here, and not one of the image.
-            deleted, created = self._config_map()
-            return [deleted, created, *found] if verb == "up" else [*found, deleted]
-        return found
+            delete, create = self._config_map()
+            return [delete, create, *commands_of_verb] if verb == "up" else [*commands_of_verb, delete]
+        return commands_of_verb
 
     @property
     def instead_of_jobs(self) -> str | None:
-        """Return what runs a command where the cluster is there for that one alone; None where it takes jobs."""
+        """Return how to run a command on a cluster that starts for it alone; None where the cluster takes jobs."""
         if self.kind == "slurm":
             return f"`{shlex.join(*self.commands('up'))} train ...`"
         if self.content.get("kind") == "RayJob":
@@ -82,10 +90,10 @@ class Launcher:
 
     def _config_map(self) -> tuple[list[str], list[str]]:
         namespace = self.content["metadata"].get("namespace")
-        place = [f"--namespace={namespace}"] if namespace else []
+        namespace_option = [f"--namespace={namespace}"] if namespace else []
         return (
-            ["kubectl", "delete", "configmap", self.name, "--ignore-not-found", *place],
-            ["kubectl", "create", "configmap", self.name, f"--from-file={self.cluster_file}", *place],
+            ["kubectl", "delete", "configmap", self.name, "--ignore-not-found", *namespace_option],
+            ["kubectl", "create", "configmap", self.name, f"--from-file={self.cluster_file}", *namespace_option],
         )
 
 
@@ -123,12 +131,12 @@ def read_launcher(source: str) -> Launcher:
     )
 
 
-def perform(launcher: Launcher, verb: str, say: Callable[[str], None]) -> None:
-    """Say each command, and do it.
+def perform(launcher: Launcher, verb: str, write_line: Callable[[str], None]) -> None:
+    """Write each command with ``write_line``, and run it.
 
     Raises:
-        SetupError: if its program is not here, or what that needs.
-        RunFailed: if it fails; it has told why.
+        SetupError: if its program, or a package that it needs, is not installed.
+        RunFailed: if it fails; its own output says why.
     """
     if launcher.kind == "ray" and launcher.provider in _PROVIDERS:
         module, package = _PROVIDERS[launcher.provider]
@@ -137,9 +145,9 @@ def perform(launcher: Launcher, verb: str, say: Callable[[str], None]) -> None:
                 f"Ray reaches {launcher.provider!r} by {package}, which is not here: pip install {package}"
             )
     for command in launcher.commands(verb):
-        say(f"+ {shlex.join(command)}")
+        write_line(f"+ {shlex.join(command)}")
         if shutil.which(command[0]) is None:
-            raise SetupError(f"{command[0]!r} is not on the PATH: {_NEEDS[command[0]]}")
+            raise SetupError(f"{command[0]!r} is not on the PATH: {_INSTALL_HINTS[command[0]]}")
         code = subprocess.run(command, check=False).returncode
         if code:
             raise RunFailed(f"`{shlex.join(command)}` ended with exit code {code}")

@@ -23,15 +23,15 @@ MAX_BYTES = 100 * 2**20
 FOLDER = ".raykd"
 """Where the job finds its cluster file, inside the working directory."""
 _IGNORE_FILES = (".gitignore", ".rayignore")
-_NEVER = (
+_ALWAYS_IGNORED = (
     ".git/", ".hg/", ".svn/", ".venv/", "venv/", ".env",
     "__pycache__/", "*.py[cod]", ".*_cache/", "*.egg-info/", FOLDER,
     ".env.*", ".aws/", ".azure/", ".config/gcloud/", ".gnupg/", ".kube/", ".ssh/",
     ".git-credentials", ".netrc", ".pgpass", ".pypirc",
 )  # fmt: skip
 _DERIVED = ("logits", "searches", "synthetic", "weights", ".ray")
-"""What a store holds beside its runs that may be large."""
-_OFFENDERS = 5
+"""Folders of a store, beside its runs, that may be large."""
+_LARGEST_LISTED = 5
 _PASSWORD = re.compile("passw|secret|token", re.IGNORECASE)  # in the name of a database's option
 
 
@@ -44,11 +44,11 @@ class Package:
 
     @property
     def total(self) -> int:
-        """Return all bytes."""
+        """Return the bytes of all files."""
         return sum(self.files.values())
 
     def check(self) -> None:
-        """Refuse what is too large to upload.
+        """Refuse a package that is too large to upload.
 
         Raises:
             UsageError: with the largest folders and files.
@@ -59,7 +59,7 @@ class Package:
         for path, size in self.files.items():
             top = path.parts[0] + ("/" if len(path.parts) > 1 else "")
             sums[top] = sums.get(top, 0) + size
-        largest = sorted(sums.items(), key=lambda one: -one[1])[:_OFFENDERS]
+        largest = sorted(sums.items(), key=lambda one: -one[1])[:_LARGEST_LISTED]
         raise UsageError(
             f"{self.root} has {_mib(self.total)} in {len(self.files)} files, and a job takes along at most "
             f"{_mib(MAX_BYTES)}; the largest: {', '.join(f'{name} {_mib(size)}' for name, size in largest)}. List what "
@@ -67,7 +67,7 @@ class Package:
         )
 
     def write(self, folder: Path, cluster: Cluster) -> Path:
-        """Write all that the job takes along into ``folder``; return the path of its cluster file in there."""
+        """Write the package, raykd and the cluster file into ``folder``; return the cluster file's path in there."""
         for path in self.files:
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,13 +76,13 @@ class Package:
         unwanted = shutil.ignore_patterns("__pycache__", "*.py[cod]")
         shutil.copytree(package, folder / "raykd", ignore=unwanted, dirs_exist_ok=True)
         for name in ("clusters", "search_spaces"):  # as in a wheel, which a checkout is not
-            beside = package.parent / name
-            if beside.is_dir() and not (package / name).exists():
-                shutil.copytree(beside, folder / "raykd" / name, dirs_exist_ok=True)
-        own = Path(FOLDER) / f"{cluster.name}.yaml"
+            source = package.parent / name
+            if source.is_dir() and not (package / name).exists():
+                shutil.copytree(source, folder / "raykd" / name, dirs_exist_ok=True)
+        cluster_path = Path(FOLDER) / f"{cluster.name}.yaml"
         (folder / FOLDER).mkdir()
-        (folder / own).write_text(yaml.safe_dump(remote_content(cluster), sort_keys=False))
-        return own
+        (folder / cluster_path).write_text(yaml.safe_dump(remote_content(cluster), sort_keys=False))
+        return cluster_path
 
 
 def collect(root: Path, data_root: Path | None) -> Package:
@@ -93,8 +93,8 @@ def collect(root: Path, data_root: Path | None) -> Package:
     root = root.resolve()
     data = data_root.resolve() if data_root else None
     files: dict[PurePosixPath, int] = {}
-    never = pathspec.GitIgnoreSpec.from_lines(_NEVER)
-    for path in _walk(root, [(root, never)], data):
+    always_ignored = pathspec.GitIgnoreSpec.from_lines(_ALWAYS_IGNORED)
+    for path in _walk(root, [(root, always_ignored)], data):
         files[PurePosixPath(path.relative_to(root).as_posix())] = path.stat().st_size
     return Package(root, files)
 
@@ -104,13 +104,13 @@ def _walk(folder: Path, specs: list[tuple[Path, pathspec.GitIgnoreSpec]], data: 
         if (folder / name).is_file():
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
             specs = [*specs, (folder, pathspec.GitIgnoreSpec.from_lines(lines))]
-    entries = sorted(os.scandir(folder), key=lambda one: one.name)
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
     runs = {name for name in folders if RunDirectory(folder / name).has_begun}
-    left = {*_IGNORE_FILES, *runs, *(_DERIVED if runs else ())}
+    skipped = {*_IGNORE_FILES, *runs, *(_DERIVED if runs else ())}
     for entry in entries:
         path, is_folder = Path(entry.path), entry.name in folders
-        if entry.name in left or path == data or _ignored(path, is_folder, specs):
+        if entry.name in skipped or path == data or _ignored(path, is_folder, specs):
             continue
         if is_folder:
             yield from _walk(path, specs, data)
@@ -119,7 +119,7 @@ def _walk(folder: Path, specs: list[tuple[Path, pathspec.GitIgnoreSpec]], data: 
 
 
 def _ignored(path: Path, is_folder: bool, specs: list[tuple[Path, pathspec.GitIgnoreSpec]]) -> bool:
-    """Ask the deepest ignore file that has an opinion."""
+    """Tell whether a path is ignored: the deepest ignore file with a matching pattern decides."""
     for base, spec in reversed(specs):
         verdict = spec.check_file(path.relative_to(base).as_posix() + ("/" if is_folder else "")).include
         if verdict is not None:

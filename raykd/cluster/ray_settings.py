@@ -25,11 +25,11 @@ GROWTH_SECONDS = 1800
 
 
 def apply_ray_settings(cluster: Cluster) -> None:
-    """Set what the user has not set; call it before ``ray`` is imported, or it keeps its own ways with tokens."""
+    """Set Ray's variables that the user has not set; call it before ``ray`` is imported, which reads the token ones."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    patience = GROWTH_SECONDS if cluster.grows_to else _START_SECONDS
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
+    start_seconds = GROWTH_SECONDS if cluster.grows_to else _START_SECONDS
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_seconds))
     if "ray" in sys.modules:
         return
     if cluster.address == "local":

@@ -6,21 +6,21 @@ from raykd.cluster.foreign import Count, ForeignConfig
 
 
 class Provider(ForeignConfig):
-    """Where the machines come from."""
+    """The provider of the machines."""
 
     type: str
     worker_ips: list[Any] = []
 
 
 class Resources(ForeignConfig):
-    """What a machine has."""
+    """The CPUs and GPUs of a machine."""
 
     CPU: Count | None = None
     GPU: Count | None = None
 
 
 class NodeType(ForeignConfig):
-    """Machines that are alike."""
+    """A group of machines that are alike."""
 
     max_workers: Count | None = None
     resources: Resources = Resources()

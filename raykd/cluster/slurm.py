@@ -7,7 +7,7 @@ from collections.abc import Iterator
 _SHORT = {"N": "nodes", "c": "cpus-per-task", "J": "job-name", "G": "gpus"}
 _NUMBER = (r"\d{1,9}", "8")
 _GPUS = (r"([\w.-]+:)?\d{1,9}(,([\w.-]+:)?\d{1,9})*", "4 or a100:4")
-_READ = {
+_READ_OPTIONS = {
     "nodes": (r"[1-9]\d{0,8}([-:,]\d{1,9})*", "4 or 2-4"),
     "cpus-per-task": _NUMBER,
     "gpus": _GPUS,
@@ -23,7 +23,7 @@ def read_options(script: str) -> dict[str, str]:
     Raises:
         ValueError: for a quote that does not end.
     """
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for line in script.splitlines():
         if line.strip() and not line.startswith("#"):
             break  # as for Slurm, which takes none after the first command
@@ -36,18 +36,18 @@ def read_options(script: str) -> dict[str, str]:
         name = ""
         for word in words:
             if word.startswith("--"):
-                name, _, found[name] = word[2:].partition("=")
+                name, _, options[name] = word[2:].partition("=")
             elif word.startswith("-"):
                 name = _SHORT.get(word[1:2], word[1:2])
-                found[name] = word[2:]
+                options[name] = word[2:]
             else:
-                found[name] = f"{found.get(name, '')} {word}".strip()
-    return found
+                options[name] = f"{options.get(name, '')} {word}".strip()
+    return options
 
 
-def faults(options: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield each option that raykd reads and cannot, with what is wrong and what to do."""
-    for name, (values, example) in _READ.items():
+def problems(options: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield each option whose value raykd cannot read, with what is wrong and what to do."""
+    for name, (values, example) in _READ_OPTIONS.items():
         if name in options and not re.fullmatch(values, options[name]):
             yield f"--{name}", f"got {options[name]!r}; write it as in {example}"
     if "nodes" not in options:
@@ -56,24 +56,24 @@ def faults(options: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "--ntasks-per-node", f"got {tasks!r}; Ray is started once on a node: set it to 1"
 
 
-def nodes(options: dict[str, str]) -> int:
-    """Return the largest number of nodes that is asked for."""
+def count_nodes(options: dict[str, str]) -> int:
+    """Return the largest number of nodes that the options allow."""
     return max(int(number) for number in re.findall(r"(?<![:\d])\d+", options["nodes"]))
 
 
-def resources(options: dict[str, str]) -> dict[str, float]:
-    """Return the CPUs and GPUs of a node where they are told; one task is on each."""
-    found: dict[str, float] = {}
+def node_resources(options: dict[str, str]) -> dict[str, float]:
+    """Return the CPUs and GPUs of a node, as far as the options give them; one task runs on each node."""
+    amounts: dict[str, float] = {}
     if "cpus-per-task" in options:
-        found["CPU"] = int(options["cpus-per-task"])
+        amounts["CPU"] = int(options["cpus-per-task"])
     gres = [item for item in options.get("gres", "").split(",") if item.split(":")[0] == "gpu"]
     if each := options.get("gpus-per-node") or options.get("gpus-per-task"):
-        found["GPU"] = sum(map(_count, each.split(",")))
+        amounts["GPU"] = sum(map(_count, each.split(",")))
     elif total := options.get("gpus"):
-        found["GPU"] = sum(map(_count, total.split(","))) // nodes(options)
+        amounts["GPU"] = sum(map(_count, total.split(","))) // count_nodes(options)
     elif gres:
-        found["GPU"] = sum(map(_count, gres))
-    return found
+        amounts["GPU"] = sum(map(_count, gres))
+    return amounts
 
 
 def _count(item: str) -> int:

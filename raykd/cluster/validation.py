@@ -30,24 +30,24 @@ def validate(source: str) -> list[str]:
     Raises:
         SetupError: where a check needs a package that is not here.
     """
-    checks = {"ray": _ray, "kuberay": _kuberay, "slurm": _slurm}
+    checks = {"ray": _check_ray_up, "kuberay": _check_kuberay, "slurm": _check_slurm}
     try:
         cluster = load_cluster(source)
         if cluster.launcher is None:
             return []
         launcher = read_launcher(source)
-        found = [f"{launcher.path}: {problem}" for problem in checks[launcher.kind](launcher, cluster)]
+        problems = [f"{launcher.path}: {problem}" for problem in checks[launcher.kind](launcher, cluster)]
     except UsageError as error:
         return [str(error)]
     if cluster.address == "local":
-        found.append(
+        problems.append(
             f"cluster {cluster.name!r}: address: 'local' starts a Ray of its own and leaves {launcher.path} alone; "
             "set it to auto"
         )
-    return found
+    return problems
 
 
-def _ray(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
+def _check_ray_up(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
     file = RayUp.read(launcher.content, str(launcher.path))
     starts = {
         "head_start_ray_commands": file.head_start_ray_commands,
@@ -76,36 +76,36 @@ def _ray(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
     if types and file.head_node_type not in types:
         yield f"head_node_type: got {file.head_node_type!r}; it is one of available_node_types: {', '.join(types)}"
         return
-    room = _room_of_nodes(file, cluster)
-    yield from _too_few(cluster, room, "max_workers")
+    room = _count_room_beside_head(file, cluster)
+    yield from _check_room(cluster, room, "max_workers")
     if file.provider.type != "local":
-        yield from _unwanted(cluster, room, "max_workers")
+        yield from _check_growth(cluster, room, "max_workers")
 
 
-def _room_of_nodes(file: RayUp, cluster: Cluster) -> float:
-    """Return for how many workers the nodes beside the head have room, infinite where they do not say."""
+def _count_room_beside_head(file: RayUp, cluster: Cluster) -> float:
+    """Count the workers that the nodes beside the head have room for; infinite where the file gives no resources."""
     if file.provider.type == "local":
-        started = " ".join(file.worker_start_ray_commands)
-        told = {name: re.search(rf"--num-{name}s[= ](\d{{1,9}})", started) for name in ("cpu", "gpu")}
-        each = {name.upper(): float(match[1]) for name, match in told.items() if match}
-        there = len(file.provider.worker_ips)
-        return _room(there if file.max_workers is None else min(file.max_workers, there), each, cluster)
+        start_commands = " ".join(file.worker_start_ray_commands)
+        matches = {name: re.search(rf"--num-{name}s[= ](\d{{1,9}})", start_commands) for name in ("cpu", "gpu")}
+        each = {name.upper(): float(match[1]) for name, match in matches.items() if match}
+        machines = len(file.provider.worker_ips)
+        return _count_room(machines if file.max_workers is None else min(file.max_workers, machines), each, cluster)
     room, left = 0.0, file.max_workers or 0
     for name, kind in file.available_node_types.items():
         if name != file.head_node_type:
             count = left if kind.max_workers is None else min(left, kind.max_workers)
-            room, left = room + _room(count, kind.resources.model_dump(exclude_none=True), cluster), left - count
+            room, left = room + _count_room(count, kind.resources.model_dump(exclude_none=True), cluster), left - count
     return room
 
 
-def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
+def _check_kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
     kind = launcher.content.get("kind")
-    spec, place = None, "spec"
+    spec, spec_key = None, "spec"
     if kind == "RayCluster":
         spec = RayCluster.read(launcher.content, str(launcher.path)).spec
     elif kind == "RayJob":
         job = RayJob.read(launcher.content, str(launcher.path)).spec
-        spec, place = job.rayClusterSpec, "spec.rayClusterSpec"
+        spec, spec_key = job.rayClusterSpec, "spec.rayClusterSpec"
         if f"/{launcher.cluster_file.name}" not in job.entrypoint:
             yield (
                 f"spec.entrypoint: raykd would not read {launcher.cluster_file}, which a pod finds where it mounts the "
@@ -116,44 +116,51 @@ def _kuberay(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         return
     if (mode := spec.authOptions.mode) != "token":
         yield (
-            f"{place}.authOptions: got mode {mode!r}, so Ray would run what any pod sends it; set "
+            f"{spec_key}.authOptions: got mode {mode!r}, so Ray would run what any pod sends it; set "
             "`authOptions: {mode: token}`"
         )
-    if (theirs := _other_ray(spec.rayVersion)) is not None:
-        yield f"{place}.rayVersion: {theirs}"
+    if (problem := _ray_version_problem(spec.rayVersion)) is not None:
+        yield f"{spec_key}.rayVersion: {problem}"
     for number, group in enumerate(spec.workerGroupSpecs):
         least, most = group.minReplicas, group.maxReplicas
-        wanted = least if group.replicas is None else group.replicas
-        if not least <= wanted <= most:
+        replicas = least if group.replicas is None else group.replicas
+        if not least <= replicas <= most:
             yield (
-                f"{place}.workerGroupSpecs.{number}.replicas: got {wanted} with minReplicas {least} and maxReplicas "
-                f"{most}; it is from the one to the other"
+                f"{spec_key}.workerGroupSpecs.{number}.replicas: got {replicas} with minReplicas {least} and "
+                f"maxReplicas {most}; it is from the one to the other"
             )
-    faults = [f"{place}.{where}.{fault}" for where, template in spec.templates() for fault in _pod(template)]
-    yield from faults
-    if faults:
+    problems = [
+        f"{spec_key}.{template_key}.{problem}"
+        for template_key, template in spec.templates()
+        for problem in _check_pod(template)
+    ]
+    yield from problems
+    if problems:
         return
     try:
-        room = sum(_room(one.maxReplicas * one.numOfHosts, one.resources(), cluster) for one in spec.workerGroupSpecs)
+        room = sum(
+            _count_room(group.maxReplicas * group.numOfHosts, group.resources(), cluster)
+            for group in spec.workerGroupSpecs
+        )
     except ValueError as error:
-        yield f"{place}.workerGroupSpecs: a limit is no number of CPUs or GPUs ({error}); write 8 or 500m"
+        yield f"{spec_key}.workerGroupSpecs: a limit is no number of CPUs or GPUs ({error}); write 8 or 500m"
     else:
-        yield from _too_few(cluster, room, f"{place}.workerGroupSpecs")
+        yield from _check_room(cluster, room, f"{spec_key}.workerGroupSpecs")
         if spec.enableInTreeAutoscaling:
-            yield from _unwanted(cluster, room, f"{place}.enableInTreeAutoscaling")
+            yield from _check_growth(cluster, room, f"{spec_key}.enableInTreeAutoscaling")
 
 
-def _other_ray(wanted: str | None) -> str | None:
+def _ray_version_problem(their_version: str | None) -> str | None:
     try:
-        ours = version("ray")
+        our_version = version("ray")
     except PackageNotFoundError:
         return None
-    if wanted is not None and wanted.split(".")[:2] == ours.split(".")[:2]:
+    if their_version is not None and their_version.split(".")[:2] == our_version.split(".")[:2]:
         return None
-    return f"got {wanted!r}, and Ray is {ours} here; a job needs one version everywhere"
+    return f"got {their_version!r}, and Ray is {our_version} here; a job needs one version everywhere"
 
 
-def _pod(template: dict[str, Any]) -> Iterator[str]:
+def _check_pod(template: dict[str, Any]) -> Iterator[str]:
     """Check a template as the pod that is made of it."""
     try:
         import kubernetes_validate
@@ -168,20 +175,20 @@ def _pod(template: dict[str, Any]) -> Iterator[str]:
     try:
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
     except kubernetes_validate.ValidationError as error:
-        place = ".".join(str(part) for part in error.path) or "spec"
-        yield f"{place}: {error.message.splitlines()[0][:200]}; see `kubectl explain pod.spec`"
+        key = ".".join(str(part) for part in error.path) or "spec"
+        yield f"{key}: {error.message.splitlines()[0][:200]}; see `kubectl explain pod.spec`"
 
 
-def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
-    told = subprocess.run(["bash", "-n", str(launcher.path)], capture_output=True, text=True, check=False)
-    if told.returncode:
-        line = told.stderr.strip().splitlines()[0].removeprefix(f"{launcher.path}: ")
+def _check_slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
+    syntax_check = subprocess.run(["bash", "-n", str(launcher.path)], capture_output=True, text=True, check=False)
+    if syntax_check.returncode:
+        line = syntax_check.stderr.strip().splitlines()[0].removeprefix(f"{launcher.path}: ")
         yield f"as a whole: bash does not take it: {line}; mend the script"
         return
     options = launcher.content
-    wrong = list(slurm.faults(options))
-    for option, fault in wrong:
-        yield f"#SBATCH {option}: {fault}"
+    problems = list(slurm.problems(options))
+    for option, problem in problems:
+        yield f"#SBATCH {option}: {problem}"
     text = read_text(launcher.path)
     if "symmetric-run" in text and "exclusive" not in options:
         yield (
@@ -192,30 +199,30 @@ def _slurm(launcher: Launcher, cluster: Cluster) -> Iterator[str]:
         yield f"as a whole: Ray would run what any user of the nodes sends it; write `export {_TOKEN}` and a token"
     if "RAYKD_CLUSTER" not in text:
         yield f'as a whole: raykd would not read {launcher.cluster_file}; write `--cluster "$RAYKD_CLUSTER"`'
-    if not wrong:
-        room = _room(slurm.nodes(options), slurm.resources(options), cluster)
-        yield from _too_few(cluster, room, "#SBATCH --nodes")
+    if not problems:
+        room = _count_room(slurm.count_nodes(options), slurm.node_resources(options), cluster)
+        yield from _check_room(cluster, room, "#SBATCH --nodes")
 
 
-def _room(nodes: float, each: dict[str, float], cluster: Cluster) -> float:
-    """Return for how many workers nodes have room by what each says of itself, infinite where it says nothing."""
+def _count_room(nodes: float, each: dict[str, float], cluster: Cluster) -> float:
+    """Count the workers that nodes have room for by the resources of ``each``; infinite where it gives none."""
     needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
     limits = [math.floor(each[name] / needs[name]) for name in needs if needs[name] and name in each]
     workers = min(limits, default=math.inf)
     return nodes * workers if nodes and workers else 0  # infinity times 0 is no number
 
 
-def _too_few(cluster: Cluster, room: float, key: str) -> Iterator[str]:
-    most = max(cluster.worker_range[1], cluster.grows_to or 0)
-    if room < most:
+def _check_room(cluster: Cluster, room: float, key: str) -> Iterator[str]:
+    needed = max(cluster.worker_range[1], cluster.grows_to or 0)
+    if room < needed:
         yield (
             f"{key}: there is room for {room:.0f} workers of {cluster.cpus_per_worker:g} CPUs and "
-            f"{cluster.gpus_per_worker:g} GPUs, and cluster {cluster.name!r} wants {most}; raise it, or lower "
+            f"{cluster.gpus_per_worker:g} GPUs, and cluster {cluster.name!r} wants {needed}; raise it, or lower "
             "'workers' or 'grows_to'"
         )
 
 
-def _unwanted(cluster: Cluster, room: float, key: str) -> Iterator[str]:
+def _check_growth(cluster: Cluster, room: float, key: str) -> Iterator[str]:
     if cluster.grows_to is None:
         workers = "NUMBER" if room == math.inf else f"{room:.0f}"
         yield (

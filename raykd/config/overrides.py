@@ -15,8 +15,18 @@ def override_pairs(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[str]) -> dict[str, Any]:
-    """Return ``raw`` with dotted ``KEY=VALUE`` pairs applied; only existing fields may be set."""
-    result: dict[str, Any] = json.loads(json.dumps(raw))
+    """Return a recipe's content ``raw`` with dotted ``KEY=VALUE`` pairs applied.
+
+    Args:
+        raw: what the recipe file says.
+        pairs: the overrides.
+        name: the recipe's, for messages.
+        fields: the dotted fields that exist; only these may be set.
+
+    Raises:
+        UsageError: for a pair without "=", an unknown field, or one that names the recipe or its method.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(raw))  # a deep copy: nested sections are changed in place
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
@@ -25,21 +35,21 @@ def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[s
             raise UsageError("method.name cannot be overridden: pick another recipe")
         if key == "name":
             raise UsageError("name cannot be overridden: it is the recipe file's")
-        *sections, leaf = _places(key, fields, name)
-        place = result
+        *sections, leaf = _split_key(key, fields, name)
+        parent = result
         for section in sections:
-            inner = place.get(section)
-            place[section] = inner if isinstance(inner, dict) else {}
-            place = place[section]
-        place[leaf] = parse_value(text)
-        result = spelled_out(result)
+            inner = parent.get(section)
+            parent[section] = inner if isinstance(inner, dict) else {}
+            parent = parent[section]
+        parent[leaf] = parse_value(text)
+        result = expand_data_name(result)
     if _method_name(result) != _method_name(raw):
         raise UsageError("method.name cannot be overridden: pick another recipe")
     return result
 
 
-def _places(key: str, fields: set[str], name: str) -> list[str]:
-    """Return the sections around a field, and the field; ``bank.overrides.method.tv_weight`` is one of another recipe.
+def _split_key(key: str, fields: set[str], name: str) -> list[str]:
+    """Split a dotted key into sections and field; in ``bank.overrides.method.tv_weight`` the field is another recipe's.
 
     Raises:
         UsageError: if there is no such field, naming the nearest.
@@ -57,7 +67,7 @@ def _method_name(raw: Mapping[str, Any]) -> Any:
     return method.get("name") if isinstance(method, dict) else None
 
 
-def spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
+def expand_data_name(raw: dict[str, Any]) -> dict[str, Any]:
     """Write ``data: NAME`` as a section, so that a variant or an override may change a part of it."""
     return {**raw, "data": {"name": raw["data"]}} if isinstance(raw.get("data"), str) else raw
 
@@ -71,11 +81,11 @@ def dotted_fields(section: Config, prefix: str = "") -> Iterable[str]:
             yield from dotted_fields(value, f"{prefix}{name}.")
 
 
-def numbers_of(section: Config | None, prefix: str) -> Iterable[str]:
-    """Name the numbers of a section, and of those in it, that are no counts: weights, temperatures, rates."""
+def float_fields(section: Config | None, prefix: str) -> Iterable[str]:
+    """Name the float fields of a section and of those in it: weights, temperatures, rates, but no counts."""
     for name, info in type(section).model_fields.items() if section is not None else ():
         value = getattr(section, name)
         if isinstance(value, Config):
-            yield from numbers_of(value, f"{prefix}.{name}")
+            yield from float_fields(value, f"{prefix}.{name}")
         elif info.annotation is float:
             yield f"{prefix}.{name}"

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from raykd.errors import UsageError, did_you_mean, masked
 
 _MAX_BYTES = 1_000_000
-_SHOWN = 200  # characters of a value that is wrong, which may be a whole section
+_MAX_SHOWN = 200  # characters of a value that is wrong, which may be a whole section
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 _SECTION = "section"
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
@@ -48,10 +48,10 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_text(path: Path) -> str:
-    """Read a file of a user's.
+    """Read a user's text file.
 
     Raises:
-        UsageError: for anything but UTF-8 under 1 MB.
+        UsageError: for a file that is not UTF-8 under 1 MB.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -99,10 +99,10 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
     """Turn pydantic's report on ``raw``, which is no ``model``, into one line with the nearest names."""
     lines = []
     for item in error.errors():
-        names, beside = _located(item["loc"], model, raw)
+        names, siblings = _locate(item["loc"], model, raw)
         path = ".".join(names)
         if item["type"] == "extra_forbidden":
-            hint = did_you_mean(names[-1], beside, "".join(f"{name}." for name in names[:-1]))
+            hint = did_you_mean(names[-1], siblings, "".join(f"{name}." for name in names[:-1]))
             lines.append(f"{path!r} is not a field here{hint}")
         elif item["type"] == "missing":
             lines.append(f"{path!r} is required")
@@ -111,35 +111,35 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
         elif item["type"].startswith("union_tag") or item["type"] == _SECTION:
             lines.append(f"{path}: {item['msg']}")
         else:
-            told = item["msg"].removeprefix("Value error, ")
-            got = masked(repr(item["input"]))
-            lines.append(f"{path}: got {got if len(got) <= _SHOWN else got[:_SHOWN] + '...'}; {told}")
+            message = item["msg"].removeprefix("Value error, ")
+            value = masked(repr(item["input"]))
+            lines.append(f"{path}: got {value if len(value) <= _MAX_SHOWN else value[:_MAX_SHOWN] + '...'}; {message}")
     return UsageError(f"{source}: " + "; ".join(lines))
 
 
-def _located(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> tuple[list[str], list[str]]:
-    """Return the names that lead to a place, without pydantic's tags of unions, and the names that may stand there."""
+def _locate(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> tuple[list[str], list[str]]:
+    """Return the keys that lead to an error, without pydantic's tags of unions, and the keys allowed beside it."""
     kind: Any = model
     names: list[str] = []
-    beside: list[str] = []
+    siblings: list[str] = []
     for part in location:
         sections = _sections_in(kind)
         chosen = [section for section in sections if part in _tags(section)]
         if len(sections) > 1 and chosen:
             kind = chosen[0]
             continue
-        beside = list(_fields(sections[0], raw)) if sections else []
-        kind = _inside(kind, sections, part)
+        siblings = list(_fields(sections[0], raw)) if sections else []
+        kind = _type_at(kind, sections, part)
         names.append(str(part))
         is_there = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and part in range(len(raw)))
         raw = raw[part] if is_there else None
-    return names, beside
+    return names, siblings
 
 
-def _inside(kind: Any, sections: list[type[BaseModel]], part: int | str) -> Any:
-    """Return the type of what stands at ``part`` in a section, mapping or list; None where nothing may."""
+def _type_at(kind: Any, sections: list[type[BaseModel]], part: int | str) -> Any:
+    """Return the type of the value at ``part`` of a section, mapping or list; None where no value is allowed."""
     if sections:
-        return {_name(field, info): info.annotation for field, info in sections[0].model_fields.items()}.get(str(part))
+        return {_key(field, info): info.annotation for field, info in sections[0].model_fields.items()}.get(str(part))
     contents = [inner for member in union_members(kind) for inner in get_args(member) if inner is not ...]
     return contents[-1] if contents else None
 
@@ -147,7 +147,7 @@ def _inside(kind: Any, sections: list[type[BaseModel]], part: int | str) -> Any:
 def _fields(section: type[BaseModel], raw: Any, prefix: str = "") -> Iterable[str]:
     """Name the fields that a broken section could have set, those of the sections in it included."""
     for field, info in section.model_fields.items():
-        name = _name(field, info)
+        name = _key(field, info)
         yield prefix + name
         value = raw.get(name) if isinstance(raw, dict) else None
         inner = _sections_in(info.annotation)
@@ -158,12 +158,12 @@ def _fields(section: type[BaseModel], raw: Any, prefix: str = "") -> Iterable[st
                 yield from _fields(one, value, f"{prefix}{name}.")
 
 
-def _name(field: str, info: FieldInfo) -> str:
+def _key(field: str, info: FieldInfo) -> str:
     return info.alias or field
 
 
 def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
-    """Return what the ``name`` of a section may be, where that tells it from others of a union."""
+    """Return the allowed values of a section's ``name``, which tell it from the others of a union."""
     name = section.model_fields.get("name")
     return get_args(name.annotation) if name else ()
 

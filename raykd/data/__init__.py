@@ -1,1 +1,1 @@
-"""Data sets: what may be known of them, where their images lie, and the batches made of them."""
+"""Data sets: their specs, the files of their images, and the batches made of them."""

@@ -16,7 +16,7 @@ from raykd.distributed.world import World, mix
 from raykd.errors import unknown
 from raykd.spec import DataSpec
 
-_MADE = 2  # keeps these draws apart from others of the same seed and step
+_GENERATED = 2  # keeps these draws apart from others of the same seed and step
 
 _PAD = 4  # pixels
 _DEGREES = 15.0
@@ -130,5 +130,5 @@ def augment_normalised(
     check_augmentations(names)
     batch = len(images)
     rows = slice(world.rank * batch, (world.rank + 1) * batch)
-    generator = Generator().manual_seed(mix(seed, _MADE, step))
+    generator = Generator().manual_seed(mix(seed, _GENERATED, step))
     return spec.normalise(augment_share(spec.denormalise(images), names, generator, batch * world.size, rows))

@@ -1,4 +1,4 @@
-"""Making Parquet sets out of what users have: a torchvision set or a folder of images."""
+"""Convert a torchvision set or a folder of images to a Parquet set."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from typing import NamedTuple
 from urllib.error import URLError
 
 from raykd.data import parquet
-from raykd.data.sources import SOURCES, Source, Split, celeba, resized
+from raykd.data.sources import SOURCES, Source, Split, open_celeba, resized
 from raykd.errors import RaykdError, SetupError, UsageError, unknown
 
 
 class Converted(NamedTuple):
-    """What was written: the set's name, its folder, and the number of images of each split."""
+    """A set that was written: its name, its folder, and the number of images of each split."""
 
     name: str
     folder: Path
@@ -54,7 +54,7 @@ def convert(
         SetupError: if a download fails.
         CorruptError: if a file of the source is damaged.
     """
-    source = _choose(name, source_dir, splits, download, attribute)
+    source = _select_source(name, source_dir, splits, download, attribute)
     if set_name is None:
         set_name = source_dir.resolve().name if name == "imagefolder" and source_dir else name
         set_name += f"-{size}" if size else ""
@@ -62,22 +62,24 @@ def convert(
     for split in splits:
         if parquet.find_files(folder, split):
             raise UsageError(f"{folder} holds {split}-*.parquet already; remove them or choose another --out")
-    with _folder_of(source_dir, out_dir) as root:
+    with _source_folder(source_dir, out_dir) as root:
         opened: dict[str, Split] = {}
         for split in splits:
-            with _explaining(name, source, root, download):
-                as_it_is = source.open(root, split, download)
-                opened[split] = resized(as_it_is, size) if size else as_it_is
-        _check(opened, set_name)
+            with _explaining_failures(name, source, root, download):
+                original = source.open(root, split, download)
+                opened[split] = resized(original, size) if size else original
+        _check_splits(opened, set_name)
         constants = next(iter(opened.values()))
         counts = {
-            split: parquet.write(folder, split, of.records, _metadata(set_name, split, of, constants, name))
-            for split, of in opened.items()
+            split: parquet.write(folder, split, data.records, _metadata(set_name, split, data, constants, name))
+            for split, data in opened.items()
         }
     return Converted(set_name, folder, counts)
 
 
-def _choose(name: str, source_dir: Path | None, splits: Sequence[str], download: bool, attribute: str | None) -> Source:
+def _select_source(
+    name: str, source_dir: Path | None, splits: Sequence[str], download: bool, attribute: str | None
+) -> Source:
     if name not in SOURCES:
         raise unknown("data source", name, SOURCES)
     source = SOURCES[name]
@@ -87,17 +89,17 @@ def _choose(name: str, source_dir: Path | None, splits: Sequence[str], download:
     if download and not source.downloads:
         raise UsageError(f"{name} cannot be downloaded; give --source with {source.expects}")
     if source_dir is None and not download:
-        either = ", or --download to fetch it" if source.downloads else ""
-        raise UsageError(f"{name} needs --source DIR with {source.expects}{either}")
+        download_hint = ", or --download to fetch it" if source.downloads else ""
+        raise UsageError(f"{name} needs --source DIR with {source.expects}{download_hint}")
     if attribute is None:
         return source
     if name != "celeba":
         raise UsageError(f"attribute={attribute!r} is for celeba only; {name} has classes of its own")
-    return Source(partial(celeba, attribute=attribute), source.expects)
+    return Source(partial(open_celeba, attribute=attribute), source.expects)
 
 
 @contextmanager
-def _folder_of(source_dir: Path | None, out_dir: Path) -> Iterator[Path]:
+def _source_folder(source_dir: Path | None, out_dir: Path) -> Iterator[Path]:
     if source_dir is not None:
         yield source_dir
         return
@@ -107,8 +109,8 @@ def _folder_of(source_dir: Path | None, out_dir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _explaining(name: str, source: Source, root: Path, download: bool) -> Iterator[None]:
-    """Turn what torchvision raises into what the user has to do."""
+def _explaining_failures(name: str, source: Source, root: Path, download: bool) -> Iterator[None]:
+    """Turn torchvision's exceptions into errors that say what the user has to do."""
     try:
         yield
     except RaykdError:
@@ -118,31 +120,33 @@ def _explaining(name: str, source: Source, root: Path, download: bool) -> Iterat
     except (RuntimeError, OSError, EOFError) as error:
         if download:
             raise SetupError(f"{name} could not be downloaded: {error}") from error
-        fetch = ", or pass --download" if source.downloads else ""
-        raise UsageError(f"{name} cannot be read from {root}: {error}; put there {source.expects}{fetch}") from error
+        download_hint = ", or pass --download" if source.downloads else ""
+        raise UsageError(
+            f"{name} cannot be read from {root}: {error}; put there {source.expects}{download_hint}"
+        ) from error
 
 
-def _check(opened: dict[str, Split], set_name: str) -> None:
+def _check_splits(opened: dict[str, Split], set_name: str) -> None:
     first_name, first = next(iter(opened.items()))
-    for split, of in opened.items():
-        if not of.count:
+    for split, data in opened.items():
+        if not data.count:
             raise UsageError(f"{set_name}: split {split!r} has no images")
-        if of.classes != first.classes:
-            differing = sorted(set(of.classes) ^ set(first.classes))
+        if data.classes != first.classes:
+            differing = sorted(set(data.classes) ^ set(first.classes))
             raise UsageError(
                 f"{set_name}: splits {first_name!r} and {split!r} have different classes; only one has {differing}"
             )
 
 
-def _metadata(set_name: str, split: str, of: Split, first: Split, source: str) -> dict[str, str]:
+def _metadata(set_name: str, split: str, data: Split, first: Split, source: str) -> dict[str, str]:
     """Describe a split; all carry the first one's shape and constants, so they make one spec."""
     metadata = {
         "name": set_name,
         "split": split,
-        "count": str(of.count),
+        "count": str(data.count),
         "shape": json.dumps(first.shape),
-        "encoding": of.encoding,
-        "classes": json.dumps(of.classes),
+        "encoding": data.encoding,
+        "classes": json.dumps(data.classes),
         "source": f"raykd data {source}",
         "order": "order of the source",
         "licence": "see the data set's own page",

@@ -58,7 +58,7 @@ def data_spec(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> DataSpec:
-    """Return what a network must know of a data set; reads no image.
+    """Return the DataSpec of a data set; reads no image.
 
     A name of ``DATASETS`` needs no data root. Any other is looked up as ``<data_root>/<name>/``, or
     as a folder by itself if it is a path (it contains "/" or begins with "."), and its metadata
@@ -72,7 +72,9 @@ def data_spec(
         spec = DATASETS[name]
     else:
         folder = _find_folder(name, data_root)
-        spec = _spec_of(name, parquet.read_header(_files(folder, name, parquet.find_splits(folder)[0])[0]))
+        spec = _spec_from_header(
+            name, parquet.read_header(_split_files(folder, name, parquet.find_splits(folder)[0])[0])
+        )
     return replace(
         spec,
         size=spec.size if size is None else size,
@@ -82,7 +84,7 @@ def data_spec(
 
 
 def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: bool = True) -> DataSpec:
-    """Return how a network of ``spec`` must be shown the training images of set ``name``.
+    """Return the DataSpec by which the training images of set ``name`` become the input of a network of ``spec``.
 
     That is ``spec``, but for a synthetic set the mean and std are the set's own: they undo its
     8-bit storage, so that the network sees what the generators made for ``spec``'s normalisation.
@@ -97,24 +99,24 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: b
     if name == spec.name and not synthetic:
         return spec
     if header is not None:
-        theirs = _spec_of(name, header)
+        set_spec = _spec_from_header(name, header)
     elif name in DATASETS:
-        theirs = DATASETS[name]
+        set_spec = DATASETS[name]
     else:
         return spec
-    if labelled and theirs.num_classes != spec.num_classes:
+    if labelled and set_spec.num_classes != spec.num_classes:
         raise UsageError(
-            f"training set {name!r} has {theirs.num_classes} classes, data {spec.name!r} has "
+            f"training set {name!r} has {set_spec.num_classes} classes, data {spec.name!r} has "
             f"{spec.num_classes}; they must be equal: name another set in data.train"
         )
     if not synthetic:
         return spec
-    if theirs.channels != spec.channels:
+    if set_spec.channels != spec.channels:
         raise UsageError(
-            f"synthetic set {name!r} has images of {theirs.channels} channels, data {spec.name!r} has "
+            f"synthetic set {name!r} has images of {set_spec.channels} channels, data {spec.name!r} has "
             f"{spec.channels}; they must be equal: name another set in data.train"
         )
-    return replace(spec, mean=theirs.mean, std=theirs.std)
+    return replace(spec, mean=set_spec.mean, std=set_spec.std)
 
 
 def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, rows: Tensor | None = None) -> Images:
@@ -125,27 +127,27 @@ def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, r
         CorruptError: if a file is damaged.
     """
     if name in _EMBEDDED:
-        whole = _EMBEDDED[name](split, spec)
-        return whole if rows is None else Images(whole.pixels[rows], whole.labels[rows])
+        images = _EMBEDDED[name](split, spec)
+        return images if rows is None else Images(images.pixels[rows], images.labels[rows])
     files = find_split(name, split, data_root)
-    promised = parquet.read_header(files[0]).count
-    wanted = torch.arange(promised) if rows is None else rows
-    require_memory(name, split, len(wanted), spec)
-    pixels = torch.empty(len(wanted), spec.channels, spec.size, spec.size, dtype=torch.uint8)
-    labels = torch.empty(len(wanted), dtype=torch.int64)
-    seen = taken = 0
+    count = parquet.read_header(files[0]).count
+    chosen = torch.arange(count) if rows is None else rows
+    require_memory(name, split, len(chosen), spec)
+    pixels = torch.empty(len(chosen), spec.channels, spec.size, spec.size, dtype=torch.uint8)
+    labels = torch.empty(len(chosen), dtype=torch.int64)
+    images_read = images_stored = 0
     for some_pixels, some_labels in parquet.read(files, lambda images: fit(images, spec)):
-        end = seen + len(some_labels)
-        if end > promised:
-            raise CorruptError(f"{files[0].parent}: {split!r} holds more than the {promised:,} images it promises")
-        inside = wanted[taken : int(torch.searchsorted(wanted, end))]
-        to = slice(taken, taken + len(inside))
-        pixels[to], labels[to] = some_pixels[inside - seen], some_labels[inside - seen]
-        seen, taken = end, to.stop
-        if rows is not None and taken == len(rows):
+        end = images_read + len(some_labels)
+        if end > count:
+            raise CorruptError(f"{files[0].parent}: {split!r} holds more than the {count:,} images it promises")
+        chosen_here = chosen[images_stored : int(torch.searchsorted(chosen, end))]
+        target = slice(images_stored, images_stored + len(chosen_here))
+        pixels[target], labels[target] = some_pixels[chosen_here - images_read], some_labels[chosen_here - images_read]
+        images_read, images_stored = end, target.stop
+        if rows is not None and images_stored == len(rows):
             return Images(pixels, labels)
-    if seen != promised:
-        raise CorruptError(f"{files[0].parent}: {split!r} holds {seen:,} images, its metadata says {promised:,}")
+    if images_read != count:
+        raise CorruptError(f"{files[0].parent}: {split!r} holds {images_read:,} images, its metadata says {count:,}")
     return Images(pixels, labels)
 
 
@@ -170,13 +172,13 @@ def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
     if name in _EMBEDDED:
         return []
     if name not in DATASETS:
-        return _files(_find_folder(name, data_root), name, split)
+        return _split_files(_find_folder(name, data_root), name, split)
     if data_root is None:
         raise MissingData(
             f"data set {name!r} is a folder of {split}-*.parquet files under the data root, "
             f"and none is set; {_how_to_make(name)}"
         )
-    return _files(data_root / name, name, split)
+    return _split_files(data_root / name, name, split)
 
 
 def _load_digits(split: str, spec: DataSpec) -> Images:
@@ -200,7 +202,7 @@ def _load_digits(split: str, spec: DataSpec) -> Images:
 _EMBEDDED: dict[str, Callable[[str, DataSpec], Images]] = {"digits": _load_digits}
 
 
-def _spec_of(name: str, header: parquet.Header) -> DataSpec:
+def _spec_from_header(name: str, header: parquet.Header) -> DataSpec:
     height, width, channels = header.shape
     half = (0.5,) * channels
     return DataSpec(
@@ -215,7 +217,7 @@ def _spec_of(name: str, header: parquet.Header) -> DataSpec:
 
 
 def train_header(name: str, data_root: Path | None) -> parquet.Header | None:
-    """Return what the training files of a set say of themselves, or None where there are none."""
+    """Read the header of a set's training files; None where there are none."""
     if name in _EMBEDDED or (data_root is None and not _is_path(name)):
         return None
     folder = Path(name) if data_root is None or _is_path(name) else data_root / name
@@ -245,13 +247,13 @@ def _find_folder(name: str, data_root: Path | None) -> Path:
     return data_root / name
 
 
-def _files(folder: Path, name: str, split: str) -> list[Path]:
+def _split_files(folder: Path, name: str, split: str) -> list[Path]:
     files = parquet.find_files(folder, split)
     if not files:
-        there = parquet.find_splits(folder)
+        splits = parquet.find_splits(folder)
         raise MissingData(
             f"data set {name!r}: no file matches {folder}/{split}-*.parquet"
-            + (f" (splits there: {', '.join(there)}); " if there else "; ")
+            + (f" (splits there: {', '.join(splits)}); " if splits else "; ")
             + _how_to_make(name)
         )
     return files
@@ -261,13 +263,13 @@ def _how_to_make(name: str) -> str:
     from raykd.data.sources import SOURCES  # torchvision's, which takes its time
 
     original, size = _resized_from(name) or (name, None)
-    what, folder = original, "FOLDER"
+    source, folder = original, "FOLDER"
     if original not in SOURCES:
-        what, folder = "imagefolder", f"FOLDER/{Path(original).resolve().name}"
+        source, folder = "imagefolder", f"FOLDER/{Path(original).resolve().name}"
     resized = "" if size is None else f" --size {size}"
     return (
         "set the data root by RAYKD_DATA or by data_root in the cluster file, "
-        f"or make the set: `raykd data {what}{resized} --source {folder} --out DIR`"
+        f"or make the set: `raykd data {source}{resized} --source {folder} --out DIR`"
     )
 
 

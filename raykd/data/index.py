@@ -1,7 +1,7 @@
-"""Which rows of a set are shown, in a file of its own: made once by `raykd ood`, named by recipes.
+"""OOD index: a file with the rows of a set that a run trains on, made once by `raykd ood` and named by recipes.
 
 Parquet, one row per chosen image, the first the best: ``row`` in the split (int64), ``entropy`` in nats (float32) and
-``predicted`` class (int64). Its metadata tells of which set and by which teacher.
+``predicted`` class (int64). Its metadata names the set and the teacher.
 
 Shapes: N images chosen.
 """
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = "raykd.ood-index"
 
 
-def write_index(path: Path, rows: Tensor, entropy: Tensor, predicted: Tensor, about: Mapping[str, Any]) -> None:
+def write_index(path: Path, rows: Tensor, entropy: Tensor, predicted: Tensor, metadata: Mapping[str, Any]) -> None:
     """Write an index to ``path``, where it appears only when it is whole.
 
     Args:
@@ -35,15 +35,15 @@ def write_index(path: Path, rows: Tensor, entropy: Tensor, predicted: Tensor, ab
         rows: int64 (N,), the best first.
         entropy: float32 (N,), in nats.
         predicted: int64 (N,), the teacher's classes.
-        about: ``data``, ``of`` (images of its train split), ``teacher``, ``teacher_sha256`` and what else a reader may
-            want to know, as plain data.
+        metadata: ``data``, ``of`` (images of its train split), ``teacher``, ``teacher_sha256`` and anything else a
+            reader may want to know, as plain data.
 
     Raises:
         SetupError: if the disk does not take it.
     """
     columns = {"row": rows, "entropy": entropy, "predicted": predicted}
-    told = json.dumps({**about, "sha256": _sum(rows)})
-    table = pa.table({key: value.numpy() for key, value in columns.items()}, metadata={_FORMAT: told})
+    metadata_json = json.dumps({**metadata, "sha256": _rows_sha256(rows)})
+    table = pa.table({key: value.numpy() for key, value in columns.items()}, metadata={_FORMAT: metadata_json})
     staging = path.with_name(f".{path.name}.{time.time_ns()}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,38 +63,38 @@ def best_rows(name: str, data: str, images: int | None, data_root: Path | None, 
         UsageError: if it ranks another set, or holds fewer images.
         CorruptError: if it is damaged.
     """
-    path = _find(name, data, data_root)
+    path = _find_index(name, data, data_root)
     try:
         table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[_FORMAT.encode()])
+        metadata = json.loads((table.schema.metadata or {})[_FORMAT.encode()])
         rows = torch.from_numpy(table.column("row").to_numpy().copy())
-        if about["sha256"] != _sum(rows):
+        if metadata["sha256"] != _rows_sha256(rows):
             raise ValueError("its rows are not those that were written")
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise CorruptError(f"{path} is no index of `raykd ood`, or is damaged ({error}); make it again") from None
     count = count_images(data, "train", data_root)
-    if (about["data"], about["of"]) != (data, count):
+    if (metadata["data"], metadata["of"]) != (data, count):
         raise UsageError(
-            f"{path} ranks {about['of']:,} images of {about['data']!r}; data.ood is {data!r} with {count:,}: "
+            f"{path} ranks {metadata['of']:,} images of {metadata['data']!r}; data.ood is {data!r} with {count:,}: "
             f"make another by `raykd ood TEACHER --data {data}`"
         )
     if images is not None and images > len(rows):
         raise UsageError(f"data.ood_images {images}: {path} holds {len(rows):,}; make it again with --images {images}")
-    if teacher_sha256 is not None and about["teacher_sha256"] != teacher_sha256:
-        logger.warning("%s was ranked by another teacher (%s) than this run's", path, about["teacher"])
+    if teacher_sha256 is not None and metadata["teacher_sha256"] != teacher_sha256:
+        logger.warning("%s was ranked by another teacher (%s) than this run's", path, metadata["teacher"])
     return rows[:images].sort().values
 
 
-def _find(name: str, data: str, data_root: Path | None) -> Path:
-    places = [Path(name)] + ([data_root / name] if data_root else [])
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        looked = " and ".join(str(place) for place in places)
+def _find_index(name: str, data: str, data_root: Path | None) -> Path:
+    candidates = [Path(name)] + ([data_root / name] if data_root else [])
+    index = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if index is None:
+        looked = " and ".join(str(candidate) for candidate in candidates)
         raise MissingData(
             f"no index file {name!r} (looked at {looked}); make it: raykd ood TEACHER --data {data} --out {name}"
         )
-    return found
+    return index
 
 
-def _sum(rows: Tensor) -> str:
+def _rows_sha256(rows: Tensor) -> str:
     return hashlib.sha256(rows.contiguous().numpy().data).hexdigest()

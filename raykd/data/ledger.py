@@ -14,7 +14,7 @@ Role = Literal["train", "synthetic", "ood", "calibration", "test"]
 
 
 class OpenedData:
-    """A run's ledger: opens data sets and remembers in which role. So data-free can be proven."""
+    """A run's ledger: opens data sets and records each with its role, so that a run can prove to be data-free."""
 
     def __init__(self, data_root: Path | None) -> None:
         """Open nothing yet; ``data_root`` is the folder of the Parquet sets."""
@@ -29,24 +29,24 @@ class OpenedData:
         Raises:
             UsageError: if the role is unknown, a synthetic set is to be the test, or as ``load_images``.
         """
-        self._write_down(role, name, split)
+        self._record(role, name, split)
         return load_images(name, split, spec, self._data_root, rows)
 
-    def stream(self, role: Role, name: str, split: str, spec: DataSpec, **how: Any) -> StreamedImages | Images:
-        """Open a split in a role, to be read as it is needed; ``how`` is what ``StreamedImages`` wants besides.
+    def stream(self, role: Role, name: str, split: str, spec: DataSpec, **options: Any) -> StreamedImages | Images:
+        """Open a split in a role, to be read as needed; ``options`` are further arguments of ``StreamedImages``.
 
         An embedded set is loaded: it is small.
 
         Raises:
             UsageError: as ``open``, or if the buffer is too small.
         """
-        self._write_down(role, name, split)
+        self._record(role, name, split)
         files = find_split(name, split, self._data_root)
         if not files:
-            return load_images(name, split, spec, self._data_root, how["rows"])
-        return StreamedImages(name, files, spec, **how)
+            return load_images(name, split, spec, self._data_root, options["rows"])
+        return StreamedImages(name, files, spec, **options)
 
-    def _write_down(self, role: Role, name: str, split: str) -> None:
+    def _record(self, role: Role, name: str, split: str) -> None:
         if role not in self._opened:
             raise unknown("data role", role, self._opened)
         if role in ("train", "ood", "test") and self._is_synthetic(name):
@@ -56,11 +56,11 @@ class OpenedData:
                     "give the real set as data.name and this one as data.train, or set data.test=false"
                 )
             role = "synthetic"
-        # Written down before it is read: a reading that fails half-way has seen images too.
+        # Recorded before it is read: a reading that fails half-way has seen images too.
         self.note(role, f"{name}/{split}")
 
     def note(self, role: Role, entry: str) -> None:
-        """Remember images that were opened before, by whoever made what this run uses of them."""
+        """Record images that another run opened, of which this one uses a result."""
         if entry not in self._opened[role]:
             self._opened[role].append(entry)
 
@@ -72,5 +72,5 @@ class OpenedData:
         return header is not None and header.synthetic
 
     def by_role(self) -> dict[str, list[str]]:
-        """Return ``name/split`` of everything opened; an unused role is there with []."""
+        """Return ``name/split`` of all opened splits by role; an unused role has []."""
         return {role: list(entries) for role, entries in self._opened.items()}

@@ -39,7 +39,7 @@ Fit = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Header:
-    """What a file's metadata says of its images; ``shape`` is (H, W, C)."""
+    """The metadata of a file's images; ``shape`` is (H, W, C)."""
 
     name: str
     count: int
@@ -57,15 +57,15 @@ def find_files(folder: Path, split: str) -> list[Path]:
     Raises:
         CorruptError: if some of the files that belong together are missing.
     """
-    named = {path: match for path, match in _named(folder) if match["split"] == split}
-    files = sorted(named)
+    matches = {path: match for path, match in _split_files(folder) if match["split"] == split}
+    files = sorted(matches)
     if not files:
         return []
-    total = int(named[files[0]]["total"])
-    wanted = [folder / f"{split}-{index:05d}-of-{total:05d}.parquet" for index in range(total)]
-    if files != wanted:
-        missing = sorted(path.name for path in set(wanted) - set(files))
-        extra = sorted(path.name for path in set(files) - set(wanted))
+    total = int(matches[files[0]]["total"])
+    expected = [folder / f"{split}-{index:05d}-of-{total:05d}.parquet" for index in range(total)]
+    if files != expected:
+        missing = sorted(path.name for path in set(expected) - set(files))
+        extra = sorted(path.name for path in set(files) - set(expected))
         raise CorruptError(
             f"{folder}: the files of {split!r} do not form one set "
             f"(missing: {missing}; not of this set: {extra}); write the set again"
@@ -75,10 +75,10 @@ def find_files(folder: Path, split: str) -> list[Path]:
 
 def find_splits(folder: Path) -> list[str]:
     """Return the splits of which the folder has at least one file."""
-    return sorted({match["split"] for _, match in _named(folder)})
+    return sorted({match["split"] for _, match in _split_files(folder)})
 
 
-def _named(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+def _split_files(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     for path in folder.glob("*.parquet"):
         if match := _FILE_NAME.fullmatch(path.name):
             yield path, match
@@ -114,7 +114,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     Raises:
         CorruptError: if the file is damaged.
     """
-    with _naming(file), pq.ParquetFile(file) as opened:
+    with _naming_file(file), pq.ParquetFile(file) as opened:
         return {key.decode(): value.decode() for key, value in (opened.schema_arrow.metadata or {}).items()}
 
 
@@ -129,7 +129,7 @@ def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
     with ThreadPoolExecutor(_DECODERS) as pool:
         for file in files:
             header, first = read_header(file), 0
-            with _naming(file), pq.ParquetFile(file) as opened:
+            with _naming_file(file), pq.ParquetFile(file) as opened:
                 for batch in opened.iter_batches(_ROWS, columns=["image", "label"]):
                     yield _decoded(file, header, batch, range(first, first + len(batch)), fit, pool)
                     first += len(batch)
@@ -141,7 +141,7 @@ def row_groups(file: Path) -> list[int]:
     Raises:
         CorruptError: if the file is damaged.
     """
-    with _naming(file), pq.ParquetFile(file) as opened:
+    with _naming_file(file), pq.ParquetFile(file) as opened:
         return [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
 
 
@@ -152,11 +152,11 @@ def read_rows(file: Path, group: int, rows: Tensor, fit: Fit) -> Iterator[tuple[
         CorruptError: if the file is damaged.
     """
     header = read_header(file)
-    with ThreadPoolExecutor(_DECODERS) as pool, _naming(file), pq.ParquetFile(file) as opened:
+    with ThreadPoolExecutor(_DECODERS) as pool, _naming_file(file), pq.ParquetFile(file) as opened:
         # Without threads of its own: this reads ahead of a training, beside it.
         table = opened.read_row_group(group, columns=["image", "label"], use_threads=False)
-        for some in rows.split(_ROWS):
-            yield _decoded(file, header, table.take(pa.array(some.numpy())), some.tolist(), fit, pool)
+        for chunk in rows.split(_ROWS):
+            yield _decoded(file, header, table.take(pa.array(chunk.numpy())), chunk.tolist(), fit, pool)
 
 
 def _decoded(
@@ -211,6 +211,7 @@ def write_file(path: Path, columns: Mapping[str, pa.Array], metadata: Mapping[st
     """Write one file of a split and see it to the disk; the columns are ``image``, ``label`` and any others."""
     table = pa.table(dict(columns)).replace_schema_metadata(dict(metadata))
     with path.open("wb") as file:
+        # Small row groups: one is the least that a stream reads, and must fit its buffer.
         pq.write_table(table, file, row_group_size=_ROWS * 2, compression="zstd", use_dictionary=["label"])
         file.flush()
         os.fsync(file.fileno())
@@ -232,7 +233,7 @@ def _shards(records: Iterable[tuple[bytes, int]], shard_bytes: int) -> Iterator[
 
 
 @contextmanager
-def _naming(file: Path) -> Iterator[None]:
+def _naming_file(file: Path) -> Iterator[None]:
     """Say which file is damaged: the libraries below speak of bytes and pages only."""
     try:
         yield

@@ -1,6 +1,6 @@
 """Shuffled images from Parquet files of any size, in bounded memory.
 
-What is read at once is a *window*: row groups drawn at random from all files, ``buffer`` images together, which are
+The unit of reading is a *window*: row groups drawn at random from all files, ``buffer`` images together, which are
 then shuffled among themselves. The order of an epoch is a pure function of (seed, epoch), so nothing needs saving and a
 resumed run goes on in the middle of an epoch, having read one window. It does not depend on the number of workers
 either: each decodes and holds the rows of a window that its shares of the global batches will take, and no others.
@@ -36,14 +36,14 @@ class _Chunk(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """The windows of an epoch, and the places in it at which they begin."""
+    """The windows of an epoch, and the positions in the epoch's order at which they begin."""
 
     windows: list[list[_Chunk]]
     starts: list[int]
 
 
 class _Window(NamedTuple):
-    """This worker's images of a window: their places in the epoch, pixels and labels."""
+    """This worker's images of a window: their positions in the epoch's order, pixels and labels."""
 
     positions: Tensor
     pixels: Tensor
@@ -70,12 +70,12 @@ class StreamedImages:
         Args:
             name: of the set, for messages.
             files: of the split, in order.
-            spec: how a network wants the images.
+            spec: of the network's input.
             buffer: images of a window, of all workers together; it decides what is shuffled with what.
             rows: only these of the split, ascending; None for all.
             seed: of the order.
             global_batch: images of a batch, of all workers together.
-            share: what of every global batch this worker takes.
+            share: rows of every global batch that this worker takes.
 
         Raises:
             UsageError: if the buffer is smaller than a row group, which is what can be read at once.
@@ -104,25 +104,25 @@ class StreamedImages:
         self._layouts: dict[int, _Layout] = {}
 
     def take(self, epoch: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return pixels uint8 (N, C, S, S) and labels int64 (N,) at places [first, stop) of the epoch's order.
+        """Return pixels uint8 (N, C, S, S) and labels int64 (N,) at positions [first, stop) of the epoch's order.
 
         All of them must be of this worker's share.
         """
         starts = self._layout(epoch).starts
         pieces = []
         for window in range(bisect_right(starts, first) - 1, bisect_left(starts, stop)):
-            found = self._window(epoch, window)
-            start, end = (int(torch.searchsorted(found.positions, place)) for place in (first, stop))
-            pieces.append((found.pixels[start:end], found.labels[start:end]))
+            loaded = self._window(epoch, window)
+            start, end = (int(torch.searchsorted(loaded.positions, position)) for position in (first, stop))
+            pieces.append((loaded.pixels[start:end], loaded.labels[start:end]))
         pixels, labels = zip(*pieces, strict=True)
         return torch.cat(pixels), torch.cat(labels)
 
     def _window(self, epoch: int, window: int) -> _Window:
         """Return a window, and begin to load the one that follows it."""
         last = window + 1 == len(self._layout(epoch).windows)
-        wanted = ((epoch, window), (epoch + 1, 0) if last else (epoch, window + 1))
-        self._windows = {key: future for key, future in self._windows.items() if key in wanted}
-        for key in wanted:
+        keys = ((epoch, window), (epoch + 1, 0) if last else (epoch, window + 1))
+        self._windows = {key: future for key, future in self._windows.items() if key in keys}
+        for key in keys:
             if key not in self._windows:
                 self._windows[key] = self._loader.submit(self._load, *key, self._layout(key[0]))
         return self._windows[epoch, window].result()
@@ -141,27 +141,28 @@ class StreamedImages:
                 room -= len(chunk.rows)
             sizes = (sum(len(chunk.rows) for chunk in window) for window in windows)
             starts = list(accumulate(sizes, initial=0))[:-1]
+            # The epoch before stays: batches that cross the border need both.
             self._layouts = {e: layout for e, layout in self._layouts.items() if e == epoch - 1}
             self._layouts[epoch] = _Layout(windows, starts)
         return self._layouts[epoch]
 
     def _load(self, epoch: int, window: int, layout: _Layout) -> _Window:
-        """Read and decode what this worker will take of a window, in the order in which it will."""
+        """Read and decode the images of a window that this worker will take, in the order in which it takes them."""
         chunks, start = layout.windows[window], layout.starts[window]
         sizes = [len(chunk.rows) for chunk in chunks]
         generator = torch.Generator().manual_seed(mix(self._seed, _ROWS, epoch, window))
         order = torch.randperm(sum(sizes), generator=generator)
-        places = start + torch.arange(len(order))
-        of_batch = (epoch * self.count + places) % self._global_batch
-        mine = (of_batch >= self._share.start) & (of_batch < self._share.stop)
-        positions, order = places[mine], order[mine]
+        positions = start + torch.arange(len(order))
+        batch_rows = (epoch * self.count + positions) % self._global_batch
+        mine = (batch_rows >= self._share.start) & (batch_rows < self._share.stop)
+        positions, order = positions[mine], order[mine]
         pixels = torch.empty(len(order), self._spec.channels, self._spec.size, self._spec.size, dtype=torch.uint8)
         labels = torch.empty(len(order), dtype=torch.int64)
         for chunk, offset in zip(chunks, accumulate(sizes, initial=0), strict=False):
-            here = ((order >= offset) & (order < offset + len(chunk.rows))).nonzero().flatten()
-            rows = chunk.rows[order[here] - offset]
-            some = parquet.read_rows(chunk.file, chunk.group, rows, lambda images: fit(images, self._spec))
-            for part_pixels, part_labels in some:
-                to, here = here[: len(part_labels)], here[len(part_labels) :]
-                pixels[to], labels[to] = part_pixels, part_labels
+            indices = ((order >= offset) & (order < offset + len(chunk.rows))).nonzero().flatten()
+            rows = chunk.rows[order[indices] - offset]
+            decoded = parquet.read_rows(chunk.file, chunk.group, rows, lambda images: fit(images, self._spec))
+            for part_pixels, part_labels in decoded:
+                targets, indices = indices[: len(part_labels)], indices[len(part_labels) :]
+                pixels[targets], labels[targets] = part_pixels, part_labels
         return _Window(positions, pixels, labels)

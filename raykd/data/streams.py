@@ -43,7 +43,7 @@ class TrainStream:
 
         Args:
             images: in memory, or read as they are needed, by this worker's share of the global batch.
-            spec: how a network wants to see them.
+            spec: of the network's input.
             world: which rows are this worker's.
             global_batch: images of a batch, of all workers together.
             seed: of order and augmentation.
@@ -80,16 +80,16 @@ class TrainStream:
         return Batch(torch.cat(images), torch.cat(labels), None if logits[0] is None else torch.cat(logits))
 
     def _batch(self, number: int) -> Batch:
-        taken = [self._take(*piece) for piece in self._pieces(number)]
-        some_pixels, some_labels, some_logits = zip(*taken, strict=True)
+        pieces = [self._take(*piece) for piece in self._pieces(number)]
+        some_pixels, some_labels, some_logits = zip(*pieces, strict=True)
         pixels = self._input.load(_joined(some_pixels))
         generator = torch.Generator().manual_seed(mix(self._seed, _AUGMENT, number))
         pixels = augment_share(pixels, self._augment, generator, self._global_batch, self._rows)
-        known = None if some_logits[0] is None else self._input.move(_joined(some_logits))
-        return Batch(self._input.normalise(pixels), self._input.move(_joined(some_labels)), known)
+        logits = None if some_logits[0] is None else self._input.move(_joined(some_logits))
+        return Batch(self._input.normalise(pixels), self._input.move(_joined(some_labels)), logits)
 
     def _pieces(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (epoch, first, stop) of the places in epochs that are this worker's share of a batch."""
+        """Yield (epoch, first, stop): the positions in epochs that are this worker's share of a batch."""
         position = number * self._global_batch + self._rows.start
         left = self._rows.stop - self._rows.start
         while left:
@@ -102,8 +102,8 @@ class TrainStream:
     def _take(self, epoch: int, first: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
         if isinstance(self.images, StreamedImages):
             return *self.images.take(epoch, first, stop), None
-        rows, known = self._order(epoch)[first:stop], self._teacher_logits
-        return self.images.pixels[rows], self.images.labels[rows], None if known is None else known[rows]
+        rows, logits = self._order(epoch)[first:stop], self._teacher_logits
+        return self.images.pixels[rows], self.images.labels[rows], None if logits is None else logits[rows]
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:

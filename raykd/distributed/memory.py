@@ -1,6 +1,6 @@
 """How much memory this process may still take: of the machine, of its container, of a device.
 
-Whoever plans and whoever loads ask the same question here, so that what was planned is what fits.
+Planning and loading both ask here, so that what was planned is what fits.
 """
 
 import os
@@ -58,10 +58,10 @@ def _free_in_container() -> int | None:
         (_CONTAINER / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         try:
-            most, taken = int((folder / limit).read_text()), int((folder / used).read_text())
+            limit_bytes, used_bytes = int((folder / limit).read_text()), int((folder / used).read_text())
         except (OSError, ValueError):  # no such group, or its limit is "max"
             continue
-        return max(0, most - taken + _cached_files(folder))
+        return max(0, limit_bytes - used_bytes + _cached_files(folder))
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a run says of where it ran: versions, hardware, source revision. No host name, no path, no variable."""
+"""Provenance of a run: versions, hardware, source revision. No host name, no path, no variable."""
 
 import os
 import platform
@@ -58,18 +58,18 @@ def _cpu_model() -> str:
 
 def _revision() -> str | None:
     """Return the commit of the source tree that raykd runs from, with ``+changes`` if it has any."""
-    here = Path(__file__).parent
+    package_folder = Path(__file__).parent
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=here,
+            cwd=package_folder,
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--", "."],
-            cwd=here,
+            cwd=package_folder,
             capture_output=True,
             text=True,
             check=True,

@@ -1,6 +1,6 @@
-"""A world of several workers played by one: the others are taken to send what this one sends, and all of it is counted.
+"""One process that simulates rank 0 of several workers: it runs that worker's share of the work and counts its traffic.
 
-So one process runs exactly a worker's share of the work, and tells what would have travelled.
+The other workers are assumed to send what this one sends.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ class SimulatedWorld(World):
     """Rank 0 of ``size`` workers without the others.
 
     Attributes:
-        sent: bytes that this worker would have sent, by what for: ``gradients`` (sums), ``batch_terms`` (means),
+        sent: bytes that this worker would have sent, by kind: ``gradients`` (sums), ``batch_terms`` (means),
             ``gathered`` and ``exchanged``. Reductions and gathers count as rings do them.
     """
 

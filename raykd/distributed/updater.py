@@ -63,7 +63,7 @@ class Updater:
         return {"step": self._step, "optimizer": self._optimizer.state_dict()["state"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore; the configuration stays this updater's own."""
-        whole = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": whole["param_groups"]})
+        """Restore step and optimizer state; the configuration stays this updater's own."""
+        current = self._optimizer.state_dict()
+        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": current["param_groups"]})
         self._step = state["step"]

@@ -1,4 +1,4 @@
-"""World: who we are among the workers.
+"""World: this worker's rank among the workers, and the collectives between them.
 
 A world of one needs no process group, so single-process code and many-worker code are the same code.
 """
@@ -41,7 +41,7 @@ def _averaged(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class World:
-    """This worker's place: rank, number of workers, device and precision."""
+    """This worker's rank, the number of workers, device and precision."""
 
     rank: int
     size: int
@@ -151,9 +151,9 @@ class World:
         if self.size == 1:
             return
         for tensor in network.state_dict().values():
-            whole = tensor.detach().contiguous().clone()  # in one memory order on all workers
-            dist.broadcast(whole, src=0)
-            tensor.copy_(whole)
+            contiguous = tensor.detach().contiguous().clone()  # in one memory order on all workers
+            dist.broadcast(contiguous, src=0)
+            tensor.copy_(contiguous)
 
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's value, a plain JSON-like object, on every worker."""
@@ -178,7 +178,7 @@ class World:
         must not talk to other workers, since one that fails before that would leave them waiting there.
 
         Args:
-            action: turns what it foresees, an OSError for instance, into a RaykdError.
+            action: raises a RaykdError for failures it expects, an OSError for instance.
             on_first: run it on rank 0 alone.
 
         Returns:
@@ -192,21 +192,21 @@ class World:
         """
         if self.size == 1:
             return action()
-        result, own, told = None, None, None
+        result, own_error, own_failure = None, None, None
         if self.rank == 0 or not on_first:
             try:
                 result = action()
             except Exception as error:  # whatever it is, the others must hear of it before it is raised
-                own, told = error, error_to_dict(self._for_others(error))
+                own_error, own_failure = error, error_to_dict(self._for_others(error))
         if on_first:
-            result, *failures = self.broadcast((result, told))
+            result, *failures = self.broadcast((result, own_failure))
         else:
-            failures = self.gather_objects(told)
+            failures = self.gather_objects(own_failure)
         lowest = next((rank for rank, failure in enumerate(failures) if failure is not None), None)
-        if own is not None and (lowest == self.rank or not isinstance(own, RaykdError)):
-            raise own
+        if own_error is not None and (lowest == self.rank or not isinstance(own_error, RaykdError)):
+            raise own_error
         if lowest is not None:
-            raise error_from_dict(failures[lowest]) from own
+            raise error_from_dict(failures[lowest]) from own_error
         return cast(T, result)
 
     def _for_others(self, error: Exception) -> RaykdError:

@@ -1,4 +1,4 @@
-"""From a recipe to what the engine runs: networks by role, streams by need, the exam. Opens data through the ledger."""
+"""From a recipe to what the engine runs: networks by role, streams, evaluator. Opens data through the ledger."""
 
 import logging
 from collections.abc import Callable
@@ -43,7 +43,7 @@ _IMAGES_WORTH_COMPILING = 5_000_000
 
 @dataclass(frozen=True)
 class Built:
-    """Everything ``fit`` needs, and what the run must tell of itself."""
+    """Everything ``fit`` needs, and what the run records about its data and its teacher."""
 
     method: Method
     streams: dict[str, TrainStream]
@@ -63,12 +63,12 @@ def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
     recipe = experiment.recipe
     _check_named_runs(recipe, world, workspace)
     workspace.pull_data(recipe)
-    spec = spec_of(recipe.data, workspace)
+    spec = build_spec(recipe.data, workspace)
     data = workspace.located(recipe.data)
     recipe = recipe.model_copy(update={"data": data})
     _check_batch(recipe, spec, world)
-    wanted = {} if experiment.training_set else dict.fromkeys((name, "train") for name in sources(recipe).values())
-    for name, split in [*wanted, *([(data.name, "test")] if data.test else [])]:
+    splits = {} if experiment.training_set else dict.fromkeys((name, "train") for name in sources(recipe).values())
+    for name, split in [*splits, *([(data.name, "test")] if data.test else [])]:
         find_split(name, split, workspace.data)
     if data.ood is not None and data.ood_index is not None:
         best_rows(data.ood_index, data.ood, data.ood_images, workspace.data, None)
@@ -77,7 +77,7 @@ def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
 
 
 def _check_named_runs(recipe: Recipe, world: World, workspace: Workspace) -> None:
-    """Refuse generators of a run that is not there."""
+    """Refuse a recipe whose bank or referee names a run that does not exist."""
     for generators in (recipe.bank, recipe.referee):
         if generators is not None and generators.run is not None:
             workspace.pull([generators.run], world)
@@ -95,7 +95,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         UsageError: where recipe, data and networks do not fit together.
     """
     workspace.pull_data(experiment.recipe)
-    spec = spec_of(experiment.recipe.data, workspace)
+    spec = build_spec(experiment.recipe.data, workspace)
     experiment = on_stored_sets(experiment, workspace)
     recipe = experiment.recipe
     _check_batch(recipe, spec, world)
@@ -119,10 +119,10 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     if recipe.calibration is not None:
         assert teacher is not None, "calibration is a teacher's"
         statistics = class_statistics(experiment, teacher, teacher_sha256, spec, world, opened, workspace)
-    streams_of = StreamContext(
+    stream_context = StreamContext(
         recipe, spec, world, runtime, workspace.data, workspace.store, opened, teacher, teacher_sha256
     )
-    streams = open_streams(streams_of)
+    streams = open_streams(stream_context)
     test = None
     if recipe.data.test:
         test = world.agree(lambda: opened.open("test", recipe.data.name, "test", spec))
@@ -141,7 +141,9 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, context)
     referee = referee_evaluator(experiment, spec, world, teacher, opened, workspace)
-    evaluator = Evaluator(test, spec, world, teacher, {"holdout": holdout_evaluator(streams_of), "referee": referee})
+    evaluator = Evaluator(
+        test, spec, world, teacher, {"holdout": holdout_evaluator(stream_context), "referee": referee}
+    )
     return Built(method, streams, teacher, evaluator, opened, spec, teacher_sha256)
 
 
@@ -166,8 +168,8 @@ def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:
         )
 
 
-def spec_of(data: DataConfig, workspace: Workspace) -> DataSpec:
-    """Return what may be known of the recipe's data."""
+def build_spec(data: DataConfig, workspace: Workspace) -> DataSpec:
+    """Return the spec of the recipe's data: from the recipe if it states it in full, else from the data set."""
     if data.num_classes is not None and data.channels is not None and data.size is not None:
         half = (0.5,) * data.channels
         return DataSpec(
@@ -237,7 +239,7 @@ def load_teacher(
         assert config.weights is not None, "validated by the recipe"
         weights, digest = _teacher_weights(config.weights, sha256, workspace)
     else:
-        config = _network_of(source, spec, workspace)
+        config = _trained_network(source, spec, workspace)
         weights = workspace.run(source.run_id).student
         if not weights.is_file():
             raise UsageError(
@@ -254,9 +256,9 @@ def load_teacher(
     return Teacher(network, channels=spec.channels, size=spec.size), digest
 
 
-def _network_of(source: Experiment, spec: DataSpec, workspace: Workspace) -> TeacherConfig:
-    """Return the network that a teacher's run has trained, if it sees images as ``spec`` says."""
-    theirs = spec_of(source.recipe.data, workspace)
+def _trained_network(source: Experiment, spec: DataSpec, workspace: Workspace) -> TeacherConfig:
+    """Return the config of the network that a teacher's run trained, if that run's data agree with ``spec``."""
+    theirs = build_spec(source.recipe.data, workspace)
     if (theirs.channels, theirs.size, theirs.num_classes, theirs.mean, theirs.std) != (
         spec.channels, spec.size, spec.num_classes, spec.mean, spec.std
     ):  # fmt: skip
@@ -273,23 +275,23 @@ def _network_of(source: Experiment, spec: DataSpec, workspace: Workspace) -> Tea
 
 
 def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tuple[Path, str]:
-    """Return the file of a teacher's weights and its sum; of a run's teacher, the store's copy if need be."""
-    kept = None if sha256 is None else workspace.kept_weights(sha256)
+    """Return a teacher's weights file and its sha256: the store's copy where the recipe's file is gone or changed."""
+    stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
     try:
         weights = find_weights(name, workspace)
         digest = sha256_of(weights)
     except UsageError:
-        if kept is None or sha256 is None:
+        if stored_copy is None or sha256 is None:
             raise
-        return kept, sha256
-    return (weights, digest) if kept is None or sha256 is None else (kept, sha256)
+        return stored_copy, sha256
+    return (weights, digest) if stored_copy is None or sha256 is None else (stored_copy, sha256)
 
 
 def find_weights(name: str, workspace: Workspace) -> Path:
     """Return the file of that name in the current directory, else under the data root; ``store:NAME`` is the store's.
 
     Raises:
-        UsageError: naming the places looked at.
+        UsageError: naming the paths tried.
     """
     if name.startswith(STORED):
         kept = workspace.kept_weights(name.removeprefix(STORED))
@@ -306,15 +308,15 @@ def find_weights(name: str, workspace: Workspace) -> Path:
 
 def _compiler(runtime: Runtime, recipe: Recipe, world: World) -> Compiler:
     images = recipe.schedule.steps * recipe.schedule.global_batch // world.size
-    wanted = runtime.compile == "on" or (runtime.compile == "auto" and images >= _IMAGES_WORTH_COMPILING)
-    if not wanted:
-        return _plain
+    worthwhile = runtime.compile == "on" or (runtime.compile == "auto" and images >= _IMAGES_WORTH_COMPILING)
+    if not worthwhile:
+        return _not_compiled
     obstacle = compile_obstacle(world.device.type)
     if obstacle:
         logger.warning("running without torch.compile: %s", obstacle)
-        return _plain
+        return _not_compiled
     return lambda network: torch.compile(network, dynamic=False)
 
 
-def _plain(network: nn.Module) -> Callable[..., Any]:
+def _not_compiled(network: nn.Module) -> Callable[..., Any]:
     return network

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raykd.data.datasets import Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
-from raykd.models.logits import logits_of
+from raykd.models.logits import compute_logits
 from raykd.results import Figures
 from raykd.spec import DataSpec
 
@@ -47,9 +47,9 @@ def score(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, 
 
 
 class Evaluator:
-    """The test split, the teacher's answers to it computed once, and the scoring of any student on it.
+    """Scores any student on the test split; the teacher's logits there are computed once.
 
-    Others may be taken with it, ``beside``: the figures of one called ``holdout`` begin with ``holdout/``.
+    Others may be scored with it, ``extra_evaluators``: the figures of one called ``holdout`` begin with ``holdout/``.
     """
 
     def __init__(
@@ -58,13 +58,15 @@ class Evaluator:
         spec: DataSpec,
         world: World,
         teacher: nn.Module | None,
-        beside: "Mapping[str, Evaluator | None] | None" = None,
+        extra_evaluators: "Mapping[str, Evaluator | None] | None" = None,
         *,
         labelled: bool = True,
     ) -> None:
-        """Keep this worker's share; let the teacher sit the exam. Without images there is no exam."""
+        """Keep this worker's share and compute the teacher's logits; without images there is nothing to score."""
         self._images, self._spec, self._world = images, spec, world
-        self._beside = {name: evaluator for name, evaluator in (beside or {}).items() if evaluator is not None}
+        self._extra_evaluators = {
+            name: evaluator for name, evaluator in (extra_evaluators or {}).items() if evaluator is not None
+        }
         self._teacher_logits: Tensor | None = None
         if images is None:
             return
@@ -75,8 +77,8 @@ class Evaluator:
     def score(self, student: nn.Module) -> dict[str, float]:
         """Return the figures of a student over the whole split; none where there is no split."""
         figures = {
-            f"{other}/{name}": value
-            for other, evaluator in self._beside.items()
+            f"{prefix}/{name}": value
+            for prefix, evaluator in self._extra_evaluators.items()
             for name, value in evaluator.score(student).items()
         }
         if self._images is None:
@@ -90,6 +92,6 @@ class Evaluator:
         return Figures.from_dict(score(self._teacher_logits, self._labels, None, self._world))
 
     def _logits(self, network: nn.Module) -> Tensor:
-        assert self._images is not None, "only asked where there is an exam"
+        assert self._images is not None, "only called where there are images"
         batches = evaluation_batches(self._images, self._spec, self._world, _BATCH)
-        return logits_of(network, (batch.images for batch in batches), self._world)
+        return compute_logits(network, (batch.images for batch in batches), self._world)

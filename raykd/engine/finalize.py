@@ -1,4 +1,4 @@
-"""What a finished run leaves: its result, the chosen student, a bank, and statistics for those who build on it."""
+"""What a finished run writes: its result, the chosen student, its bank, and statistics for runs that build on it."""
 
 import copy
 import logging
@@ -41,10 +41,10 @@ def finalize(
     """Write what others will use and return the result; every worker must call it."""
     world, recipe, run = built.method.world, experiment.recipe, workspace.run(experiment.run_id)
     has_student = "student" in built.method.roles
-    figures = _student(built, selection, run) if has_student else {}
-    quality = _images(experiment, built, workspace)
+    figures = _save_student(built, selection, run) if has_student else {}
+    quality = _measure_images(experiment, built, workspace)
     if world.rank == 0:
-        _leave_statistics(recipe, built, run)
+        _write_statistics(recipe, built, run)
     per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
@@ -69,7 +69,7 @@ def _chosen(built: Built) -> str:
     return "last" if built.method.streams else "blind"
 
 
-def _student(built: Built, selection: Selection, run: RunDirectory) -> dict[str, Figures]:
+def _save_student(built: Built, selection: Selection, run: RunDirectory) -> dict[str, Figures]:
     """Score the three selections once more and save the chosen weights."""
     student, chosen = built.method.student, _chosen(built)
     figures = {}
@@ -86,8 +86,8 @@ def _student(built: Built, selection: Selection, run: RunDirectory) -> dict[str,
     return figures
 
 
-def _images(experiment: Experiment, built: Built, workspace: Workspace) -> dict[str, float]:
-    """Close the bank, if that is what was made, and measure the images."""
+def _measure_images(experiment: Experiment, built: Built, workspace: Workspace) -> dict[str, float]:
+    """Return the quality of the images that the method makes, having finished its bank if it trains one."""
     method, world = built.method, built.method.world
     if built.teacher is None:
         return {}
@@ -98,32 +98,32 @@ def _images(experiment: Experiment, built: Built, workspace: Workspace) -> dict[
         finish_bank(run, {**method.products_manifest(), "teacher_sha256": built.teacher_sha256}, world)
         workspace.push(name, world)
         workspace.pull([name], world, checkpoints="none")
-        return image_quality(_of_bank(open_bank(run), world, seed), built.teacher, built.spec.num_classes, world)
+        return image_quality(_bank_batches(open_bank(run), world, seed), built.teacher, built.spec.num_classes, world)
     if not method.makes_images:
         return {}
     share = method.sample(_IMAGES, seed)[world.rank :: world.size]
     return image_quality(((batch, None) for batch in share.split(_BATCH)), built.teacher, built.spec.num_classes, world)
 
 
-def _of_bank(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _bank_batches(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield equally many images of every class, this worker's share of the classes, a few members at a time."""
-    each = max(_PER_CLASS, _IMAGES // files.num_classes)
+    per_class = max(_PER_CLASS, _IMAGES // files.num_classes)
     classes = Wave(0, tuple(range(files.num_classes))).share(world.rank, world.size)
     if world.size > files.num_classes:  # one generator, many workers: each looks at all classes
         classes, seed = tuple(range(files.num_classes)), mix(seed, world.rank)
-    some = max(1, _BATCH // each)
-    for first in range(0, len(classes), some):
-        group = classes[first : first + some]
+    members_at_once = max(1, _BATCH // per_class)
+    for first in range(0, len(classes), members_at_once):
+        group = classes[first : first + members_at_once]
         bank = files.load(files.classes if EVERY in files.classes else group).to(world.device)
-        labels = torch.tensor(group, device=world.device).repeat_interleave(each)
+        labels = torch.tensor(group, device=world.device).repeat_interleave(per_class)
         generator = torch.Generator().manual_seed(mix(seed, group[0]))
         z = torch.randn(len(labels), bank.latent_dim, generator=generator).to(world.device)
-        asked = labels if bank.conditions or EVERY not in files.classes else None
+        targets = labels if bank.conditions or EVERY not in files.classes else None
         with torch.no_grad():
-            yield bank.mixed(z, labels), asked
+            yield bank.mixed(z, labels), targets
 
 
-def _leave_statistics(recipe: Recipe, built: Built, run: RunDirectory) -> None:
+def _write_statistics(recipe: Recipe, built: Built, run: RunDirectory) -> None:
     """Write the class-conditional statistics of a network that learnt from labelled data, if it has BatchNorm."""
     stream = built.streams.get("train")
     if stream is None or built.teacher is not None or not isinstance(stream.images, Images):

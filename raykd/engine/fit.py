@@ -49,14 +49,14 @@ def fit(
         losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
         done, total = method.steps_done, method.total_steps
         due = done % schedule.report_every == 0 or done == total or at_milestone(method)
-        stopping = stop.asked(done)
+        stopping = stop.requested(done)
         if not due and not stopping:
             continue
         metrics, samples = None, None
         row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
         check_finite({**row, **parameter_norms(method.trained)}, done)
         if due:
-            figures = _judge(method, selection, evaluator)
+            figures = _score_student(method, selection, evaluator)
             check_finite(figures, done)
             seconds = time.monotonic() - started
             samples = sample_sheet(method, teacher, batches)
@@ -70,8 +70,8 @@ def fit(
     return selection, spent
 
 
-def _judge(method: Method, selection: Selection, evaluator: Evaluator) -> dict[str, float]:
-    """Score the student of now and let the selection consider it; without a student there is nothing to say."""
+def _score_student(method: Method, selection: Selection, evaluator: Evaluator) -> dict[str, float]:
+    """Score the current student and offer it to the selection; no metrics where the method has no student."""
     if "student" not in method.roles:
         return {}
     weights = averaged_weights(method.student, method.world)

@@ -1,4 +1,4 @@
-"""Where the images of a synthetic set come from, as a numbered row: a bank, or a method's own generator."""
+"""Where the images of a synthetic set come from, numbered from 0: a bank, or a method's own generator."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -26,26 +26,26 @@ _ORDER, _LATENT = 0, 1
 _SAMPLE = 1024  # images that the pixel range is taken from
 _SAMPLE_VALUES = 4096  # of each of them and each channel at most
 _GROUP_BYTES = 512 * 2**20  # of members held at a time
-_MOST_IMAGES = 512  # generated or judged at a time
+_MOST_IMAGES = 512  # generated, or passed to the teacher, at a time
 _BATCH_PIXELS = 2**20  # of them together, so that large images come in smaller batches
 _BLOCK = 256  # images that a method's generator normalises together
 
 
-class Rows(Protocol):
-    """Images by number."""
+class ImageSource(Protocol):
+    """Synthetic images by number."""
 
     labelled: bool
-    """Whether a class is asked for."""
+    """Whether each image has a target class."""
 
     @property
     def batch(self) -> int:
-        """Return how many images to make or judge at a time."""
+        """Return how many images to generate, or to pass to the teacher, at a time."""
 
-    def asked(self, rows: range) -> Tensor:
-        """Return the classes asked of the generators for the rows, int64 (N,), where there are such."""
+    def targets(self, rows: range) -> Tensor:
+        """Return the target class of each row, int64 (N,); empty where there is none."""
 
     def images(self, rows: range) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images of all rows in pieces: (places among the rows (B,), normalised images (B, C, H, W)).
+        """Yield the images of all rows in pieces: (positions within ``rows`` (B,), normalised images (B, C, H, W)).
 
         Raises:
             RunFailed: if an image is not finite.
@@ -58,21 +58,21 @@ def makes_images(recipe: Recipe) -> bool:
     return "student" in method.roles and "bank" not in method.roles and bool(method.makes_images)
 
 
-class BankRows:
-    """A bank as a numbered row of images, of which one group of members is held at a time.
+class BankSource:
+    """Images of a bank by number; one group of its members is in memory at a time.
 
     Row i's class and latent depend on the bank run's seed and on i alone; each of K classes comes once in every K rows.
     """
 
     def __init__(self, bank: BankFiles, seed: int, device: torch.device) -> None:
         """Take the seed of the bank's run."""
-        about = bank.about
+        manifest = bank.manifest
         self._bank = bank
         self._seed = mix(seed, _SEED)
         self._device = device
-        self._values = int(about["size"]) ** 2
+        self._values = int(manifest["size"]) ** 2
         self.single = bank.classes == (EVERY,)
-        self.labelled = not self.single or about["conditions"] > 0
+        self.labelled = not self.single or manifest["conditions"] > 0
         self._classes = torch.tensor(range(bank.num_classes) if self.single else bank.classes)
         count = max(1, _GROUP_BYTES * len(bank.classes) // (4 * bank.numbers))
         self._groups = [bank.classes[i : i + count] for i in range(0, len(bank.classes), count)]
@@ -80,41 +80,42 @@ class BankRows:
 
     @property
     def batch(self) -> int:
-        """Return how many images to make or judge at a time."""
+        """Return how many images to generate, or to pass to the teacher, at a time."""
         return max(8, min(_MOST_IMAGES, _BATCH_PIXELS // self._values))
 
-    def asked(self, rows: range) -> Tensor:
-        """Return the classes asked of the generators for the rows, int64 (N,)."""
-        every = len(self._classes)
-        rounds = range(rows.start // every, (rows.stop - 1) // every + 1)
+    def targets(self, rows: range) -> Tensor:
+        """Return the target class of each row, int64 (N,)."""
+        period = len(self._classes)
+        rounds = range(rows.start // period, (rows.stop - 1) // period + 1)
         generator = torch.Generator()
         order = [
-            torch.randperm(every, generator=generator.manual_seed(mix(self._seed, _ORDER, round_))) for round_ in rounds
+            torch.randperm(period, generator=generator.manual_seed(mix(self._seed, _ORDER, round_)))
+            for round_ in rounds
         ]
-        first = rows.start - rounds.start * every
+        first = rows.start - rounds.start * period
         return self._classes[torch.cat(order)[first : first + len(rows)]]
 
     def images(self, rows: range) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images of all rows in pieces: (places among the rows (B,), normalised images (B, C, H, W)).
+        """Yield the images of all rows in pieces: (positions within ``rows`` (B,), normalised images (B, C, H, W)).
 
         Raises:
             RunFailed: if an image is not finite.
         """
-        asked = self.asked(rows)
+        targets = self.targets(rows)
         for group in self._groups:
             # By class, so that a batch takes few members.
-            places = asked.argsort(stable=True)
+            order = targets.argsort(stable=True)
             if not self.single:
-                places = places[torch.isin(asked[places], torch.tensor(group))]
-            for some in places.split(self.batch):
-                if not len(some):
+                order = order[torch.isin(targets[order], torch.tensor(group))]
+            for positions in order.split(self.batch):
+                if not len(positions):
                     continue
-                latents = self._latents([rows[place] for place in some.tolist()])
+                latents = self._latents([rows[position] for position in positions.tolist()])
                 with torch.no_grad():
-                    images = self._members(group).mixed(latents, asked[some].to(self._device))
+                    images = self._members(group).mixed(latents, targets[positions].to(self._device))
                 if not images.isfinite().all():
                     raise RunFailed(f"the bank in {self._bank.folder.parent.name} makes images that are not finite")
-                yield some, images
+                yield positions, images
 
     def _latents(self, rows: list[int]) -> Tensor:
         # On the CPU, whose generator gives the same numbers on every machine.
@@ -131,7 +132,7 @@ class BankRows:
         return self._held[1]
 
 
-class MethodRows:
+class MethodSource:
     """A generator that a finished run trained beside its student, as a numbered row of images.
 
     It normalises over blocks of as many images: row i depends on the run's seed and on i alone.
@@ -149,14 +150,14 @@ class MethodRows:
         if not run.is_finished or checkpoint is None:
             state = "is not finished" if checkpoint else "has no checkpoint, in which its generator was"
             raise UsageError(f"run {run.name} {state}: train it, in another store if it has finished here")
-        without = experiment.with_recipe(without_test(experiment.recipe))
-        built = build(without, world, Runtime(), workspace)
+        untested = experiment.with_recipe(without_test(experiment.recipe))
+        built = build(untested, world, Runtime(), workspace)
         assert built.teacher is not None and built.teacher_sha256 is not None, "its method has one"
-        told = run.environment().get("teacher_sha256")
-        if told != built.teacher_sha256:
+        trained_sha256 = run.environment().get("teacher_sha256")
+        if trained_sha256 != built.teacher_sha256:
             raise UsageError(
-                f"the teacher's weights are not those that run {run.name} was trained against (sha256 {told} then, "
-                f"{built.teacher_sha256} now): put them back, or train it again"
+                f"the teacher's weights are not those that run {run.name} was trained against "
+                f"(sha256 {trained_sha256} then, {built.teacher_sha256} now): put them back, or train it again"
             )
         restore(checkpoint, built.method, Selection(built.method, built.teacher))
         self.teacher, self.teacher_sha256 = built.teacher, built.teacher_sha256
@@ -165,11 +166,11 @@ class MethodRows:
 
     @property
     def batch(self) -> int:
-        """Return how many images to make or judge at a time."""
+        """Return how many images to generate, or to pass to the teacher, at a time."""
         return _BLOCK
 
-    def asked(self, rows: range) -> Tensor:
-        """Return nothing: no class is asked for."""
+    def targets(self, rows: range) -> Tensor:
+        """Return an empty tensor: the generator is given no class."""
         return torch.empty(0, dtype=torch.int64)
 
     def images(self, rows: range) -> Iterator[tuple[Tensor, Tensor]]:
@@ -184,7 +185,7 @@ class MethodRows:
             yield torch.arange(inside.start, inside.stop) - rows.start, images
 
 
-def sample(source: Rows) -> Tensor:
+def sample_values(source: ImageSource) -> Tensor:
     """Return values of a source's first images, (C, M)."""
     pieces = []
     for _, images in source.images(range(_SAMPLE)):

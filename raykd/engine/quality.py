@@ -1,4 +1,4 @@
-"""How good synthetic images are before any student sees them: are all classes there, and do the images differ?
+"""Quality of synthetic images, measured without a student: are all classes there, and do the images differ?
 
 The measures of collapse. A class whose generator makes one picture over and over has diversity 0.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raykd.distributed.world import World
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
-"""Batches of images (N, C, H, W) and the classes they were asked for (N,), None where nobody asked."""
+"""Batches of images (N, C, H, W) and their target classes (N,), None for generators that were given none."""
 
 
 @torch.no_grad()
@@ -25,24 +25,24 @@ def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world
     for, else the teacher's labels.
     """
     sums: dict[str, Tensor] = {}
-    asked = False
-    for images, wanted in batches:
+    labelled = False
+    for images, targets in batches:
         logits, features = teacher(images)
         labels = logits.argmax(1)
-        asked = wanted is not None
-        groups = labels if wanted is None else wanted.to(labels.device)
-        added = {"labels": labels.bincount(minlength=num_classes), "hits": (labels == groups).sum()}
-        added["rows"] = groups.bincount(minlength=num_classes)
+        labelled = targets is not None
+        groups = labels if targets is None else targets.to(labels.device)
+        batch_sums = {"labels": labels.bincount(minlength=num_classes), "hits": (labels == groups).sum()}
+        batch_sums["rows"] = groups.bincount(minlength=num_classes)
         for name, rows in (("pixel", images.flatten(1)), ("feature", features.flatten(1))):
-            wide = rows.double()
-            totals = wide.new_zeros(num_classes, wide.shape[1]).index_add_(0, groups, wide)
-            added |= {f"{name}/totals": totals, f"{name}/squares": wide.square().sum()}
-        sums = {name: sums.get(name, 0) + value for name, value in added.items()}
+            precise = rows.double()
+            totals = precise.new_zeros(num_classes, precise.shape[1]).index_add_(0, groups, precise)
+            batch_sums |= {f"{name}/totals": totals, f"{name}/squares": precise.square().sum()}
+        sums = {name: sums.get(name, 0) + value for name, value in batch_sums.items()}
     sums = {name: world.sum(value.to(torch.float64)) for name, value in sums.items()}
     count = sums["rows"].sum()
     share = sums["labels"] / count
     figures = {"classes": (-(share * share.clamp(min=1e-12).log()).sum()).exp().item()}
-    if asked:
+    if labelled:
         figures["hit"] = (100 * sums["hits"] / count).item()
     for name in ("pixel", "feature"):
         # sum |x - mean of its class|^2 = sum |x|^2 - sum over classes |total|^2 / rows

@@ -1,4 +1,4 @@
-"""Reporter: the only port outward. LocalReporter writes the run directory, see raykd.store.run_directory."""
+"""Reporter: how a run hands out metrics and checkpoints. LocalReporter writes the run directory."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
-    """Where a run tells the world how it goes. Called on every worker, the same number of times."""
+    """Where a run sends its metrics and checkpoints. Called on every worker, the same number of times."""
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Publish metrics (None: only a checkpoint) and the checkpoint, of which each worker brings its part."""
 
     def resume_from(self) -> Path | None:
-        """Return the checkpoint to go on from."""
+        """Return the checkpoint to resume from, or None to start anew."""
 
     def stop_requested(self) -> bool:
         """Tell whether somebody has asked the run to save and stop (asked of rank 0 only)."""
@@ -59,7 +59,7 @@ class LocalReporter:
         """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
 
         Raises:
-            SetupError: on all workers, if a disk does not take it; the checkpoint before is intact.
+            SetupError: on all workers, if a disk cannot be written; the previous checkpoint is intact.
         """
         shards = self._world.gather_objects(self._world.agree(lambda: self._write_own(checkpoint)))
         self._world.agree(lambda: self._write_common(metrics, checkpoint, shards), on_first=True)
@@ -71,7 +71,7 @@ class LocalReporter:
                 write_products(self._run, checkpoint.products)
             shards = write_shard(self._run.checkpoints, checkpoint, self._world.rank)
             if self._world.rank:
-                self._send_own(checkpoint, shards)
+                self._push_own(checkpoint, shards)
         return shards
 
     def _write_common(
@@ -81,21 +81,21 @@ class LocalReporter:
         with self._run.writing():
             if metrics is not None:
                 self._write_metrics(metrics, checkpoint)
-            sums = {name: one for each in shards for name, one in each.items()}
+            sums = {name: digest for own in shards for name, digest in own.items()}
             written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=self._mirror is not None)
             self._run.write_status(state="running", step=checkpoint.step)
             if self._mirror is not None:
-                others = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
-                self._mirror.push(self._run.name, elsewhere=others)
+                other_shards = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
+                self._mirror.push(self._run.name, elsewhere=other_shards)
 
-    def _send_own(self, checkpoint: Checkpoint, shards: Sums) -> None:
-        """Send what this worker has written to where it belongs; rank 0 sends the rest, whole, behind it."""
+    def _push_own(self, checkpoint: Checkpoint, shards: Sums) -> None:
+        """Push the files that this worker wrote alone to the mirror; rank 0 pushes the rest after them."""
         if self._mirror is None:
             return
         step = step_name(checkpoint.step)
         for name in shards:
-            waiting = shard_path(self._run.checkpoints, checkpoint.step, name)
-            self._mirror.push_file(waiting, f"{self._run.name}/{CHECKPOINTS}/{step}/{name}")
+            path = shard_path(self._run.checkpoints, checkpoint.step, name)
+            self._mirror.push_file(path, f"{self._run.name}/{CHECKPOINTS}/{step}/{name}")
         for product in checkpoint.products:
             path = product_path(self._run, product)
             self._mirror.push_file(path, path.relative_to(self._mirror.local).as_posix())

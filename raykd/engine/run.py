@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run happens: who we are, where things lie, how the arithmetic runs, whom to tell."""
+    """What a run needs besides its experiment: workers, folders, precision and the like, and where it reports."""
 
     world: World
     workspace: Workspace
     runtime: Runtime
     make_reporter: Callable[[RunDirectory], Reporter]
     until: int | None = None
-    """Step of the run, a report's, behind which it is left to be continued."""
+    """Step, one of a report, after which the run is interrupted, to be continued later."""
 
 
 def run(experiment: Experiment, context: RunContext) -> RunResult:
@@ -50,7 +50,7 @@ def run(experiment: Experiment, context: RunContext) -> RunResult:
 
     Raises:
         Interrupted: when a stop was asked for, or at ``context.until``; everything up to that step is saved.
-        RaykdError: for what the user must mend.
+        RaykdError: for what the user must correct.
     """
     for source in experiment.sources:
         if not _is_finished(source, context):
@@ -87,12 +87,12 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
         reporter = context.make_reporter(directory)
         resume = world.agree(reporter.resume_from, on_first=True)
         trained: tuple[Built, Selection, float] | None = None
-        for part, end in experiment.recipe.segments():
+        for segment, end in experiment.recipe.segments():
             leave = context.until is not None and (end is None or context.until <= end)
             if not leave and end is not None and resume and step_of(resume) >= end:
                 continue
             trained = None  # its memory is the next one's
-            trained = _train(part, experiment, context, reporter, resume, context.until if leave else end, leave)
+            trained = _train(segment, experiment, context, reporter, resume, context.until if leave else end, leave)
             if end is not None:
                 resume = world.agree(reporter.resume_from, on_first=True)
         assert trained is not None, "the last segment is never left out"
@@ -105,7 +105,7 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
 
 
 def _train(
-    part: Recipe,
+    segment: Recipe,
     experiment: Experiment,
     context: RunContext,
     reporter: Reporter,
@@ -113,9 +113,9 @@ def _train(
     end: int | None,
     leave: bool,
 ) -> tuple[Built, Selection, float]:
-    """Train one segment of a run, and note why the run does not go on if it does not."""
+    """Train one segment of a run; where it ends early, write why into the run's status."""
     world, directory = context.world, context.workspace.run(experiment.run_id)
-    built = build(experiment.with_recipe(part), world, context.runtime, context.workspace)
+    built = build(experiment.with_recipe(segment), world, context.runtime, context.workspace)
     step = step_of(resume) if resume else 0
     world.agree(lambda: _open(directory, experiment, built, context, step), on_first=True)
     try:
@@ -145,17 +145,17 @@ def _train(
 
 
 def _open(directory: RunDirectory, experiment: Experiment, built: Built, context: RunContext, step: int) -> None:
-    """Bring the run directory in order on rank 0, before anybody writes to it.
+    """Write recipe, environment and status into the run directory on rank 0, before training.
 
     Raises:
-        UsageError: if the run would go on with another teacher than the one that it began with.
-        SetupError: if the disk does not take it.
+        UsageError: if the run would continue with another teacher than it began with.
+        SetupError: if the disk cannot be written.
     """
-    before = directory.environment().get("teacher_sha256", built.teacher_sha256)
-    if step and before != built.teacher_sha256:
+    previous_sha256 = directory.environment().get("teacher_sha256", built.teacher_sha256)
+    if step and previous_sha256 != built.teacher_sha256:
         raise UsageError(
             f"the teacher's weights are not those that run {directory.name} began with "
-            f"(sha256 {before} then, {built.teacher_sha256} now): put them back, or use another --out"
+            f"(sha256 {previous_sha256} then, {built.teacher_sha256} now): put them back, or use another --out"
         )
     environment = {
         **describe(context.world),

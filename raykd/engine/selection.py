@@ -1,4 +1,4 @@
-"""Which student counts: the last, the blind-selected, the best.
+"""Which student a run ends with: the last, the blind-selected, the best.
 
 Blind selection looks at no real image. A pool keeps held-out synthetic images of the latest reports with the
 teacher's answers; at each report the student and the incumbent are both scored on the same pool, and the better one
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raykd.distributed.world import World, mix
 from raykd.engine.evaluator import score
 from raykd.methods.base import Method
-from raykd.models.logits import logits_of
+from raykd.models.logits import compute_logits
 
 _POOL_REPORTS = 8
 _POOL_BYTES = 64 * 2**20
@@ -30,7 +30,7 @@ Weights = dict[str, Tensor]
 
 
 class Selection:
-    """Keeps the last, the blind and the best student, and the pool that decides between blind candidates."""
+    """Keeps the last, the blind and the best student, and the pool on which blind candidates are compared."""
 
     def __init__(self, method: Method, teacher: nn.Module | None) -> None:
         """Score with a copy of the method's student; a method without one leaves nothing to select."""
@@ -60,6 +60,7 @@ class Selection:
         self.steps[name] = step
 
     def _blind(self, weights: Weights, step: int) -> dict[str, float]:
+        """Add this report's images to the pool and compare with the incumbent; none where no images are made."""
         context = self._method.context
         count = min(context.global_batch, _MAX_IMAGES)
         if not self._method.makes_images or self._teacher is None:
@@ -69,9 +70,9 @@ class Selection:
         # Stored halved in size; the teacher answers what is stored, so both see the same pixels.
         images = images.half()
         batches = [b.float() for b in images.split(_BATCH)]
-        self._pool.append((images.cpu(), logits_of(self._teacher, batches, world).cpu()))
-        room = max(1, _POOL_BYTES // (images.numel() * images.element_size()))
-        self._pool = self._pool[-min(_POOL_REPORTS, room) :]
+        self._pool.append((images.cpu(), compute_logits(self._teacher, batches, world).cpu()))
+        max_reports = max(1, _POOL_BYTES // (images.numel() * images.element_size()))
+        self._pool = self._pool[-min(_POOL_REPORTS, max_reports) :]
         challenger = self._score(weights, world)
         if "blind" in self.weights:
             incumbent = self._score(self.weights["blind"], world)
@@ -82,11 +83,11 @@ class Selection:
 
     def _score(self, weights: Mapping[str, Tensor], world: World) -> dict[str, float]:
         self.candidate.load_state_dict(weights)
-        mine = slice(world.rank, None, world.size)
-        images = torch.cat([images for images, _ in self._pool])[mine]
-        teacher_logits = torch.cat([logits for _, logits in self._pool])[mine].to(world.device)
+        share = slice(world.rank, None, world.size)
+        images = torch.cat([images for images, _ in self._pool])[share]
+        teacher_logits = torch.cat([logits for _, logits in self._pool])[share].to(world.device)
         batches = (b.to(world.device).float() for b in images.split(_BATCH))
-        return score(logits_of(self.candidate, batches, world), None, teacher_logits, world)
+        return score(compute_logits(self.candidate, batches, world), None, teacher_logits, world)
 
     def state_dict(self) -> dict[str, Any]:
         """Return steps, the oracle's score and the pool; the weights are saved as files of their own."""
@@ -105,6 +106,7 @@ class Selection:
 
 
 def _is_better(incumbent: Mapping[str, float], challenger: Mapping[str, float], images: int) -> bool:
+    """Tell whether the first is the better: by agreement, or by KL divergence within a standard error of it."""
     share = incumbent["agreement"] / 100
     error = 100 * math.sqrt(share * (1 - share) / images)
     lead = incumbent["agreement"] - challenger["agreement"]

@@ -6,7 +6,7 @@ from raykd.distributed.world import World
 from raykd.engine.reporter import Reporter
 from raykd.errors import RaykdError
 
-_SECONDS_BETWEEN = 0.5
+_SECONDS_BETWEEN = 0.5  # polls, each of which costs a broadcast
 
 
 class Interrupted(RaykdError):
@@ -15,7 +15,7 @@ class Interrupted(RaykdError):
     exit_code = 130
 
     def __init__(self, step: int, steps: int) -> None:
-        """Say where the run stands."""
+        """Name the step that was saved, of ``steps`` in all."""
         super().__init__(f"stopped at step {step} of {steps}, saved; the same command continues")
 
 
@@ -29,14 +29,14 @@ class StopPoll:
         self._next = 0
         self._asked_at = (done, time.monotonic())
 
-    def asked(self, done: int) -> bool:
+    def requested(self, done: int) -> bool:
         """Tell, equally on every worker, whether to stop after ``done`` steps."""
         if done < self._next:
             return False
-        step, moment = self._asked_at
+        step, asked_at = self._asked_at
         now = time.monotonic()
         since = done - step
-        pace = max(1, round(since * _SECONDS_BETWEEN / max(now - moment, 1e-6)))
+        pace = max(1, round(since * _SECONDS_BETWEEN / max(now - asked_at, 1e-6)))
         # A device's queue swallows the first steps at once, so the pace is believed bit by bit.
         pace = min(pace, 10 * since)
         self._asked_at = (done, now)

@@ -1,4 +1,4 @@
-"""A synthetic set made of a run's generators: images, the classes asked of them, and the teacher's answers.
+"""Write a synthetic set from a run's generators: images, their target classes, and the teacher's logits.
 
 Files are written one by one: what is held in memory is one file's content, one group of members, one batch of images.
 """
@@ -15,8 +15,8 @@ from torch import Tensor
 from raykd.artifacts.bank import BankFiles, open_bank
 from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, alone_in
 from raykd.distributed.world import World
-from raykd.engine.build import load_teacher, spec_of
-from raykd.engine.image_sources import BankRows, MethodRows, Rows, makes_images, sample
+from raykd.engine.build import build_spec, load_teacher
+from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
 from raykd.errors import CorruptError, UsageError
 from raykd.files import MANIFEST, checked, locked, read_json, sha256_of, write_json
 from raykd.models.teacher import Teacher
@@ -33,8 +33,8 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
     """Write a set of so many images of a run's generators to ``out``, or what is missing of it; return what it is.
 
     ``run`` is the directory of a bank's run, of a run that learned from a bank in the same store, or of a finished run
-    whose method trains a generator beside its student. The same call goes on behind the last whole file, and a finished
-    set is only checked.
+    whose method trains a generator beside its student. The same call continues after the last whole file, and a
+    finished set is only checked.
 
     Raises:
         UsageError: for a run without generators, a teacher that is not there or another, or a folder in use otherwise.
@@ -42,19 +42,19 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
     """
     if images < 1:
         raise UsageError(f"--images {images}: a set has 1 image or more")
-    home = _find_generators(run)
-    experiment, workspace = home.experiment(), Workspace(data_root, home.path.resolve().parent)
-    recipe, spec = experiment.recipe, spec_of(experiment.recipe.data, workspace)
-    source: Rows
-    if home.bank.is_dir():
-        bank = open_bank(home)
-        teacher, digest = _teacher_of(bank, experiment, spec, workspace)
-        told = hashlib.sha256(json.dumps(dict(bank.about), sort_keys=True).encode()).hexdigest()
-        source = BankRows(bank, recipe.seed, world.device)
+    origin = _find_generators(run)
+    experiment, workspace = origin.experiment(), Workspace(data_root, origin.path.resolve().parent)
+    recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
+    source: ImageSource
+    if origin.bank.is_dir():
+        bank = open_bank(origin)
+        teacher, digest = _load_bank_teacher(bank, experiment, spec, workspace)
+        source_sha256 = hashlib.sha256(json.dumps(dict(bank.manifest), sort_keys=True).encode()).hexdigest()
+        source = BankSource(bank, recipe.seed, world.device)
     else:
-        source = MethodRows(home, world, workspace)
-        teacher, digest, told = source.teacher, source.teacher_sha256, source.sha256
-    facts = {"bank": home.name, "bank_sha256": told, "teacher_sha256": digest, "seed": str(recipe.seed)}
+        source = MethodSource(origin, world, workspace)
+        teacher, digest, source_sha256 = source.teacher, source.teacher_sha256, source.sha256
+    facts = {"bank": origin.name, "bank_sha256": source_sha256, "teacher_sha256": digest, "seed": str(recipe.seed)}
     folder = SyntheticFolder(out, spec, images, facts)
     with alone_in(out):
         present = folder.present()
@@ -64,13 +64,13 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
             _verify(out)
         else:
             (out / MANIFEST).unlink(missing_ok=True)
-            bounds = folder.read_range(present[0]) if present else PixelRange.of(sample(source))
-            shown = replace(spec, mean=bounds.mean, std=bounds.std)
+            bounds = folder.read_range(present[0]) if present else PixelRange.of(sample_values(source))
+            stored_spec = replace(spec, mean=bounds.mean, std=bounds.std)
             teacher = teacher.to(world.device)
             for path, rows in folder.files.items():
                 if path in present:
                     continue
-                pixels, labels, logits = _make(source, teacher, shown, bounds, rows)
+                pixels, labels, logits = _make_file(source, teacher, stored_spec, bounds, rows)
                 folder.write(path, pixels, labels, logits, bounds)
                 logger.info("%s: images %s to %s of %s", path.name, f"{rows[0]:,}", f"{rows[-1]:,}", f"{images:,}")
             _write_manifest(folder, bounds)
@@ -85,9 +85,9 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
 
 
 def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) -> int:
-    """Make, on rank 0, what is missing of the frozen sets that a run wants; every worker must call it.
+    """Make, on rank 0, what is missing of the frozen sets that a run uses; every worker must call it.
 
-    Who else wants the same set waits and finds it made.
+    Another process that needs the same set waits and finds it finished.
 
     Returns:
         How many images are in the sets that were made now.
@@ -96,11 +96,11 @@ def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) 
         RaykdError: on all workers, as ``synthesize``.
     """
     sets = experiment.image_sets
-    # The sets are rank 0's own work, so it goes by a world of its own.
-    alone = World.alone(world.device, world.precision)
-    made = world.agree(lambda: sum(_make_image_set(images, workspace, alone) for images in sets), on_first=True)
+    # Rank 0 works alone here: a collective of the run's world would wait for the others.
+    single = World.alone(world.device, world.precision)
+    count = world.agree(lambda: sum(_make_image_set(images, workspace, single) for images in sets), on_first=True)
     workspace.pull([images.name for images in sets], world)
-    return made
+    return count
 
 
 def _make_image_set(images: ImageSet, workspace: Workspace, world: World) -> int:
@@ -129,16 +129,18 @@ def _find_generators(run: RunDirectory) -> RunDirectory:
             "recipe trains generators, or of a student of a bank (`raykd list recipes`)"
         )
     store = run.path.resolve().parent
-    home = RunDirectory(store / experiment.bank_id)
-    if not home.bank.is_dir() and not (home.exists and makes_images(home.experiment().recipe)):
+    origin = RunDirectory(store / experiment.bank_id)
+    if not origin.bank.is_dir() and not (origin.exists and makes_images(origin.experiment().recipe)):
         raise UsageError(
-            f"run {run.name} learned from the bank of run {home.name}, which is not beside it in {store}; "
+            f"run {run.name} learned from the bank of run {origin.name}, which is not beside it in {store}; "
             "give the directory of that run"
         )
-    return home
+    return origin
 
 
-def _teacher_of(bank: BankFiles, experiment: Experiment, spec: DataSpec, workspace: Workspace) -> tuple[Teacher, str]:
+def _load_bank_teacher(
+    bank: BankFiles, experiment: Experiment, spec: DataSpec, workspace: Workspace
+) -> tuple[Teacher, str]:
     if not bank.matches(spec):
         raise UsageError(
             f"the bank in {bank.folder.parent.name} was trained for other images than data {spec.name!r} has now "
@@ -147,22 +149,22 @@ def _teacher_of(bank: BankFiles, experiment: Experiment, spec: DataSpec, workspa
         )
     if experiment.recipe.teacher is None:
         raise CorruptError(f"the recipe of run {bank.folder.parent.name} names no teacher; restore it")
-    return load_teacher(experiment, spec, workspace, sha256=bank.about["teacher_sha256"])
+    return load_teacher(experiment, spec, workspace, sha256=bank.manifest["teacher_sha256"])
 
 
-def _make(
-    source: Rows, teacher: Teacher, shown: DataSpec, bounds: PixelRange, rows: range
+def _make_file(
+    source: ImageSource, teacher: Teacher, stored_spec: DataSpec, bounds: PixelRange, rows: range
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return one file's pixels, labels and teacher logits; ``shown`` normalises what is stored."""
-    pixels = torch.empty(len(rows), shown.channels, shown.size, shown.size, dtype=torch.uint8)
-    for places, images in source.images(rows):
-        pixels[places] = bounds.store(images).cpu()
+    """Return one file's pixels, labels and teacher logits; ``stored_spec`` normalises the pixels as stored."""
+    pixels = torch.empty(len(rows), stored_spec.channels, stored_spec.size, stored_spec.size, dtype=torch.uint8)
+    for positions, images in source.images(rows):
+        pixels[positions] = bounds.store(images).cpu()
     device = next(teacher.parameters()).device
-    logits = torch.empty(len(rows), shown.num_classes)
+    logits = torch.empty(len(rows), stored_spec.num_classes)
     with torch.no_grad():
-        for some, answers in zip(pixels.split(source.batch), logits.split(source.batch), strict=True):
-            answers.copy_(teacher(shown.normalise(some.to(device).float() / 255))[0])
-    return pixels, source.asked(rows) if source.labelled else logits.argmax(1), logits
+        for batch, answers in zip(pixels.split(source.batch), logits.split(source.batch), strict=True):
+            answers.copy_(teacher(stored_spec.normalise(batch.to(device).float() / 255))[0])
+    return pixels, source.targets(rows) if source.labelled else logits.argmax(1), logits
 
 
 def _write_manifest(folder: SyntheticFolder, bounds: PixelRange) -> None:
@@ -178,8 +180,8 @@ def _write_manifest(folder: SyntheticFolder, bounds: PixelRange) -> None:
 
 def _verify(folder: Path) -> None:
     advice = "delete it and run this again"
-    found = read_json(folder / MANIFEST, advice)
-    sums = checked(folder / MANIFEST, advice, lambda: dict(found["files"]))
+    manifest = read_json(folder / MANIFEST, advice)
+    sums = checked(folder / MANIFEST, advice, lambda: dict(manifest["files"]))
     for name, expected in sums.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != expected:
             raise CorruptError(f"{folder / name} differs from its checksum; delete it and run this again")

@@ -1,4 +1,4 @@
-"""Frozen sets of generated images that recipes name by the run of their generators: who is shown them.
+"""Frozen sets of generated images, named in a recipe by their generators' run: to train on, or to be judged on.
 
 <store>/synthetic/<run id of the generators>-<number of images>/   see raykd.artifacts.synthetic_set
 """
@@ -37,5 +37,5 @@ def referee_evaluator(
     if images is None:
         return None
     folder = str(workspace.store / images.name)
-    shown = train_spec(folder, spec, workspace.data)
-    return Evaluator(opened.open("train", folder, "train", shown), shown, world, teacher, labelled=False)
+    input_spec = train_spec(folder, spec, workspace.data)
+    return Evaluator(opened.open("train", folder, "train", input_spec), input_spec, world, teacher, labelled=False)

@@ -39,7 +39,7 @@ def plan_waves(progress: Mapping[int, int], steps: int, workers: int, capacity: 
     """
     waves = []
     for done in sorted(set(progress.values()) - {steps}, reverse=True):
-        classes = tuple(sorted(cls for cls, behind in progress.items() if behind == done))
+        classes = tuple(sorted(cls for cls, steps_done in progress.items() if steps_done == done))
         count = -(-len(classes) // (workers * capacity))
         waves += [Wave(done, part) for part in _cut(classes, count)]
     return waves

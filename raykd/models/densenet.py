@@ -16,7 +16,7 @@ BOTTLENECK = 4  # times the growth
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-1x1, BN-ReLU-3x3; what it makes is added to the channels it was given."""
+    """BN-ReLU-1x1, BN-ReLU-3x3; the output is concatenated to the input's channels."""
 
     def __init__(self, inputs: int) -> None:
         """Build a layer that adds ``GROWTH`` channels."""

@@ -9,7 +9,7 @@ from raykd.distributed.world import World
 
 
 @torch.no_grad()
-def logits_of(network: nn.Module, images: Iterable[Tensor], world: World) -> Tensor:
+def compute_logits(network: nn.Module, images: Iterable[Tensor], world: World) -> Tensor:
     """Return a network's logits (N, C) over batches of images, in float32, in evaluation mode."""
     was_training = network.training
     network.eval()

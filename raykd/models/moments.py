@@ -20,7 +20,7 @@ Moments = list[tuple[Tensor, Tensor]]
 
 
 class _Moments(torch.autograd.Function):
-    """Hand the input on and return its moments; the backward is two passes over the input.
+    """Pass the input through and return its moments; the backward is two passes over the input.
 
     What autograd derives for `_moments` would store the centred input and its square, and pass over such tensors
     several times more; in eager mode memory traffic is all that moments cost.

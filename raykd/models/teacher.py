@@ -162,12 +162,12 @@ class Teacher(nn.Module):
 
 def _logits(output: object) -> Tensor:
     """Find the logits [B, C] in what a network returned."""
-    found = getattr(output, "logits", output)
-    if not isinstance(found, Tensor):
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
         raise UsageError(f"the teacher returns a {type(output).__name__}; {RETURN_LOGITS}")
-    if found.dim() != 2:
-        raise UsageError(f"the teacher returns a tensor {list(found.shape)}; {RETURN_LOGITS}")
-    return found
+    if logits.dim() != 2:
+        raise UsageError(f"the teacher returns a tensor {list(logits.shape)}; {RETURN_LOGITS}")
+    return logits
 
 
 def _refuse_probabilities(logits: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the user brings: weights from a file and architectures from a module.
+"""Weights from a user's file, and architectures from a user's module.
 
 A weights file gives tensors and nothing else; no code in it is ever executed.
 """
@@ -27,7 +27,7 @@ CONVERT = (
     "load it where you trust it and save only the tensors: torch.save(model.state_dict(), FILE) or "
     "safetensors.torch.save_file(model.state_dict(), FILE)"
 )
-SHOWN = 3  # keys named in a message
+MAX_LISTED = 3  # keys named in a message
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -125,7 +125,7 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} holds a {type(loaded).__name__}, not a state dict; {CONVERT}")
     others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
-        raise UsageError(f"{path} holds entries that are no tensors ({', '.join(others[:SHOWN])}); {CONVERT}")
+        raise UsageError(f"{path} holds entries that are no tensors ({', '.join(others[:MAX_LISTED])}); {CONVERT}")
     return {str(key): value for key, value in loaded.items()}
 
 
@@ -144,7 +144,7 @@ def _compare(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
     unexpected = [key for key in state if key not in expected]
     if missing or unexpected:
         parts = [
-            f"{len(keys)} {kind} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
+            f"{len(keys)} {kind} ({', '.join(keys[:MAX_LISTED])}{', ...' if len(keys) > MAX_LISTED else ''})"
             for kind, keys in (("missing", missing), ("unexpected", unexpected))
             if keys
         ]
@@ -164,12 +164,12 @@ def _compare(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: 
             f"{path} is for {got[0]} classes, the model was built for {want[0]}; "
             "choose the data the weights were trained on"
         )
-    shown = ", ".join(
+    listed = ", ".join(
         f"{name}: {list(state[name].shape)} in the file, {list(expected[name].shape)} in the model"
-        for name in wrong[:SHOWN]
+        for name in wrong[:MAX_LISTED]
     )
     raise UsageError(
-        f"{path} has {len(wrong)} tensors of other shapes ({shown}); choose the model and the data it was trained on"
+        f"{path} has {len(wrong)} tensors of other shapes ({listed}); choose the model and the data it was trained on"
     )
 
 
@@ -187,11 +187,11 @@ def _find(module_name: str, attribute: str) -> Callable[..., object]:
         ) from error
     except Exception as error:  # the user's own code: it may fail in any way
         raise UsageError(f"importing factory module {module_name!r} failed: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    candidate = getattr(module, attribute, None)
+    if not callable(candidate):
         hint = did_you_mean(attribute, [name for name in vars(module) if not name.startswith("_")])
         raise UsageError(f"module {module_name!r} has no function {attribute!r}{hint}")
-    function: Callable[..., object] = found
+    function: Callable[..., object] = candidate
     return function
 
 

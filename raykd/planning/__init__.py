@@ -1,1 +1,1 @@
-"""What a run will need, told before it starts."""
+"""Predict what a run will need before it starts."""

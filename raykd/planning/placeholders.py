@@ -1,4 +1,4 @@
-"""Stand-ins for runs that do not exist yet, so that what builds on them can be tried: right in size, random in content.
+"""Placeholders for runs that do not exist yet, so that others can be tried on them: right in size, random in content.
 
 They are written into a store of their own, in which runs that do exist are links.
 """
@@ -12,7 +12,7 @@ from raykd.artifacts.class_statistics import save_statistics
 from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder
 from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
-from raykd.engine.build import build, build_network, load_teacher, spec_of
+from raykd.engine.build import build, build_network, build_spec, load_teacher
 from raykd.errors import UsageError
 from raykd.files import MANIFEST
 from raykd.generators import GeneratorBank, GeneratorConfig
@@ -26,82 +26,82 @@ from raykd.store.checkpoint import save_weights
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
-_BATCHES = 4  # of images that stand in for a frozen set
+_BATCHES = 4  # of random images in place of a frozen set
 
 
 def make_placeholders(experiment: Experiment, workspace: Workspace, store: Path) -> tuple[Experiment, list[str]]:
-    """Fill ``store`` with what a run builds on; return the run to build there, and what in there is a placeholder.
+    """Fill ``store`` with what a run builds on; return the run to build there, and a note per placeholder.
 
     Raises:
         UsageError: where sections of the recipe do not fit together.
     """
     store.mkdir(parents=True, exist_ok=True)
-    there = Workspace(workspace.data, store)
-    notes = [*_supply_teacher(experiment, workspace, there), *_supply_bank(experiment, workspace, there)]
-    experiment, more = _with_small_sets(experiment, workspace, there)
-    return _with_statistics(experiment, workspace, there), [*notes, *more]
+    scratch = Workspace(workspace.data, store)
+    notes = [*_supply_teacher(experiment, workspace, scratch), *_supply_bank(experiment, workspace, scratch)]
+    experiment, more = _with_small_sets(experiment, workspace, scratch)
+    return _with_statistics(experiment, workspace, scratch), [*notes, *more]
 
 
-def _supply_teacher(experiment: Experiment, workspace: Workspace, there: Workspace) -> list[str]:
+def _supply_teacher(experiment: Experiment, workspace: Workspace, scratch: Workspace) -> list[str]:
     source = experiment.teacher
     if source is None or source.recipe.student is None:
         return []
-    if _linked(workspace.run(source.run_id), there, workspace.run(source.run_id).student):
+    if _link_if_present(workspace.run(source.run_id), scratch, workspace.run(source.run_id).student):
         return []
-    run = there.run(source.run_id)
+    run = scratch.run(source.run_id)
     if not run.path.is_dir():
-        plain = NetworkConfig(**source.recipe.student.model_dump(exclude={"weights"}))
-        network = build_network(plain, spec_of(source.recipe.data, workspace), workspace, "teacher")
+        config = NetworkConfig(**source.recipe.student.model_dump(exclude={"weights"}))
+        network = build_network(config, build_spec(source.recipe.data, workspace), workspace, "teacher")
         run.path.mkdir()
         save_weights(network.state_dict(), run.student)
     return [f"run {source.run_id} is not there: random weights stand in for its network"]
 
 
-def _supply_bank(experiment: Experiment, workspace: Workspace, there: Workspace) -> list[str]:
+def _supply_bank(experiment: Experiment, workspace: Workspace, scratch: Workspace) -> list[str]:
     run_id, source = experiment.bank_id, experiment.bank
     if run_id is None or experiment.training_set is not None:
         return []
-    if _linked(workspace.run(run_id), there, workspace.run(run_id).bank / MANIFEST):
+    if _link_if_present(workspace.run(run_id), scratch, workspace.run(run_id).bank / MANIFEST):
         return []
     if source is None:
         open_bank(workspace.run(run_id))  # says what is wrong with it
         return []
-    inner, _ = make_placeholders(source, workspace, there.store)
-    built = build(inner.with_recipe(without_test(inner.recipe)), World.alone(), Runtime(), there)
+    prepared, _ = make_placeholders(source, workspace, scratch.store)
+    built = build(prepared.with_recipe(without_test(prepared.recipe)), World.alone(), Runtime(), scratch)
     if not isinstance(built.method, BankMethod):
         raise UsageError(f"bank recipe {source.recipe.name!r} trains no bank of generators")
     manifest = built.method.products_manifest()
-    one = one_member(manifest)
-    label = manifest["classes"][0]
-    run = there.run(run_id)
+    member = one_member(manifest)
+    first_class = manifest["classes"][0]
+    run = scratch.run(run_id)
     run.path.mkdir()
-    write_products(run, {product_name(label): one.member_state(label)})
-    first = product_path(run, product_name(label))
-    for other in manifest["classes"][1:]:
-        product_path(run, product_name(other)).hardlink_to(first)
+    write_products(run, {product_name(first_class): member.member_state(first_class)})
+    first = product_path(run, product_name(first_class))
+    for cls in manifest["classes"][1:]:
+        product_path(run, product_name(cls)).hardlink_to(first)
     finish_bank(run, {**manifest, "teacher_sha256": built.teacher_sha256}, World.alone())
     return [f"run {run_id} is not there: untrained generators stand in for its bank"]
 
 
-def _with_small_sets(experiment: Experiment, workspace: Workspace, there: Workspace) -> tuple[Experiment, list[str]]:
-    """Let random images stand in for a frozen set that is not there, or link the one that is."""
-    notes, most = [], _BATCHES * experiment.recipe.schedule.global_batch
-    spec = spec_of(experiment.recipe.data, workspace)
+def _with_small_sets(experiment: Experiment, workspace: Workspace, scratch: Workspace) -> tuple[Experiment, list[str]]:
+    """Write random images in place of each frozen set that is missing; link each that exists."""
+    notes, max_images = [], _BATCHES * experiment.recipe.schedule.global_batch
+    spec = build_spec(experiment.recipe.data, workspace)
     for role in ("bank", "referee"):
         images = experiment.training_set if role == "bank" else experiment.referee_set
         if images is None:
             continue
         real = workspace.store / images.name
         if (real / MANIFEST).is_file():
-            link = there.store / images.name
+            link = scratch.store / images.name
             link.parent.mkdir(exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(real.absolute())
             continue
-        small = images._replace(images=min(images.images, most))
+        small = images._replace(images=min(images.images, max_images))
         generators: BankConfig = getattr(experiment.recipe, role).model_copy(update={"images": small.images})
         experiment = experiment.with_recipe(experiment.recipe.model_copy(update={role: generators}))
-        _write_random_set(there.store / small.name, spec, small.images)
+        _write_random_set(scratch.store / small.name, spec, small.images)
         notes.append(f"the set {real.name} is not there: {small.images:,} random images stand in for it")
     return experiment, notes
 
@@ -127,29 +127,29 @@ def one_member(manifest: dict[str, object]) -> GeneratorBank:
     return bank
 
 
-def _with_statistics(experiment: Experiment, workspace: Workspace, there: Workspace) -> Experiment:
-    """Let the teacher's running statistics stand in for those by class: measuring these takes images and minutes."""
+def _with_statistics(experiment: Experiment, workspace: Workspace, scratch: Workspace) -> Experiment:
+    """Write the teacher's running statistics in place of those by class: measuring these takes images and minutes."""
     recipe, source = experiment.recipe, experiment.teacher
-    wanted = recipe.calibration
-    if wanted is None or wanted.file is not None or recipe.teacher is None:
+    calibration = recipe.calibration
+    if calibration is None or calibration.file is not None or recipe.teacher is None:
         return experiment
-    if wanted.from_teacher and source and workspace.run(source.run_id).statistics.is_file():
+    if calibration.from_teacher and source and workspace.run(source.run_id).statistics.is_file():
         return experiment
-    spec = spec_of(recipe.data, workspace)
-    teacher, digest = load_teacher(experiment, spec, there)
+    spec = build_spec(recipe.data, workspace)
+    teacher, digest = load_teacher(experiment, spec, scratch)
     moments = MomentTeacher(teacher)
     rows = [(mean.expand(spec.num_classes, -1), var.expand(spec.num_classes, -1)) for mean, var in moments.running()]
-    path = there.store / f"{experiment.run_id}.safetensors"
+    path = scratch.store / f"{experiment.run_id}.safetensors"
     with torch.no_grad():
-        about = {"teacher_sha256": digest, "data": recipe.data.name, "split": "train", "per_class": 2}
-        save_statistics(path, rows, moments.layers, {**about, "mean": spec.mean, "std": spec.std})
+        metadata = {"teacher_sha256": digest, "data": recipe.data.name, "split": "train", "per_class": 2}
+        save_statistics(path, rows, moments.layers, {**metadata, "mean": spec.mean, "std": spec.std})
     return experiment.with_recipe(recipe.model_copy(update={"calibration": CalibrationConfig(file=str(path))}))
 
 
-def _linked(run: RunDirectory, there: Workspace, proof: Path) -> bool:
-    """Link a run whose file ``proof`` exists; tell whether it does."""
-    link = there.store / run.path.name
-    if not proof.is_file():
+def _link_if_present(run: RunDirectory, scratch: Workspace, required_file: Path) -> bool:
+    """Link a run if ``required_file`` exists; tell whether it does."""
+    link = scratch.store / run.path.name
+    if not required_file.is_file():
         return False
     if not link.is_symlink():
         link.symlink_to(run.path.absolute())

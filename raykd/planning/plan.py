@@ -1,4 +1,4 @@
-"""What a run will need, told before it starts: memory of a worker, traffic between them, time, disk."""
+"""Plan a run before it starts: memory of a worker, traffic between workers, time, disk."""
 
 import math
 import tempfile
@@ -8,23 +8,23 @@ from typing import Any
 
 from raykd.config.runtime import Runtime
 from raykd.errors import RaykdError, UsageError
-from raykd.planning.predict import Prediction, Site, predict
+from raykd.planning.predict import Prediction, TrialSite, predict
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import Plan, RunPlan
 
 _GIB = 2**30
-_KEPT = 2  # checkpoints
-_BUSY = 1.3  # times longer than the processor worked
+_KEPT = 2  # checkpoints that a run keeps
+_BUSY = 1.3  # from so many times the processor's time on, other programs have slowed the trial
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a worker is given and what it costs.
+class WorkerBudget:
+    """What each worker may use, and what it costs.
 
     Attributes:
         workers: how many there are.
-        memory: bytes that each may use, or None where nobody knows.
+        memory: bytes that each may use, or None where unknown.
         gpus: of each; 0 counts CPU-hours instead.
         cpus: of each.
         price: of one worker's hour, in whatever currency.
@@ -39,12 +39,12 @@ class Terms:
     crowding: float = 1.0
 
 
-def plan(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> Plan:
+def plan(experiment: Experiment, runtime: Runtime, site: TrialSite, budget: WorkerBudget) -> Plan:
     """Return the plans of all runs that training this recipe means, and their sum.
 
     Raises:
         UsageError: if a run cannot fit into the memory, saying what would.
-        RaykdError: as the recipe's own run would; of the runs around it such an error is told in its line.
+        RaykdError: as the recipe's own run would; for other runs such an error is the ``reason`` in their entry.
     """
     runs = []
     for run in experiment.runs:
@@ -53,7 +53,7 @@ def plan(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> 
             runs.append(RunPlan(run.run_id, "finished"))
             continue
         try:
-            runs.append(RunPlan(run.run_id, "to train", **_plan_one(run, runtime, site, terms)))
+            runs.append(RunPlan(run.run_id, "to train", **_plan_one(run, runtime, site, budget)))
         except RaykdError as error:
             if is_own or isinstance(error, DoesNotFit):
                 raise
@@ -62,83 +62,85 @@ def plan(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> 
     for key in ("hours", "gpu_hours", "cpu_hours", "price"):
         if figures := [getattr(run, key) for run in runs if getattr(run, key) is not None]:
             total[key] = sum(figures)
-    return Plan(experiment.recipe.name, experiment.run_id, terms.workers, runs, total)
+    return Plan(experiment.recipe.name, experiment.run_id, budget.workers, runs, total)
 
 
 class DoesNotFit(UsageError):
     """A run needs more memory than a worker may use."""
 
 
-def _plan_one(experiment: Experiment, runtime: Runtime, site: Site, terms: Terms) -> dict[str, Any]:
+def _plan_one(experiment: Experiment, runtime: Runtime, site: TrialSite, budget: WorkerBudget) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="raykd-plan-") as folder:
-        prediction = predict(experiment, runtime, site, Path(folder) / "store", memory=terms.memory)
+        prediction = predict(experiment, runtime, site, Path(folder) / "store", memory=budget.memory)
     recipe = experiment.recipe
-    _require_room(experiment, runtime, prediction, terms)
+    _require_memory(experiment, runtime, prediction, budget)
     return {
         **prediction.axis.shares,
-        **_memory(prediction, terms),
-        **_travel(prediction, terms),
-        **_cost(recipe, prediction, terms),
+        **_memory(prediction, budget),
+        **_traffic(prediction, budget),
+        **_cost(recipe, prediction, budget),
         **_disk(prediction),
         "measured": {
             "device": prediction.built["device"],
             "size_is": prediction.axis.counts,
             "planned": prediction.axis.planned,
             "at": {
-                str(size): {"seconds": found["seconds"], "peak_bytes": max(found["steps_peak"], found["report_peak"])}
-                for size, found in sorted(prediction.trials.items())
+                str(size): {"seconds": trial["seconds"], "peak_bytes": max(trial["steps_peak"], trial["report_peak"])}
+                for size, trial in sorted(prediction.trials.items())
             },
         },
         "notes": _notes(prediction),
     }
 
 
-def _memory(prediction: Prediction, terms: Terms) -> dict[str, Any]:
-    """Tell sizes of networks and what a worker's memory fills with."""
+def _memory(prediction: Prediction, budget: WorkerBudget) -> dict[str, Any]:
+    """Return the sizes of networks and of what fills a worker's memory."""
     built = prediction.built
     numbers = dict(built["parameters"])
     member = built.get("member")
     trained = sum(built["trained"].values())
-    new = member["parameters"] * prediction.axis.members if member else 0
-    if member and new:
-        numbers |= {"one generator": member["parameters"], "generators of a wave": new}
-        trained += new
+    wave_parameters = member["parameters"] * prediction.axis.members if member else 0
+    if member and wave_parameters:
+        numbers |= {"one generator": member["parameters"], "generators of a wave": wave_parameters}
+        trained += wave_parameters
     optimizer = round(prediction.at("optimizer"))
-    activations = prediction.at("steps_peak") - prediction.at("built") - optimizer - 4 * new
+    activations = prediction.at("steps_peak") - prediction.at("built") - optimizer - 4 * wave_parameters
     return {
         "parameters": numbers,
         "trained_parameters": trained,
         "optimizer_bytes": optimizer,
         "activation_bytes": max(0, round(activations)),
         "peak_bytes": prediction.peak(),
-        "available_bytes": terms.memory,
+        "available_bytes": budget.memory,
     }
 
 
-def _travel(prediction: Prediction, terms: Terms) -> dict[str, Any]:
-    """Tell what a worker sends in a step, and how a bank is held."""
-    kinds = sorted({kind for found in prediction.trials.values() for kind in found["traffic"]})
+def _traffic(prediction: Prediction, budget: WorkerBudget) -> dict[str, Any]:
+    """Return the bytes that a worker sends in a step, and how a bank is held."""
+    kinds = sorted({kind for trial in prediction.trials.values() for kind in trial["traffic"]})
     sent = {}
     for kind in kinds:
-        law = {size: {**found, kind: found["traffic"].get(kind, 0)} for size, found in prediction.trials.items()}
-        sent[kind] = round(replace(prediction, trials=law).at(kind))
-    told: dict[str, Any] = {"traffic_bytes": sent, "traffic_bytes_in_all": sum(sent.values())}
+        trials_of_kind = {
+            size: {**trial, kind: trial["traffic"].get(kind, 0)} for size, trial in prediction.trials.items()
+        }
+        sent[kind] = round(replace(prediction, trials=trials_of_kind).at(kind))
+    figures: dict[str, Any] = {"traffic_bytes": sent, "traffic_bytes_in_all": sum(sent.values())}
     bank = prediction.built.get("bank")
     if bank:
-        told["bank"] = dict(bank)
-    return told
+        figures["bank"] = dict(bank)
+    return figures
 
 
-def _cost(recipe: Recipe, prediction: Prediction, terms: Terms) -> dict[str, Any]:
-    """Add up the time. The network between workers is not in it."""
+def _cost(recipe: Recipe, prediction: Prediction, budget: WorkerBudget) -> dict[str, Any]:
+    """Return time, hours of processors and price. The network between workers is not in them."""
     steps, report_every = recipe.schedule.steps, recipe.schedule.report_every
     sizes = prediction.axis.stages
-    step = prediction.at("seconds") * terms.crowding
-    seconds = sum(prediction.at("seconds", size) * steps for size in sizes) * terms.crowding
+    step = prediction.at("seconds") * budget.crowding
+    seconds = sum(prediction.at("seconds", size) * steps for size in sizes) * budget.crowding
     reports = math.ceil(steps * len(sizes) / report_every)
-    report = prediction.at("report_seconds") * terms.crowding
+    report = prediction.at("report_seconds") * budget.crowding
     hours = (seconds + reports * report) / 3600
-    told = {
+    figures = {
         "seconds_per_step": step,
         "cpu_seconds_per_step": prediction.at("cpu_seconds"),
         "steps": steps * len(sizes),
@@ -146,64 +148,64 @@ def _cost(recipe: Recipe, prediction: Prediction, terms: Terms) -> dict[str, Any
         "reports": reports,
         "hours": hours,
     }
-    if terms.gpus:
-        told["gpu_hours"] = hours * terms.workers * terms.gpus
+    if budget.gpus:
+        figures["gpu_hours"] = hours * budget.workers * budget.gpus
     else:
-        told["cpu_hours"] = hours * terms.workers * terms.cpus
-    if terms.price is not None:
-        told["price"] = hours * terms.workers * terms.price
-    return told
+        figures["cpu_hours"] = hours * budget.workers * budget.cpus
+    if budget.price is not None:
+        figures["price"] = hours * budget.workers * budget.price
+    return figures
 
 
 def _disk(prediction: Prediction) -> dict[str, Any]:
-    told: dict[str, Any] = {"checkpoint_bytes": round(prediction.at("checkpoint")), "checkpoints_kept": _KEPT}
+    figures: dict[str, Any] = {"checkpoint_bytes": round(prediction.at("checkpoint")), "checkpoints_kept": _KEPT}
     member = prediction.built.get("member")
     if member:
-        told["bank_bytes"] = member["count"] * member["bytes"]
-    return told
+        figures["bank_bytes"] = member["count"] * member["bytes"]
+    return figures
 
 
 def _notes(prediction: Prediction) -> list[str]:
     notes = list(prediction.placeholders)
-    missing = {found["test_missing"] for found in prediction.trials.values()} - {None}
+    missing = {trial["test_missing"] for trial in prediction.trials.values()} - {None}
     if missing:
-        notes.append(f"without the exam on the test split: {missing.pop()}")
+        notes.append(f"without the test split evaluation: {missing.pop()}")
     if prediction.axis.planned not in prediction.trials:
-        tried = " and ".join(map(str, sorted(prediction.trials)))
-        notes.append(f"tried with {tried} {prediction.axis.counts}, foretold for {prediction.axis.planned}")
+        sizes = " and ".join(map(str, sorted(prediction.trials)))
+        notes.append(f"tried with {sizes} {prediction.axis.counts}, predicted for {prediction.axis.planned}")
     wall, processor = prediction.at("seconds"), prediction.at("cpu_seconds")
     if wall > _BUSY * processor and not prediction.built["on_gpu"]:
         notes.append(f"others kept this machine busy: of {wall:.3g} s a step, {processor:.3g} s were the processor's")
     return notes
 
 
-def _require_room(experiment: Experiment, runtime: Runtime, prediction: Prediction, terms: Terms) -> None:
+def _require_memory(experiment: Experiment, runtime: Runtime, prediction: Prediction, budget: WorkerBudget) -> None:
     needed = prediction.peak()
-    if terms.memory is None or needed <= terms.memory:
+    if budget.memory is None or needed <= budget.memory:
         return
-    ways = _ways_out(runtime, prediction, terms)
+    remedies = _remedies(runtime, prediction, budget)
     raise DoesNotFit(
-        f"run {experiment.run_id} needs {gib(needed)} on each of {terms.workers} workers, which may use "
-        f"{gib(terms.memory)}. What would fit: {'; '.join(ways) if ways else 'workers with more memory'}"
+        f"run {experiment.run_id} needs {gib(needed)} on each of {budget.workers} workers, which may use "
+        f"{gib(budget.memory)}. What would fit: {'; '.join(remedies) if remedies else 'workers with more memory'}"
     )
 
 
-def _ways_out(runtime: Runtime, prediction: Prediction, terms: Terms) -> list[str]:
-    """Return what would make a worker's part small enough, as far as the trials tell."""
-    assert terms.memory is not None, "asked only where it is known"
-    ways = prediction.axis.smaller(prediction.room(terms.memory))
+def _remedies(runtime: Runtime, prediction: Prediction, budget: WorkerBudget) -> list[str]:
+    """Return settings by which a worker's part would fit, as predicted from the trials."""
+    assert budget.memory is not None, "asked only where it is known"
+    remedies = prediction.axis.smaller(prediction.largest_size(budget.memory))
     bank = prediction.built.get("bank")
-    if bank and terms.workers > 1 and bank["mode"] == "copy" and bank["members"] > 1:
-        rest = prediction.peak() - round(bank["bytes"] * (1 - 1 / terms.workers))
-        if rest <= terms.memory:
-            ways.append(f"bank: exchange in the cluster file ({gib(rest)}) instead of a copy")
+    if bank and budget.workers > 1 and bank["mode"] == "copy" and bank["members"] > 1:
+        with_exchange = prediction.peak() - round(bank["bytes"] * (1 - 1 / budget.workers))
+        if with_exchange <= budget.memory:
+            remedies.append(f"bank: exchange in the cluster file ({gib(with_exchange)}) instead of a copy")
     if runtime.precision == "fp32":
-        ways.append("perhaps precision: bf16, which takes less for activations")
-    return ways
+        remedies.append("perhaps precision: bf16, which takes less for activations")
+    return remedies
 
 
 def gib(amount: float) -> str:
-    """Write bytes for a reader."""
+    """Format a number of bytes."""
     for unit, size in (("GiB", _GIB), ("MiB", 2**20), ("KiB", 2**10)):
         if amount >= size:
             return f"{amount / size:.2f} {unit}"

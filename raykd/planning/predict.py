@@ -1,7 +1,7 @@
-"""What a worker's step will take, foretold from trials (see ``profile``) at sizes that are cheap to try.
+"""Predict what a worker's step takes from trials (see ``profile``) at sizes that are cheap to try.
 
-Time and memory grow by a straight line along the axis that the method names, so two small trials tell a large one.
-Where the planned size itself is cheap, it is tried, and then nothing is foretold.
+Time and memory grow by a straight line along the axis that the method names, so two small trials predict a large one.
+Where the planned size itself is cheap, it is tried, and then nothing is predicted.
 """
 
 import json
@@ -30,8 +30,8 @@ _LEAST_STEPS = 64  # no trial may come to the end of a run
 
 
 @dataclass(frozen=True)
-class Site:
-    """Where trials run: the roots, how many workers are imagined, what else a worker loads, its environment."""
+class TrialSite:
+    """Where trials run: workspace, number of simulated workers, modules that a worker also imports, its environment."""
 
     workspace: Workspace
     workers: int = 1
@@ -54,8 +54,8 @@ class Line(NamedTuple):
         return max(0, int((most - self.fixed) / self.each)) if self.each > 0 else 0
 
 
-def line(points: Sequence[tuple[int, float]]) -> Line:
-    """Lay a line through the first and the last point; neither its start nor its slope is below zero."""
+def fit_line(points: Sequence[tuple[int, float]]) -> Line:
+    """Return the line through the first and the last point; neither its start nor its slope is below zero."""
     (x, y), (last_x, last_y) = points[0], points[-1]
     each = max(0.0, (last_y - y) / (last_x - x)) if last_x > x else 0.0
     fixed = last_y - each * last_x
@@ -64,13 +64,13 @@ def line(points: Sequence[tuple[int, float]]) -> Line:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was tried, and what it tells of the planned size.
+    """Findings of the trials, and what they predict for the planned size.
 
     Attributes:
         axis: what the sizes count, and which the run will have.
         trials: findings by size.
-        placeholders: what had to be made up.
-        experiment: as it was tried, on those.
+        placeholders: a note for each run or set that was missing and replaced by a random one.
+        experiment: as it was tried, built on the placeholders.
     """
 
     axis: CostAxis
@@ -80,32 +80,32 @@ class Prediction:
 
     @property
     def built(self) -> Mapping[str, Any]:
-        """Return what was found before any step, which does not depend on the size."""
+        """Return findings from before any step, which do not depend on the size."""
         return next(iter(self.trials.values()))
 
-    def law(self, key: str) -> Line:
-        """Return the line of a quantity."""
-        return line([(size, float(found[key])) for size, found in sorted(self.trials.items())])
+    def trend(self, key: str) -> Line:
+        """Return the line that a quantity grows along."""
+        return fit_line([(size, float(trial[key])) for size, trial in sorted(self.trials.items())])
 
     def at(self, key: str, size: int | None = None) -> float:
-        """Return a quantity at a size (default: the planned one): measured there, else foretold."""
+        """Return a quantity at a size (default: the planned one): measured there, else predicted."""
         size = self.axis.planned if size is None else size
-        return float(self.trials[size][key]) if size in self.trials else self.law(key).at(size)
+        return float(self.trials[size][key]) if size in self.trials else self.trend(key).at(size)
 
     def peak(self, size: int | None = None) -> int:
         """Return the largest memory of building, stepping and reporting, in bytes."""
         return round(max(self.at(key, size) for key in ("built", "steps_peak", "report_peak")))
 
-    def room(self, most: int) -> int:
+    def largest_size(self, most: int) -> int:
         """Return the largest size whose peak is ``most`` bytes or less; 0 where none is."""
-        laws = [law for key in ("steps_peak", "report_peak") if (law := self.law(key)).each > 0]
-        return min((law.fits(most) for law in laws), default=0)
+        trends = [trend for key in ("steps_peak", "report_peak") if (trend := self.trend(key)).each > 0]
+        return min((trend.fits(most) for trend in trends), default=0)
 
 
 def predict(
     experiment: Experiment,
     runtime: Runtime,
-    site: Site,
+    site: TrialSite,
     store: Path,
     *,
     memory: int | None,
@@ -118,7 +118,7 @@ def predict(
         experiment: what is to run.
         runtime: as its workers will have it.
         site: where the trials run.
-        store: an empty folder, for stand-ins.
+        store: an empty folder, for placeholders.
         memory: bytes that a worker may use, if known; no trial is made that may take more.
         direct: whether to try the planned size itself where that is cheap.
         steps: how many are timed in a trial.
@@ -138,7 +138,7 @@ def predict(
         knobs = axis.knobs(size)
         batch = knobs.get("global_batch", schedule.global_batch)
         wave = knobs.get("wave", runtime.wave)
-        return measure(_of_batch(prepared, batch), runtime.model_copy(update={"wave": wave}), site, store, steps)
+        return measure(_with_batch(prepared, batch), runtime.model_copy(update={"wave": wave}), site, store, steps)
 
     return Prediction(axis, _trials(axis, attempt, memory, direct), tuple(placeholders), prepared)
 
@@ -149,26 +149,27 @@ def _trials(
     """Try two small sizes; with ``direct`` the planned one instead of the second, if it is cheap and there is room."""
     first = _at_least(axis.planned // 8, axis)
     second = _at_least(max(2 * first, axis.planned // 4), axis)
-    found = {first: attempt(first)}
+    trials = {first: attempt(first)}
     if first < axis.planned:
-        if direct and _is_cheap(axis.planned / first, found[first], memory):
+        if direct and _is_cheap(axis.planned / first, trials[first], memory):
             second = axis.planned
-        found[second] = attempt(second)
-    return found
+        trials[second] = attempt(second)
+    return trials
 
 
 def _at_least(size: int, axis: CostAxis) -> int:
+    """Return the smallest size of the axis that is ``size`` or more, else the planned one."""
     return next((possible for possible in axis.sizes if possible >= size), axis.planned)
 
 
-def _is_cheap(times: float, found: Mapping[str, Any], memory: int | None) -> bool:
-    """Tell whether a trial so many times larger than the one that found this takes little time and has room."""
-    grown = found["built"] + times * (found["steps_peak"] - found["built"])
-    seconds = times * (found["seconds"] * (WARM_UP + STEPS) + found["report_seconds"])
-    return seconds < _CHEAP and (memory is None or grown < _SAFE * memory)
+def _is_cheap(factor: float, trial: Mapping[str, Any], memory: int | None) -> bool:
+    """Tell whether a trial ``factor`` times as large takes little time and fits into memory."""
+    peak = trial["built"] + factor * (trial["steps_peak"] - trial["built"])
+    seconds = factor * (trial["seconds"] * (WARM_UP + STEPS) + trial["report_seconds"])
+    return seconds < _CHEAP and (memory is None or peak < _SAFE * memory)
 
 
-def _of_batch(experiment: Experiment, batch: int) -> Experiment:
+def _with_batch(experiment: Experiment, batch: int) -> Experiment:
     """Return the run with another batch and as many images in all, by which it is decided whether to compile."""
     recipe, schedule = experiment.recipe, experiment.recipe.schedule
     steps = max(_LEAST_STEPS, schedule.steps * schedule.global_batch // batch)
@@ -176,46 +177,49 @@ def _of_batch(experiment: Experiment, batch: int) -> Experiment:
     return experiment.with_recipe(recipe.model_copy(update={"schedule": shorter}))
 
 
-def _prepare(experiment: Experiment, site: Site, store: Path) -> tuple[Experiment, list[str]]:
+def _prepare(experiment: Experiment, site: TrialSite, store: Path) -> tuple[Experiment, list[str]]:
     """Fill ``store`` with what the run builds on, and return the run to build there."""
     workspace = {
         "store": str(site.workspace.store),
         "data_root": str(site.workspace.data) if site.workspace.data else None,
     }
-    answer = _ask("prepare", {"experiment": experiment.to_dict(), "at": str(store), **workspace}, site)
+    answer = _run_task("prepare", {"experiment": experiment.to_dict(), "at": str(store), **workspace}, site)
     return experiment_from_dict(answer["experiment"]), answer["placeholders"]
 
 
-def measure(experiment: Experiment, runtime: Runtime, site: Site, store: Path, steps: int) -> dict[str, Any]:
-    """Run one trial of a run whose stand-ins are in ``store``, and return its findings."""
+def measure(experiment: Experiment, runtime: Runtime, site: TrialSite, store: Path, steps: int) -> dict[str, Any]:
+    """Run one trial of a run whose placeholders are in ``store``, and return its findings."""
     data_root = str(site.workspace.data) if site.workspace.data else None
-    tried = _of_batch(experiment, experiment.recipe.schedule.global_batch) if steps else experiment
-    told = ProfileTask(tried.to_dict(), site.workers, runtime.model_dump(), str(store), data_root, steps, site.imports)
-    return _ask("measure", asdict(told), site)
+    shortened = _with_batch(experiment, experiment.recipe.schedule.global_batch) if steps else experiment
+    task = ProfileTask(
+        shortened.to_dict(), site.workers, runtime.model_dump(), str(store), data_root, steps, site.imports
+    )
+    return _run_task("measure", asdict(task), site)
 
 
-def _ask(task: str, told: Mapping[str, Any], site: Site) -> dict[str, Any]:
-    answer = _in_a_process(task, told, site)
+def _run_task(task: str, payload: Mapping[str, Any], site: TrialSite) -> dict[str, Any]:
+    """Run a task of ``profile.answer`` in a process of its own; raise here the error that it returns."""
+    answer = _in_a_process(task, payload, site)
     if "error" in answer:
         raise error_from_dict(answer)
     return answer
 
 
-def _in_a_process(task: str, told: Mapping[str, Any], site: Site) -> dict[str, Any]:
+def _in_a_process(task: str, payload: Mapping[str, Any], site: TrialSite) -> dict[str, Any]:
     # Ranks are those of the process that asks, if torchrun has started it.
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     path = os.pathsep.join(filter(None, (str(Path(raykd.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", "raykd.planning.profile", task],
-        input=json.dumps(told),
+        input=json.dumps(payload),
         env={**inherited, "PYTHONPATH": path, **site.environment},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        died = f"killed by signal {-done.returncode}; was memory short?" if done.returncode < 0 else last
-        raise RunFailed(f"a trial of {told['experiment']['run']} ended with code {done.returncode} ({died})")
+        last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        cause = f"killed by signal {-done.returncode}; was memory short?" if done.returncode < 0 else last_line
+        raise RunFailed(f"a trial of {payload['experiment']['run']} ended with code {done.returncode} ({cause})")
     answer: dict[str, Any] = json.loads(done.stdout.rstrip().rpartition("\n")[2])
     return answer

@@ -1,6 +1,6 @@
-"""A few steps of the real method, timed and weighed: the program of a process that does nothing else.
+"""Time a few steps of the real method and measure their memory: the program of a process that does nothing else.
 
-It builds what a worker would build, by ``engine.build``, and plays that worker's part alone (``SimulatedWorld``). Only
+It builds what a worker would build, by ``engine.build``, and runs that worker's share alone (``SimulatedWorld``). Only
 a fresh process has a peak of memory that means this work and no other; ``planning.predict`` starts it.
 """
 
@@ -46,12 +46,12 @@ WARM_UP = 2
 """Steps that are not timed."""
 _LONG_ENOUGH = 20.0  # seconds of steps after which no more are added
 _REPORTS = 2  # the first of which also loads what reports need
-_EXAM = 512  # images of the test split that a worker is timed with
+_TEST_IMAGES = 512  # of each worker, to time the evaluation with
 
 
 @dataclass(frozen=True)
 class ProfileTask:
-    """What a process is told: who builds what, where, and how many steps it times (0: only look at what is built)."""
+    """Input of the profiling process: what to build, where, and how many steps to time (0: only describe it)."""
 
     experiment: Mapping[str, Any]
     workers: int
@@ -62,48 +62,48 @@ class ProfileTask:
     imports: tuple[str, ...] = ()
 
 
-def _perform(trial: ProfileTask) -> dict[str, Any]:
+def _perform(task: ProfileTask) -> dict[str, Any]:
     """Build, step, report once, and return figures in seconds and bytes."""
     # Asking the teacher about a whole set takes longer than a plan may.
-    runtime = Runtime.model_validate({**trial.runtime, "teacher_logits": "live"})
-    for name in trial.imports:
+    runtime = Runtime.model_validate({**task.runtime, "teacher_logits": "live"})
+    for name in task.imports:
         importlib.import_module(name)
     prepare_host(runtime.threads)
     world = World.current(runtime.precision)
-    if trial.workers > 1:
-        world = SimulatedWorld(0, trial.workers, world.device, world.precision)
-    experiment = experiment_from_dict(trial.experiment)
+    if task.workers > 1:
+        world = SimulatedWorld(0, task.workers, world.device, world.precision)
+    experiment = experiment_from_dict(task.experiment)
     recipe = experiment.recipe
-    workspace = Workspace(Path(trial.data_root) if trial.data_root else None, Path(trial.store))
+    workspace = Workspace(Path(task.data_root) if task.data_root else None, Path(task.store))
     built = build(experiment.with_recipe(without_test(recipe)), world, runtime, workspace)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "built": _memory(world)[0],
         "device": _device(world),
         "on_gpu": world.device.type == "cuda",
         **_describe(built),
     }
-    if not trial.steps:
-        return found
+    if not task.steps:
+        return figures
     _forget_peak(world)
     optimizers: dict[int, Optimizer] = {}
-    hook = register_optimizer_step_post_hook(lambda one, *_: optimizers.update({id(one): one}))
-    found |= _steps(built, world, trial.steps)
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: optimizers.update({id(optimizer): optimizer}))
+    figures |= _steps(built, world, task.steps)
     hook.remove()
-    found["optimizer"] = sum(_state_bytes(one) for one in optimizers.values())
-    found["steps_peak"] = _memory(world)[1]
+    figures["optimizer"] = sum(_state_bytes(optimizer) for optimizer in optimizers.values())
+    figures["steps_peak"] = _memory(world)[1]
     _forget_peak(world)
-    found |= _report(built, recipe, world, found["seconds"])
-    found["report_peak"] = _memory(world)[1]
-    return found
+    figures |= _report(built, recipe, world, figures["seconds"])
+    figures["report_peak"] = _memory(world)[1]
+    return figures
 
 
 def _describe(built: Built) -> dict[str, Any]:
-    """Count parameters by role and name what is made beside the networks."""
+    """Count parameters by role, and describe a bank and the members of one."""
     method = built.method
     networks = {**method.context.networks, **method.trained}
-    found: dict[str, Any] = {
-        "parameters": {role: _numbers(network) for role, network in networks.items()},
-        "trained": {role: _numbers(network) for role, network in method.trained.items()},
+    figures: dict[str, Any] = {
+        "parameters": {role: _count_parameters(network) for role, network in networks.items()},
+        "trained": {role: _count_parameters(network) for role, network in method.trained.items()},
         "total_steps": method.total_steps,
         "classes": built.spec.num_classes,
     }
@@ -111,9 +111,9 @@ def _describe(built: Built) -> dict[str, Any]:
     if bank is not None:
         assert isinstance(bank, GeneratorBank), "made by the engine"
         tensors = [*bank.parameters(), *bank.buffers()]
-        whole = EVERY in bank.classes or len(bank.classes) == built.spec.num_classes
-        found["bank"] = {
-            "mode": "copy" if whole else "exchange",
+        all_classes = EVERY in bank.classes or len(bank.classes) == built.spec.num_classes
+        figures["bank"] = {
+            "mode": "copy" if all_classes else "exchange",
             "members": len(bank.classes),
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
             "dtype": str(tensors[0].dtype).removeprefix("torch."),
@@ -122,15 +122,16 @@ def _describe(built: Built) -> dict[str, Any]:
         manifest = method.products_manifest()
         member = one_member(manifest)
         state = member.member_state(manifest["classes"][0])
-        found["member"] = {
+        figures["member"] = {
             "count": len(manifest["classes"]),
-            "parameters": _numbers(member),
+            "parameters": _count_parameters(member),
             "bytes": sum(t.numel() * t.element_size() for t in state.values()),
         }
-    return found
+    return figures
 
 
 def _steps(built: Built, world: World, count: int) -> dict[str, Any]:
+    """Return the median seconds of a step after the warm-up, and the bytes it sends by kind."""
     walls, processor, traffic = [], [], {}
     began = time.perf_counter()
     for number in range(WARM_UP + count):
@@ -152,16 +153,16 @@ def _steps(built: Built, world: World, count: int) -> dict[str, Any]:
 
 
 def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> dict[str, Any]:
-    """Let the engine report; the exam is timed on a part of the test split and scaled to the whole."""
-    method, evaluator, times, missing = built.method, built.evaluator, 1.0, None
+    """Time a report; the evaluation is timed on a part of the test split and scaled to the whole."""
+    method, evaluator, scale, missing = built.method, built.evaluator, 1.0, None
     if recipe.data.test and "student" in method.roles:
         try:
             images = built.opened.open("test", recipe.data.name, "test", built.spec)
         except (UsageError, CorruptError) as error:
             missing = str(error)
         else:
-            count = min(len(images.labels), _EXAM * world.size)
-            times = len(images.labels) / count
+            count = min(len(images.labels), _TEST_IMAGES * world.size)
+            scale = len(images.labels) / count
             evaluator = Evaluator(
                 Images(images.pixels[:count], images.labels[:count]), built.spec, world, built.teacher
             )
@@ -178,15 +179,15 @@ def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> 
         began = time.perf_counter()
         if "student" in method.roles:
             evaluator.score(method.student)
-        seconds += (times - 1) * (time.perf_counter() - began)
+        seconds += (scale - 1) * (time.perf_counter() - began)
         written = RunDirectory(Path(folder)).checkpoints / step_name(method.steps_done)
         files = {path.name: path.stat().st_size for path in written.iterdir()}
-    own = sum(size for name, size in files.items() if name.startswith("shard_"))
-    shared = sum(files.values()) - own
-    return {"report_seconds": max(0.0, seconds), "checkpoint": shared + own * world.size, "test_missing": missing}
+    shards = sum(size for name, size in files.items() if name.startswith("shard_"))
+    shared = sum(files.values()) - shards
+    return {"report_seconds": max(0.0, seconds), "checkpoint": shared + shards * world.size, "test_missing": missing}
 
 
-def _numbers(network: nn.Module) -> int:
+def _count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
@@ -196,8 +197,11 @@ def _state_bytes(optimizer: Optimizer) -> int:
 
 
 def _device(world: World) -> str:
-    told = describe(world)
-    return told["gpu"] or f"{told['cpu']}, {told['threads_per_worker']} of {told['cores']} cores"
+    environment = describe(world)
+    return (
+        environment["gpu"]
+        or f"{environment['cpu']}, {environment['threads_per_worker']} of {environment['cores']} cores"
+    )
 
 
 def _wait(world: World) -> None:
@@ -227,15 +231,17 @@ def _forget_peak(world: World) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from what is resident
 
 
-def answer(task: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Do a task, ``prepare`` (see ``placeholders``) or ``measure``, and return what it found, or its error as data."""
+def answer(task: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Do a task, ``prepare`` (see ``placeholders``) or ``measure``; return its findings, or its error as data."""
     try:
         if task == "prepare":
-            workspace = Workspace(Path(told["data_root"]) if told["data_root"] else None, Path(told["store"]))
-            whole = experiment_from_dict(told["experiment"])
-            experiment, placeholders = make_placeholders(whole, workspace, Path(told["at"]))
+            workspace = Workspace(
+                Path(arguments["data_root"]) if arguments["data_root"] else None, Path(arguments["store"])
+            )
+            requested = experiment_from_dict(arguments["experiment"])
+            experiment, placeholders = make_placeholders(requested, workspace, Path(arguments["at"]))
             return {"experiment": experiment.to_dict(), "placeholders": placeholders}
-        return _perform(ProfileTask(**{**told, "imports": tuple(told["imports"])}))
+        return _perform(ProfileTask(**{**arguments, "imports": tuple(arguments["imports"])}))
     except RaykdError as error:
         return error_to_dict(error)
 

@@ -60,12 +60,12 @@ class Experiment:
 
     @property
     def sources(self) -> list["Experiment"]:
-        """Return the runs that this one builds on directly, as far as they are recipes' runs."""
+        """Return the runs that this one builds on directly, without those that are named by their ids."""
         return [run for run in (self.teacher, self.bank, self.referee) if run is not None]
 
     @property
     def runs(self) -> list["Experiment"]:
-        """Return all runs that training this one means, in their order: teacher's, bank's, its own, controls'."""
+        """Return all runs that training this experiment takes, in order: teacher's, bank's, its own, controls'."""
         before = [run for source in self.sources for run in source.runs]
         after = [run for control in self.controls for run in control.runs]
         return list({run.run_id: run for run in [*before, self, *after]}.values())
@@ -92,12 +92,12 @@ class Experiment:
 
     @property
     def built_upon(self) -> list[str]:
-        """Return the ids of all other runs that are meant: those it builds on, those named by id, its controls."""
+        """Return the ids of all other runs: those that this one builds on, those named by id, its controls."""
         named = [one.run for one in (self.recipe.bank, self.recipe.referee) if one is not None and one.run is not None]
         return [*named, *(run.run_id for run in self.runs if run.run_id != self.run_id)]
 
     def with_seed(self, seed: int) -> "Experiment":
-        """Return the same with another seed; what it builds on keeps its own."""
+        """Return this experiment with another seed; the runs that it builds on keep their own."""
         stem, _, _ = self.run_id.rpartition("-s")
         recipe = self.recipe.model_copy(update={"seed": seed})
         controls = tuple(control.with_seed(seed) for control in self.controls)
@@ -125,14 +125,14 @@ class Experiment:
         }
 
     @staticmethod
-    def _generators_id(named: BankConfig | None, resolved: "Experiment | None") -> str | None:
-        if named is None:
+    def _generators_id(config: BankConfig | None, resolved: "Experiment | None") -> str | None:
+        if config is None:
             return None
-        return named.run if resolved is None else resolved.run_id
+        return config.run if resolved is None else resolved.run_id
 
-    def _image_set(self, named: BankConfig | None, resolved: "Experiment | None") -> ImageSet | None:
-        run = self._generators_id(named, resolved)
-        return None if named is None or run is None or named.images is None else ImageSet(run, named.images)
+    def _image_set(self, config: BankConfig | None, resolved: "Experiment | None") -> ImageSet | None:
+        run = self._generators_id(config, resolved)
+        return None if config is None or run is None or config.images is None else ImageSet(run, config.images)
 
 
 def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
@@ -140,7 +140,7 @@ def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
 
     Raises:
         UsageError: if a recipe is not there or has a slip, or recipes name each other in a circle (``trail`` holds
-            those on the way).
+            the recipes on the way to this one).
     """
     if recipe in trail:
         names = " -> ".join(one.name for one in (*trail[trail.index(recipe) :], recipe))
@@ -149,7 +149,7 @@ def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
     teacher = None
     if recipe.teacher is not None and recipe.teacher.recipe is not None:
         teacher = resolve(load_recipe(recipe.teacher.recipe, override_pairs(recipe.teacher.overrides)), trail)
-    bank, referee = (_resolve_generators(named, trail) for named in (recipe.bank, recipe.referee))
+    bank, referee = (_resolve_generators(config, trail) for config in (recipe.bank, recipe.referee))
     controls = tuple(resolve(load_recipe(name, [f"seed={recipe.seed}"]), trail) for name in recipe.controls)
     run_id = f"{recipe.name}-{_content_hash(recipe, teacher, bank, referee)}-s{recipe.seed}"
     return Experiment(run_id, recipe, teacher, bank, referee, controls)
@@ -178,17 +178,17 @@ def _rebuild(run_id: str, entries: Mapping[str, Any], trail: tuple[str, ...]) ->
     if not (run_id.startswith(f"{recipe.name}-") and run_id.endswith(f"-s{recipe.seed}")):
         raise UsageError(f"run {run_id} has the recipe of another, {recipe.name!r} with seed {recipe.seed}")
 
-    def other(role: str) -> Experiment | None:
+    def source(role: str) -> Experiment | None:
         return None if entry[role] is None else _rebuild(entry[role], entries, trail)
 
     controls = tuple(_rebuild(one, entries, trail) for one in entry["controls"])
-    return Experiment(run_id, recipe, other("teacher"), other("bank"), other("referee"), controls)
+    return Experiment(run_id, recipe, source("teacher"), source("bank"), source("referee"), controls)
 
 
-def _resolve_generators(named: BankConfig | None, trail: tuple[Recipe, ...]) -> Experiment | None:
-    if named is None or named.recipe is None:
+def _resolve_generators(config: BankConfig | None, trail: tuple[Recipe, ...]) -> Experiment | None:
+    if config is None or config.recipe is None:
         return None
-    recipe = load_recipe(named.recipe, override_pairs({**named.overrides, "seed": named.seed}))
+    recipe = load_recipe(config.recipe, override_pairs({**config.overrides, "seed": config.seed}))
     # Its controls are run beside who asks for that recipe itself.
     return resolve(recipe.model_copy(update={"controls": ()}), trail)
 
@@ -197,30 +197,30 @@ def _content_hash(
     recipe: Recipe, teacher: Experiment | None, bank: Experiment | None, referee: Experiment | None
 ) -> str:
     """Return 8 hex digits of all that decides the result: a source that is trained in another way makes another run."""
-    content = _content(recipe, recipe.model_dump(mode="json"), "")
+    content = _hashed_fields(recipe, recipe.model_dump(mode="json"), "")
     for unrelated in ("name", "seed", "controls", "published"):
         content.pop(unrelated, None)
     if teacher is not None:
         content["teacher"] = teacher.run_id
-    for role, named, resolved in (("bank", recipe.bank, bank), ("referee", recipe.referee, referee)):
-        if named is not None and resolved is not None:
-            content[role] = resolved.run_id if named.images is None else [resolved.run_id, named.images]
+    for role, config, resolved in (("bank", recipe.bank, bank), ("referee", recipe.referee, referee)):
+        if config is not None and resolved is not None:
+            content[role] = resolved.run_id if config.images is None else [resolved.run_id, config.images]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def _content(section: Config, dumped: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return what of a section counts: fields that always did, and others where they differ from their defaults.
+def _hashed_fields(section: Config, dumped: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the fields of a section that the run id is made of: the first recipes', and others that are no defaults.
 
     So a field that is added later changes no id of a recipe that leaves it alone.
     """
-    found: dict[str, Any] = {}
+    hashed: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
         value, key = getattr(section, name), prefix + name
         if key in _always_hashed() or info.is_required() or value != info.get_default(call_default_factory=True):
             inner = isinstance(value, Config)
-            found[name] = _content(value, dumped[name], hashed_prefix(key, value)) if inner else dumped[name]
-    return found
+            hashed[name] = _hashed_fields(value, dumped[name], hashed_prefix(key, value)) if inner else dumped[name]
+    return hashed
 
 
 def hashed_prefix(key: str, section: Config) -> str:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.base import Config
+from raykd.config.catalog import Catalog
 from raykd.config.optim import Optimizer
-from raykd.config.overrides import dotted_fields, numbers_of, override, spelled_out
+from raykd.config.overrides import dotted_fields, expand_data_name, float_fields, override
 from raykd.config.yaml_file import explain, load_yaml
-from raykd.errors import UsageError, did_you_mean, unknown
+from raykd.errors import UsageError, did_you_mean
 from raykd.methods import METHODS, MethodConfig
 from raykd.recipe.sections import (
     BankConfig,
@@ -24,6 +24,8 @@ from raykd.recipe.sections import (
     ScheduleConfig,
     TeacherConfig,
 )
+
+_RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
 
 
 class Recipe(Config):
@@ -63,8 +65,8 @@ class Recipe(Config):
         method, roles = self.method.name, METHODS[self.method.name].roles
         frozen = self.bank is not None and self.bank.images is not None
         filled = {"student": self.student, "student_optim": self.student_optim, "bank": None if frozen else self.bank}
-        wanted = {"student": "student", "student_optim": "student", "bank": "bank"}
-        for section, role in wanted.items():
+        role_of_section = {"student": "student", "student_optim": "student", "bank": "bank"}
+        for section, role in role_of_section.items():
             if (filled[section] is None) == (role in roles):
                 verb = "needs a" if role in roles else "takes no"
                 raise ValueError(f"method {method!r} {verb} {section!r} section")
@@ -87,17 +89,17 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _changes_hold(self) -> "Recipe":
-        every, before = self.schedule.report_every, 0
+        report_every, previous = self.schedule.report_every, 0
         for change in self.changes:
             if "student" not in METHODS[self.method.name].roles:
                 raise ValueError(f"method {self.method.name!r} takes no 'changes': it trains no student")
-            if change.at <= before or change.at % every or change.at >= self.schedule.steps:
+            if change.at <= previous or change.at % report_every or change.at >= self.schedule.steps:
                 raise ValueError(
                     f"a change at step {change.at}: they stand in their order, between steps 0 and "
-                    f"{self.schedule.steps}, at multiples of schedule.report_every, {every}"
+                    f"{self.schedule.steps}, at multiples of schedule.report_every, {report_every}"
                 )
-            before = change.at
-            numbers = {name for part in ("method", "student_optim") for name in numbers_of(getattr(self, part), part)}
+            previous = change.at
+            numbers = {name for part in ("method", "student_optim") for name in float_fields(getattr(self, part), part)}
             for key in change.values:
                 if key not in numbers:
                     raise ValueError(f"{key!r} cannot change during a training{did_you_mean(key, numbers)}")
@@ -105,7 +107,7 @@ class Recipe(Config):
         return self
 
     def segments(self) -> list[tuple["Recipe", int | None]]:
-        """Return the recipes of its training, one after the other, each with the step that it ends at (None: the last).
+        """Return the recipes between the changes, in order, each with the step that it ends at (None: the last).
 
         Raises:
             ValueError: if a change makes no recipe.
@@ -113,22 +115,21 @@ class Recipe(Config):
         if not self.changes:
             return [(self, None)]
         content = {**self.model_dump(mode="json"), "changes": []}
-        found, ends = [], [*(change.at for change in self.changes), None]
+        segments, ends = [], [*(change.at for change in self.changes), None]
         for values, end in zip([{}, *(change.values for change in self.changes)], ends, strict=True):
             for key, value in values.items():
                 *sections, leaf = key.split(".")
-                place = content
+                parent = content
                 for section in sections:
-                    place = place[section]
-                place[leaf] = value
-            found.append((type(self).model_validate(content), end))
-        return found
+                    parent = parent[section]
+                parent[leaf] = value
+            segments.append((type(self).model_validate(content), end))
+        return segments
 
 
 def recipe_names() -> list[str]:
     """Return the names of the packaged recipes."""
-    folder = resources.files("raykd") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(_RECIPES.files())
 
 
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -139,11 +140,12 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    path = _find(source)
-    raw = _extended(path)
-    fields = set(dotted_fields(_validated(raw, path.name)))
+    path = _RECIPES.find(source)
+    raw = _read_with_base(path)
+    # Checked before the overrides too: a mistake in the file is reported as such, and defaults are fields to override.
+    fields = set(dotted_fields(_validate(raw, path.name)))
     pairs = list(overrides)
-    recipe = _validated(override(raw, pairs, path.stem, fields), source)
+    recipe = _validate(override(raw, pairs, path.stem, fields), source)
     changed = {pair.partition("=")[0].partition(".")[0].strip() for pair in pairs}
     if changed & {"data", "student", "teacher", "bank"} and "published" not in changed:
         recipe = recipe.model_copy(update={"published": {}})
@@ -151,13 +153,13 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def without_test(recipe: Recipe) -> Recipe:
-    """Return the recipe without its exam."""
+    """Return the recipe without its test split: a run of it evaluates no student."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": False})})
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Rebuild a recipe from ``model_dump(mode="json")``, as workers and run directories hold it."""
-    return _validated(dict(data), str(data.get("name", "recipe")))
+    return _validate(dict(data), str(data.get("name", "recipe")))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -165,44 +167,33 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _find(source: str) -> Path:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or "/" in source:
-        if not path.is_file():
-            raise UsageError(f"no recipe file {source!r}; `raykd list recipes` shows the packaged ones")
-        return path
-    if source not in recipe_names():
-        raise unknown("recipe", source, recipe_names())
-    return Path(str(resources.files("raykd") / "recipes" / f"{source}.yaml"))
-
-
-def _extended(path: Path) -> dict[str, Any]:
+def _read_with_base(path: Path) -> dict[str, Any]:
     """Read a recipe and lay it over the one it extends, section by section (a changed `name` replaces)."""
-    own = spelled_out(load_yaml(path))
+    own = expand_data_name(load_yaml(path))
     base_name = own.pop("extends", None)
     if base_name is None:
         return {"name": path.stem, **own}
-    beside = path.parent / f"{base_name}.yaml"
-    base = spelled_out(load_yaml(beside if beside.is_file() else _find(str(base_name))))
+    sibling = path.parent / f"{base_name}.yaml"
+    base = expand_data_name(load_yaml(sibling if sibling.is_file() else _RECIPES.find(str(base_name))))
     if "extends" in base:
         raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
-    return {**_merged(base, own), "name": own.get("name", path.stem)}
+    return {**_merge(base, own), "name": own.get("name", path.stem)}
 
 
-def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in own.items():
         old = base.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
             renamed = "name" in value and value["name"] != old.get("name")
             switched = key in ("teacher", "student") and not set(value) & set(old)
-            result[key] = value if renamed or switched else _merged(old, value)
+            result[key] = value if renamed or switched else _merge(old, value)
         else:
             result[key] = value
     return result
 
 
-def _validated(raw: dict[str, Any], source: str) -> Recipe:
+def _validate(raw: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:

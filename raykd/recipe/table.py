@@ -7,18 +7,19 @@ and *stated* budget for the same cells.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from raykd.config.base import Config
+from raykd.config.catalog import Catalog
 from raykd.config.overrides import override_pairs
 from raykd.config.yaml_file import explain, load_yaml
-from raykd.errors import UsageError, unknown
+from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
+
+_TABLES = Catalog("table", folder="tables", listing="tables")
 
 
 class QuickCell(Config):
@@ -70,13 +71,15 @@ class Table(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Table":
-        used = {column for row in self.rows for column in row.cells}
-        used |= set(self.quick.columns) if self.quick else set()
-        if strange := used - set(self.columns):
-            raise ValueError(f"column {sorted(strange)[0]!r} is not one of 'columns' ({', '.join(self.columns)})")
+        used_columns = {column for row in self.rows for column in row.cells}
+        used_columns |= set(self.quick.columns) if self.quick else set()
+        if unknown_columns := used_columns - set(self.columns):
+            raise ValueError(
+                f"column {sorted(unknown_columns)[0]!r} is not one of 'columns' ({', '.join(self.columns)})"
+            )
         names = [row.name for row in self.rows]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two rows are called {sorted(twice)[0]!r}")
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two rows are called {sorted(repeated)[0]!r}")
         return self
 
 
@@ -97,8 +100,7 @@ class Entry:
 
 def table_names() -> list[str]:
     """Return the names of the packaged tables."""
-    folder = resources.files("raykd") / "tables"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return sorted(_TABLES.files())
 
 
 def load_table(source: str) -> Table:
@@ -107,13 +109,7 @@ def load_table(source: str) -> Table:
     Raises:
         UsageError: for an unknown name, key or value.
     """
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml") and "/" not in source:
-        if source not in table_names():
-            raise unknown("table", source, table_names())
-        path = Path(str(resources.files("raykd") / "tables" / f"{source}.yaml"))
-    elif not path.is_file():
-        raise UsageError(f"no table file {source!r}; `raykd list tables` shows the packaged ones")
+    path = _TABLES.find(source)
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a table is called like its file")
@@ -133,23 +129,23 @@ def table_entries(table: Table, *, quick: bool, seeds: int | None = None) -> lis
     """
     if quick and table.quick is None:
         raise UsageError(f"table {table.name!r} has no reduced budget: leave --quick out")
-    shown = (quick and table.quick and table.quick.columns) or tuple(table.columns)
+    columns = (quick and table.quick and table.quick.columns) or tuple(table.columns)
     count = seeds or (table.quick.seeds if quick and table.quick else table.seeds)
     entries = []
     for row in table.rows:
         for column, cell in row.cells.items():
-            if column not in shown:
+            if column not in columns:
                 continue
             try:
-                runs = _runs(cell, table.quick.overrides if quick and table.quick else None, count)
+                runs = _resolve_runs(cell, table.quick.overrides if quick and table.quick else None, count)
             except UsageError as error:
                 raise UsageError(f"table {table.name!r}, row {row.name!r}, column {column!r}: {error}") from None
             entries.append(Entry(row, column, cell, runs))
     return [entry for entry in entries if entry.runs or entry.cell.published is not None]
 
 
-def _runs(cell: Cell, reduced: Mapping[str, Any] | None, seeds: int) -> tuple[Experiment, ...]:
-    """Return a cell's runs; ``reduced`` are the overrides of all cells at the reduced budget, if that is asked for."""
+def _resolve_runs(cell: Cell, reduced: Mapping[str, Any] | None, seeds: int) -> tuple[Experiment, ...]:
+    """Resolve a cell's runs, one a seed; ``reduced`` are the overrides of all cells at the reduced budget, or None."""
     name, overrides = cell.recipe, cell.overrides
     if reduced is not None:
         name = cell.quick.recipe or name

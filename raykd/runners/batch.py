@@ -1,4 +1,4 @@
-"""Many runs in one store as parallel trials, each once, in the order in which they build on each other.
+"""Many runs in one store, side by side, each once, in the order in which they build on each other.
 
 Importable without Ray.
 """
@@ -19,21 +19,21 @@ from raykd.store.workspace import Location, open_workspace
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a trial ended: with its run's result, or with the reason (one line) why there is none."""
+    """How a run ended: with its result, or with the reason (one line) why there is none."""
 
     result: RunResult | None
     reason: str | None = None
 
 
 class BatchStopped(RaykdError):
-    """The trials were asked to stop; those at work have saved first."""
+    """The batch was asked to stop; the runs at work have saved first."""
 
     exit_code = 130
 
-    def __init__(self, finished: int, stopped: int, trials: int) -> None:
-        """Say how far they came."""
+    def __init__(self, finished: int, stopped: int, total: int) -> None:
+        """Say how many of the runs are finished, and how many were at work."""
         super().__init__(
-            f"stopped with {finished} of {trials} runs finished and {stopped} saved on the way; "
+            f"stopped with {finished} of {total} runs finished and {stopped} saved on the way; "
             "the same command continues"
         )
 
@@ -45,24 +45,31 @@ def run_batch(
     store: Location,
     data_root: Location | None,
     should_stop: Callable[[], bool],
-    ended: Callable[[Experiment, RunOutcome], None],
+    on_outcome: Callable[[Experiment, RunOutcome], None],
 ) -> dict[str, RunOutcome]:
     """Run experiments, and the teachers and banks they build on, side by side; their controls are left out.
 
-    ``ended`` is called as each trial ends, at once for runs that the store holds finished and for those whose data is
-    not there, unless that is so of all. A trial that fails is
-    recorded and stops only those that build on it; one whose process dies is started again from its checkpoint, up to
-    ``cluster.max_failures`` times. A trial of one worker is a process, one of several a Ray Train run; as many go at a
+    A run that fails stops only those that build on it; one whose process dies is started again from its checkpoint, up
+    to ``cluster.max_failures`` times. A run of one worker is a process, one of several a Ray Train run; as many go at a
     time as the cluster has room for.
+
+    Args:
+        experiments: the runs.
+        cluster: where they run.
+        store: where run directories are kept.
+        data_root: where data sets are.
+        should_stop: asked now and then whether to save and stop.
+        on_outcome: called as each run ends; at once for runs that the store holds finished, and for those whose data is
+            missing while others have theirs.
 
     Returns:
         How each run ended, by run id, those that others build on among them.
 
     Raises:
-        TrialsStopped: once ``should_stop`` said so and the trials at work have saved.
+        BatchStopped: once ``should_stop`` said so and the runs at work have saved.
         UsageError: for a slip in any recipe, before anything starts.
         MissingData: if no run has its data.
-        SetupError: without Ray, an answering address or room for one trial.
+        SetupError: without Ray, an answering address or room for one run.
     """
     workspace = open_workspace(store, data_root)
     runs = _in_order(experiments)
@@ -85,19 +92,20 @@ def run_batch(
             outcomes[run.run_id] = RunOutcome(None, str(missing[run.run_id]))
         else:
             waiting.append(run)
-    if missing and not waiting and all(one.result is None for one in outcomes.values()):
+    if missing and not waiting and all(outcome.result is None for outcome in outcomes.values()):
         raise next(iter(missing.values()))
     for run in runs:
         if run.run_id in outcomes:
-            ended(run, outcomes[run.run_id])
+            on_outcome(run, outcomes[run.run_id])
     if not waiting:
         return outcomes
     apply_ray_settings(cluster)
     with needs_ray(cluster):
         from raykd.runners.ray.pool import RunPool
-    return RunPool(cluster, workspace, waiting, outcomes, ended).run(should_stop)
+    return RunPool(cluster, workspace, waiting, outcomes, on_outcome).run(should_stop)
 
 
 def _in_order(experiments: Sequence[Experiment]) -> list[Experiment]:
-    runs = {run.run_id: run for one in experiments for run in one.without_controls().runs}
+    """Return the runs with those that they build on before them, each once."""
+    runs = {run.run_id: run for experiment in experiments for run in experiment.without_controls().runs}
     return [run.without_controls() for run in runs.values()]

@@ -76,7 +76,7 @@ def fill_table(
             logger.warning("%d of %d runs: %s failed: %s", len(outcomes), len(runs), run.run_id, how.reason)
 
     with following(runs, str(store), elsewhere=cluster.address != "local") if progress else nullcontext():
-        run_batch(wanted, cluster, store=store, data_root=data_root, should_stop=should_stop, ended=ended)
+        run_batch(wanted, cluster, store=store, data_root=data_root, should_stop=should_stop, on_outcome=ended)
     final = report()
     _write(local / made, final)
     open_workspace(store, None, known=True).push(made, World.alone())

@@ -1,4 +1,4 @@
-"""Search a space of recipes: trials on Ray Tune. Importable without Ray and Optuna."""
+"""Run a search, stage after stage: trials on Ray Tune. Importable without Ray and Optuna."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +8,8 @@ from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.build import check
-from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
-from raykd.search.setup import Search, plan_search
+from raykd.search.setup import Search
 from raykd.store.workspace import Location, Workspace, open_workspace
 
 
@@ -23,36 +22,46 @@ def search(
     should_stop: Callable[[], bool],
     show: Callable[[SearchResult], None],
 ) -> SearchResult:
-    """Run trials until the space has as many as it wants; return and write the report of the search.
+    """Run the trials of each stage; return the report of the last stage, with the one before it as ``first``.
 
-    What the study holds is not run again, and a trial that a killed tuner left is continued from its checkpoint.
-    ``show`` is given the report as it grows.
+    What a study holds is not run again, and a trial that a killed tuner left is continued from its checkpoint. A stage
+    whose trials all failed has no generators for the next one, and is the last.
+
+    Args:
+        planned: the first stage.
+        cluster: where trials run.
+        store: where runs, studies and reports are kept.
+        data_root: where data sets are.
+        should_stop: asked now and then whether to save and stop.
+        show: given the report as it grows, which is written to search.json too.
 
     Raises:
         SearchStopped: once ``should_stop`` said so and the trials at work have saved.
-        UsageError: for a slip in the space, of either stage, or in any recipe it makes, before anything starts.
+        UsageError: for a slip in the space, of any stage, or in a recipe that it makes, before anything starts.
         SetupError: without Ray or Optuna, an answering address, room for one trial, or the study's storage; or once
             a disk or a store has failed a trial, which goes on when that is mended.
     """
     workspace = open_workspace(store, data_root)
-    then = None if planned.space.then is None else plan_search(planned.space.second({}), workspace.store)
-    for stage in (planned, then):
-        if stage is not None:
-            _check_stage(stage.space.experiment_of({}), cluster, workspace)
+    stages = planned.stages()
+    for stage in stages:
+        _check_stage(stage, cluster, workspace)
     apply_ray_settings(cluster)
     with needs_ray(cluster):
         from raykd.runners.ray.tuner import Tuning
-        from raykd.search.study import earlier_trials
-    if then is not None:
-        earlier_trials(then.space, then.objectives)
-    report = Tuning(planned, cluster, workspace, should_stop, show).run()
-    if then is None or not report.best:
-        return report
-    second = plan_search(planned.space.second(report.best[0].parameters), workspace.store)
-    return replace(Tuning(second, cluster, workspace, should_stop, show).run(), first=report)
+        from raykd.search.study import load_earlier_trials
+    for stage in stages[1:]:
+        load_earlier_trials(stage.space, stage.objectives)  # the first stage does that before anything else
+    report: SearchResult | None = None
+    following: Search | None = planned
+    while following is not None:
+        report = replace(Tuning(following, cluster, workspace, should_stop, show).run(), first=report)
+        following = following.next_stage(dict(report.best[0].parameters)) if report.best else None
+    assert report is not None, "there is a first stage"
+    return report
 
 
-def _check_stage(experiment: Experiment, cluster: Cluster, workspace: Workspace) -> None:
+def _check_stage(stage: Search, cluster: Cluster, workspace: Workspace) -> None:
+    experiment = stage.space.make_experiment({})
     fitting_workers(experiment, cluster)
     if cluster.address == "local":
         for run in experiment.runs:

@@ -1,4 +1,4 @@
-"""Dimension: what one field of a recipe may be in a search, and how a study keeps its values."""
+"""Dimension: which values one field of a recipe may take in a search, and how a study stores them."""
 
 import json
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from pydantic import ConfigDict, Field, model_validator
 
 from raykd.config.base import Config
 
-_SHARE = 0.61803  # of a range: no whole number lies there, unless the range is as long as 100,000
+_FRACTION = 0.61803  # of a range: no whole number lies there, unless the range is as long as 100,000
 
 
 class Dimension(Config):
-    """What a field may be: one of four distributions, everywhere or under a condition."""
+    """The distribution of one field, one of four, drawn in every trial or only under a condition."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -48,35 +48,35 @@ class Dimension(Config):
 
     @property
     def probes(self) -> tuple[Any, ...]:
-        """Return what must be valid for all to be: all choices, or the bounds and, if drawn, a fraction between."""
+        """Return values to try on a recipe: all choices, or the bounds and, of real numbers, a fraction between."""
         low, high = self.uniform or self.loguniform or (0.0, 0.0)
-        return (*self.samples, *((low + _SHARE * (high - low),) if low < high else ()))
+        return (*self.samples, *((low + _FRACTION * (high - low),) if low < high else ()))
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Tell whether a value may be drawn."""
-        if self.choice is not None:
-            return any(value == one and type(value) is type(one) for one in self.choice)
+        if self.choice is not None:  # by type too: 1, 1.0 and True are equal in Python and not in a recipe
+            return any(value == choice and type(value) is type(choice) for choice in self.choice)
         low, high = self.bounds or (0, 0)
         whole = self.integer is None or isinstance(value, int)
         return isinstance(value, int | float) and not isinstance(value, bool) and whole and low <= value <= high
 
     def applies(self, drawn: Mapping[str, Any]) -> bool:
-        """Tell whether the field is drawn, given the values of those above it."""
-        return all(key in drawn and drawn[key] in listed(wanted) for key, wanted in self.when.items())
+        """Tell whether the field is drawn, given the values ``drawn`` for the fields above it."""
+        return all(key in drawn and drawn[key] in as_list(allowed) for key, allowed in self.when.items())
 
 
-def parameter_of(value: Any) -> Any:
-    """Return a value as a study keeps it, where a choice may be no list or mapping."""
+def to_parameter(value: Any) -> Any:
+    """Return a value as a parameter of the study: as JSON where it is a list or mapping, which Optuna refuses."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
 
 
-def value_of(dimension: Dimension, parameter: Any) -> Any:
-    """Return the value that a study keeps as ``parameter``."""
+def from_parameter(dimension: Dimension, parameter: Any) -> Any:
+    """Return the value that the study stores as ``parameter``: the inverse of ``to_parameter``."""
     if dimension.choice is None:
         return parameter
-    return next(value for value in dimension.choice if parameter_of(value) == parameter)
+    return next(value for value in dimension.choice if to_parameter(value) == parameter)
 
 
-def listed(wanted: Any) -> list[Any]:
-    """Return the values that a condition names, one or a list of them."""
-    return list(wanted) if isinstance(wanted, list) else [wanted]
+def as_list(allowed: Any) -> list[Any]:
+    """Return the values that a condition allows, which it gives as one value or as a list."""
+    return list(allowed) if isinstance(allowed, list) else [allowed]

@@ -1,4 +1,4 @@
-"""What a space asks for by itself: its points, and the grid if that is how it is searched. Imports no Optuna."""
+"""The trials that a space itself gives: its points, and the grid where the sampler is ``grid``. Imports no Optuna."""
 
 import itertools
 import json
@@ -6,45 +6,46 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from raykd.search.dimension import Dimension, parameter_of
+from raykd.search.dimension import Dimension, to_parameter
 from raykd.search.space import SearchSpace, Values
 
 
-def target_of(space: SearchSpace) -> int:
-    """Return how many trials there are to be: of a grid all, points included, unless the space says how many."""
+def count_trials(space: SearchSpace) -> int:
+    """Return how many trials a sampled search makes: a whole grid with the points, unless ``trials`` is given."""
     if space.sampler.name != "grid":
         return space.trials
-    wanted = len(trials_wanted(space))
-    return min(space.trials, wanted) if "trials" in space.model_fields_set else wanted
+    whole = len(list_given(space))
+    return min(space.trials, whole) if "trials" in space.model_fields_set else whole
 
 
-def trials_wanted(space: SearchSpace) -> list[Values]:
-    """Return the points, then the grid if there is one, each once."""
-    return _each_once([*space.points, *(grid_of(space) if space.sampler.name == "grid" else [])])
+def list_given(space: SearchSpace) -> list[Values]:
+    """Return the values of the points, then of the grid if there is one, each once."""
+    return _without_repeats([*space.points, *(make_grid(space) if space.sampler.name == "grid" else [])])
 
 
-def grid_of(space: SearchSpace) -> list[Values]:
+def make_grid(space: SearchSpace) -> list[Values]:
     """Return every combination of the choices and of evenly spaced numbers, without what does not apply."""
     combinations = itertools.product(*(_steps(space, dimension) for dimension in space.space.values()))
-    every = (dict(zip(space.space, values, strict=True)) for values in combinations)
-    return _each_once(space.drawn(partial(_given, values)) for values in every)
+    points = (dict(zip(space.space, values, strict=True)) for values in combinations)
+    # Combinations that differ only in a field that does not apply are one.
+    return _without_repeats(space.draw(partial(_look_up, point)) for point in points)
 
 
-def same_key(values: Values) -> str:
-    """Return the same for the same values, also where a whole number is written as 4 and as 4.0."""
-    plain = {key: parameter_of(value) for key, value in values.items()}
+def canonical_key(values: Values) -> str:
+    """Return a key that equal values share, also where a whole number is written as 4 and as 4.0."""
+    plain = {key: to_parameter(value) for key, value in values.items()}
     return json.dumps({k: float(v) if type(v) is int else v for k, v in plain.items()}, sort_keys=True)
 
 
-def _each_once(many: Iterable[Values]) -> list[Values]:
-    found: dict[str, Values] = {}
-    for values in many:
-        found.setdefault(same_key(values), values)
-    return list(found.values())
+def _without_repeats(points: Iterable[Values]) -> list[Values]:
+    unique: dict[str, Values] = {}
+    for values in points:
+        unique.setdefault(canonical_key(values), values)
+    return list(unique.values())
 
 
-def _given(values: Values, key: str, dimension: Dimension) -> Any:
-    return values[key]
+def _look_up(point: Values, key: str, dimension: Dimension) -> Any:
+    return point[key]
 
 
 def _steps(space: SearchSpace, dimension: Dimension) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a search may want of a student, and how a run measures it: never on the test split."""
+"""The objectives of a search, and the metrics by which a run measures them: never on the test split."""
 
 from typing import Literal
 
@@ -17,18 +17,21 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
 
 
 def default_objective(recipe: Recipe) -> str:
-    """Return what a search wants where the space does not say: no real image picks a data-free hyper-parameter."""
+    """Return the objective of a space that names none.
+
+    It is agreement for data-free recipes: no real image may choose their hyper-parameters.
+    """
     synthetic = recipe.referee is not None or recipe.bank is not None
     return "accuracy" if "train" in METHODS[recipe.method.name].streams and not synthetic else "agreement"
 
 
-def reported_as(objective: str, recipe: Recipe) -> str | None:
-    """Return the name under which a run of the recipe reports an objective; None for one that is told at its end.
+def metric_name(objective: str, recipe: Recipe) -> str | None:
+    """Return the metric by which a run of the recipe reports an objective; None if it is measured once, at the end.
 
-    The test split is never one of them. What is measured on real images takes a part that is held out of the training.
+    No metric is of the test split. Those of real images are of a part that is held out of the training.
 
     Raises:
-        UsageError: if such a run does not measure it.
+        UsageError: if such a run does not measure the objective.
     """
     method = METHODS[recipe.method.name]
     if objective == "accuracy":

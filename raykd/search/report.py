@@ -1,4 +1,4 @@
-"""A search as plain data, as recipes of its best trials, and as the figures that people look at.
+"""The report of a search: plain data, recipes of its best trials, and figures.
 
 The figures are Optuna's own, in HTML: history, importances, parallel coordinates, slices, and the Pareto front where
 there are several objectives.
@@ -18,17 +18,17 @@ from optuna.trial import FrozenTrial, TrialState
 from raykd.files import write_text
 from raykd.recipe.recipe import dump_recipe
 from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
-from raykd.search.dimension import value_of
+from raykd.search.dimension import from_parameter
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.space import SearchSpace, Values
 
 logger = logging.getLogger(__name__)
 
 _BEST = 5  # trials shown where there is one objective
-_FEWEST = 2  # trials that there is something to draw of
+_MIN_TRIALS = 2  # complete ones, to draw figures of
 
 
-def report_of(
+def build_report(
     study: str,
     trials: Sequence[FrozenTrial],
     best: Sequence[FrozenTrial],
@@ -36,7 +36,7 @@ def report_of(
     objectives: Sequence[str],
     target: int,
 ) -> SearchResult:
-    """Return the state of a study by those of its ``trials`` that count, and the ``best`` of them, the best first."""
+    """Return the state of a search: its started ``trials`` by their states, and the ``best`` of them, best first."""
     of_state = {
         name: [trial for trial in trials if trial.state == state]
         for name, state in (
@@ -53,22 +53,22 @@ def report_of(
         objectives={name: OBJECTIVES[name] for name in objectives},
         trials=TrialCounts(target, **{name: len(found) for name, found in of_state.items()}),
         at_work=[_at_work(trial, space) for trial in of_state["running"]],
-        best=[_told(trial, space, objectives) for trial in shown],
+        best=[_describe(trial, space, objectives) for trial in shown],
         reasons=[
             TrialFailure(trial.number, trial.user_attrs.get("reason", "not told")) for trial in of_state["failed"]
         ],
     )
 
 
-def values_of(trial: FrozenTrial, space: SearchSpace) -> Values:
-    """Return a trial's values as the recipe takes them."""
-    return {key: value_of(space.space[key], parameter) for key, parameter in trial.params.items()}
+def read_values(trial: FrozenTrial, space: SearchSpace) -> Values:
+    """Return a trial's values as the recipe takes them, from the parameters that the study stores."""
+    return {key: from_parameter(space.space[key], parameter) for key, parameter in trial.params.items()}
 
 
 def write_search(report: SearchResult, space: SearchSpace, folder: Path) -> None:
     """Write search.json, and the recipes of the best trials: best.yaml, or best-N.yaml for each of a Pareto front.
 
-    They learn from all images: what was held out to search by is not any more.
+    The recipes hold out no images: those that the search held out are learnt from, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "search.json", json.dumps(report.to_dict(), indent=1))
@@ -77,7 +77,7 @@ def write_search(report: SearchResult, space: SearchSpace, folder: Path) -> None
         old.unlink(missing_ok=True)  # several tuners of one study may tidy here
     for one in report.best if front else report.best[:1]:
         values = one.parameters if one.start is None else one.start  # of a member whose numbers changed on the way
-        recipe = space.recipe_of({**values, **({"data.holdout": 0.0} if space.holds_out else {})}, one.changes or ())
+        recipe = space.make_recipe({**values, **({"data.holdout": 0.0} if space.holds_out else {})}, one.changes or ())
         told = ", ".join(f"{name} {value:.6g}" for name, value in one.values.items())
         path = folder / (f"best-{one.trial}.yaml" if front else "best.yaml")
         write_text(path, f"# Trial {one.trial} of the search {report.study}: {told}.\n" + dump_recipe(recipe))
@@ -93,7 +93,7 @@ def write_figures(study: Study, folder: Path) -> list[str]:
     except ImportError:
         logger.info("no figures without plotly: pip install plotly")
         return []
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _FEWEST:
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _MIN_TRIALS:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     names = study.metric_names or [str(index) for index in range(len(study.directions))]
@@ -128,17 +128,17 @@ def _value(index: int, trial: FrozenTrial) -> float:
 
 def _at_work(trial: FrozenTrial, space: SearchSpace) -> TrialAtWork:
     value = trial.intermediate_values[trial.last_step] if trial.last_step is not None else None
-    return TrialAtWork(trial.number, values_of(trial, space), value)
+    return TrialAtWork(trial.number, read_values(trial, space), value)
 
 
-def _told(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> TrialResult:
-    told = trial.user_attrs
+def _describe(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> TrialResult:
+    attributes = trial.user_attrs
     return TrialResult(
         trial.number,
         values=dict(zip(objectives, trial.values, strict=True)),
-        parameters=values_of(trial, space),
-        run=told.get("run"),
-        test_top1=told.get("test/accuracy/top1"),
-        start=told.get("start"),
-        changes=told.get("changes"),
+        parameters=read_values(trial, space),
+        run=attributes.get("run"),
+        test_top1=attributes.get("test/accuracy/top1"),
+        start=attributes.get("start"),
+        changes=attributes.get("changes"),
     )

@@ -1,4 +1,4 @@
-"""Search a space of recipes: trials on Ray Tune, proposals and records by Optuna. Importable without either.
+"""Plan a search: settle objectives and the images they are measured on, name its folder. Imports no Ray, no Optuna.
 
 <store>/searches/<space>-<8 hex of what is searched>/   study.db search.json best.yaml (or best-N.yaml) figures/
 """
@@ -11,20 +11,50 @@ from pathlib import Path
 from raykd.errors import RaykdError, UsageError
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
-from raykd.search.objectives import default_objective, reported_as
+from raykd.search.objectives import default_objective, metric_name
 from raykd.search.space import SearchSpace, Values
 
-_HOLDOUT = 0.1  # of what is learnt from, where an objective is measured on it
-_REFEREE = 1000  # images
+_HOLDOUT = 0.1  # fraction of the training images, where an objective is measured on them
+_REFEREE_IMAGES = 1000
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and where its record lies."""
+    """A planned search, or one stage of it.
+
+    Attributes:
+        space: what is searched; its overrides say on which images the objectives are measured.
+        objectives: names of ``raykd.search.objectives``.
+        store: the store of its runs on this machine, absolute.
+        digest: 8 hex digits of all that makes its trials comparable: searches of one digest share a study.
+    """
 
     space: SearchSpace
     objectives: tuple[str, ...]
-    folder: Path
+    store: Path
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the study and the report."""
+        return self.store / "searches" / f"{self.space.name}-{self.digest}"
+
+    def next_stage(self, values: Values) -> "Search | None":
+        """Plan the stage that follows, on generators of a trial with these values; None if this is the last one.
+
+        Raises:
+            UsageError: if its runs do not measure an objective.
+        """
+        return None if self.space.then is None else plan_search(self.space.second_stage(values), self.store)
+
+    def stages(self) -> list["Search"]:
+        """Return all stages, the later ones on generators of the recipe as it stands: what can be checked beforehand.
+
+        Raises:
+            UsageError: if runs of a later stage do not measure an objective.
+        """
+        following = self.next_stage({})
+        return [self] if following is None else [self, *following.stages()]
 
 
 class SearchStopped(RaykdError):
@@ -33,38 +63,46 @@ class SearchStopped(RaykdError):
     exit_code = 130
 
     def __init__(self, finished: int, trials: int) -> None:
-        """Say how far it came."""
+        """Say how many of the trials have ended."""
         super().__init__(f"stopped with {finished} of {trials} trials finished; the same command continues")
 
 
 def plan_search(space: SearchSpace, store: Path) -> Search:
-    """Say what will be searched: settle the objectives, and on which images they are measured, the same for all trials.
+    """Settle the objectives and the images that they are measured on, the same for all trials.
 
     Agreement on images of a student's own generator says nothing where trials differ in their generators: one that
-    makes few and simple images is agreed on best. There a referee judges, the generators of the recipe as it stands,
-    of another seed.
+    makes few and simple images is agreed on best. There a referee judges: images by the generators of the recipe as it
+    stands, of another seed.
 
     Raises:
         UsageError: if runs of the recipe, or of the second stage's, do not measure an objective.
     """
-    recipe = space.recipe_of({})
+    recipe = space.make_recipe({})
     objectives = space.objectives or (default_objective(recipe),)
-    reported = [reported_as(name, recipe) for name in objectives]
-    if space.scheduler.name != "none" and reported[0] is None:
+    metrics = [metric_name(objective, recipe) for objective in objectives]
+    if space.scheduler.name != "none" and metrics[0] is None:
         raise UsageError(
             f"scheduler {space.scheduler.name!r} compares trials on their way, and objective {objectives[0]!r} is told "
             "at their end: take agreement or accuracy, or scheduler.name none"
         )
-    if "agreement" in objectives and recipe.referee is None and _vary_generators(space, recipe):
-        referee = {"referee": space.generators_of({}, images=_REFEREE, apart=1).model_dump(exclude_defaults=True)}
-        space = space.model_copy(update={"overrides": {**space.overrides, **referee}})
-    elif any(name and name.startswith("holdout/") for name in reported) and not recipe.data.holdout:
+    if "agreement" in objectives and recipe.referee is None and _generators_vary(space, recipe):
+        referee = space.make_bank_config({}, images=_REFEREE_IMAGES, apart=1).model_dump(exclude_defaults=True)
+        space = space.model_copy(update={"overrides": {**space.overrides, "referee": referee}})
+    elif any(metric and metric.startswith("holdout/") for metric in metrics) and not recipe.data.holdout:
         space = space.model_copy(update={"overrides": {**space.overrides, "data.holdout": _HOLDOUT}})
-    if space.then is not None:
-        try:
-            plan_search(space.second({}), store)
-        except UsageError as error:
-            raise UsageError(f"then: {error}") from None
+    planned = Search(space, objectives, store.absolute(), _digest(space, objectives))
+    try:
+        planned.stages()
+    except UsageError as error:
+        raise UsageError(f"then: {error}") from None
+    return planned
+
+
+def _digest(space: SearchSpace, objectives: tuple[str, ...]) -> str:
+    """Return 8 hex digits of all that makes trials comparable.
+
+    How many there are, and who proposes or ends them, may change from one start of a search to the next.
+    """
     content = space.model_dump(
         mode="json", exclude={"name", "trials", "keep", "points", "earlier", "sampler", "scheduler", "images", "then"}
     )
@@ -73,38 +111,37 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
     if space.seeds == 1:
         del content["seeds"]
     content["objectives"] = objectives
-    content["recipe"] = space.experiment_of({}).content_hash
+    content["recipe"] = space.make_experiment({}).content_hash
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
-    return Search(space, objectives, store.absolute() / "searches" / f"{space.name}-{digest}")
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def _vary_generators(space: SearchSpace, recipe: Recipe) -> bool:
-    """Tell whether trials make images, or learn from images, of generators that differ."""
+def _generators_vary(space: SearchSpace, recipe: Recipe) -> bool:
+    """Tell whether generators differ from trial to trial, a trial's own or those of its bank."""
     if recipe.bank is not None:
         return any(key == "bank" or key.startswith("bank.") for key in space.space)
-    return reported_as("agreement", recipe) == "blind/agreement"
+    return metric_name("agreement", recipe) == "blind/agreement"
 
 
-def sources(space: SearchSpace) -> list[Experiment]:
-    """Return the runs that trials build on, teachers and banks, whatever of their choices they make.
+def shared_sources(space: SearchSpace) -> list[Experiment]:
+    """Return the runs that several trials build on, teachers and banks: those of the recipe and of each choice.
 
-    What a number changes, such as a weight of the generators, is every trial's own.
+    A run that a number changes, such as a bank by a weight of its generators, is one trial's own and left out.
     """
-    chosen: list[Values] = [{}]
+    choices: list[Values] = [{}]
     for key, dimension in space.space.items():
         if dimension.choice is not None and not dimension.when:
-            chosen += [{key: value} for value in dimension.choice]
+            choices += [{key: value} for value in dimension.choice]
     numbers = {key: dimension.samples[0] for key, dimension in space.space.items() if dimension.choice is None}
-    runs: dict[str, Experiment] = {}
-    for values in chosen:
-        kept = _sources_of(space, values)
+    shared: dict[str, Experiment] = {}
+    for values in choices:
+        runs = _sources(space, values)
         for key, number in numbers.items():
-            shared = _sources_of(space, {**values, key: number})
-            kept = {run_id: run for run_id, run in kept.items() if run_id in shared}
-        runs |= kept
-    return list(runs.values())
+            with_number = _sources(space, {**values, key: number})
+            runs = {run_id: run for run_id, run in runs.items() if run_id in with_number}
+        shared |= runs
+    return list(shared.values())
 
 
-def _sources_of(space: SearchSpace, values: Values) -> dict[str, Experiment]:
-    return {run.run_id: run for run in space.experiment_of(values).runs[:-1]}
+def _sources(space: SearchSpace, values: Values) -> dict[str, Experiment]:
+    return {run.run_id: run for run in space.make_experiment(values).runs[:-1]}

@@ -13,7 +13,7 @@ the recipe's. ``overrides`` are the same for all trials, such as a smaller budge
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,16 +23,41 @@ from raykd.errors import UsageError, did_you_mean, unknown
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.recipe.sections import BankConfig, TeacherConfig
-from raykd.search.dimension import Dimension, listed
+from raykd.search.dimension import Dimension, as_list
 from raykd.search.objectives import OBJECTIVES
-from raykd.search.sections import Sampler, Scheduler
 
 Values = dict[str, Any]
-Draw = Callable[[str, "Dimension"], Any]
+"""Values of a trial, by the dotted field of the recipe."""
+DrawField = Callable[[str, Dimension], Any]
+
+
+class Sampler(Config):
+    """The sampler that proposes the next trial."""
+
+    name: Literal["tpe", "random", "grid", "nsga2", "cmaes"] = "tpe"
+    seed: int = Field(default=0, ge=0)
+    startup: int = Field(default=8, ge=1, description="random trials before tpe and cmaes propose their own")
+    grid: int = Field(default=4, ge=2, description="values of a number for grid; of a choice it takes all")
+
+
+class Scheduler(Config):
+    """The rule that ends a trial early by its reports, or lets it go on from a better one with other numbers.
+
+    ``pbt`` is population-based training (Jaderberg et al. 2017, arXiv 1711.09846): all trials train side by side;
+    every ``interval`` reports the worst ``quantile`` of them go on from copies of the best, with each number multiplied
+    by 0.8 or 1.2, or drawn anew.
+    """
+
+    name: Literal["none", "asha", "median", "pbt"] = "none"
+    grace: int = Field(default=1, ge=1, description="of asha and median: reports that every trial is given")
+    reduction: int = Field(default=3, ge=2, description="of asha: one in so many goes on at each rung")
+    interval: int = Field(default=1, ge=1, description="of pbt: reports from one comparison to the next")
+    quantile: float = Field(default=0.25, gt=0, le=0.5, description="of pbt: the share that is replaced")
+    resample: float = Field(default=0.25, ge=0, le=1, description="of pbt: how likely a number is drawn anew")
 
 
 class SearchSpace(Config):
-    """A search: the recipe, what is varied, what is wanted, and by whose proposals."""
+    """A search: the recipe, the fields that vary, the objectives, and how trials are proposed and ended."""
 
     name: str
     recipe: str
@@ -58,23 +83,23 @@ class SearchSpace(Config):
     def _conditions_stand_above(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
         above: dict[str, Dimension] = {}
         for key, dimension in space.items():
-            for other, wanted in dimension.when.items():
+            for other, allowed in dimension.when.items():
                 if other not in above:
                     where = "stands below it" if other in space else "is not in the space"
                     raise ValueError(f"{key!r} depends on {other!r}, which {where}{did_you_mean(other, above)}")
                 if above[other].uniform is not None or above[other].loguniform is not None:
                     raise ValueError(
-                        f"{key!r} waits for {other!r} to be {wanted!r}, which a number drawn from a range hardly ever "
+                        f"{key!r} waits for {other!r} to be {allowed!r}, which a number drawn from a range hardly ever "
                         "is: make that one a choice or an int"
                     )
-                if never := [value for value in listed(wanted) if not above[other].holds(value)]:
+                if never := [value for value in as_list(allowed) if not above[other].contains(value)]:
                     raise ValueError(f"{key!r} waits for {other!r} to be {never[0]!r}, which it never is")
             above[key] = dimension
         return space
 
     @field_validator("objectives")
     @classmethod
-    def _known(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+    def _objectives_are_known(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
         for name in objectives:
             if name not in OBJECTIVES:
                 raise ValueError(str(unknown("objective", name, OBJECTIVES)))
@@ -83,7 +108,7 @@ class SearchSpace(Config):
         return objectives
 
     @model_validator(mode="after")
-    def _can_work(self) -> "SearchSpace":
+    def _parts_fit(self) -> "SearchSpace":
         several = len(self.objectives) > 1
         if several and self.scheduler.name != "none":
             raise ValueError(
@@ -92,12 +117,12 @@ class SearchSpace(Config):
             )
         if several and self.sampler.name == "cmaes":
             raise ValueError("sampler 'cmaes' knows one objective only: take nsga2, tpe or random")
-        if self.sampler.name == "cmaes" and not any(one.bounds for one in self.space.values()):
+        if self.sampler.name == "cmaes" and not any(dimension.bounds for dimension in self.space.values()):
             raise ValueError("sampler 'cmaes' moves numbers, and the space has none: take tpe, random or grid")
-        if self.sampler.name == "cmaes" and any(one.when for one in self.space.values()):
+        if self.sampler.name == "cmaes" and any(dimension.when for dimension in self.space.values()):
             raise ValueError("sampler 'cmaes' needs every field in every trial, and some have 'when': take tpe")
         if self.scheduler.name == "pbt":
-            self._can_change()
+            self._refuse_for_population()
         if self.seeds > 1 and "seed" in self.space:
             raise ValueError(
                 f"'seed' is in the space, and each trial has {self.seeds} of them: leave out one of the two"
@@ -108,12 +133,12 @@ class SearchSpace(Config):
             for key, value in point.items():
                 if key not in self.space:
                     raise ValueError(f"a point names {key!r}, which is not in the space{did_you_mean(key, self.space)}")
-                if not self.space[key].holds(value):
+                if not self.space[key].contains(value):
                     raise ValueError(f"a point has {key!r} at {value!r}, outside of {list(self.space[key].samples)}")
         return self
 
-    def _can_change(self) -> None:
-        """Refuse what population-based training cannot do."""
+    def _refuse_for_population(self) -> None:
+        """Refuse what population-based training cannot do: it changes numbers during one training a member."""
         if "name" in self.sampler.model_fields_set and self.sampler.name != "random":
             raise ValueError(
                 f"scheduler 'pbt' finds new values by itself, so sampler {self.sampler.name!r} has no say: take random"
@@ -156,77 +181,80 @@ class SearchSpace(Config):
             )
         return self
 
-    def second(self, values: Mapping[str, Any]) -> "SearchSpace":
-        """Return the second stage, with the generators of a trial of the first: those of its bank, else its own."""
+    def second_stage(self, values: Mapping[str, Any]) -> "SearchSpace":
+        """Return the space of the second stage, with the generators of a trial of this one as its bank."""
         assert self.then is not None and self.then.images is not None, "validated where there are two stages"
-        bank = self.generators_of(values, images=self.then.images).model_dump(mode="json", exclude_defaults=True)
+        bank = self.make_bank_config(values, images=self.then.images).model_dump(mode="json", exclude_defaults=True)
         return self.then.model_copy(update={"overrides": {**self.then.overrides, "bank": bank}})
 
-    def generators_of(self, values: Mapping[str, Any], *, images: int, apart: int = 0) -> BankConfig:
-        """Return a frozen set of a trial's generators, of a seed so far ``apart``: those of its bank, else its own."""
-        recipe = self.recipe_of(values)
+    def make_bank_config(self, values: Mapping[str, Any], *, images: int, apart: int = 0) -> BankConfig:
+        """Return the bank section for a frozen set of ``images`` by a trial's generators.
+
+        They are those of the trial's bank, or its own where it has none; ``apart`` is added to their seed.
+        """
+        recipe = self.make_recipe(values)
         if recipe.bank is not None:
             return recipe.bank.model_copy(update={"images": images, "seed": recipe.bank.seed + apart})
         fixed = {key: value for key, value in {**self.overrides, **values}.items() if key != "seed"}
         return BankConfig(recipe=self.recipe, overrides=fixed, seed=recipe.seed + apart, images=images)
 
-    def drawn(self, draw: Draw) -> Values:
-        """Return the values of a trial, in the order of the space: define by run."""
+    def draw(self, draw_field: DrawField) -> Values:
+        """Draw the values of a trial, in the order of the space: earlier values decide which later fields apply."""
         values: Values = {}
         for key, dimension in self.space.items():
             if dimension.applies(values):
-                values[key] = draw(key, dimension)
+                values[key] = draw_field(key, dimension)
         return values
 
     @property
     def holds_out(self) -> bool:
-        """Tell whether images are held out that the recipe by itself would learn from."""
+        """Tell whether the search holds out images that the recipe by itself would learn from."""
         return "data.holdout" in self.overrides
 
-    def recipe_of(self, values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()) -> Recipe:
+    def make_recipe(self, values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()) -> Recipe:
         """Return the recipe of a trial: what `raykd train` makes of the same overrides, without controls.
 
-        ``changes`` are what became of the values during the training, as a recipe has them.
+        ``changes`` are changes of the values during the training, in the form of a recipe's field ``changes``.
 
         Raises:
-            UsageError: if they do not make a recipe.
+            UsageError: if the values do not make a recipe.
         """
-        changed = {"changes": list(changes)} if changes else {}
-        recipe = load_recipe(self.recipe, override_pairs({**self.overrides, **values, **changed}))
+        during = {"changes": list(changes)} if changes else {}
+        recipe = load_recipe(self.recipe, override_pairs({**self.overrides, **values, **during}))
         return recipe.model_copy(update={"controls": ()})
 
-    def experiment_of(self, values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()) -> Experiment:
-        """Return the run of a trial, resolved; see ``recipe_of``.
+    def make_experiment(self, values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()) -> Experiment:
+        """Return the run of a trial, resolved; see ``make_recipe``.
 
         Raises:
-            UsageError: if they do not make a recipe, or it names one that is not there.
+            UsageError: if the values do not make a recipe, or it names a recipe that is not there.
         """
-        return resolve(self.recipe_of(values, changes))
+        return resolve(self.make_recipe(values, changes))
 
     @property
     def reports(self) -> int:
         """Return how many reports a trial makes, all its seeds together."""
-        schedule = self.recipe_of({}).schedule
+        schedule = self.make_recipe({}).schedule
         return -(-schedule.steps // schedule.report_every) * self.seeds
 
     def generation_ends(self) -> list[int]:
         """Return the steps at which members of a population are compared, and the last step."""
-        schedule = self.recipe_of({}).schedule
-        each = schedule.report_every * self.scheduler.interval
-        return [*range(each, schedule.steps, each), schedule.steps]
+        schedule = self.make_recipe({}).schedule
+        steps = schedule.report_every * self.scheduler.interval
+        return [*range(steps, schedule.steps, steps), schedule.steps]
 
     def check(self) -> None:
         """Try both ends of every number, a fraction between where one may be drawn, and every choice on the recipe.
 
         Raises:
-            UsageError: for a key that the recipe has not, or a value that it does not take, naming them.
+            UsageError: for a field that the recipe does not have, or a value that it does not take, naming them.
         """
-        self.experiment_of({})
+        self.make_experiment({})
         for key, dimension in self.space.items():
             for conditions in self._conditions(dimension):
                 for value in dimension.probes:
                     try:
-                        self.experiment_of({**conditions, key: value})
+                        self.make_experiment({**conditions, key: value})
                     except UsageError as error:
                         raise UsageError(f"space {self.name!r}, {key} at {value!r}: {error}") from None
         if self.scheduler.name in ("asha", "median") and self.scheduler.grace >= self.reports:
@@ -242,26 +270,27 @@ class SearchSpace(Config):
                     f"space {self.name!r}: scheduler 'pbt' would compare its trials once, at the end, step "
                     f"{ends[0]}: lower scheduler.interval ({self.scheduler.interval} reports) or schedule.report_every"
                 )
-            at_once = {key: dimension.samples[0] for key, dimension in self.space.items()}
-            self.recipe_of({}, [{"at": ends[0], "values": at_once}])
+            lowest = {key: dimension.samples[0] for key, dimension in self.space.items()}
+            self.make_recipe({}, [{"at": ends[0], "values": lowest}])  # each field must be one that may change
         if self.then is None:
             return
-        second, first = self.second({}), self.recipe_of({})
+        second = self.second_stage({})
         second.check()
-        theirs, ours = second.recipe_of({}).teacher, first.teacher
-        if theirs is not None and theirs != ours:
+        teacher, second_teacher = self.make_recipe({}).teacher, second.make_recipe({}).teacher
+        if second_teacher is not None and second_teacher != teacher:
             raise UsageError(
-                f"space {self.name!r}: the generators learn from the teacher {_named(ours)}, the students of 'then' "
-                f"from {_named(theirs)}: they must be one; set it in then.overrides or take another recipe"
+                f"space {self.name!r}: the generators learn from the teacher {_describe(teacher)}, the students of "
+                f"'then' from {_describe(second_teacher)}: they must be one; set it in then.overrides or take another "
+                "recipe"
             )
 
     def _conditions(self, dimension: Dimension) -> Iterator[Values]:
-        """Yield every combination of values under which a field is drawn, with what those depend on in turn."""
-        for values in product(*(listed(wanted) for wanted in dimension.when.values())):
+        """Yield every combination of values under which a field is drawn, with the conditions of those in turn."""
+        for values in product(*(as_list(allowed) for allowed in dimension.when.values())):
             own = dict(zip(dimension.when, values, strict=True))
-            outer = [dict(inner) for key in own for inner in self._conditions(self.space[key]) if inner]
-            yield {**{key: value for inner in outer for key, value in inner.items()}, **own}
+            outer = [conditions for key in own for conditions in self._conditions(self.space[key])]
+            yield {**{key: value for conditions in outer for key, value in conditions.items()}, **own}
 
 
-def _named(teacher: TeacherConfig | None) -> str:
+def _describe(teacher: TeacherConfig | None) -> str:
     return json.dumps(teacher.model_dump(mode="json", exclude_defaults=True)) if teacher else "nobody"

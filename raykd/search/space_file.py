@@ -1,4 +1,4 @@
-"""Search spaces from their files: by name or path, with fields of the recipe fixed on the command line."""
+"""Loading search spaces: by name or path, with fields of the recipe fixed on the command line."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,25 +6,27 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import raykd
+from raykd.config.catalog import Catalog
 from raykd.config.yaml_file import explain, load_yaml, parse_value
-from raykd.errors import UsageError, unknown
-from raykd.search.dimension import Dimension, listed
+from raykd.errors import UsageError
+from raykd.search.dimension import Dimension, as_list
 from raykd.search.space import SearchSpace, Values
+
+_SPACES = Catalog("search space", folder="search_spaces", listing="spaces", extensible=True)
 
 
 def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = None) -> SearchSpace:
-    """Load a space by name or path; ``KEY=VALUE`` pairs fix fields of the recipe, and so are searched no more.
+    """Load a space by name or path, and check it.
 
     Args:
-        source: a name, or a path of a file.
-        overrides: the pairs.
-        trials: how many, instead of what the file says.
+        source: a name, or the path of a file.
+        overrides: ``KEY=VALUE`` pairs: fields of the recipe that are the same in all trials, so searched no more.
+        trials: number of trials, instead of the file's.
 
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    path = _find(source)
+    path = _SPACES.find(source)
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a space is called like its file")
@@ -35,63 +37,55 @@ def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = 
     raw["name"] = path.stem
     if isinstance(raw.get("then"), dict):
         raw["then"] = {**raw["then"], "name": f"{path.stem}-then"}
-    space = _valid(raw, path)
-    changed = _with_fixed(space, dict(map(_pair, overrides)), path)
+    space = _validate(raw, path)
+    changes = _fix(space, dict(map(_parse_pair, overrides)), path)
     if trials is not None:
-        changed["trials"] = trials
-    if changed:
-        space = _valid({**{name: getattr(space, name) for name in space.model_fields_set}, **changed}, path)
+        changes["trials"] = trials
+    if changes:  # validated again, as a file with these fields would be
+        space = _validate({**{name: getattr(space, name) for name in space.model_fields_set}, **changes}, path)
     space.check()
     return space
 
 
 def space_files() -> dict[str, Path]:
     """Return the files of the spaces that have names: packaged ones, and the user's own in ./search_spaces."""
-    package = Path(raykd.__file__).parent
-    # A wheel carries the files inside the package, a checkout beside it; the user's own come first.
-    folders = (package.parent / "search_spaces", package / "search_spaces", Path("search_spaces"))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return _SPACES.files()
 
 
-def _find(source: str) -> Path:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or "/" in source:
-        if not path.is_file():
-            raise UsageError(f"no search space file {source!r}; `raykd list spaces` shows the named ones")
-        return path
-    known = space_files()
-    if source not in known:
-        raise unknown("search space", source, known)
-    return known[source]
-
-
-def _valid(raw: dict[str, Any], path: Path) -> SearchSpace:
+def _validate(raw: dict[str, Any], path: Path) -> SearchSpace:
     try:
         return SearchSpace.model_validate(raw)
     except ValidationError as error:
         raise explain(error, str(path), SearchSpace, raw) from None
 
 
-def _pair(pair: str) -> tuple[str, Any]:
+def _parse_pair(pair: str) -> tuple[str, Any]:
     key, equals, text = pair.partition("=")
     if not equals or not key:
         raise UsageError(f"expected KEY=VALUE, as in schedule.steps=100; got {pair!r}")
     return key, parse_value(text)
 
 
-def _with_fixed(space: SearchSpace, fixed: Values, path: Path) -> dict[str, Any]:
-    """Return what of a space becomes other where fields are fixed: they, and what waits for other values, are gone."""
+def _fix(space: SearchSpace, fixed: Values, path: Path) -> dict[str, Any]:
+    """Return the fields of a space that change where fields of the recipe are fixed.
+
+    The fixed fields are searched no more, nor are those whose condition the fixed values do not meet.
+    """
     if not fixed:
         return {}
-    left: dict[str, Dimension] = {}
+    searched: dict[str, Dimension] = {}
     for key, dimension in space.space.items():
-        waits = {other: wanted for other, wanted in dimension.when.items() if other not in fixed}
-        met = all(fixed[other] in listed(wanted) for other, wanted in dimension.when.items() if other in fixed)
-        if key not in fixed and met and waits.keys() <= left.keys():
-            left[key] = dimension.model_copy(update={"when": waits})
-    if not left:
+        open_conditions = {other: allowed for other, allowed in dimension.when.items() if other not in fixed}
+        met = all(fixed[other] in as_list(allowed) for other, allowed in dimension.when.items() if other in fixed)
+        if key not in fixed and met and open_conditions.keys() <= searched.keys():
+            searched[key] = dimension.model_copy(update={"when": open_conditions})
+    if not searched:
         raise UsageError(
             f"{path}: nothing is left to search with {', '.join(fixed)} fixed: use `raykd train {space.recipe}`"
         )
-    points = [{key: value for key, value in point.items() if key in left} for point in space.points]
-    return {"overrides": {**space.overrides, **fixed}, "space": left, "points": [point for point in points if point]}
+    points = [{key: value for key, value in point.items() if key in searched} for point in space.points]
+    return {
+        "overrides": {**space.overrides, **fixed},
+        "space": searched,
+        "points": [point for point in points if point],
+    }

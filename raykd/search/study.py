@@ -20,8 +20,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from raykd.errors import SetupError, UsageError, masked
-from raykd.search.dimension import Dimension, parameter_of, value_of
-from raykd.search.grid import same_key, target_of, trials_wanted
+from raykd.search.dimension import Dimension, from_parameter, to_parameter
+from raykd.search.grid import canonical_key, count_trials, list_given
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.samplers import SeededByTrial
 from raykd.search.space import SearchSpace, Values
@@ -29,12 +29,31 @@ from raykd.search.study_storage import open_storage
 
 logger = logging.getLogger(__name__)
 
-RUN, TUNER, REASON, REPEATS, TOO_MANY, EARLIER = "run", "tuner", "reason", "repeats", "too many", "earlier"
-GENERATION, FOUND = "generation", "found"
-"""User attributes of trials: run id, which process works at it, why it failed, which earlier trial it goes on with,
-that another tuner of the same study had asked for the last one, of which earlier search it was, of a population the
-generation, and which of its runs were finished before the search asked for them."""
-_NOT_OURS = (TOO_MANY, EARLIER)
+# User attributes of trials. Studies of earlier releases have them too: the strings stay.
+RUN = "run"
+"""Id of the run, the first of its seeds."""
+DIRECTORY = "directory"
+"""Where the run lies, for whoever reads the study in a dashboard."""
+TUNER = "tuner"
+"""Name of the process that works at the trial, or did."""
+REASON = "reason"
+"""Why the trial failed."""
+REPEATS = "repeats"
+"""Number of the trial that a dead tuner left, which this one goes on with."""
+TOO_MANY = "too many"
+"""True for a trial that was given back: another tuner of the study had asked for the same one, or the last one."""
+EARLIER = "earlier"
+"""Name of the earlier search that the trial is copied from."""
+FOUND = "found"
+"""Ids of its runs that were finished before the search asked for them, so that they are not the search's to tidy."""
+GENERATION = "generation"
+"""Of a member of a population: the generation, from 0."""
+IMAGES_MADE = "images made"
+"""How many images were generated, by the trial or, as attribute of the study, before all trials."""
+TEST_ACCURACY = "test/accuracy/top1"
+"""Accuracy on the test split, in per cent: to be read, never searched by."""
+
+_NOT_OF_THIS_SEARCH = (TOO_MANY, EARLIER)
 
 
 def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, url: str | None) -> Study:
@@ -42,8 +61,8 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
 
     Args:
         space: what is searched.
-        objectives: what is wanted, by name.
-        folder: of the search; ``study.db`` is there unless ``url`` says otherwise.
+        objectives: names of the objectives.
+        folder: folder of the search; ``study.db`` is there unless ``url`` says otherwise.
         url: ``journal:FILE``, or any URL of SQLAlchemy's that Optuna takes.
 
     Raises:
@@ -61,15 +80,16 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
         study.set_user_attr("recipe", space.recipe)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a file system: all mean the same to a user
         where = url or folder / "study.db"
-        raise SetupError(f"the study cannot be opened at {masked(str(where))}: {_told(error)}") from None
+        raise SetupError(f"the study cannot be opened at {masked(str(where))}: {_first_line(error)}") from None
     return study
 
 
 @contextmanager
-def working(study: Study, folder: Path) -> Iterator[str]:
-    """Name this process as a tuner of the study for as long as it lives, and take over what dead ones left.
+def registered_tuner(study: Study, folder: Path) -> Iterator[str]:
+    """Register this process as a tuner of the study, and enqueue the trials that dead tuners left at work.
 
-    Tuners that share a database but no folder are left alone.
+    It yields the tuner's name, that of a file in the folder which is locked while the process lives. Tuners that share
+    a database but no folder cannot see each other's locks, and leave each other's trials alone.
     """
     tuners = folder / "tuners"
     tuners.mkdir(parents=True, exist_ok=True)
@@ -80,59 +100,55 @@ def working(study: Study, folder: Path) -> Iterator[str]:
         yield own.name
 
 
-def propose(trial: Trial, space: SearchSpace) -> Values:
-    """Draw a trial's values from the space, in its order."""
+def draw_values(trial: Trial, space: SearchSpace) -> Values:
+    """Have the study's sampler draw a trial's values, in the order of the space."""
 
-    def draw(key: str, dimension: Dimension) -> Any:
+    def draw_field(key: str, dimension: Dimension) -> Any:
         if dimension.integer is not None:
             return trial.suggest_int(key, *dimension.integer)
         if dimension.choice is None:
             low, high = dimension.bounds or (0.0, 1.0)
             return trial.suggest_float(key, low, high, log=dimension.loguniform is not None)
-        return value_of(dimension, trial.suggest_categorical(key, [parameter_of(value) for value in dimension.choice]))
+        parameter = trial.suggest_categorical(key, [to_parameter(value) for value in dimension.choice])
+        return from_parameter(dimension, parameter)
 
-    return space.drawn(draw)
+    return space.draw(draw_field)
 
 
 def enqueue(study: Study, space: SearchSpace) -> None:
-    """Ask for the space's points, and for a grid if that is how it is searched, once in a study's life.
-
-    A population has them as its first members.
-    """
-    if space.scheduler.name == "pbt":
-        return
-    wanted = trials_wanted(space)
-    if space.sampler.name == "grid" and (left_out := len(wanted) - target_of(space)):
+    """Enqueue the space's points, and its grid if that is how it is searched, once in a study's life."""
+    given = list_given(space)
+    if space.sampler.name == "grid" and (left_out := len(given) - count_trials(space)):
         logger.warning(
-            "trials is %d, and grid and points are %d: %d of them are left out", space.trials, len(wanted), left_out
+            "trials is %d, and grid and points are %d: %d of them are left out", space.trials, len(given), left_out
         )
-        wanted = wanted[: space.trials]
-    asked = {same_key(trial.system_attrs.get("fixed_params", {})) for trial in study.get_trials(deepcopy=False)}
-    for values in wanted:
-        if same_key(values) not in asked:
-            study.enqueue_trial({key: parameter_of(value) for key, value in values.items()})
+        given = given[: space.trials]
+    enqueued = {canonical_key(trial.system_attrs.get("fixed_params", {})) for trial in study.get_trials(deepcopy=False)}
+    for values in given:
+        if canonical_key(values) not in enqueued:
+            study.enqueue_trial({key: to_parameter(value) for key, value in values.items()})
 
 
 def learn_from_earlier(study: Study, space: SearchSpace) -> int:
-    """Show the sampler what an earlier search found, once in a study's life; return of how many trials.
+    """Add the trials of an earlier search, for the sampler to learn from, once in a study's life; return their number.
 
     Raises:
-        UsageError: if there is none that can be read, or it wanted something else.
+        UsageError: if there is no study that can be read, or its objectives are others.
     """
     if space.earlier is None or any(EARLIER in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         return 0
-    known = earlier_trials(space, tuple(study.metric_names or ()))
-    for trial in known:
+    trials = load_earlier_trials(space, tuple(study.metric_names or ()))
+    for trial in trials:
         trial.set_user_attr(EARLIER, Path(space.earlier).resolve().name)
         study.add_trial(trial)
-    return len(known)
+    return len(trials)
 
 
-def earlier_trials(space: SearchSpace, objectives: tuple[str, ...]) -> list[FrozenTrial]:
-    """Return what an earlier search found that lies in this space.
+def load_earlier_trials(space: SearchSpace, objectives: tuple[str, ...]) -> list[FrozenTrial]:
+    """Return the complete trials of the earlier search that lie in this space.
 
     Raises:
-        UsageError: if there is none that can be read, or it wanted something else.
+        UsageError: if there is no study that can be read, or its objectives are others.
     """
     if space.earlier is None:
         return []
@@ -149,88 +165,89 @@ def earlier_trials(space: SearchSpace, objectives: tuple[str, ...]) -> list[Froz
         )
     try:
         old = optuna.load_study(study_name=None, storage=f"sqlite:///{file}")  # the only one; the folder may be renamed
-        wanted, trials = old.metric_names, best_trials(old) if len(old.directions) == 1 else old.trials
+        old_objectives = old.metric_names
+        trials = best_trials(old) if len(old.directions) == 1 else old.trials
     except Exception as error:  # of SQLAlchemy, of SQLite, of Optuna: a file that no search has left, or a damaged one
-        raise UsageError(f"{file} cannot be read as the study of a search: {_told(error)}") from None
-    if wanted != list(objectives):
-        raise UsageError(f"the search in {folder} wanted {wanted}, this one wants {list(objectives)}")
-    found = []
+        raise UsageError(f"{file} cannot be read as the study of a search: {_first_line(error)}") from None
+    if old_objectives != list(objectives):
+        raise UsageError(f"the search in {folder} wanted {old_objectives}, this one wants {list(objectives)}")
+    usable = []
     for trial in trials:
         if trial.state != TrialState.COMPLETE or trial.params.keys() - space.space.keys():
             continue
         distributions = {key: _distribution(space.space[key]) for key in trial.params}
         try:
-            found.append(create_trial(params=trial.params, distributions=distributions, values=trial.values))
+            usable.append(create_trial(params=trial.params, distributions=distributions, values=trial.values))
         except ValueError:  # it lies outside of this space
             continue
-    return found
+    return usable
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.choice is not None:
-        return CategoricalDistribution([parameter_of(value) for value in dimension.choice])
+        return CategoricalDistribution([to_parameter(value) for value in dimension.choice])
     if dimension.integer is not None:
         return IntDistribution(*dimension.integer)
     low, high = dimension.bounds or (0.0, 1.0)
     return FloatDistribution(low, high, log=dimension.loguniform is not None)
 
 
-def ours(study: Study) -> list[FrozenTrial]:
-    """Return the trials of this search, without those repeated, too many, or of an earlier search."""
+def own_trials(study: Study) -> list[FrozenTrial]:
+    """Return the trials of this search, without those given back, repeated by others, or of an earlier search."""
     trials = study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
     return [
         trial
         for trial in trials
-        if trial.number not in repeated and not any(name in trial.user_attrs for name in _NOT_OURS)
+        if trial.number not in repeated and not any(name in trial.user_attrs for name in _NOT_OF_THIS_SEARCH)
     ]
 
 
-def counted(study: Study) -> list[FrozenTrial]:
+def started_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials of this search that are at work or have ended."""
-    return [trial for trial in ours(study) if trial.state != TrialState.WAITING]
+    return [trial for trial in own_trials(study) if trial.state != TrialState.WAITING]
 
 
-def finished(study: Study) -> list[FrozenTrial]:
-    """Return the trials of them that have ended: done, ended early or failed."""
-    return [trial for trial in counted(study) if trial.state.is_finished()]
+def ended_trials(study: Study) -> list[FrozenTrial]:
+    """Return the trials of this search that have ended: complete, pruned or failed."""
+    return [trial for trial in started_trials(study) if trial.state.is_finished()]
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
-    """Return the best trials that ran to their end, the best first; with several objectives the Pareto front.
+    """Return the complete trials, the best first; with several objectives the Pareto front only.
 
-    Of a population they are those of its last generation.
+    Of a population they are those of its last generation: an earlier part of a training is no student yet.
     """
-    done = [trial for trial in counted(study) if trial.state == TrialState.COMPLETE]
-    latest = max((trial.user_attrs.get(GENERATION, 0) for trial in done), default=0)
-    done = [trial for trial in done if trial.user_attrs.get(GENERATION, 0) == latest]
+    complete = [trial for trial in started_trials(study) if trial.state == TrialState.COMPLETE]
+    latest = max((trial.user_attrs.get(GENERATION, 0) for trial in complete), default=0)
+    complete = [trial for trial in complete if trial.user_attrs.get(GENERATION, 0) == latest]
     if len(study.directions) > 1:
-        numbers = {trial.number for trial in done}
-        return [trial for trial in study.best_trials if trial.number in numbers] if done else []
-    down = study.direction == optuna.study.StudyDirection.MINIMIZE
-    return sorted(done, key=lambda trial: (trial.values[0] if down else -trial.values[0], trial.number))
+        numbers = {trial.number for trial in complete}
+        return [trial for trial in study.best_trials if trial.number in numbers] if complete else []
+    sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
+    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
 def _take_over(study: Study, tuners: Path) -> None:
-    """Ask once more for what dead tuners of this folder were at."""
+    """Enqueue the trials that dead tuners of this folder were at once more; their runs go on from checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if _is_dead(tuners / str(trial.user_attrs.get(TUNER))):
-            known = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS)}
-            study.enqueue_trial(trial.params, user_attrs={**known, REPEATS: trial.number})
+            kept = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS)}
+            study.enqueue_trial(trial.params, user_attrs={**kept, REPEATS: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
 
 
-def _is_dead(lock_of_tuner: Path) -> bool:
-    """Tell whether the process that held a lock, in this folder, is gone."""
+def _is_dead(tuner: Path) -> bool:
+    """Tell whether the process that locked the file of a tuner is gone."""
     try:
-        with lock_of_tuner.open("r+") as lock:
+        with tuner.open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # it lives, or works in another folder
+    except OSError:  # it lives, or is registered in another folder
         return False
     return True
 
 
-def _told(error: Exception) -> str:
-    """Return the first line of an error."""
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

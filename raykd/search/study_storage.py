@@ -1,4 +1,4 @@
-"""Where a study is kept: SQLite in the search's folder, a journal file, or a database. Imports no Ray."""
+"""Storage of a study: SQLite in the search's folder, a journal file, or a database that several tuners share."""
 
 import random
 import time
@@ -17,28 +17,28 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
     folder.mkdir(parents=True, exist_ok=True)
     if url is not None and url.startswith("journal:"):
         return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
-    for left in reversed(range(_TRIES)):
+    for tries_left in reversed(range(_TRIES)):
         try:
             if url is None or url.startswith("sqlite:"):
                 url = url or f"sqlite:///{folder / 'study.db'}"
-                return _one_at_a_time(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}))
+                return _lock_transactions(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}))
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         except Exception:
-            if not left:
+            if not tries_left:
                 raise
             time.sleep(random.uniform(0.1, 1.0))  # two tuners may have been making the tables at once
     raise AssertionError("the last try returns or raises")
 
 
-def _one_at_a_time(storage: RDBStorage) -> RDBStorage:
-    """Let a transaction lock an SQLite file from its beginning.
+def _lock_transactions(storage: RDBStorage) -> RDBStorage:
+    """Make every transaction lock the SQLite file from its beginning.
 
-    There are no row locks, and two tuners that ask at once would both take the same waiting trial.
+    SQLite has no row locks: two tuners that ask at once would both take the same waiting trial.
     """
 
     @event.listens_for(storage.engine, "connect")
-    def leave_transactions_to_us(connection: Any, record: Any) -> None:
-        connection.isolation_level = None
+    def disable_driver_transactions(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver would begin without a lock
 
     @event.listens_for(storage.engine, "begin")
     def begin(connection: Any) -> None:

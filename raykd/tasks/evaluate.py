@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
-from raykd.engine.build import build_network, load_teacher, spec_of
+from raykd.engine.build import build_network, build_spec, load_teacher
 from raykd.engine.evaluator import Evaluator
 from raykd.errors import CorruptError, UsageError
 from raykd.files import sha256_of
@@ -82,7 +82,7 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Eva
     """
     outcome = open_run(run)
     recipe, workspace = outcome.experiment.recipe, Workspace(data_root, run.path.resolve().parent)
-    spec = spec_of(recipe.data, workspace)
+    spec = build_spec(recipe.data, workspace)
     assert recipe.student is not None, "open_run found its weights"
     student = build_network(recipe.student.model_copy(update={"weights": None}), spec, workspace, "student")
     teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)

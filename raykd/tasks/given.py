@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from raykd.data.arrays import read_arrays, write_arrays
-from raykd.engine.build import spec_of
+from raykd.engine.build import build_spec
 from raykd.errors import RaykdError, UsageError
 from raykd.methods import METHODS
 from raykd.models.in_memory import PREFIX, register, same_network
@@ -74,7 +74,7 @@ def experiment_of(
         if isinstance(network, nn.Module):
             recipe = load_recipe(source, [*given, *pairs])
             workspace.pull_data(recipe, train=False)
-            spec = spec_of(recipe.data, workspace)
+            spec = build_spec(recipe.data, workspace)
             given.append(_pair(role, network_section(network, spec, workspace)))
         elif isinstance(network, Mapping):
             given.append(_pair(role, dict(network)))

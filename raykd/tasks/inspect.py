@@ -16,7 +16,7 @@ from raykd.config.overrides import override
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
-from raykd.engine.build import build_network, find_weights, spec_of
+from raykd.engine.build import build_network, build_spec, find_weights
 from raykd.engine.evaluator import Evaluator
 from raykd.errors import UsageError
 from raykd.files import sha256_of
@@ -121,7 +121,7 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
         UsageError: if network, weights and data do not fit together.
         CorruptError: if weights or data are damaged.
     """
-    spec, world = spec_of(subject.data, workspace), World.current()
+    spec, world = build_spec(subject.data, workspace), World.current()
     network, digest = load_subject(subject, spec, workspace)
     parameters = sum(p.numel() for p in network.parameters())
     teacher = Teacher(network, channels=spec.channels, size=spec.size).to(world.device)

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from raykd.engine.build import build_network, spec_of
+from raykd.engine.build import build_network, build_spec
 from raykd.errors import CorruptError, UsageError
 from raykd.files import checked
 from raykd.models.in_memory import copied
@@ -35,7 +35,7 @@ def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student
     config = outcome.experiment.recipe.student
     assert config is not None, "open_run found its weights"
     workspace = Workspace(None, run.path.resolve().parent)
-    spec = run.data() or spec_of(outcome.experiment.recipe.data, workspace)
+    spec = run.data() or build_spec(outcome.experiment.recipe.data, workspace)
     bare = config.model_copy(update={"weights": None})
     student = _built(bare, spec, workspace) if network is None else copied(network)
     outcome.load_into(student)

@@ -22,7 +22,7 @@ from raykd.data.index import write_index
 from raykd.data.pixels import fit
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
-from raykd.engine.build import spec_of
+from raykd.engine.build import build_spec
 from raykd.errors import UsageError
 from raykd.models.teacher import Teacher
 from raykd.results import Ranking
@@ -53,7 +53,7 @@ def rank(subject: Subject, data: str, images: int | None, out: Path | None, work
         CorruptError: if weights or data are damaged.
         SetupError: if the file cannot be written.
     """
-    spec, world = spec_of(subject.data, workspace), World.current()
+    spec, world = build_spec(subject.data, workspace), World.current()
     path = out or Path(f"ood-{subject.title}-{plain(data)}.parquet")
     if path.exists():
         raise UsageError(f"{path} exists already; remove it or give another --out")

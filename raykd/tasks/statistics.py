@@ -7,7 +7,7 @@ from raykd.artifacts.class_statistics import collect, read_about, save_statistic
 from raykd.data.datasets import data_spec, train_spec
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
-from raykd.engine.build import spec_of
+from raykd.engine.build import build_spec
 from raykd.errors import CorruptError, UsageError
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
@@ -36,7 +36,7 @@ def measure_statistics(
         CorruptError: if weights or data are damaged.
         SetupError: if the file cannot be written.
     """
-    spec, world = spec_of(subject.data, workspace), World.current()
+    spec, world = build_spec(subject.data, workspace), World.current()
     name = data or workspace.located(subject.data).name
     path = out or Path(f"statistics-{subject.title}-{plain(name)}-{per_class}.safetensors")
     _check_target(path)

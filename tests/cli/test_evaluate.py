@@ -41,6 +41,8 @@ def test_without_the_teacher_there_is_no_agreement_and_it_says_so(
     raykd: Raykd, result: dict[str, Any], teacher: Path
 ) -> None:
     teacher.unlink()
+    assert evaluate(raykd, Path(result["directory"]))["agreement"] is not None, "by the copy that the store keeps"
+    shutil.rmtree(Path(result["directory"]).parent / "weights")
     alone = evaluate(raykd, Path(result["directory"]))
     assert "agreement" not in alone
     assert alone["accuracy/top1"] == pytest.approx(result["blind"]["accuracy/top1"])
@@ -75,6 +77,8 @@ def test_a_flipped_bit_is_noticed(raykd: Raykd, result: dict[str, Any]) -> None:
 @pytest.mark.parametrize("content", ["name: [", "name: tiny\nmethod: {name: noise}\n"])
 def test_a_damaged_recipe_is_corruption(raykd: Raykd, result: dict[str, Any], content: str) -> None:
     (Path(result["directory"]) / "recipe.yaml").write_text(content)
+    assert raykd("evaluate", result["directory"]).exit_code == 0, "for people, and for runs without a record"
+    (Path(result["directory"]) / "experiment.json").unlink()
     damaged = raykd("evaluate", result["directory"])
     assert damaged.exit_code == 4
     assert "recipe.yaml" in damaged.stderr

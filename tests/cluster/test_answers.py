@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from raykd.cluster import jobs as module
+from raykd.cluster.dashboard import RUNS
 from raykd.cluster.jobs import Jobs
-from raykd.cluster.submission import RUNS
 from raykd.errors import InProgress, SetupError
 from tests.ports import free_port
 
@@ -94,7 +94,7 @@ def served(head: Head) -> Iterator[str]:
 
 @pytest.fixture
 def head(monkeypatch: pytest.MonkeyPatch) -> Head:
-    monkeypatch.setattr(module, "_RESTS", (0.01, 0.01))
+    monkeypatch.setattr(module, "_RETRY_DELAYS", (0.01, 0.01))
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
     return Head()
 

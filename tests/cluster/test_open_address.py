@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from raykd.cluster.jobs import _warn_of_open
+from raykd.cluster.jobs import _warn_of_open_dashboard
 
 
 @contextmanager
@@ -44,6 +44,6 @@ def test_who_may_reach_a_cluster_is_looked_at(
     host: str, code: int, says: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with dashboard(host, code) as url:
-        _warn_of_open(url)
+        _warn_of_open_dashboard(url)
     told = [record.getMessage() for record in caplog.records]
     assert (not told) if says is None else (len(told) == 1 and says in told[0] and url in told[0])

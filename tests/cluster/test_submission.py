@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from raykd.cli.app import app
 from raykd.cli.inner import read_words
 from raykd.cluster import package as packages
 from raykd.cluster.config import Cluster, cluster_names, load_cluster
+from raykd.cluster.dashboard import dashboard_address
 from raykd.cluster.package import collect, remote_content
-from raykd.cluster.submission import Submission, address_of, cluster_of
+from raykd.cluster.submission import Submission, load_job_cluster
 from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
@@ -103,23 +105,23 @@ def test_what_is_written_can_be_run(tmp_path: Path) -> None:
 
 
 def submission(folder: Path, *words: str, cluster: Cluster = CLUSTER) -> Submission:
-    return Submission.of(read_words(words, folder), collect(folder, None), cluster)
+    return Submission.create(read_words(app, words, folder), collect(folder, None), cluster)
 
 
 def test_a_job_is_called_like_its_run(tmp_path: Path) -> None:
     run = resolve(load_recipe("kd_digits", ["seed=3"])).run_id
     made = submission(tmp_path, "train", "kd_digits", "seed=3")
-    assert made.asked.run == run
+    assert made.request.run == run
     assert made.metadata["recipe_hash"] == run.split("-")[1]
     several = submission(tmp_path, "train", "kd_digits", "seed=3", "--seeds", "2")
-    assert several.asked.run == f"{run}-2seeds"
+    assert several.request.run == f"{run}-2seeds"
     assert several.metadata["runs"].splitlines() == [run, run.replace("-s3", "-s4")], (
         "not the teacher's, which many use"
     )
     space = submission(tmp_path, "tune", "kd_temperature", "--trials", "6")
     name = f"kd_temperature-{space.metadata['recipe_hash']}"
-    assert (space.asked.run, space.metadata["runs"], space.asked.times) == (f"{name}-6trials", name, 6)
-    assert submission(tmp_path, "tune", "kd_temperature").asked.run == name
+    assert (space.request.run, space.metadata["runs"], space.request.run_count) == (f"{name}-6trials", name, 6)
+    assert submission(tmp_path, "tune", "kd_temperature").request.run == name
 
 
 def test_a_table_is_called_by_all_that_it_trains(tmp_path: Path) -> None:
@@ -128,14 +130,14 @@ def test_a_table_is_called_by_all_that_it_trains(tmp_path: Path) -> None:
     (tmp_path / "other/mine.yaml").write_text(TABLE.replace("temperature: 2", "temperature: 3"))
     words = [("mine.yaml",), ("mine.yaml", "--seeds", "2"), ("mine.yaml", "--seeds", "3"), ("other/mine.yaml",)]
     tables = [submission(tmp_path, "table", *one) for one in (*words, ("mine.yaml", "--quick"))]
-    ids = [table.asked.run for table in tables]
+    ids = [table.request.run for table in tables]
     assert ids[0] == ids[1], "two seeds are what it says itself"
     assert len(set(ids)) == 4
     shapes = [r"mine-\w{8}-2seeds", r"mine-\w{8}-2seeds", r"mine-\w{8}-3seeds", r"mine-\w{8}-2seeds"]
     for name, shape in zip(ids, [*shapes, r"mine-\w{8}-quick"], strict=True):
         assert re.fullmatch(shape, name)
     alone = submission(tmp_path, "train", "kd_digits", "method.temperature=2", "seed=1")
-    assert alone.asked.runs[0] in tables[0].metadata["runs"].splitlines()
+    assert alone.request.runs[0] in tables[0].metadata["runs"].splitlines()
     assert "cost is not told" in (tables[0].plan().note or "")
 
 
@@ -214,9 +216,9 @@ def test_builds_are_pinned_by_their_version_alone(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("address", ["http://me:hush@far:8265", "http://far:99999", "far:8265"])
 def test_rays_variable_holds_an_address_or_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://far:8265/")
-    assert address_of(CLUSTER) == "http://far:8265"
+    assert dashboard_address(CLUSTER) == "http://far:8265"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
-    for ask in (lambda: cluster_of(None), lambda: address_of(CLUSTER)):
+    for ask in (lambda: load_job_cluster(None), lambda: dashboard_address(CLUSTER)):
         with pytest.raises(
             UsageError, match="RAY_API_SERVER_ADDRESS in the environment: a dashboard is http:"
         ) as caught:
@@ -233,12 +235,12 @@ def test_rays_variable_holds_an_address_or_is_refused(address: str, monkeypatch:
 )
 def test_a_cluster_for_one_command_takes_no_jobs(name: str, instead: str) -> None:
     with pytest.raises(UsageError, match=rf"'{name}' takes no jobs, it starts for one command and ends: .*{instead}"):
-        cluster_of(name)
+        load_job_cluster(name)
 
 
 def test_all_other_clusters_take_jobs() -> None:
     for name in set(cluster_names()) - {"slurm", "kuberay_job"}:
-        assert cluster_of(name) == load_cluster(name)
+        assert load_job_cluster(name) == load_cluster(name)
 
 
 @pytest.mark.parametrize(

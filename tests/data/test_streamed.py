@@ -138,7 +138,7 @@ from raykd.data import parquet
 from raykd.spec import DataSpec
 from raykd.data.streamed import StreamedImages
 from raykd.data.streams import TrainStream
-from raykd.parallel import World
+from raykd.distributed.world import World
 
 spec = DataSpec("made", 3, 1, 64, (0.5,), (0.5,))
 files = parquet.find_files(Path(sys.argv[1]), "train")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raykd.data.datasets import Images
 from raykd.distributed.world import World
 from raykd.engine.evaluator import Evaluator, score
-from raykd.models.logits import logits_of
+from raykd.models.logits import compute_logits
 from raykd.spec import DataSpec
 
 ALONE = World.alone()
@@ -101,11 +101,11 @@ class Recorder(nn.Module):
 def test_networks_are_asked_in_evaluation_mode_and_left_as_they_were() -> None:
     network = Recorder()
     batches = [torch.rand(2, 1, 2, 2), torch.rand(1, 1, 2, 2)]
-    logits = logits_of(network, batches, ALONE)
+    logits = compute_logits(network, batches, ALONE)
     assert torch.equal(logits, torch.cat([batch.flatten(1)[:, :3] for batch in batches]))
     assert network.modes == [False, False]
     assert network.training
-    assert not logits_of(network.eval(), batches, ALONE).requires_grad
+    assert not compute_logits(network.eval(), batches, ALONE).requires_grad
     assert not network.training
 
 

@@ -1,6 +1,5 @@
 """What one of two workers cannot do ends both with the same error, and neither waits for the other."""
 
-import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,11 @@ from tests.worker_pair import run_two_workers
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two workers have failed."""
     folder = tmp_path_factory.mktemp("pair")
-    for name in ("run", "held"):
-        (folder / name).mkdir()
+    (folder / "run").mkdir()
     for rank in range(2):
         (folder / f"machine-{rank}" / "bank").mkdir(parents=True)
     write_products(RunDirectory(folder / "machine-0"), {"class_00000": {"w": torch.ones(1)}})
-    with (folder / "held" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        run_two_workers("tests.engine.failing_pair", folder)
+    run_two_workers("tests.engine.failing_pair", folder)
     return folder
 
 
@@ -35,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("calibrate", "UsageError", "fewer than 2 images of 1 of 4 classes: c (1)"),
         ("report", "SetupError", "could not write into run directory run"),
         ("resume", "CorruptError", "no whole checkpoint among ['step_0000001']"),
-        ("lock", "InProgress", "run held is in progress in another process"),
+        ("lock", "InProgress", "is in progress in another process"),
         ("freeze", "UsageError", "absent-s0"),
         ("close_bank", "CorruptError", "class_00000.safetensors is missing"),
     ],

@@ -32,7 +32,7 @@ def rows(pixels: Tensor) -> set[bytes]:
 def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     where = Workspace(None, tmp_path)
     whole, rest = built(where), built(where, "data.holdout=0.1")
-    apart = rest.evaluator._beside["holdout"]
+    apart = rest.evaluator._extra_evaluators["holdout"]
     before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, apart._images
     assert isinstance(before, Images) and isinstance(shown, Images) and isinstance(held_out, Images)
     everything = rows(before.pixels)
@@ -40,7 +40,7 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     assert rows(shown.pixels) | rows(held_out.pixels) == everything
     assert not rows(shown.pixels) & rows(held_out.pixels)
     again = built(where, "data.holdout=0.1", "seed=5")
-    theirs = again.evaluator._beside["holdout"]._images
+    theirs = again.evaluator._extra_evaluators["holdout"]._images
     assert theirs is not None
     assert torch.equal(theirs.pixels, held_out.pixels)
 

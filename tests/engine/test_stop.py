@@ -29,11 +29,11 @@ def test_a_stop_is_heard_within_a_second_also_after_resuming(
     poll = StopPoll(LocalReporter(RunDirectory(tmp_path), lambda: bool(asked)), World.alone(), first)
     for done in range(first + 1, first + 200):
         clock.now += 0.05
-        assert not poll.asked(done)
+        assert not poll.requested(done)
     asked.append(True)
     begun = clock.now
     done = first + 199
-    while not poll.asked(done := done + 1):
+    while not poll.requested(done := done + 1):
         clock.now += 0.05
     assert clock.now - begun < 1.0
 
@@ -45,5 +45,5 @@ def test_steps_that_only_fill_a_queue_do_not_put_the_question_off(
     monkeypatch.setattr(stop, "time", clock)
     poll = StopPoll(LocalReporter(RunDirectory(tmp_path), lambda: True), World.alone(), 0)
     clock.now += 1e-5  # the launch of the first step, not its computation
-    assert poll.asked(1)
-    assert poll.asked(11)
+    assert poll.requested(1)
+    assert poll.requested(11)

@@ -82,7 +82,7 @@ def test_a_set_holds_what_its_bank_makes(store: Path, run: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(logits, network(shown), atol=1e-5)
     # Row 137 by hand, from the bank as a whole.
-    source = generated.BankRows(open_bank(RunDirectory(run)), 3, torch.device("cpu"))
+    source = generated.BankSource(open_bank(RunDirectory(run)), 3, torch.device("cpu"))
     with torch.no_grad():
         image = (
             open_bank(RunDirectory(run)).load(range(10)).mixed(source._latents([137]), torch.tensor(labels[137:138]))[0]
@@ -169,7 +169,7 @@ def test_a_finished_set_is_checked_and_left_alone(
 ) -> None:
     synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "_make", lambda *_: pytest.fail("images were made again"))
+        patch.setattr(synthesis, "_make_file", lambda *_: pytest.fail("images were made again"))
         with caplog.at_level("INFO", "raykd"):
             assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone()).written == 0
     assert "finished already" in caplog.text

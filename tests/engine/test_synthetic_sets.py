@@ -12,7 +12,7 @@ import torch
 from raykd.cluster.config import Cluster
 from raykd.data.datasets import count_images, data_spec, load_images, train_spec
 from raykd.distributed.world import World
-from raykd.engine.image_sources import MethodRows
+from raykd.engine.image_sources import MethodSource
 from raykd.engine.synthesis import make_image_sets, synthesize
 from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
@@ -70,7 +70,7 @@ def test_the_set_holds_the_images_of_the_generator_up_to_its_levels(tmp_path: Pa
     trained(made, tmp_path)
     folder, spec = set_folder(made, tmp_path), data_spec("digits")
     run = next(tmp_path.glob("dafl_digits-*"))
-    source = MethodRows(RunDirectory(run), World.alone(), Workspace(None, tmp_path))
+    source = MethodSource(RunDirectory(run), World.alone(), Workspace(None, tmp_path))
     shown = train_spec(str(folder), spec, None)
     stored = load_images(str(folder), "train", shown, None)
     wanted = torch.empty(300, 1, 32, 32)

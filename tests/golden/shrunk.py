@@ -17,7 +17,7 @@ from raykd.config.runtime import Runtime
 from raykd.data import parquet
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
-from raykd.engine.build import spec_of
+from raykd.engine.build import build_spec
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext
 from raykd.methods import METHODS
@@ -125,7 +125,7 @@ def make_teacher(recipe: Recipe, path: Path) -> None:
     """Write the weights of an untrained teacher whose opinions are strong all the same."""
     assert recipe.teacher is not None
     assert recipe.teacher.model is not None
-    spec = spec_of(recipe.data, Workspace(None, path.parent))
+    spec = build_spec(recipe.data, Workspace(None, path.parent))
     torch.manual_seed(0)
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
     network = build_model(recipe.teacher.model, **sizes)

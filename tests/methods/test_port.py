@@ -23,8 +23,8 @@ from raykd.methods import METHODS
 from raykd.models import build_model
 from raykd.planning import predict as prediction
 from raykd.planning import profile
-from raykd.planning.plan import Terms, plan
-from raykd.planning.predict import Site
+from raykd.planning.plan import WorkerBudget, plan
+from raykd.planning.predict import TrialSite
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import dump_recipe, load_recipe
 from raykd.results import RunResult
@@ -132,8 +132,8 @@ def test_the_students_schedule_ends_with_its_last_update(tmp_path: Path, monkeyp
 def test_its_cost_is_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: profile.answer(task, told))
     monkeypatch.setattr(profile, "prepare_host", lambda threads: None)
-    terms = Terms(workers=2, memory=None, gpus=0, cpus=1, price=None)
-    found = plan(resolve(load_recipe("mine.yaml")), Runtime(), Site(Workspace(None, tmp_path / "runs"), 2), terms)
+    terms = WorkerBudget(workers=2, memory=None, gpus=0, cpus=1, price=None)
+    found = plan(resolve(load_recipe("mine.yaml")), Runtime(), TrialSite(Workspace(None, tmp_path / "runs"), 2), terms)
     planned = found.to_dict()["runs"][0]
     assert planned["measured"]["size_is"] == "images"
     assert planned["images_per_worker"] == BATCH // 2

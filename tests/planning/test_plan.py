@@ -15,8 +15,8 @@ from raykd.methods.noise import Noise
 from raykd.models import build_model
 from raykd.planning import predict as prediction
 from raykd.planning import profile as trial
-from raykd.planning.plan import DoesNotFit, Terms, gib, plan
-from raykd.planning.predict import Line, Site, line, predict
+from raykd.planning.plan import DoesNotFit, WorkerBudget, gib, plan
+from raykd.planning.predict import Line, TrialSite, fit_line, predict
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, recipe_from_dict
 from raykd.store.workspace import Workspace
@@ -24,7 +24,7 @@ from raykd.store.workspace import Workspace
 HALF = 78 + 608 + 12_060 + 2_562 + 430  # LeNet-5-half: convolutions 1-3-8-60 of 5 x 5, layers 60-42-10
 WHOLE = 156 + 2_416 + 48_120 + 10_164 + 850  # LeNet-5: 1-6-16-120, 120-84-10
 GIB = 2**30
-FREE = Terms(workers=1, memory=None, gpus=0, cpus=1, price=None)
+FREE = WorkerBudget(workers=1, memory=None, gpus=0, cpus=1, price=None)
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -40,8 +40,14 @@ def recipe(**sections: Any) -> Recipe:
     return recipe_from_dict({**content, **sections})
 
 
-def site(tmp_path: Path, workers: int = 1) -> Site:
-    return Site(Workspace(None, tmp_path), workers)
+def site(tmp_path: Path, workers: int = 1) -> TrialSite:
+    return TrialSite(Workspace(None, tmp_path), workers)
+
+
+def tried(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe that a trial is asked to try."""
+    recipe: dict[str, Any] = told["experiment"]["runs"][told["experiment"]["run"]]["recipe"]
+    return recipe
 
 
 @pytest.fixture
@@ -63,11 +69,11 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Trials by formula: 0.1 s and 1 GiB, plus 0.01 s and 100 MiB for each member or image. Returns sizes tried."""
     asked: list[int] = []
 
-    def answer(task: str, told: Told, site: Site) -> dict[str, Any]:
+    def answer(task: str, told: Told, site: TrialSite) -> dict[str, Any]:
         if task == "prepare":
-            return {"recipe": told["recipe"], "stand_ins": []}
+            return {"experiment": told["experiment"], "placeholders": []}
         by_class = Noise.sharded_by == "classes"
-        size = told["recipe"]["schedule"]["global_batch"] // site.workers
+        size = tried(told)["schedule"]["global_batch"] // site.workers
         if by_class:
             size = told["runtime"]["wave"] or 10
         if told["steps"]:
@@ -79,7 +85,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             "parameters": {"student": 50},
             "trained": {"student": 50},
             "classes": 40,
-            "total_steps": told["recipe"]["schedule"]["steps"] * (-(-40 // (size * site.workers)) if by_class else 1),
+            "total_steps": tried(told)["schedule"]["steps"] * (-(-40 // (size * site.workers)) if by_class else 1),
             "built": GIB,
             "seconds": 0.1 + 0.01 * size,
             "cpu_seconds": 0.06 + 0.006 * size,
@@ -97,12 +103,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_line_through_two_points_grows_and_never_falls() -> None:
-    assert line([(2, 5.0), (4, 9.0)]) == Line(1.0, 2.0)
-    assert line([(2, 5.0)]) == Line(5.0, 0.0)
-    assert line([(2, 5.0), (4, 4.0)]) == Line(4.0, 0.0), "noise is no saving"
-    assert line([(2, 1.0), (4, 9.0)]) == Line(0.0, 2.25), "nothing starts below zero"
-    assert line([(2, 5.0), (4, 9.0)]).fits(21.5) == 10
-    assert line([(2, 5.0), (4, 9.0)]).fits(0.5) == 0
+    assert fit_line([(2, 5.0), (4, 9.0)]) == Line(1.0, 2.0)
+    assert fit_line([(2, 5.0)]) == Line(5.0, 0.0)
+    assert fit_line([(2, 5.0), (4, 4.0)]) == Line(4.0, 0.0), "noise is no saving"
+    assert fit_line([(2, 1.0), (4, 9.0)]) == Line(0.0, 2.25), "nothing starts below zero"
+    assert fit_line([(2, 5.0), (4, 9.0)]).fits(21.5) == 10
+    assert fit_line([(2, 5.0), (4, 9.0)]).fits(0.5) == 0
 
 
 @pytest.mark.parametrize(("amount", "told"), [(3 * GIB, "3.00 GiB"), (1.5 * 2**20, "1.50 MiB"), (80, "80 B")])
@@ -137,7 +143,7 @@ def test_classes_that_one_has_are_followed_by_the_others() -> None:
 
 @pytest.mark.usefixtures("in_process")
 def test_figures_of_a_small_recipe_are_those_reckoned_by_hand(tmp_path: Path) -> None:
-    found = plan(resolve(recipe()), Runtime(), site(tmp_path, 4), Terms(4, None, 0, 2, 3.0)).to_dict()
+    found = plan(resolve(recipe()), Runtime(), site(tmp_path, 4), WorkerBudget(4, None, 0, 2, 3.0)).to_dict()
     (run,) = found["runs"]
     assert run["images_per_worker"] == 128
     assert run["parameters"] == {"student": HALF, "teacher": WHOLE} == {"student": 15_738, "teacher": 61_706}
@@ -164,7 +170,7 @@ def test_runs_that_are_not_there_are_planned_too_and_stood_in_for(tmp_path: Path
     assert found["total"]["hours"] == teacher["hours"] + own["hours"]
     folder = tmp_path / teacher["run"]
     folder.mkdir()
-    (folder / "status.json").write_text('{"state": "finished"}')
+    (folder / "status.json").write_text('{"state": "finished", "result": {}}')
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), folder / "student.safetensors")
     teacher, own = plan(resolve(one), Runtime(), site(tmp_path), FREE).to_dict()["runs"]
     assert teacher == {"run": folder.name, "state": "finished"}
@@ -197,7 +203,7 @@ def shard_by_classes(monkeypatch: pytest.MonkeyPatch, axis: Callable[[PlannedRun
 def test_waves_and_their_time(tmp_path: Path, made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     shard_by_classes(monkeypatch, by_members)
     found = plan(resolve(recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 160})), Runtime(wave=12),
-                 site(tmp_path, 2), Terms(2, None, 1, 1, None)).to_dict()  # fmt: skip
+                 site(tmp_path, 2), WorkerBudget(2, None, 1, 1, None)).to_dict()  # fmt: skip
     (run,) = found["runs"]
     assert (run["waves"], run["wave"], run["classes_per_worker"]) == (2, 10, 20), "40 classes, 24 at once"
     assert (run["images_per_class"], run["images_per_worker"]) == (4, 40)
@@ -207,27 +213,29 @@ def test_waves_and_their_time(tmp_path: Path, made_up: list[int], monkeypatch: p
     assert found["total"] == {"hours": pytest.approx(164 / 3600), "gpu_hours": pytest.approx(328 / 3600)}
 
 
-def refusal(tmp_path: Path, one: Recipe, terms: Terms, runtime: Runtime = Runtime()) -> str:  # noqa: B008
+def refusal(tmp_path: Path, one: Recipe, budget: WorkerBudget, runtime: Runtime = Runtime()) -> str:  # noqa: B008
     with pytest.raises(DoesNotFit) as caught:
-        plan(resolve(one), runtime, site(tmp_path, terms.workers), terms)
+        plan(resolve(one), runtime, site(tmp_path, budget.workers), budget)
     return str(caught.value)
 
 
 @pytest.mark.usefixtures("made_up")
 def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:
     one = recipe(schedule={**SHORT, "global_batch": 64})
-    told = refusal(tmp_path, one, Terms(2, 2 * GIB + 1, 0, 1, None))
+    told = refusal(tmp_path, one, WorkerBudget(2, 2 * GIB + 1, 0, 1, None))
     assert "needs 4.12 GiB on each of 2 workers, which may use 2.00 GiB" in told
     assert "8 workers; schedule.global_batch=20 (now 64); perhaps precision: bf16" in told
-    assert "bf16" not in refusal(tmp_path, one, Terms(1, 2 * GIB, 0, 1, None), Runtime(precision="bf16"))
-    assert "workers with more memory" in refusal(tmp_path, one, Terms(1, GIB, 0, 1, None), Runtime(precision="bf16"))
+    assert "bf16" not in refusal(tmp_path, one, WorkerBudget(1, 2 * GIB, 0, 1, None), Runtime(precision="bf16"))
+    assert "workers with more memory" in refusal(
+        tmp_path, one, WorkerBudget(1, GIB, 0, 1, None), Runtime(precision="bf16")
+    )
 
 
 @pytest.mark.usefixtures("made_up")
 def test_a_wave_too_large_is_refused_with_one_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard_by_classes(monkeypatch, by_members)
     one = recipe(schedule={**SHORT, "global_batch": 80})
-    told = refusal(tmp_path, one, Terms(1, GIB + 600 * 2**20, 0, 1, None), Runtime(wave=20))
+    told = refusal(tmp_path, one, WorkerBudget(1, GIB + 600 * 2**20, 0, 1, None), Runtime(wave=20))
     assert "wave: 6 in the cluster file (now 20); 7 workers for a single wave" in told
 
 
@@ -236,8 +244,8 @@ def test_members_that_learn_together_are_tried_with_few_images(tmp_path: Path, m
     shard_by_classes(monkeypatch, by_images_of_members)
     answer = prediction._in_a_process
 
-    def together(task: str, told: Told, where: Site) -> dict[str, Any]:
-        images = told["recipe"]["schedule"]["global_batch"] // 40
+    def together(task: str, told: Told, where: TrialSite) -> dict[str, Any]:
+        images = tried(told)["schedule"]["global_batch"] // 40
         found = answer(task, told, where)
         return {**found, "seconds": 1.0 + images} if task == "measure" else found
 
@@ -256,16 +264,16 @@ def test_members_that_learn_together_are_tried_with_few_images(tmp_path: Path, m
 def test_a_bank_too_large_to_copy_is_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = prediction._in_a_process
 
-    def with_bank(task: str, told: Told, where: Site) -> dict[str, Any]:
+    def with_bank(task: str, told: Told, where: TrialSite) -> dict[str, Any]:
         found = answer(task, told, where)
         bank = {"mode": "copy", "members": 40, "bytes": GIB // 2, "dtype": "float32"}
         return {**found, "bank": bank} if task == "measure" else found
 
     monkeypatch.setattr(prediction, "_in_a_process", with_bank)
     one = recipe(schedule={**SHORT, "global_batch": 32})
-    told = refusal(tmp_path, one, Terms(4, round(1.5 * GIB), 0, 1, None))
+    told = refusal(tmp_path, one, WorkerBudget(4, round(1.5 * GIB), 0, 1, None))
     assert "bank: exchange in the cluster file (1.41 GiB) instead of a copy" in told
-    (run,) = plan(resolve(one), Runtime(), site(tmp_path, 4), Terms(4, 2 * GIB, 0, 1, None)).to_dict()["runs"]
+    (run,) = plan(resolve(one), Runtime(), site(tmp_path, 4), WorkerBudget(4, 2 * GIB, 0, 1, None)).to_dict()["runs"]
     assert run["bank"]["mode"] == "copy"
     assert run["traffic_bytes"] == {"exchanged": 32, "gradients": 200}
 
@@ -278,10 +286,10 @@ def test_time_and_memory_of_real_processes_are_foretold_roughly(
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "teacher.safetensors")
     one = recipe(schedule={**SHORT, "global_batch": 4096})
     runtime = Runtime(threads=1)
-    foretold = predict(resolve(one), runtime, site(tmp_path), tmp_path / "a", memory=None, direct=False)
-    assert sorted(foretold.trials) == [512, 1024]
+    predicted = predict(resolve(one), runtime, site(tmp_path), tmp_path / "a", memory=None, direct=False)
+    assert sorted(predicted.trials) == [512, 1024]
     measured = prediction.measure(resolve(one), runtime, site(tmp_path), tmp_path / "a", 5)
-    assert 0.5 < foretold.at("cpu_seconds") / measured["cpu_seconds"] < 2
-    grown = foretold.at("steps_peak") - foretold.at("built"), measured["steps_peak"] - measured["built"]
+    assert 0.5 < predicted.at("cpu_seconds") / measured["cpu_seconds"] < 2
+    grown = predicted.at("steps_peak") - predicted.at("built"), measured["steps_peak"] - measured["built"]
     assert 0.5 < grown[0] / grown[1] < 2
-    assert foretold.peak() > 200 * 2**20, "a whole process, libraries and all"
+    assert predicted.peak() > 200 * 2**20, "a whole process, libraries and all"

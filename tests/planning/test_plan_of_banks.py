@@ -8,7 +8,7 @@ import torch
 from raykd.config.runtime import Runtime
 from raykd.planning import predict as prediction
 from raykd.planning import profile as trial
-from raykd.planning.predict import Site, predict
+from raykd.planning.predict import TrialSite, predict
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.workspace import Workspace
@@ -26,8 +26,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
-def site(tmp_path: Path) -> Site:
-    return Site(Workspace(None, tmp_path / "runs"), 2)
+def site(tmp_path: Path) -> TrialSite:
+    return TrialSite(Workspace(None, tmp_path / "runs"), 2)
 
 
 def test_a_wave_of_generators(tmp_path: Path) -> None:

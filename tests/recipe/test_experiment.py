@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from raykd.config.yaml_file import union_members
 from raykd.errors import UsageError
 from raykd.methods.kd import KdConfig
-from raykd.recipe.experiment import _always_hashed, _content, experiment_from_dict, resolve
+from raykd.recipe.experiment import _always_hashed, _hashed_fields, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_names
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
@@ -62,10 +62,10 @@ class Later(KdConfig):
 
 def test_a_field_that_comes_later_changes_no_id_until_it_is_set() -> None:
     old, left = KdConfig(name="kd"), Later(name="kd")
-    content = _content(old, old.model_dump(mode="json"), "method[kd].")
-    assert _content(left, left.model_dump(mode="json"), "method[kd].") == content
+    content = _hashed_fields(old, old.model_dump(mode="json"), "method[kd].")
+    assert _hashed_fields(left, left.model_dump(mode="json"), "method[kd].") == content
     used = Later(name="kd", patience=4)
-    assert _content(used, used.model_dump(mode="json"), "method[kd].") == {**content, "patience": 4}
+    assert _hashed_fields(used, used.model_dump(mode="json"), "method[kd].") == {**content, "patience": 4}
 
 
 @pytest.mark.parametrize(

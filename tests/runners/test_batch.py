@@ -45,7 +45,7 @@ def trials(
         store=store,
         data_root=None,
         should_stop=should_stop,
-        ended=lambda run, _: order.append(run.run_id),
+        on_outcome=lambda run, _: order.append(run.run_id),
     )
     return ended, order
 
@@ -101,7 +101,7 @@ def test_a_failure_stops_only_what_builds_on_it(ray_session: ModuleType, tmp_pat
 
 
 def test_a_fault_of_ours_is_kept_with_its_traceback(tmp_path: Path) -> None:
-    from raykd.runners.ray.pool import _answered
+    from raykd.runners.ray.pool import _return_errors
     from raykd.runners.ray.signals import RunSignals
     from raykd.runners.ray.worker import WorkerTask
 
@@ -112,7 +112,7 @@ def test_a_fault_of_ours_is_kept_with_its_traceback(tmp_path: Path) -> None:
     def train() -> RunResult:
         raise ZeroDivisionError("by a fault of ours")
 
-    reason, log = _answered(task, train)["message"], workspace.run(run.run_id).error_log
+    reason, log = _return_errors(task, train)["message"], workspace.run(run.run_id).error_log
     assert f"ZeroDivisionError: by a fault of ours; the traceback is in {log}" == reason
     assert "Traceback" in log.read_text()
 

@@ -1,4 +1,4 @@
-"""Which trials end early, and what a trial tells; without Ray's processes."""
+"""Which trials end early, and what a trial reports; without Ray's processes."""
 
 import math
 from pathlib import Path
@@ -13,9 +13,8 @@ from raykd.cluster.config import Cluster
 from raykd.errors import UsageError
 from raykd.recipe.recipe import load_recipe
 from raykd.results import RunResult
-from raykd.runners.ray.schedulers import scheduler_of
-from raykd.runners.ray.searcher import REPORT
-from raykd.runners.ray.trial import Telling, gpu_hours
+from raykd.runners.ray.schedulers import make_scheduler
+from raykd.runners.ray.trial import REPORT, ObjectiveReporter, gpu_hours
 from tests.search.test_study import opened, space
 
 BUDGET = {"schedule.steps": 40, "schedule.report_every": 10}
@@ -35,23 +34,25 @@ def test_a_search_that_goes_on_judges_by_all_trials_of_its_study(tmp_path: Path,
         study.add_trial(create_trial(state=TrialState.COMPLETE, value=value, intermediate_values=curve))
     decisions = {}
     for value in (0.1, 0.9):
-        scheduler, trial = scheduler_of(made, "accuracy", study), Trial("run", stub=True)
+        scheduler, trial = make_scheduler(made, "accuracy", study), Trial("run", stub=True)
         scheduler.on_trial_add(None, trial)
         decisions[value] = scheduler.on_trial_result(None, trial, {REPORT: 2, "accuracy": value})
     assert decisions == {0.1: TrialScheduler.STOP, 0.9: TrialScheduler.CONTINUE}
-    alone, trial = scheduler_of(made, "accuracy", opened(tmp_path / "new", made)), Trial("run", stub=True)
+    alone, trial = make_scheduler(made, "accuracy", opened(tmp_path / "new", made)), Trial("run", stub=True)
     alone.on_trial_add(None, trial)
     assert alone.on_trial_result(None, trial, {REPORT: 2, "accuracy": 0.1}) == TrialScheduler.CONTINUE
 
 
 def test_no_trial_is_ended_at_its_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr("raykd.runners.ray.trial.tune.report", told.append)
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr("raykd.runners.ray.trial.tune.report", reports.append)
     recipe = load_recipe("kd_digits", [f"{key}={value}" for key, value in BUDGET.items()] + ["data.holdout=0.1"])
     for last in (40, math.inf):
         for step in range(10, 41, 10):
-            Telling(recipe, ["accuracy"], last)({"step": step, "holdout/accuracy/top1": 1.0})
-    assert [row[REPORT] for row in told] == [1, 2, 3, 1, 2, 3, 4], "of several seeds the first one has others after it"
+            ObjectiveReporter(recipe, ["accuracy"], last).report({"step": step, "holdout/accuracy/top1": 1.0})
+    assert [row[REPORT] for row in reports] == [1, 2, 3, 1, 2, 3, 4], (
+        "of several seeds the first one has others after it"
+    )
 
 
 @pytest.mark.parametrize("name", ["asha", "median"])
@@ -61,10 +62,10 @@ def test_a_scheduler_that_ends_no_trial_is_refused(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("told", "workers", "share", "hours"), [(0.0, 3, 0.0, 6.0), (4.0, 2, 1.0, 4.0), (2.0, 1, 0.25, 0.5)]
+    ("measured", "workers", "share", "hours"), [(0.0, 3, 0.0, 6.0), (4.0, 2, 1.0, 4.0), (2.0, 1, 0.25, 0.5)]
 )
 def test_hours_are_those_of_gpus_or_their_parts_else_of_workers(
-    told: float, workers: int, share: float, hours: float
+    measured: float, workers: int, share: float, hours: float
 ) -> None:
-    result = RunResult(run="made", seed=0, gpu_hours=told, seconds=7200.0)
+    result = RunResult(run="made", seed=0, gpu_hours=measured, seconds=7200.0)
     assert gpu_hours(result, workers, Cluster(name="made", gpus_per_worker=share)) == hours

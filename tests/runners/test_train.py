@@ -87,7 +87,7 @@ def test_a_missing_ray_is_said(no_ray: None, tmp_path: Path) -> None:
 def test_a_silent_address_fails_within_seconds(tmp_path: Path) -> None:
     """In a process of its own: this one may hold the connection of other tests."""
     program = (
-        "import sys; from pathlib import Path; from tests.cluster import runs\n"
+        "import sys; from pathlib import Path; from tests.runners import runs\n"
         f"store = Path({str(tmp_path)!r})\n"
         "runs.start(runs.recipe(store), store, address='127.0.0.1:1')"
     )
@@ -114,7 +114,7 @@ def test_the_token_is_looked_for_as_ray_does(tmp_path: Path, monkeypatch: pytest
 
 def test_a_token_that_is_missing_is_asked_for(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from tests.cluster import runs\n"
+        "import sys; from pathlib import Path; from tests.runners import runs\n"
         f"store = Path({str(tmp_path)!r})\n"
         "runs.start(runs.recipe(store), store, address='auto')"
     )

@@ -129,9 +129,9 @@ def test_poor_trials_end_early(ray_session: ModuleType, tmp_path: Path) -> None:
     assert report["trials"]["pruned"] >= 2
     assert report["best"][0]["parameters"] == {"student_optim.lr": 0.003}
     for trial in study_of(report).trials:
-        told = [int(step) for step in trial.intermediate_values]
-        assert told == list(range(1, len(told) + 1)), "the report that it was ended at is there too"
-        assert (len(told) in (1, 2, 4)) == (trial.state == TrialState.PRUNED)
+        reports = [int(report) for report in trial.intermediate_values]
+        assert reports == list(range(1, len(reports) + 1)), "the report that it was ended at is there too"
+        assert (len(reports) in (1, 2, 4)) == (trial.state == TrialState.PRUNED)
         state = RunDirectory(tmp_path / "runs" / trial.user_attrs[RUN]).status()["state"]
         assert state == ("finished" if trial.state == TrialState.COMPLETE else "pruned")
 
@@ -185,10 +185,10 @@ def test_a_trial_of_several_seeds_counts_by_their_mean(ray_session: ModuleType, 
         values = [row["holdout/accuracy/top1"] for row in found]
         assert trial.values[0] == pytest.approx(sum(values) / 3)
         assert trial.user_attrs["test/accuracy/top1"] == pytest.approx(sum(row["accuracy/top1"] for row in found) / 3)
-        told = trial.intermediate_values
-        assert list(told) == [1, 2, 3, 6, 9], "rows of the first seed, then the mean so far"
-        assert told[3] == values[0]
-        assert told[6] == pytest.approx(sum(values[:2]) / 2)
+        reports = trial.intermediate_values
+        assert list(reports) == [1, 2, 3, 6, 9], "rows of the first seed, then the mean so far"
+        assert reports[3] == values[0]
+        assert reports[6] == pytest.approx(sum(values[:2]) / 2)
     kept = {path.parent.name.rpartition("-s")[0] for path in (tmp_path / "runs").glob("kd_digits-*/checkpoints")}
     assert kept == {report["best"][0]["run"].removesuffix("-s0")}
     assert searched(tmp_path, trials=2, seeds=3, keep=1)["best"] == report["best"]
@@ -215,12 +215,12 @@ def test_agreement_is_measured_on_the_same_images_for_all_trials(tmp_path: Path)
         space = {key: {"loguniform": [0.1, 10]}}
         return plan_search(load_space(str(written(tmp_path, recipe=recipe, overrides={}, space=space))), tmp_path)
 
-    judged = planned("dafl_digits", "method.entropy_weight").space.recipe_of({}).referee
+    judged = planned("dafl_digits", "method.entropy_weight").space.make_recipe({}).referee
     assert (judged.recipe, judged.seed, judged.images) == ("dafl_digits", 1, 1000)
-    judged = planned("lsgdfd_digits", "bank.overrides.method.tv_weight").space.recipe_of({}).referee
+    judged = planned("lsgdfd_digits", "bank.overrides.method.tv_weight").space.make_recipe({}).referee
     assert (judged.recipe, judged.seed) == ("lsgdfd_digits_bank", 1)
-    assert planned("lsgdfd_digits", "student_optim.lr").space.recipe_of({}).referee is None, "all have one bank"
-    labelled = planned("kd_digits", "student_optim.lr").space.recipe_of({})
+    assert planned("lsgdfd_digits", "student_optim.lr").space.make_recipe({}).referee is None, "all have one bank"
+    labelled = planned("kd_digits", "student_optim.lr").space.make_recipe({})
     assert (labelled.referee, labelled.data.holdout) == (None, 0.1)
 
 

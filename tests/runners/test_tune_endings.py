@@ -114,7 +114,7 @@ def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_sessio
     temperatures = {"method.temperature": {"choice": [2.0, 3.0, 5.0]}}
     changes: dict[str, Any] = {"sampler": {"name": "grid"}, "trials": 3, "space": temperatures}
     planned = plan_search(load_space(str(written(tmp_path, **changes))), tmp_path / "runs")
-    run = resolve(planned.space.recipe_of({"method.temperature": 3.0})).run_id
+    run = resolve(planned.space.make_recipe({"method.temperature": 3.0})).run_id
     blocked = tmp_path / "runs" / run / "checkpoints"
     blocked.parent.mkdir(parents=True)
     blocked.touch()

@@ -10,14 +10,14 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from raykd.recipe.experiment import Experiment
-from raykd.recipe.recipe import load_recipe
-from raykd.runners.ray.searcher import FAILED, FINAL, MADE, REPORT, Segment, StudySearcher
+from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.search.population import CHANGES, MEMBER, START, Population
-from raykd.search.report import report_of, write_search
+from raykd.search.proposer import make_proposer
+from raykd.search.report import build_report, write_search
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
-from raykd.search.study import GENERATION, RUN, best_trials, enqueue, open_study, working
+from raykd.search.study import GENERATION, RUN, best_trials, open_study, registered_tuner
+from raykd.search.trials import DONE, WAIT, Complete, Failed, NoProposal, Proposal, StudyTrials, TrialReport
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -40,53 +40,41 @@ def space(folder: Path, **changes: Any) -> SearchSpace:
 
 
 class Tuner:
-    """A tuner whose trials end as they are told to."""
+    """A tuner of a population whose trials are trained by nobody, and end with what a test gives them."""
 
     def __init__(self, folder: Path, searched: SearchSpace, name: str = "one") -> None:
+        self.folder = folder
         self.study = open_study(searched, ("accuracy",), folder / "made-0", None)
-        self.population = Population(self.study, searched, Workspace(None, folder), 1)
-        self.searcher = StudySearcher(
-            self.study,
-            searched,
-            ("accuracy",),
-            tuner=name,
-            target=searched.trials * len(searched.generation_ends()),
-            workspace=Workspace(None, folder),
-            should_stop=bool,
-            trial_task=self.job,
-            broken=print,
-            population=self.population,
+        self.population = Population(
+            StudyTrials(self.study, searched, ("accuracy",), Workspace(None, folder), tuner=name)
         )
-        self.folder, self.started, self.name = folder, 0, name
 
-    def job(self, run: Experiment, segment: Segment) -> dict[str, Any]:
-        (self.folder / run.run_id).mkdir(exist_ok=True)
-        RunDirectory(self.folder / run.run_id).write_status(state="interrupted")
-        return {"recipe": run.recipe, "stretch": segment}
+    def ask(self) -> Proposal | NoProposal:
+        proposal = self.population.next()
+        if isinstance(proposal, Proposal):
+            run = RunDirectory(self.folder / proposal.experiment.run_id)
+            run.path.mkdir(exist_ok=True)
+            run.write_status(state="interrupted")
+        return proposal
 
-    def ask(self) -> tuple[str, Any]:
-        self.started += 1
-        trial = f"{self.name}-{self.started}"
-        return trial, self.searcher.suggest(trial)
+    def end(self, proposal: Proposal, accuracy: float | None) -> None:
+        complete = Complete(TrialReport(1, {"accuracy": accuracy or 0.0}), images_made=0, test_accuracy=None)
+        self.population.ended(proposal.trial, Failed("broken") if accuracy is None else complete)
 
-    def end(self, trial: str, value: float | None) -> None:
-        told = {FAILED: "broken"} if value is None else {FINAL: 1.0, MADE: 0, REPORT: 1, "accuracy": value}
-        self.searcher.on_trial_complete(trial, told)
-
-    def generation(self, value_of: Callable[[Any], float | None]) -> list[dict[str, Any]]:
-        """Run all members of a generation, several at a time; nothing else may start before all have ended."""
+    def generation(self, train: Callable[[Recipe], float | None]) -> list[Proposal]:
+        """Train all members of a generation, several at a time; nothing else may start before all have ended."""
         at_work = []
-        while isinstance((asked := self.ask())[1], dict):
-            at_work.append(asked)
-        for number, (trial, told) in enumerate(at_work):
+        while isinstance(proposal := self.ask(), Proposal):
+            at_work.append(proposal)
+        for number, proposal in enumerate(at_work):
             if number:
-                assert self.ask()[1] in (None, "FINISHED"), "a generation waits for its last member"
-            self.end(trial, value_of(told["recipe"]))
-        return [told for _, told in at_work]
+                assert self.ask() in (WAIT, DONE), "a generation waits for its last member"
+            self.end(proposal, train(proposal.experiment.recipe))
+        return at_work
 
 
-def temperature(recipe: Any) -> float:
-    last = recipe.segments()[-1][0]
+def temperature(recipe: Recipe) -> float:
+    last: Any = recipe.segments()[-1][0]
     return float(last.method.temperature)
 
 
@@ -99,12 +87,12 @@ def test_the_worst_go_on_from_the_best_and_the_others_as_they_are(tmp_path: Path
     searched = space(tmp_path)
     tuner = Tuner(tmp_path, searched)
     first = tuner.generation(temperature)
-    assert [told["stretch"] for told in first] == [(0, 20)] * 4
+    assert [proposal.segment for proposal in first] == [(0, 20)] * 4
     second = tuner.generation(temperature)
-    assert [told["stretch"] for told in second] == [(20, 40)] * 4
+    assert [proposal.segment for proposal in second] == [(20, 40)] * 4
     third = tuner.generation(temperature)
-    assert [told["stretch"] for told in third] == [(40, None)] * 4
-    assert tuner.ask()[1] == "FINISHED"
+    assert [proposal.segment for proposal in third] == [(40, None)] * 4
+    assert tuner.ask() is DONE
     before, after = members(tuner.study, 0), members(tuner.study, 1)
     worst = min(before, key=lambda trial: trial.values[0])
     best = max(before, key=lambda trial: trial.values[0])
@@ -117,7 +105,9 @@ def test_the_worst_go_on_from_the_best_and_the_others_as_they_are(tmp_path: Path
         assert new.params != best.params
         assert new.user_attrs[RUN] not in {one.user_attrs[RUN] for one in before}
     assert RunDirectory(tmp_path / worst.user_attrs[RUN]).status()["state"] == "pruned", "its run will not be continued"
-    assert [temperature(told["recipe"]) for told in second] == [trial.params["method.temperature"] for trial in after]
+    assert [temperature(one.experiment.recipe) for one in second] == [
+        trial.params["method.temperature"] for trial in after
+    ]
 
 
 def test_numbers_stay_in_their_bounds_and_near_the_better_ones(tmp_path: Path) -> None:
@@ -129,7 +119,7 @@ def test_numbers_stay_in_their_bounds_and_near_the_better_ones(tmp_path: Path) -
     for generation in range(1, 4):
         parents = {json.dumps(trial.params) for trial in members(tuner.study, generation - 1)}
         for trial in members(tuner.study, generation):
-            assert all(searched.space[key].holds(value) for key, value in trial.params.items())
+            assert all(searched.space[key].contains(value) for key, value in trial.params.items())
             seen.add(trial.params["method.temperature"])
             near = [
                 all(
@@ -178,7 +168,7 @@ def test_a_failed_member_goes_on_from_a_better_one(tmp_path: Path) -> None:
 def test_where_all_fail_there_is_no_next_generation(tmp_path: Path) -> None:
     tuner = Tuner(tmp_path, space(tmp_path))
     tuner.generation(lambda recipe: None)
-    assert tuner.ask()[1] == "FINISHED"
+    assert tuner.ask() is DONE
     assert len(tuner.study.trials) == 4
     assert tuner.population.failure() == "all 4 members failed in generation 0: broken"
 
@@ -225,14 +215,14 @@ def test_what_a_dead_tuner_left_at_work_keeps_its_place(tmp_path: Path) -> None:
     folder = tmp_path / "made-0"
     dead = Tuner(tmp_path, searched, "dead")
     dead.generation(temperature)
-    assert isinstance(dead.ask()[1], dict)
+    assert isinstance(dead.ask(), Proposal)
     (folder / "tuners").mkdir()
     (folder / "tuners/dead").touch()
-    with working(dead.study, folder) as name:
+    with registered_tuner(dead.study, folder) as name:
         tuner = Tuner(tmp_path, searched, name)
         assert len(tuner.generation(temperature)) == 4
         assert len(tuner.generation(temperature)) == 4
-    assert tuner.ask()[1] == "FINISHED"
+    assert tuner.ask() is DONE
     done = [trial for trial in tuner.study.trials if trial.state == TrialState.COMPLETE]
     assert sorted((trial.user_attrs[GENERATION], trial.user_attrs[MEMBER]) for trial in done) == [
         (generation, member) for generation in range(3) for member in range(4)
@@ -243,10 +233,10 @@ def test_points_are_the_first_members(tmp_path: Path) -> None:
     points = [{"method.temperature": float(n), "student_optim.lr": 0.001} for n in range(2, 5)]
     searched = space(tmp_path, points=points)
     tuner = Tuner(tmp_path, searched)
-    enqueue(tuner.study, searched)
-    assert not tuner.study.trials
+    make_proposer(StudyTrials(tuner.study, searched, ("accuracy",), Workspace(None, tmp_path), tuner="one"))
+    assert not tuner.study.trials, "no sampler is to try them"
     first = tuner.generation(temperature)
-    assert [temperature(told["recipe"]) for told in first][:3] == [2.0, 3.0, 4.0]
+    assert [temperature(one.experiment.recipe) for one in first][:3] == [2.0, 3.0, 4.0]
 
 
 def test_the_best_of_the_last_generation_is_a_recipe_that_trains_all_of_it(tmp_path: Path) -> None:
@@ -254,15 +244,15 @@ def test_the_best_of_the_last_generation_is_a_recipe_that_trains_all_of_it(tmp_p
     tuner = Tuner(tmp_path, searched)
     tuner.generation(temperature)
     tuner.generation(temperature)
-    recipes = tuner.generation(lambda recipe: -temperature(recipe))
+    proposals = tuner.generation(lambda recipe: -temperature(recipe))
     best = best_trials(tuner.study)
     assert {trial.user_attrs[GENERATION] for trial in best} == {2}, "an earlier part of a training is no student yet"
-    report = report_of("made", tuner.study.trials, best, searched, ("accuracy",), 12)
+    report = build_report("made", tuner.study.trials, best, searched, ("accuracy",), 12)
     write_search(report, searched, tmp_path / "made-0")
     made = load_recipe(str(tmp_path / "made-0/best.yaml"))
-    coldest = min((told["recipe"] for told in recipes), key=temperature)
-    assert made.changes == coldest.changes
-    assert temperature(made) == temperature(coldest)
+    coldest = min((one.experiment for one in proposals), key=lambda experiment: temperature(experiment.recipe))
+    assert made.changes == coldest.recipe.changes
+    assert temperature(made) == temperature(coldest.recipe)
     assert made.data.holdout == 0, "it learns from all images"
     assert report.best[0].run == coldest.run_id
 

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from raykd.search.study import TUNER
 from tests.ports import free_port
-from tests.search.test_study import told
+from tests.search.test_study import filled_study
 
 PATIENCE = 60  # seconds
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [
@@ -79,7 +79,7 @@ def test_two_tuners_share_a_study_in_postgresql(tmp_path: Path, database: str) -
 
 
 def test_the_dashboard_opens_a_study(tmp_path: Path) -> None:
-    told(tmp_path, "accuracy")
+    filled_study(tmp_path, "accuracy")
     port = free_port()
     storage = f"sqlite:///{tmp_path / 'made-0' / 'study.db'}"
     server = subprocess.Popen(

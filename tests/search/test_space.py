@@ -10,8 +10,8 @@ import yaml
 from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
-from raykd.search.dimension import parameter_of, value_of
-from raykd.search.objectives import default_objective, reported_as
+from raykd.search.dimension import from_parameter, to_parameter
+from raykd.search.objectives import default_objective, metric_name
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space, space_files
 
@@ -41,8 +41,8 @@ def made(folder: Path, *pairs: str, **changes: Any) -> SearchSpace:
 @pytest.mark.parametrize("name", space_files())
 def test_every_shipped_space_is_valid(name: str) -> None:
     space = load_space(name)
-    for objective in space.objectives or (default_objective(space.recipe_of({})),):
-        reported_as(objective, space.recipe_of({}))
+    for objective in space.objectives or (default_objective(space.make_recipe({})),):
+        metric_name(objective, space.make_recipe({}))
     assert space_files()[name].read_text().startswith("# "), "its first line says what it is"
 
 
@@ -53,7 +53,7 @@ def test_the_shipped_spaces_cover_the_methods() -> None:
 
 def test_a_trials_recipe_is_what_train_would_make(tmp_path: Path) -> None:
     space = made(tmp_path, "schedule.steps=7", overrides={"schedule.report_every": 7})
-    recipe = space.recipe_of({"student.model": "hinton800", "method.entropy_weight": 2.0})
+    recipe = space.make_recipe({"student.model": "hinton800", "method.entropy_weight": 2.0})
     pairs = ["student.model=hinton800", "method.entropy_weight=2.0", "schedule.steps=7", "schedule.report_every=7"]
     assert resolve(recipe).run_id == resolve(load_recipe("dafl_digits", pairs)).run_id
     assert not recipe.controls
@@ -63,7 +63,7 @@ def test_a_field_fixed_on_the_command_line_is_searched_no_more(tmp_path: Path) -
     space = made(tmp_path, "student.model=hinton800")
     assert list(space.space) == [key for key in SPACE if key != "student.model"]
     assert space.space["method.temperature"].when == {}, "its condition is met"
-    assert space.recipe_of({}).student == load_recipe("dafl_digits", ["student.model=hinton800"]).student
+    assert space.make_recipe({}).student == load_recipe("dafl_digits", ["student.model=hinton800"]).student
     assert "method.temperature" not in made(tmp_path, "student.model=lenet5").space
 
 
@@ -107,7 +107,7 @@ def test_conditions_are_a_mapping(tmp_path: Path) -> None:
 def test_a_condition_decides_what_is_drawn(tmp_path: Path) -> None:
     space = made(tmp_path)
     for model, drawn in (("lenet5_half", False), ("hinton800", True)):
-        values = space.drawn(lambda key, one, model=model: model if key == "student.model" else one.samples[0])  # type: ignore[misc]
+        values = space.draw(lambda key, one, model=model: model if key == "student.model" else one.samples[0])  # type: ignore[misc]
         assert ("method.temperature" in values) == drawn
         assert list(values)[:3] == list(SPACE)[:3]
 
@@ -115,9 +115,9 @@ def test_a_condition_decides_what_is_drawn(tmp_path: Path) -> None:
 def test_a_choice_may_be_anything_that_a_recipe_takes(tmp_path: Path) -> None:
     space = made(tmp_path, recipe="kd_digits", space={"data.augment": {"choice": [[], ["crop"]]}})
     dimension = space.space["data.augment"]
-    kept = [parameter_of(value) for value in dimension.samples]
+    kept = [to_parameter(value) for value in dimension.samples]
     assert kept == ["[]", '["crop"]']
-    assert [value_of(dimension, one) for one in kept] == [[], ["crop"]]
+    assert [from_parameter(dimension, one) for one in kept] == [[], ["crop"]]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_no_objective_is_measured_on_the_test_split(recipe: str, default: str, a
     assert default_objective(loaded) == default
     for objective, expected in (("agreement", agreement), ("accuracy", accuracy)):
         if "/" in expected:
-            assert reported_as(objective, loaded) == expected
+            assert metric_name(objective, loaded) == expected
             continue
         with pytest.raises(UsageError, match=expected):
-            reported_as(objective, loaded)
+            metric_name(objective, loaded)

@@ -10,29 +10,25 @@ import yaml
 from optuna.trial import TrialState
 
 from raykd.errors import SetupError, UsageError
-from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.results import TrialCounts, TrialFailure
-from raykd.runners.ray.searcher import FINAL, MADE, REPORT, StudySearcher
-from raykd.search.grid import grid_of, target_of
-from raykd.search.report import report_of, values_of, write_figures, write_search
-from raykd.search.space import SearchSpace, Values
+from raykd.search.grid import count_trials, make_grid
+from raykd.search.report import build_report, read_values, write_figures, write_search
+from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.search.study import (
     RUN,
     TUNER,
     best_trials,
-    counted,
-    earlier_trials,
+    draw_values,
+    ended_trials,
     enqueue,
-    finished,
     learn_from_earlier,
+    load_earlier_trials,
     open_study,
-    propose,
-    working,
+    registered_tuner,
+    started_trials,
 )
-from raykd.store.run_directory import RunDirectory
-from raykd.store.workspace import Workspace
 
 SPACE: dict[str, dict[str, Any]] = {
     "student.model": {"choice": ["lenet5_half", "hinton800"]},
@@ -59,13 +55,13 @@ def test_values_are_drawn_from_the_space_and_read_back(tmp_path: Path, url: str 
     seen = []
     for _ in range(20):
         trial = study.ask()
-        values = propose(trial, searched)
+        values = draw_values(trial, searched)
         assert ("method.temperature" in values) == (values["student.model"] == "hinton800")
-        assert all(searched.space[key].holds(value) for key, value in values.items())
+        assert all(searched.space[key].contains(value) for key, value in values.items())
         study.tell(trial, 1.0)
         seen.append(values)
     again = opened(tmp_path, searched, url=url and url.format(tmp_path))
-    assert [values_of(trial, searched) for trial in again.trials] == seen
+    assert [read_values(trial, searched) for trial in again.trials] == seen
     assert again.metric_names == ["accuracy"]
     assert len({repr(values["data.augment"]) for values in seen}) == 2
 
@@ -80,7 +76,7 @@ def test_every_sampler_proposes(tmp_path: Path, sampler: str, caplog: pytest.Log
     optuna.logging.enable_propagation()
     for index in range(8):
         trial = study.ask()
-        propose(trial, searched)
+        draw_values(trial, searched)
         study.tell(trial, float(index))
     optuna.logging.disable_propagation()
     assert best_trials(study)[0].number == 7
@@ -108,14 +104,14 @@ def test_cmaes_moves_numbers(tmp_path: Path) -> None:
     study = opened(tmp_path, searched)
     for _ in range(30):
         trial = study.ask()
-        values = propose(trial, searched)
+        values = draw_values(trial, searched)
         study.tell(trial, -((values["method.temperature"] - 6) ** 2))
     assert best_trials(study)[0].values[0] > -0.1
 
 
 def test_a_grid_has_every_combination_once(tmp_path: Path) -> None:
     searched = space(tmp_path, sampler={"name": "grid", "grid": 3})
-    grid = grid_of(searched)
+    grid = make_grid(searched)
     assert len(grid) == 2 * 3 + 2 * 3 * 3  # without and with a temperature
     assert sorted({point["method.temperature"] for point in grid if "method.temperature" in point}) == pytest.approx(
         [1, 10, 100]
@@ -126,7 +122,7 @@ def test_a_grid_has_every_combination_once(tmp_path: Path) -> None:
     found = []
     for _ in grid:
         trial = study.ask()
-        found.append(propose(trial, searched))
+        found.append(draw_values(trial, searched))
         study.tell(trial, 0.0)
     assert sorted(map(repr, found)) == sorted(map(repr, grid))
 
@@ -141,20 +137,20 @@ def test_a_grid_is_whole_with_its_points_unless_trials_says_fewer(
     searched = space(
         tmp_path, sampler=grid, points=points, space={"method.temperature": {"uniform": [1, 7]}}, **changes
     )
-    assert target_of(searched) == target
+    assert count_trials(searched) == target
     study = opened(tmp_path, searched)
     enqueue(study, searched)
     enqueue(study, searched)
-    drawn = [propose(study.ask(), searched)["method.temperature"] for _ in range(target)]
+    drawn = [draw_values(study.ask(), searched)["method.temperature"] for _ in range(target)]
     assert drawn == [5.5, 1.0, 3.0, 5.0, 7.0][:target]
     assert len(study.trials) == target
-    assert [f"{left_out} of them are left out" in told for told in caplog.messages] == [True, True][:left_out]
+    assert [f"{left_out} of them are left out" in message for message in caplog.messages] == [True, True][:left_out]
 
 
 def test_the_whole_of_a_large_grid_is_wanted(tmp_path: Path) -> None:
     large = {"method.temperature": {"uniform": [1, 7]}, "schedule.steps": {"int": [1, 9]}}
-    assert target_of(space(tmp_path, sampler={"name": "grid", "grid": 9}, space=large)) == 81
-    assert target_of(space(tmp_path, space=large)) == 24
+    assert count_trials(space(tmp_path, sampler={"name": "grid", "grid": 9}, space=large)) == 81
+    assert count_trials(space(tmp_path, space=large)) == 24
 
 
 def test_points_come_first(tmp_path: Path) -> None:
@@ -162,29 +158,29 @@ def test_points_come_first(tmp_path: Path) -> None:
     searched = space(tmp_path, points=[point])
     study = opened(tmp_path, searched)
     enqueue(study, searched)
-    assert propose(study.ask(), searched) == point
+    assert draw_values(study.ask(), searched) == point
 
 
 def test_what_a_dead_tuner_was_at_is_asked_for_again(tmp_path: Path) -> None:
     searched = space(tmp_path)
     study = opened(tmp_path, searched)
-    with working(study, tmp_path / "made-0") as dead:
+    with registered_tuner(study, tmp_path / "made-0") as dead:
         at_work = study.ask()
-        values = propose(at_work, searched)
+        values = draw_values(at_work, searched)
         at_work.set_user_attr(TUNER, dead)
-        with working(study, tmp_path / "made-0"):  # another that lives takes nothing
+        with registered_tuner(study, tmp_path / "made-0"):  # another that lives takes nothing
             assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
     elsewhere = study.ask()
-    propose(elsewhere, searched)
+    draw_values(elsewhere, searched)
     elsewhere.set_user_attr(TUNER, "of another folder")
-    with working(study, tmp_path / "made-0"):
-        assert propose(study.ask(), searched) == values
-    assert finished(study) == [], "a trial that is repeated does not count"
+    with registered_tuner(study, tmp_path / "made-0"):
+        assert draw_values(study.ask(), searched) == values
+    assert ended_trials(study) == [], "a trial that is repeated does not count"
     assert study.trials[elsewhere.number].state == TrialState.RUNNING
 
 
 def test_an_earlier_search_is_learnt_from_and_does_not_count(tmp_path: Path) -> None:
-    told(tmp_path, "accuracy")
+    filled_study(tmp_path, "accuracy")
     folder = tmp_path / "made-0"
     narrower = {**SPACE, "schedule.steps": {"int": [3, 6]}}
     searched = space(tmp_path, earlier=str(folder), space=narrower)
@@ -193,27 +189,27 @@ def test_an_earlier_search_is_learnt_from_and_does_not_count(tmp_path: Path) -> 
     assert 0 < learnt <= 6
     assert learn_from_earlier(study, searched) == 0, "once"
     assert all(trial.params["schedule.steps"] <= 6 for trial in study.trials)
-    assert counted(study) == best_trials(study) == []
-    propose(study.ask(), searched)
+    assert started_trials(study) == best_trials(study) == []
+    draw_values(study.ask(), searched)
     folder.rename(tmp_path / "renamed")
     renamed = space(tmp_path, earlier=str(tmp_path / "renamed"), space=narrower)
-    assert len(earlier_trials(renamed, ("accuracy",))) == learnt
+    assert len(load_earlier_trials(renamed, ("accuracy",))) == learnt
     with pytest.raises(UsageError, match=r"wanted \['accuracy'\], this one wants \['parameters'\]"):
-        earlier_trials(renamed, ("parameters",))
+        load_earlier_trials(renamed, ("parameters",))
 
 
 def test_an_earlier_search_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     searched = space(tmp_path, earlier=str(tmp_path / "old"))
     with pytest.raises(UsageError, match="no study.db in .*old: 'earlier' is the folder"):
-        earlier_trials(searched, ("accuracy",))
+        load_earlier_trials(searched, ("accuracy",))
     (tmp_path / "old").mkdir()
     (tmp_path / "old/search.json").touch()
     with pytest.raises(UsageError, match="in a database or a journal, .* copy it with optuna.copy_study.*old/study.db"):
-        earlier_trials(searched, ("accuracy",))
+        load_earlier_trials(searched, ("accuracy",))
     for damage, says in ((b"x" * 5000, "file is not a database"), (b"", "exactly 1 study")):
         (tmp_path / "old/study.db").write_bytes(damage)
         with pytest.raises(UsageError, match=f"old/study.db cannot be read as the study of a search: .*{says}"):
-            earlier_trials(searched, ("accuracy",))
+            load_earlier_trials(searched, ("accuracy",))
 
 
 def test_a_storage_that_cannot_be_opened_is_told_without_its_secret(tmp_path: Path) -> None:
@@ -226,26 +222,26 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_secret(tmp_path: Pa
         opened(tmp_path, space(tmp_path), "accuracy", "parameters")
 
 
-def told(tmp_path: Path, *objectives: str) -> tuple[optuna.Study, SearchSpace]:
+def filled_study(tmp_path: Path, *objectives: str) -> tuple[optuna.Study, SearchSpace]:
     searched = space(tmp_path, overrides={"data.holdout": 0.1})
     study = opened(tmp_path, searched, *objectives)
     for index in range(6):
         trial = study.ask()
-        propose(trial, searched)
+        draw_values(trial, searched)
         trial.set_user_attr(RUN, f"run-{index}")
         if len(objectives) == 1:
             trial.report(index / 2, 1)
         study.tell(trial, [float(index), float(-index)][: len(objectives)])
     failing = study.ask()
-    propose(failing, searched)
+    draw_values(failing, searched)
     failing.set_user_attr("reason", "loss is not finite")
     study.tell(failing, state=TrialState.FAIL)
     return study, searched
 
 
 def test_the_best_recipe_is_one_that_trains_unchanged(tmp_path: Path) -> None:
-    study, searched = told(tmp_path, "accuracy")
-    report = report_of("made-0", counted(study), best_trials(study), searched, ["accuracy"], 6)
+    study, searched = filled_study(tmp_path, "accuracy")
+    report = build_report("made-0", started_trials(study), best_trials(study), searched, ["accuracy"], 6)
     assert report.trials == TrialCounts(target=6, complete=6, pruned=0, failed=1, running=0)
     assert [one.trial for one in report.best] == [5, 4, 3, 2, 1]
     assert report.reasons == [TrialFailure(6, "loss is not finite")]
@@ -257,41 +253,18 @@ def test_the_best_recipe_is_one_that_trains_unchanged(tmp_path: Path) -> None:
 
 
 def test_a_front_has_a_recipe_for_each(tmp_path: Path) -> None:
-    study, searched = told(tmp_path, "accuracy", "parameters")
-    report = report_of("made-0", counted(study), best_trials(study), searched, ["accuracy", "parameters"], 6)
+    study, searched = filled_study(tmp_path, "accuracy", "parameters")
+    report = build_report("made-0", started_trials(study), best_trials(study), searched, ["accuracy", "parameters"], 6)
     write_search(report, searched, tmp_path / "made-0")
     assert [path.name for path in (tmp_path / "made-0").glob("best*.yaml")] == ["best-5.yaml"]
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters")])
 def test_the_figures_are_there(tmp_path: Path, objectives: tuple[str, ...]) -> None:
-    study, _ = told(tmp_path, *objectives)
+    study, _ = filled_study(tmp_path, *objectives)
     written = write_figures(study, tmp_path / "figures")
     kinds = ("history", "importances", "parallel", "slice")
     ends = ("",) if len(objectives) == 1 else ("_accuracy", "_parameters")
     assert set(written) == {kind + end for kind in kinds for end in ends} | ({"pareto"} if len(ends) > 1 else set())
     for name in written:
         assert "Plotly.newPlot" in (tmp_path / "figures" / f"{name}.html").read_text()
-
-
-def test_a_search_tidies_what_it_made_and_nothing_else(tmp_path: Path) -> None:
-    """A point may be a run that somebody trained before: its checkpoints are not the search's to remove."""
-    points: list[Values] = [
-        {"schedule.steps": steps, "student.model": "lenet5_half", "data.augment": []} for steps in (3, 4, 5)
-    ]
-    searched = space(tmp_path, points=points, keep=1)
-    workspace = Workspace(None, tmp_path)
-    study = opened(tmp_path, searched)
-    enqueue(study, searched)
-    searcher = StudySearcher(
-        study, searched, ("accuracy",), tuner="one", target=3, workspace=workspace, should_stop=bool,
-        trial_task=lambda run, segment: {"run": run.run_id}, broken=print, population=None,
-    )  # fmt: skip
-    runs = [resolve(searched.recipe_of(point)).run_id for point in points]
-    for run in runs:
-        (tmp_path / run / "checkpoints").mkdir(parents=True)
-    RunDirectory(tmp_path / runs[0]).write_status(state="finished")
-    for number, run in enumerate(runs):
-        assert searcher.suggest(f"{number}") == {"run": run}
-        searcher.on_trial_complete(f"{number}", {FINAL: 1.0, MADE: 0, REPORT: 1, "accuracy": float(number)})
-    assert [(tmp_path / run / "checkpoints").exists() for run in runs] == [True, False, True]

@@ -129,7 +129,7 @@ def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pyte
     found = json.loads(done.stdout)
     assert found["accuracy/top1"] == pytest.approx(result.student.top1)
     assert found["directory"] == f"{store}/{resolve(what).run_id}"
-    with pytest.raises(UsageError, match=r"elsewhere-s0 is no run: it has no recipe.yaml"):
+    with pytest.raises(UsageError, match=r"elsewhere-s0 is no run; give what"):
         pull_run(f"{store}/elsewhere-s0", None)
 
 

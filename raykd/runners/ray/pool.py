@@ -1,4 +1,4 @@
-"""The driver's side of parallel trials on Ray: start what is ready, restart what dies, record what ends."""
+"""The driver's side of a batch on Ray: start runs that are ready, restart those that die, record those that end."""
 
 import logging
 import traceback
@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.2
 
 
 class RunPool:
-    """Trials that wait, trials at work, and how the others ended."""
+    """Runs that wait for others or for room, runs at work, and the outcomes of all others."""
 
     def __init__(
         self,
@@ -40,30 +40,30 @@ class RunPool:
         workspace: Workspace,
         waiting: Sequence[Experiment],
         outcomes: dict[str, RunOutcome],
-        ended: Callable[[Experiment, RunOutcome], None],
+        on_outcome: Callable[[Experiment, RunOutcome], None],
     ) -> None:
-        """Take over the runs to be done; ``outcomes`` holds those that are."""
-        self._cluster, self._workspace, self._ended = cluster, workspace, ended
+        """Take the runs to be done; ``outcomes`` holds those of runs that have ended, and gets the others."""
+        self._cluster, self._workspace, self._on_outcome = cluster, workspace, on_outcome
         self._outcomes = outcomes
         runs = {run.run_id: run for run in waiting}
         self._sources = {run_id: [source.run_id for source in run.sources] for run_id, run in runs.items()}
         needed = {source for sources in self._sources.values() for source in sources}
-        # What others wait for goes first, then what takes longest, so that no long one is left for the end.
-        order = sorted(runs, key=lambda run: (run not in needed, -_images(runs[run].recipe)))
-        self._waiting = {run: runs[run] for run in order}
+        # Runs that others wait for go first, then the longest ones, so that no long one is left for the end.
+        order = sorted(runs, key=lambda run_id: (run_id not in needed, -_count_images(runs[run_id].recipe)))
+        self._waiting = {run_id: runs[run_id] for run_id in order}
         self._working: dict[Any, tuple[str, Experiment]] = {}
         self._deaths: dict[str, int] = {}
         self._stopped = 0
         self._signals = RunSignals(workspace.addresses[0], f"trials-{uuid.uuid4().hex[:8]}")
 
     def run(self, should_stop: Callable[[], bool]) -> dict[str, RunOutcome]:
-        """Work until all have ended or a stop was asked for; see ``run_trials``."""
+        """Work until all have ended or a stop was asked for; see ``raykd.runners.batch.run_batch``."""
         workers = max(1, self._cluster.worker_range[1])
         self._signals.open()
         try:
             with connected(self._cluster, max(1, self._cluster.worker_range[0])):
-                places = max(1, room_for(self._cluster) // workers)
-                logger.info("%d runs to do, %d at a time", len(self._waiting), places)
+                concurrent = max(1, room_for(self._cluster) // workers)
+                logger.info("%d runs to do, %d at a time", len(self._waiting), concurrent)
                 while self._waiting or self._working:
                     stopping = should_stop()
                     if stopping:
@@ -71,98 +71,102 @@ class RunPool:
                         if not self._working:
                             break
                     else:
-                        self._start(places)
+                        self._start(concurrent)
                     self._collect()
         finally:
             self._signals.close()
         if self._waiting or self._stopped:
-            finished = sum(ended.result is not None for ended in self._outcomes.values())
+            finished = sum(outcome.result is not None for outcome in self._outcomes.values())
             total = len(self._outcomes) + len(self._waiting) + self._stopped
             raise BatchStopped(finished, self._stopped, total)
         return self._outcomes
 
-    def _start(self, places: int) -> None:
-        for name, run in list(self._waiting.items()):
-            sources = {source: self._outcomes.get(source) for source in self._sources[name]}
-            failed = [source for source, ended in sources.items() if ended and ended.result is None]
+    def _start(self, concurrent: int) -> None:
+        """Start runs whose sources are there while there is room; give up those whose sources failed."""
+        for run_id, run in list(self._waiting.items()):
+            sources = {source: self._outcomes.get(source) for source in self._sources[run_id]}
+            failed = [source for source, outcome in sources.items() if outcome and outcome.result is None]
             if failed:
-                del self._waiting[name]
-                self._record(name, run, RunOutcome(None, f"not run: {failed[0]}, which it builds on, failed"))
-            elif len(self._working) < places and all(sources.values()):
-                del self._waiting[name]
-                self._working[self._submit(run)] = name, run
+                del self._waiting[run_id]
+                self._record(run_id, run, RunOutcome(None, f"not run: {failed[0]}, which it builds on, failed"))
+            elif len(self._working) < concurrent and all(sources.values()):
+                del self._waiting[run_id]
+                self._working[self._submit(run)] = run_id, run
 
     def _submit(self, run: Experiment) -> Any:
         cluster = self._cluster
         task = asdict(WorkerTask.of(run, cluster, self._workspace, self._signals))
         if cluster.worker_range[1] > 1:
-            together = cluster.model_copy(update={"address": "auto"}).model_dump()
-            return ray.remote(_train_together).options(num_cpus=0, max_retries=0).remote(task, together)
+            joining = cluster.model_copy(update={"address": "auto"}).model_dump()
+            return ray.remote(_train_by_workers).options(num_cpus=0, max_retries=0).remote(task, joining)
         resources = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
         return ray.remote(_train_alone).options(max_retries=0, **resources).remote(task)
 
     def _collect(self) -> None:
-        """Wait a moment for trials to end and record how they did."""
-        if not self._working:  # what was left builds on what failed
+        """Wait a moment for runs to end, and record their outcomes."""
+        if not self._working:  # all that waited built on runs that failed
             return
-        done, _ = ray.wait(list(self._working), timeout=_POLL_SECONDS)
-        for trial in done:
-            name, run = self._working.pop(trial)
+        finished, _ = ray.wait(list(self._working), timeout=_POLL_SECONDS)
+        for task in finished:
+            run_id, run = self._working.pop(task)
             try:
-                outcome = ray.get(trial)
+                answer = ray.get(task)
             except RayError as error:
-                self._died(name, run, error)
+                self._restart(run_id, run, error)
                 continue
-            if "result" in outcome:
-                self._record(name, run, RunOutcome(RunResult.from_dict(outcome["result"])))
+            if "result" in answer:
+                self._record(run_id, run, RunOutcome(RunResult.from_dict(answer["result"])))
                 continue
-            failure = error_from_dict(outcome)
+            failure = error_from_dict(answer)
             if isinstance(failure, Interrupted):
                 self._stopped += 1
             else:
-                self._record(name, run, RunOutcome(None, str(failure)))
+                self._record(run_id, run, RunOutcome(None, str(failure)))
 
-    def _died(self, name: str, run: Experiment, error: Exception) -> None:
-        deaths = self._deaths[name] = self._deaths.get(name, 0) + 1
-        told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        reason = f"{type(error).__name__}: {told[:200]}"
+    def _restart(self, run_id: str, run: Experiment, error: Exception) -> None:
+        """Let a run whose process died wait first in line, or record it as failed if it has died too often."""
+        deaths = self._deaths[run_id] = self._deaths.get(run_id, 0) + 1
+        first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        reason = f"{type(error).__name__}: {first_line[:200]}"
         if isinstance(error, RayTaskError) or deaths > self._cluster.max_failures:
-            self._record(name, run, RunOutcome(None, f"its process died {deaths} times ({reason})"))
+            self._record(run_id, run, RunOutcome(None, f"its process died {deaths} times ({reason})"))
             return
-        logger.warning("the process of %s died (%s); starting it again", name, reason)
-        self._waiting = {name: run, **self._waiting}
+        logger.warning("the process of %s died (%s); starting it again", run_id, reason)
+        self._waiting = {run_id: run, **self._waiting}
 
-    def _record(self, name: str, run: Experiment, ended: RunOutcome) -> None:
-        self._workspace.pull([name], World.alone(), checkpoints="none")
-        self._outcomes[name] = ended
-        self._ended(run, ended)
+    def _record(self, run_id: str, run: Experiment, outcome: RunOutcome) -> None:
+        self._workspace.pull([run_id], World.alone(), checkpoints="none")
+        self._outcomes[run_id] = outcome
+        self._on_outcome(run, outcome)
 
 
-def _images(recipe: Recipe) -> int:
+def _count_images(recipe: Recipe) -> int:
+    """Return how many images a run trains on, repeats counted: what its duration goes by, other things equal."""
     return recipe.schedule.steps * recipe.schedule.global_batch
 
 
 def _train_alone(config: dict[str, Any]) -> dict[str, Any]:
-    """Run a trial in this process; return its result, or an error as data."""
+    """Train a run in this process; return its result, or an error as data."""
     task = WorkerTask(**config)
     task.enter_working_dir()
-    return _answered(task, lambda: task.run(task.resolved))
+    return _return_errors(task, lambda: task.run(task.resolved))
 
 
-def _train_together(config: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
-    """Run a trial as a Ray Train run of several workers; return its result, or an error as data."""
-    task, place = WorkerTask(**config), Cluster.model_validate(cluster)
+def _train_by_workers(config: dict[str, Any], cluster_fields: dict[str, Any]) -> dict[str, Any]:
+    """Train a run by several workers of Ray Train; return its result, or an error as data."""
+    task, cluster = WorkerTask(**config), Cluster.model_validate(cluster_fields)
     task.enter_working_dir()
-    run, stopping = task.resolved, task.signals.stop_asked_for
-    return _answered(task, lambda: run_on_ray(run, place, task.workspace, fitting_workers(run, place), stopping))
+    run, stop = task.resolved, task.signals.stop_asked_for
+    return _return_errors(task, lambda: run_on_ray(run, cluster, task.workspace, fitting_workers(run, cluster), stop))
 
 
-def _answered(task: WorkerTask, train: Callable[[], RunResult]) -> dict[str, Any]:
+def _return_errors(task: WorkerTask, train: Callable[[], RunResult]) -> dict[str, Any]:
+    """Train, once no other process is at the same run; return the result, or an error as data that Ray can carry."""
     try:
         return {"result": after_others(train, task.signals.stop_asked_for).to_dict()}
     except RaykdError as error:
         return error_to_dict(error)
-    except Exception as error:  # a fault of ours must not take the other trials with it
+    except Exception as error:  # a fault of ours must not take the other runs with it
         log = task.workspace.run(task.resolved.run_id).error_log
         write_text(log, traceback.format_exc())
         return error_to_dict(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))

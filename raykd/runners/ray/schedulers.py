@@ -1,4 +1,4 @@
-"""Which trials end early: by Ray's own rules, told what the study knows."""
+"""Schedulers that end trials early: Ray's own, which first learn from the study's trials."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,41 +6,42 @@ from typing import Any
 from optuna.study import Study
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from raykd.runners.ray.searcher import REPORT
+from raykd.runners.ray.trial import REPORT
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.space import SearchSpace
-from raykd.search.study import counted
+from raykd.search.study import started_trials
 
-_FEWEST = 3  # trials that a median is of
+_MEDIAN_TRIALS = 3  # the fewest that a median is taken of
 
 
-def scheduler_of(space: SearchSpace, objective: str, study: Study) -> TrialScheduler:
-    """Return the scheduler of a space, knowing how the trials of its study went so far.
+def make_scheduler(space: SearchSpace, objective: str, study: Study) -> TrialScheduler:
+    """Make the scheduler of a space, and replay the reports of its study's trials to it.
 
-    So a search that goes on, or is made longer, judges a trial by all before it. What another tuner of the study
-    reports from now on is not seen.
+    So a search that goes on, or is made longer, judges a trial by all before it. Reports of other tuners of the study
+    that come later are not seen.
     """
-    settings = space.scheduler
-    if settings.name in ("none", "pbt"):  # Tune's own pbt takes no search algorithm, whose study is our record
+    config = space.scheduler
+    if config.name in ("none", "pbt"):  # Tune's own pbt takes no search algorithm, and the study is our record
         return FIFOScheduler()
     mode = "max" if OBJECTIVES[objective] == "maximize" else "min"
-    if settings.name == "median":
-        median = _Median(REPORT, objective, mode, grace_period=settings.grace, min_samples_required=_FEWEST)
-        for trial in counted(study):
+    if config.name == "median":
+        median = _Median(REPORT, objective, mode, grace_period=config.grace, min_samples_required=_MEDIAN_TRIALS)
+        for trial in started_trials(study):
             for report, value in trial.intermediate_values.items():
-                median.on_trial_complete(None, _Past(f"{trial.number}"), {REPORT: report, objective: value})
+                # Not on_trial_result, which would judge it: this one only notes the report.
+                median.on_trial_complete(None, _PastTrial(f"{trial.number}"), {REPORT: report, objective: value})
         return median
     asha = ASHAScheduler(
         time_attr=REPORT,
         metric=objective,
         mode=mode,
         max_t=space.reports,
-        grace_period=settings.grace,
-        reduction_factor=settings.reduction,
+        grace_period=config.grace,
+        reduction_factor=config.reduction,
         stop_last_trials=False,
     )
-    for trial in counted(study):
-        past = _Past(f"{trial.number}")
+    for trial in started_trials(study):
+        past = _PastTrial(f"{trial.number}")
         asha.on_trial_add(None, past)
         for report, value in sorted(trial.intermediate_values.items()):
             asha.on_trial_result(None, past, {REPORT: report, objective: value})
@@ -48,14 +49,14 @@ def scheduler_of(space: SearchSpace, objective: str, study: Study) -> TrialSched
 
 
 @dataclass(frozen=True)
-class _Past:
-    """A trial of the study, as far as a scheduler looks at one."""
+class _PastTrial:
+    """A trial of the study, with all that a scheduler reads of one of Tune's."""
 
     trial_id: str
 
 
 class _Median(MedianStoppingRule):  # type: ignore[misc]  # Ray is not typed here
-    """Ray's rule, which would pause a trial that cannot be judged yet for a waiting one, and begin it anew later."""
+    """Ray's rule, but a trial that cannot be judged yet goes on: Ray's own would pause it, and later begin it anew."""
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return str(TrialScheduler.CONTINUE)

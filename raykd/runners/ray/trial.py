@@ -1,4 +1,4 @@
-"""A trial of a search, in its own process: the engine's run, with a reporter that Ray Tune hears too."""
+"""A trial of a search, in its own process: the engine's run, whose reports go to Ray Tune too."""
 
 import math
 import threading
@@ -16,7 +16,7 @@ from raykd.cluster.workers import fitting_workers
 from raykd.config.runtime import Runtime
 from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
-from raykd.engine.build import build_network, spec_of
+from raykd.engine.build import build_network, build_spec
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
@@ -28,11 +28,26 @@ from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
 from raykd.runners.ray.driver import run_on_ray
-from raykd.runners.ray.searcher import BROKEN, FAILED, FINAL, INTERRUPTED, MADE, REPORT, TEST
 from raykd.runners.ray.worker import WorkerTask, after_others
-from raykd.search.objectives import reported_as
+from raykd.search.objectives import metric_name
 from raykd.store.checkpoint import Checkpoint
 from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
+
+# Keys of what a trial reports to Tune beside its objectives.
+REPORT = "report"
+"""Number of the report, counted from 1 over all seeds of the trial."""
+FINAL = "final"
+"""The trial ran to its end."""
+FAILED = "failed"
+"""Why the trial has no result."""
+INTERRUPTED = "interrupted"
+"""The trial has saved and can go on."""
+OUTAGE = "broken"
+"""Beside INTERRUPTED: why no trial can go on until somebody mends it, such as a full disk."""
+TEST_ACCURACY = "test"
+"""Top-1 accuracy on the test split in per cent, the mean over the seeds."""
+IMAGES_MADE = "images made"
+"""How many images the trial has generated, those of frozen sets that were not there among them."""
 
 _WAIT_SECONDS = 0.2
 _REMOTE_WAIT_SECONDS = 2.0
@@ -43,7 +58,12 @@ _TIMED, _WARM = 30, 5  # forward passes
 class TrialTask:
     """What a trial's process is given, all of it plain data.
 
-    ``task`` trains the trial's first seed, ``begin`` is the step that its part of the run begins at.
+    Attributes:
+        task: the fields of the WorkerTask that trains the trial's first seed.
+        objectives: names of the objectives.
+        cluster: the fields of the Cluster whose workers train the trial.
+        begin: step of its run at which the trial begins.
+        seeds: number of runs, one for each seed.
     """
 
     task: dict[str, Any]
@@ -54,105 +74,105 @@ class TrialTask:
 
 
 class TuneReporter(LocalReporter):
-    """Writes the run directory as any run does, and tells Ray Tune the objectives."""
+    """Writes the run directory as any run does, and reports the objectives to Ray Tune."""
 
-    def __init__(self, run: RunDirectory, task: WorkerTask, world: World, tell: "Telling") -> None:
+    def __init__(self, run: RunDirectory, task: WorkerTask, world: World, objectives: "ObjectiveReporter") -> None:
         """Write into the directory of ``run``, in the task's store."""
         super().__init__(run, task.signals.stop_asked_for, world, task.workspace.mirror)
-        self._tell = tell
+        self._objectives = objectives
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write first: Tune may end the process here."""
         super().report(metrics, checkpoint)
         if metrics is not None:
-            self._tell(metrics)
+            self._objectives.report(metrics)
 
 
-class Telling:
-    """Says of a run's rows what Ray Tune wants to know."""
+class ObjectiveReporter:
+    """Reads the objectives in a run's metrics rows, and reports them to Ray Tune."""
 
-    def __init__(self, recipe: Recipe, objectives: Sequence[str], last: float = math.inf) -> None:
-        """Find out by which names the run reports them; ``last`` is the step that ends the trial, if this run does."""
-        self._names = {objective: reported_as(objective, recipe) for objective in objectives}
-        self._every = recipe.schedule.report_every
-        self._last = last
+    def __init__(self, recipe: Recipe, objectives: Sequence[str], last_step: float = math.inf) -> None:
+        """Look up the metrics of the objectives; ``last_step`` is that of the trial, if this run is its last."""
+        self._metrics = {objective: metric_name(objective, recipe) for objective in objectives}
+        self._report_every = recipe.schedule.report_every
+        self._last_step = last_step
 
-    def row(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the objectives that a row of metrics has."""
-        found = {objective: metrics[name] for objective, name in self._names.items() if name and name in metrics}
-        return {REPORT: -(-int(metrics["step"]) // self._every), **found}
+    def read(self, row: Mapping[str, float]) -> dict[str, float]:
+        """Return the number of the report and the objectives that a metrics row has."""
+        measured = {objective: row[metric] for objective, metric in self._metrics.items() if metric and metric in row}
+        return {REPORT: -(-int(row["step"]) // self._report_every), **measured}
 
-    def __call__(self, metrics: Mapping[str, float]) -> None:
-        """Report a row, but the last one of a trial: Tune could end it there, all trained and nothing concluded."""
-        if metrics["step"] < self._last:
-            tune.report(self.row(metrics))
+    def report(self, row: Mapping[str, float]) -> None:
+        """Report a row, but not a trial's last: Tune could end it there, trained and without its final objectives."""
+        if row["step"] < self._last_step:
+            tune.report(self.read(row))
 
 
-def run_of(config: Mapping[str, Any]) -> str:
-    """Return the id of the run, the first of its seeds, that a trial was told to train."""
+def read_run_id(config: Mapping[str, Any]) -> str:
+    """Return the id of the run, the first of its seeds, that a trial's config names."""
     return str(TrialTask(**config).task["experiment"]["run"])
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Train what a trial's values make of the recipe, telling how it goes; every way to end is told, none raised."""
+    """Train the runs of a trial, one for each seed; every way to end is reported to Tune, none is raised."""
     trial = TrialTask(**config)
     task = WorkerTask(**trial.task)
     task.enter_working_dir()
     first, cluster = task.resolved, Cluster.model_validate(trial.cluster)
-    seeds: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     try:
         for number in range(trial.seeds):
-            seeds.append(_run_seed(task, first.with_seed(first.recipe.seed + number), trial, cluster))
-            told = {
-                name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0] if seeds[0][name] is not None
-            }
-            if number:  # the first one has told its rows
-                told[REPORT] = (number + 1) * _reports(first.recipe)
-            if 0 < number < trial.seeds - 1:  # the last is told below
-                tune.report(told)
-        told |= {MADE: sum(each[MADE] for each in seeds), FINAL: 1.0}
+            results.append(_run_seed(task, first.with_seed(first.recipe.seed + number), trial, cluster))
+            measured = [name for name, value in results[0].items() if value is not None]
+            result = {name: sum(seed[name] for seed in results) / len(results) for name in measured}
+            if number:  # the first one has reported its rows
+                result[REPORT] = (number + 1) * _count_reports(first.recipe)
+            if 0 < number < trial.seeds - 1:  # the last is reported below
+                tune.report(result)
+        result |= {IMAGES_MADE: sum(seed[IMAGES_MADE] for seed in results), FINAL: 1.0}
     except Interrupted:
-        told = {INTERRUPTED: 1.0}
+        result = {INTERRUPTED: 1.0}
     except SetupError as error:  # not of its values: a full disk, a store that is gone; mended, it goes on
-        told = {INTERRUPTED: 1.0, BROKEN: str(error)}
+        result = {INTERRUPTED: 1.0, OUTAGE: str(error)}
     except RaykdError as error:
-        told = {FAILED: str(error)}
+        result = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it
         log = task.workspace.run(first.run_id).error_log
         write_text(log, traceback.format_exc())
-        told = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
-    tune.report(told)
+        result = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
+    tune.report(result)
 
 
 def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> dict[str, Any]:
-    """Train one seed of a trial, or its part of the run, and return what there is to tell of it."""
+    """Train one seed of a trial, or its segment of the run, and return its objectives and images."""
     result: RunResult | None
-    begin, end, train = trial.begin, task.until, _together if cluster.worker_range[1] > 1 else _alone
-    made, recipe = _to_be_made(task, run), run.recipe
+    begin, end, recipe = trial.begin, task.until, run.recipe
+    train = _train_by_workers if cluster.worker_range[1] > 1 else _train_here
+    made = _count_missing_images(task, run)
     try:
         result = after_others(lambda: train(task, run, trial, cluster), task.signals.stop_asked_for)
     except Interrupted:
         if end is None or task.workspace.run(run.run_id).status().get("step", 0) < end:
             raise
-        result = None  # what is told at the end of a run is told of no part
+        result = None  # a segment that ends before its run has none
     method, schedule = METHODS[recipe.method.name], recipe.schedule
     if method.makes_images:
         per_step = mean_images_per_step(method, recipe.method, schedule.global_batch)
         made += ((end or schedule.steps) - begin) * per_step
-    return {MADE: made, **_at_the_end(task, run, result, trial.objectives, cluster)}
+    return {IMAGES_MADE: made, **_measure(task, run, result, trial.objectives, cluster)}
 
 
 def _last_step(task: WorkerTask, recipe: Recipe, trial: TrialTask) -> float:
-    """Return the step that ends the trial, infinite where it has runs after this one."""
+    """Return the step that ends the trial, infinity where it has seeds after this one."""
     return math.inf if trial.seeds > 1 else task.until or recipe.schedule.steps
 
 
-def _reports(recipe: Recipe) -> int:
+def _count_reports(recipe: Recipe) -> int:
     return -(-recipe.schedule.steps // recipe.schedule.report_every)
 
 
 def make_sets(config: dict[str, Any]) -> dict[str, Any]:
-    """Make the frozen sets of a run in a process of their own; return how many images, or an error as data."""
+    """Make the frozen sets of a run in a process of their own; return how many images were made, or an error."""
     task = WorkerTask(**config)
     task.enter_working_dir()
     prepare_host(Runtime.model_validate(task.runtime).threads)
@@ -162,30 +182,31 @@ def make_sets(config: dict[str, Any]) -> dict[str, Any]:
         return error_to_dict(error)
 
 
-def _to_be_made(task: WorkerTask, run: Experiment) -> int:
-    """Return how many images the frozen sets have that are not there yet."""
+def _count_missing_images(task: WorkerTask, run: Experiment) -> int:
+    """Return how many images the run's frozen sets have that are not in the store yet."""
     workspace, sets = task.workspace, set(run.image_sets)
     workspace.pull([images.name for images in sets], World.alone())
     return sum(images.images for images in sets if not (workspace.store / images.name / MANIFEST).is_file())
 
 
-def _alone(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
+def _train_here(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
     """Train in this process."""
-    telling = Telling(run.recipe, trial.objectives, _last_step(task, run.recipe, trial))
-    own = task.resolved.run_id
+    objectives = ObjectiveReporter(run.recipe, trial.objectives, _last_step(task, run.recipe, trial))
+    first = task.resolved.run_id
 
-    def reporter(directory: RunDirectory, world: World) -> LocalReporter:
-        if directory.name != own:  # the run of a teacher is nobody's trial, and further seeds are told by their means
+    def make_reporter(directory: RunDirectory, world: World) -> LocalReporter:
+        if directory.name != first:  # a teacher's run is nobody's trial, and of further seeds the mean is reported
             return LocalReporter(directory, task.signals.stop_asked_for, world, task.workspace.mirror)
-        return TuneReporter(directory, task, world, telling)
+        return TuneReporter(directory, task, world, objectives)
 
-    return task.run(run, reporter)
+    return task.run(run, make_reporter)
 
 
-def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
-    """Train by workers of Ray Train, reading from the run directory how they do."""
-    telling, ending = Telling(run.recipe, trial.objectives, _last_step(task, run.recipe, trial)), threading.Event()
-    first = run.run_id == task.resolved.run_id  # further seeds are told by their means
+def _train_by_workers(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
+    """Train by workers of Ray Train, and report to Tune the rows that they write into the run directory."""
+    objectives = ObjectiveReporter(run.recipe, trial.objectives, _last_step(task, run.recipe, trial))
+    ending = threading.Event()
+    is_first = run.run_id == task.resolved.run_id  # of further seeds the mean is reported
     directory = task.workspace.run(run.run_id)
     results: list[RunResult] = []
     failures: list[BaseException] = []
@@ -206,14 +227,14 @@ def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
 
     thread = threading.Thread(target=work)
     wait = _WAIT_SECONDS if task.workspace.mirror is None else _REMOTE_WAIT_SECONDS
-    rows = _rows_there(task, directory)
-    seen = len(rows)
+    rows = _read_rows(task, directory)
+    seen = len(rows)  # rows of an earlier start have been reported then
     thread.start()
     try:
         while thread.is_alive():
-            rows = _rows_there(task, directory)
-            for row in rows[seen:] if first else ():
-                telling(row)
+            rows = _read_rows(task, directory)
+            for row in rows[seen:] if is_first else ():
+                objectives.report(row)
             seen = max(seen, len(rows))
             thread.join(wait)
     finally:  # Tune may have ended this trial at a report: then the workers save and leave first
@@ -224,23 +245,23 @@ def _together(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
     return results[0]
 
 
-def _at_the_end(
+def _measure(
     task: WorkerTask, run: Experiment, result: RunResult | None, objectives: Sequence[str], cluster: Cluster
 ) -> dict[str, Any]:
-    """Return all objectives of a finished run, or part of one, those that it reported by its last row."""
+    """Return all objectives of a finished run, or of a segment of one: metrics by its last row, and measured ones."""
     recipe, directory, end = run.recipe, task.workspace.run(run.run_id), task.until
     rows = [row for row in directory.rows() if end is None or row["step"] <= end]
-    told: dict[str, Any] = Telling(recipe, objectives).row(rows[-1]) if rows else {}
-    told[TEST] = rows[-1].get("accuracy/top1") if rows else None
+    measured: dict[str, Any] = ObjectiveReporter(recipe, objectives).read(rows[-1]) if rows else {}
+    measured[TEST_ACCURACY] = rows[-1].get("accuracy/top1") if rows else None
     if "gpu_hours" in objectives and result is not None:
-        told["gpu_hours"] = gpu_hours(result, directory.environment().get("workers", 1), cluster)
+        measured["gpu_hours"] = gpu_hours(result, directory.environment().get("workers", 1), cluster)
     if {"parameters", "latency"} & set(objectives):
-        spec = spec_of(recipe.data, task.workspace)
+        spec = build_spec(recipe.data, task.workspace)
         assert recipe.student is not None, "only a student is searched for"
         student = build_network(recipe.student, spec, task.workspace, "student")
-        told["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
-        told["latency"] = _latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
-    return told
+        measured["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
+        measured["latency"] = _measure_latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
+    return measured
 
 
 def gpu_hours(result: RunResult, workers: int, cluster: Cluster) -> float:
@@ -251,8 +272,8 @@ def gpu_hours(result: RunResult, workers: int, cluster: Cluster) -> float:
 
 
 @torch.no_grad()
-def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
-    """Return the milliseconds of one image on this machine, the median of some."""
+def _measure_latency(student: torch.nn.Module, image: torch.Tensor) -> float:
+    """Return the milliseconds of a forward pass of one image on this machine, the median of some."""
     device = World.current().device
     student, image = student.to(device).eval(), image.to(device)
     seconds = []
@@ -263,7 +284,7 @@ def _latency(student: torch.nn.Module, image: torch.Tensor) -> float:
     return 1e3 * sorted(seconds[_WARM:])[_TIMED // 2]
 
 
-def _rows_there(task: WorkerTask, run: RunDirectory) -> list[dict[str, Any]]:
+def _read_rows(task: WorkerTask, run: RunDirectory) -> list[dict[str, Any]]:
     """Return the rows of a run so far, as the store has them: its workers may be on other machines."""
     mirror = task.workspace.mirror
     if mirror is None:

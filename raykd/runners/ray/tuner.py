@@ -1,4 +1,4 @@
-"""The driver's side of a search on Ray: trials go out, the study fills, the report grows."""
+"""The driver's side of a search on Ray Tune: trials are started, the study filled, the report written."""
 
 import logging
 import os
@@ -20,18 +20,17 @@ from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
 from raykd.runners.ray.internals import HEAD_RESOURCE
-from raykd.runners.ray.schedulers import scheduler_of
-from raykd.runners.ray.searcher import MADE, Segment, StudySearcher
+from raykd.runners.ray.schedulers import make_scheduler
+from raykd.runners.ray.searcher import StudySearcher
 from raykd.runners.ray.session import connected, room_for, what_is_free
 from raykd.runners.ray.signals import RunSignals
-from raykd.runners.ray.trial import TrialTask, make_sets, run_of, run_trial
+from raykd.runners.ray.trial import TrialTask, make_sets, read_run_id, run_trial
 from raykd.runners.ray.worker import WorkerTask
-from raykd.search.grid import target_of
-from raykd.search.objectives import OBJECTIVES
-from raykd.search.population import Population
-from raykd.search.report import report_of, write_figures, write_search
-from raykd.search.setup import Search, SearchStopped, sources
-from raykd.search.study import best_trials, counted, enqueue, finished, learn_from_earlier, open_study, working
+from raykd.search.proposer import Proposer, make_proposer
+from raykd.search.report import build_report, write_figures, write_search
+from raykd.search.setup import Search, SearchStopped, shared_sources
+from raykd.search.study import IMAGES_MADE, best_trials, ended_trials, open_study, registered_tuner, started_trials
+from raykd.search.trials import Segment, StudyTrials
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -39,19 +38,19 @@ logger = logging.getLogger(__name__)
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails tells its reason and no objective
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # deaths of processes, told below in a line instead of a traceback
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails reports its reason and no objective
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # deaths of processes, logged below in a line instead of a traceback
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 _REPORT_SECONDS = 2.0
 _POLL_SECONDS = 0.2
-_SEND_SECONDS = 15.0
+_PUSH_SECONDS = 15.0
 _STARVING_SECONDS = 20.0
-_ENDLESS = 1_000_000  # trials, to Tune: the searcher says when there are enough
+_ENDLESS = 1_000_000  # trials, for Tune: the proposer says when there are enough
 
 
 class Tuning:
-    """One search, from its study to its report."""
+    """One stage of a search, from its study to its report."""
 
     def __init__(
         self,
@@ -61,111 +60,108 @@ class Tuning:
         should_stop: Callable[[], bool],
         show: Callable[[SearchResult], None],
     ) -> None:
-        """Take what is searched, where, and whom to tell."""
+        """Open the study; ``show`` is given the report as it grows.
+
+        Raises:
+            SetupError: if the study's storage cannot be opened.
+        """
         self._planned, self._cluster, self._workspace = planned, cluster, workspace
         self._should_stop, self._show = should_stop, show
         self._signals = RunSignals(workspace.addresses[0], f"search-{uuid.uuid4().hex[:8]}")
         self._name = planned.folder.relative_to(workspace.store).as_posix()
-        self._sent = 0.0
-        self._broken: str | None = None
+        self._last_push = 0.0
+        self._outage: str | None = None
         workspace.pull([self._name], World.alone())
-        space = planned.space
-        self._study = open_study(space, planned.objectives, planned.folder, cluster.study)
-        self._target = target_of(space)
-        self._population = None
-        if space.scheduler.name == "pbt":
-            sign = 1 if OBJECTIVES[planned.objectives[0]] == "maximize" else -1
-            self._population = Population(self._study, space, workspace, sign)
-            self._target = space.trials * len(space.generation_ends())
+        self._study = open_study(planned.space, planned.objectives, planned.folder, cluster.study)
 
     def run(self) -> SearchResult:
-        """Search; see ``raykd.search.setup.search``."""
-        with working(self._study, self._planned.folder) as tuner:
-            enqueue(self._study, self._planned.space)
-            if learnt := learn_from_earlier(self._study, self._planned.space):
-                logger.info("%d trials of %s are known beforehand", learnt, self._planned.space.earlier)
-            if len(finished(self._study)) < self._target:
+        """Search until the target is reached; see ``raykd.runners.tune.search``."""
+        planned = self._planned
+        with registered_tuner(self._study, planned.folder) as tuner:
+            trials = StudyTrials(self._study, planned.space, planned.objectives, self._workspace, tuner)
+            proposer = make_proposer(trials)
+            if len(ended_trials(self._study)) < proposer.target:
                 self._signals.open()
                 try:
-                    self._on_ray(tuner)
+                    self._on_ray(trials, proposer)
                 finally:
                     self._signals.close()
-        if self._broken:
-            raise SetupError(self._broken)
-        report = replace(self.report(), figures=write_figures(self._study, self._planned.folder / "figures"))
-        self._send()
-        if self._should_stop() and len(finished(self._study)) < self._target:
-            raise SearchStopped(len(finished(self._study)), self._target)
-        if self._population is not None and (why := self._population.failure()):
-            return replace(report, failure=why)
+        if self._outage:
+            raise SetupError(self._outage)
+        report = replace(self._report(proposer.target), figures=write_figures(self._study, planned.folder / "figures"))
+        self._push()
+        if self._should_stop() and len(ended_trials(self._study)) < proposer.target:
+            raise SearchStopped(len(ended_trials(self._study)), proposer.target)
+        if failure := proposer.failure():
+            return replace(report, failure=failure)
         return report
 
-    def report(self) -> SearchResult:
-        """Return the state of the search, written beside the study and shown."""
-        report = report_of(
+    def _report(self, target: int) -> SearchResult:
+        """Return the state of the search, having written it beside the study and shown it."""
+        report = build_report(
             self._study.study_name,
-            counted(self._study),
+            started_trials(self._study),
             best_trials(self._study),
             self._planned.space,
             self._planned.objectives,
-            self._target,
+            target,
         )
         report = replace(
             report,
             images_made={
-                "before the trials": self._study.user_attrs.get(MADE, 0),
-                "by the trials": sum(trial.user_attrs.get(MADE, 0) for trial in finished(self._study)),
+                "before the trials": self._study.user_attrs.get(IMAGES_MADE, 0),
+                "by the trials": sum(trial.user_attrs.get(IMAGES_MADE, 0) for trial in ended_trials(self._study)),
             },
             directory=self._workspace.display_name(self._name),
             updated=time.time(),
         )
         write_search(report, self._planned.space, self._planned.folder)
-        if time.monotonic() - self._sent > _SEND_SECONDS:
-            self._send()
+        if time.monotonic() - self._last_push > _PUSH_SECONDS:
+            self._push()
         self._show(report)
         return report
 
-    def _send(self) -> None:
-        """Send study and report to the store; while trials go on, a store that does not answer has to wait."""
+    def _push(self) -> None:
+        """Push study and report to the store; while trials go on, a store that does not answer has to wait."""
         self._workspace.push(self._name, World.alone())
-        self._sent = time.monotonic()
+        self._last_push = time.monotonic()
 
-    def _on_ray(self, tuner: str) -> None:
+    def _on_ray(self, trials: StudyTrials, proposer: Proposer) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
         cluster, workers = self._cluster, max(1, self._cluster.worker_range[1])
         with connected(cluster, max(1, cluster.worker_range[0])):
-            places = room_for(cluster) // workers
-            if places < 1:
+            concurrent = room_for(cluster) // workers
+            if concurrent < 1:
                 raise SetupError(
                     f"cluster {cluster.name!r} has room for {room_for(cluster)} workers and a trial takes {workers}: "
                     "lower workers, cpus_per_worker or gpus_per_worker"
                 )
-            logger.info("%d trials of %d workers at a time", places, workers)
-            before = sources(self._planned.space)
-            if before:
-                self._train_first(before)
-            self._make_sets({run.run_id for run in before})
+            logger.info("%d trials of %d workers at a time", concurrent, workers)
+            sources = shared_sources(self._planned.space)
+            if sources:
+                self._train_sources(sources)
+            self._make_sets({run.run_id for run in sources})
             if not self._should_stop():
-                self._tune(tuner, places, workers)
+                self._tune(trials, proposer, concurrent, workers)
 
-    def _train_first(self, runs: list[Experiment]) -> None:
-        ended = run_batch(
+    def _train_sources(self, runs: list[Experiment]) -> None:
+        outcomes = run_batch(
             runs,
             self._cluster,
             store=self._workspace.addresses[0],
             data_root=self._workspace.addresses[1],
             should_stop=self._should_stop,
-            ended=lambda recipe, how: None,
+            on_outcome=lambda run, outcome: None,
         )
-        failed = [(run, how.reason) for run, how in ended.items() if how.result is None]
+        failed = [(run, outcome.reason) for run, outcome in outcomes.items() if outcome.result is None]
         if failed:
             raise RunFailed(f"run {failed[0][0]}, which the trials build on, failed: {failed[0][1]}")
 
     def _make_sets(self, finished: set[str]) -> None:
-        """Make the frozen sets that all trials share."""
-        experiment, cluster = self._planned.space.experiment_of({}), self._cluster
-        made_by = {run.run_id for run in experiment.sources} & {images.run for images in experiment.image_sets}
-        if self._should_stop() or not experiment.image_sets or not made_by <= finished:
+        """Make the frozen sets that all trials share, if the runs whose generators make them are ``finished``."""
+        experiment, cluster = self._planned.space.make_experiment({}), self._cluster
+        generators = {run.run_id for run in experiment.sources} & {images.run for images in experiment.image_sets}
+        if self._should_stop() or not experiment.image_sets or not generators <= finished:
             return
         resources = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker}
         config = asdict(WorkerTask.of(experiment, cluster, self._workspace, self._signals))
@@ -174,103 +170,106 @@ class Tuning:
             if self._should_stop():  # whole files stay, and the next command goes on behind them
                 ray.cancel(task, force=True)
                 return
-        told = ray.get(task)
-        if "made" not in told:
-            raise error_from_dict(told)
-        self._study.set_user_attr(MADE, self._study.user_attrs.get(MADE, 0) + told["made"])
+        result = ray.get(task)
+        if "made" not in result:
+            raise error_from_dict(result)
+        made_before = self._study.user_attrs.get(IMAGES_MADE, 0)  # by this command before it was stopped
+        self._study.set_user_attr(IMAGES_MADE, made_before + result["made"])
 
-    def _tune(self, tuner: str, places: int, workers: int) -> None:
-        searcher = StudySearcher(
-            self._study,
-            self._planned.space,
-            self._planned.objectives,
-            tuner=tuner,
-            target=self._target,
-            workspace=self._workspace,
-            should_stop=self._stopping,
-            trial_task=self._trial_task,
-            broken=self._break,
-            population=self._population,
-        )
+    def _tune(self, trials: StudyTrials, proposer: Proposer, concurrent: int, workers: int) -> None:
         cluster = self._cluster
-        each = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
-        resources = each if workers == 1 else {"cpu": 0, HEAD_RESOURCE: 0.001}
+        searcher = StudySearcher(
+            trials,
+            proposer,
+            should_stop=self._is_stopping,
+            make_config=self._make_config,
+            on_outage=self._note_outage,
+        )
+        watcher = _Watcher(
+            lambda: self._report(proposer.target), self._is_stopping, lambda: what_is_free(cluster, workers)
+        )
+        worker = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
+        # A trial of several workers has a process that only waits for them: it takes no CPU from them.
+        resources = worker if workers == 1 else {"cpu": 0, HEAD_RESOURCE: 0.001}
         with tempfile.TemporaryDirectory(prefix="raykd-tune-") as scratch:
-            logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # our table tells what failed, and why
+            logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # our report says what failed, and why
             tune.Tuner(
                 tune.with_resources(run_trial, resources),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=scheduler_of(self._planned.space, self._planned.objectives[0], self._study),
+                    scheduler=make_scheduler(self._planned.space, self._planned.objectives[0], self._study),
                     num_samples=_ENDLESS,
-                    max_concurrent_trials=places,
+                    max_concurrent_trials=concurrent,
                     reuse_actors=workers == 1,
                 ),
                 run_config=tune.RunConfig(
                     name="search",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[_Watching(self.report, self._stopping, lambda: what_is_free(cluster, workers))],
+                    callbacks=[watcher],
                     failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
                 ),
             ).fit()
 
-    def _break(self, why: str) -> None:
-        self._broken = self._broken or why
+    def _note_outage(self, reason: str) -> None:
+        self._outage = self._outage or reason
 
-    def _stopping(self) -> bool:
-        """Pass a stop on to the trials."""
-        stopping = self._should_stop() or self._broken is not None
+    def _is_stopping(self) -> bool:
+        """Tell whether the search is to stop; if so the trials are asked to save and stop, too."""
+        stopping = self._should_stop() or self._outage is not None
         if stopping:
             self._signals.ask_to_stop()
         return stopping
 
-    def _trial_task(self, experiment: Experiment, segment: Segment) -> dict[str, Any]:
+    def _make_config(self, experiment: Experiment, segment: Segment) -> dict[str, Any]:
+        """Return the fields of the TrialTask that a trial's process is given."""
         cluster = self._cluster
-        task = WorkerTask.of(experiment, cluster, self._workspace, self._signals, segment[1])
+        task = WorkerTask.of(experiment, cluster, self._workspace, self._signals, segment.end)
         # Only the driver touches the study, whose address may hold a password.
-        together = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()
+        joining = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()
         return asdict(
-            TrialTask(asdict(task), list(self._planned.objectives), together, segment[0], self._planned.space.seeds)
+            TrialTask(asdict(task), list(self._planned.objectives), joining, segment.begin, self._planned.space.seeds)
         )
 
 
-class _Watching(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
-    """Looks at a stop now and then, and reports as trials go on and end."""
+class _Watcher(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
+    """Passes a stop on, writes the report as trials go on and end, and logs what Tune would be silent about."""
 
-    def __init__(self, report: Callable[[], Any], stopping: Callable[[], bool], free: Callable[[], str]) -> None:
-        self._report, self._stopping, self._free = report, stopping, free
-        self._last = self._starved = time.monotonic()
+    def __init__(
+        self, report: Callable[[], Any], is_stopping: Callable[[], bool], resources: Callable[[], str]
+    ) -> None:
+        self._report, self._is_stopping, self._resources = report, is_stopping, resources
+        self._last_report = self._fed = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep nothing: Tune pickles what it is given, and what shows the report may be a terminal."""
+        """Keep nothing: Tune pickles its callbacks, and what shows the report may be a terminal."""
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Pass a stop on; report now and then; say what a trial waits for that should be at work."""
-        self._stopping()
+        """Pass a stop on; report now and then; say what a trial that waits too long waits for."""
+        self._is_stopping()
         waiting = sum(trial.status == Trial.PENDING for trial in trials)
         if not waiting:
-            self._starved = time.monotonic()
-        elif time.monotonic() - self._starved > _STARVING_SECONDS:
-            self._starved = time.monotonic()
-            logger.warning("%d trial(s) wait for room: each needs %s", waiting, self._free())
-        if time.monotonic() - self._last > _REPORT_SECONDS:
-            self._tell()
+            self._fed = time.monotonic()
+        elif time.monotonic() - self._fed > _STARVING_SECONDS:
+            self._fed = time.monotonic()  # said again after as long
+            logger.warning("%d trial(s) wait for room: each needs %s", waiting, self._resources())
+        if time.monotonic() - self._last_report > _REPORT_SECONDS:
+            self._update_report()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report."""
-        self._tell()
+        self._update_report()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that the process of a trial, or its node, is gone."""
-        logger.warning("the process of %s died; it goes on from its last checkpoint", run_of(trial.config))
+        logger.warning("the process of %s died; it goes on from its last checkpoint", read_run_id(trial.config))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say which trial is given up, and report."""
-        logger.warning("the process of %s died again; the trial counts as failed", run_of(trial.config))
-        self._tell()
+        logger.warning("the process of %s died again; the trial counts as failed", read_run_id(trial.config))
+        self._update_report()
 
-    def _tell(self) -> None:
-        self._last = time.monotonic()
+    def _update_report(self) -> None:
+        self._last_report = time.monotonic()
         self._report()

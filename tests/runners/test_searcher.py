@@ -1,0 +1,84 @@
+"""What Ray Tune says of a trial, as the search understands it; without Ray's processes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+
+from raykd.runners.ray.searcher import StudySearcher
+from raykd.runners.ray.trial import FAILED, FINAL, IMAGES_MADE, INTERRUPTED, OUTAGE, REPORT, TEST_ACCURACY
+from raykd.search.proposer import Sampling
+from raykd.search.trials import Complete, Failed, Pruned, TrialOutcome, TrialReport
+from tests.search.test_proposer import trials_of
+from tests.search.test_study import space
+
+REPORTED = {REPORT: 2, "accuracy": 90.0, "time_total_s": 1.0}
+HALFWAY = TrialReport(2, {"accuracy": 90.0})
+
+
+class Tuner:
+    """A searcher whose proposer notes how trials end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trials = trials_of(folder, space(folder, trials=1))
+        self.proposer = Sampling(self.trials)
+        self.outcomes: list[TrialOutcome] = []
+        self.outages: list[str] = []
+        self.stopping = False
+        self.proposer.ended = lambda trial, outcome: self.outcomes.append(outcome)  # type: ignore[method-assign]
+        self.searcher = StudySearcher(
+            self.trials,
+            self.proposer,
+            should_stop=lambda: self.stopping,
+            make_config=lambda experiment, segment: {"run": experiment.run_id, "segment": segment},
+            on_outage=self.outages.append,
+        )
+
+
+@pytest.mark.parametrize(
+    ("result", "died", "outcome"),
+    [
+        ({**REPORTED, FINAL: 1.0, IMAGES_MADE: 5, TEST_ACCURACY: 50.0}, False, Complete(HALFWAY, 5, 50.0)),
+        ({**REPORTED, FINAL: 1.0, IMAGES_MADE: 5}, False, Complete(HALFWAY, 5, None)),
+        (REPORTED, False, Pruned(HALFWAY)),
+        ({FAILED: "loss is not finite"}, False, Failed("loss is not finite")),
+        (REPORTED, True, Failed("its process died")),
+        (None, True, Failed("its process died")),
+        ({INTERRUPTED: 1.0}, False, None),
+        (None, False, None),
+    ],
+)
+def test_a_trial_ends(tmp_path: Path, result: dict[str, Any] | None, died: bool, outcome: TrialOutcome | None) -> None:
+    tuner = Tuner(tmp_path)
+    config = tuner.searcher.suggest("a")
+    assert isinstance(config, dict)
+    assert config["segment"] == (0, None)
+    tuner.searcher.on_trial_complete("a", result, error=died)
+    assert tuner.outcomes == ([] if outcome is None else [outcome])
+    tuner.searcher.on_trial_complete("a", result, error=died)
+    assert len(tuner.outcomes) <= 1, "a trial ends once"
+
+
+def test_a_trial_that_tune_ends_because_the_search_stops_stays_at_work(tmp_path: Path) -> None:
+    tuner = Tuner(tmp_path)
+    tuner.searcher.suggest("a")
+    tuner.stopping = True
+    tuner.searcher.on_trial_complete("a", REPORTED)
+    assert tuner.outcomes == []
+
+
+def test_an_outage_is_passed_on_and_fails_no_trial(tmp_path: Path) -> None:
+    tuner = Tuner(tmp_path)
+    tuner.searcher.suggest("a")
+    tuner.searcher.on_trial_complete("a", {INTERRUPTED: 1.0, OUTAGE: "the disk is full"})
+    assert (tuner.outages, tuner.outcomes) == (["trial 0: the disk is full"], [])
+
+
+def test_reports_are_recorded_and_the_search_ends_at_its_target(tmp_path: Path) -> None:
+    tuner = Tuner(tmp_path)
+    tuner.searcher.suggest("a")
+    tuner.searcher.on_trial_result("a", REPORTED)
+    tuner.searcher.on_trial_result("a", {**REPORTED, REPORT: 3, FINAL: 1.0})
+    assert tuner.trials.study.trials[0].intermediate_values == {2: 90.0}, "the last one is recorded with the end"
+    assert tuner.searcher.suggest("b") == Searcher.FINISHED
