@@ -21,6 +21,7 @@ from raykd.cluster.submission import Submission, load_job_cluster
 from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
+from raykd.results import Plan, RunPlan
 
 CLUSTER = Cluster(name="far", address="auto", workers=2, storage="/shared/runs")
 TABLE = """
@@ -254,12 +255,12 @@ def test_all_other_clusters_take_jobs() -> None:
 def test_what_all_runs_share_costs_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], times: int, hours: float | None
 ) -> None:
-    def plan_on(experiment: Experiment, *_: Any, **__: Any) -> dict[str, Any]:
+    def plan_on(experiment: Experiment, *_: Any, **__: Any) -> Plan:
         """What a plan looks like, with an hour for the run itself and ten for every other."""
         costs = [(run.run_id, 1.0 if run.run_id == experiment.run_id else 10.0) for run in experiment.runs]
         total = sum(cost for _, cost in costs)
-        runs = [{"run": run, "hours": cost, "price": 2 * cost} for run, cost in costs]
-        return {"runs": runs, "total": {"hours": total, "price": 2 * total}}
+        runs = [RunPlan(run, "to train", hours=cost, price=2 * cost) for run, cost in costs]
+        return Plan(experiment.recipe.name, experiment.run_id, 1, runs, {"hours": total, "price": 2 * total})
 
     monkeypatch.setattr("raykd.cluster.submission.plan_on", plan_on)
     (tmp_path / "sharp.yaml").write_text(
