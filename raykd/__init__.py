@@ -7,19 +7,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raykd.api import (
-        evaluate,
-        inspect,
-        load,
-        ood,
-        plan,
-        statistics,
-        synthesize,
-        table,
-        train,
-        train_seeds,
-        tune,
-    )
+    from raykd.api import evaluate, inspect, load, ood, plan, statistics, synthesize, table, train, train_seeds, tune
 
 __version__ = "0.1.0"
 

@@ -58,14 +58,7 @@ from raykd.store.run_directory import STUDENT, RunDirectory
 from raykd.store.workspace import Location, Workspace, local_folder, pull_run
 from raykd.tasks import ood as ranking
 from raykd.tasks.evaluate import evaluate_run
-from raykd.tasks.given import (
-    Images,
-    Network,
-    data_section,
-    experiment_of,
-    network_section,
-    require_this_process,
-)
+from raykd.tasks.given import Images, Network, data_section, experiment_of, network_section, require_this_process
 from raykd.tasks.inspect import Subject, inspect_teacher
 from raykd.tasks.load import load_file, load_student
 from raykd.tasks.statistics import measure_statistics

@@ -4,38 +4,16 @@ Importable without Ray.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.build import check
-from raykd.errors import MissingData, RaykdError
+from raykd.errors import MissingData
 from raykd.recipe.experiment import Experiment
-from raykd.results import RunResult
+from raykd.runners.outcome import RunOutcome
 from raykd.store.workspace import Location, open_workspace
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """How a run ended: with its result, or with the reason (one line) why there is none."""
-
-    result: RunResult | None
-    reason: str | None = None
-
-
-class BatchStopped(RaykdError):
-    """The batch was asked to stop; the runs at work have saved first."""
-
-    exit_code = 130
-
-    def __init__(self, finished: int, stopped: int, total: int) -> None:
-        """Say how many of the runs are finished, and how many were at work."""
-        super().__init__(
-            f"stopped with {finished} of {total} runs finished and {stopped} saved on the way; "
-            "the same command continues"
-        )
 
 
 def run_batch(

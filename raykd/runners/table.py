@@ -15,7 +15,8 @@ from raykd.recipe.table import Table, table_entries
 from raykd.reporting.progress import following
 from raykd.reporting.tables import markdown, table_report
 from raykd.results import TableResult
-from raykd.runners.batch import RunOutcome, run_batch
+from raykd.runners.batch import run_batch
+from raykd.runners.outcome import RunOutcome
 from raykd.store.remote import join
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Location, local_folder, open_workspace

@@ -64,6 +64,22 @@ def test_a_right_import_is_left_alone(tmp_path: Path, module: str, line: str) ->
     assert violations(file, tmp_path) == []
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count too: such a circle only hides that two modules are one."""
+    modules = frozenset(module_name(path) for path in sources()) - {PACKAGE}  # the door, which opens as it is used
+    reached = {
+        module_name(path): {name for _, name in imported(path, modules) if name in modules} for path in sources()
+    }
+    changed = True
+    while changed:
+        changed = False
+        for targets in reached.values():
+            more = {further for target in targets for further in reached[target]} - targets
+            targets |= more
+            changed = changed or bool(more)
+    assert {name for name, targets in reached.items() if name in targets} == set()
+
+
 def test_the_package_is_there_to_be_read() -> None:
     names = {module_name(path) for path in sources()}
     assert {"raykd", "raykd.errors", "raykd.engine.fit", "raykd.cli"} <= names, ROOT

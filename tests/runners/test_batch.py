@@ -17,7 +17,8 @@ from raykd.errors import MissingData, SetupError, UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.results import RunResult
-from raykd.runners.batch import BatchStopped, RunOutcome, run_batch
+from raykd.runners.batch import run_batch
+from raykd.runners.outcome import BatchStopped, RunOutcome
 from raykd.runners.train import train
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace

@@ -19,7 +19,7 @@ from raykd.files import write_text
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
-from raykd.runners.batch import BatchStopped, RunOutcome
+from raykd.runners.outcome import BatchStopped, RunOutcome
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.session import connected, room_for
 from raykd.runners.ray.signals import RunSignals
