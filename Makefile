@@ -31,6 +31,9 @@ test: $(STAMP)  ## run the gate's tests, two halves at once; narrow them with EX
 endurance: $(STAMP)  ## run the proofs that take their time: many kills, outages, several machines
 	$(BIN)/python -m pytest -m endurance $(EXTRA)
 
+endurance: $(STAMP)  ## run the slow proofs: every damage to every file
+	$(BIN)/python -m pytest -m endurance $(EXTRA)
+
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

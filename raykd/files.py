@@ -1,32 +1,87 @@
 """Files that are whole or not there: sums, writing in one move, locks, and reading what others may have damaged.
 
-A file appears under its name only once all of it is on the disk, so a reader sees the old content or the new. What is
-not as it was written is a CorruptError with the file, what is wrong with it, and what to do.
+A file appears under its name only once all of it is on the disk, so a reader sees the old content or the new. JSON
+bears the sum of its own content. What is not as it was written is a CorruptError with the file, what is wrong with it,
+and what to do.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from raykd.errors import CorruptError, InProgress
+from raykd.errors import CorruptError, InProgress, SetupError
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 """What a folder of several files is vouched for by: written last, with the sha256 sum of each."""
+_SUM = "sha256"
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there.
+
+    Raises:
+        CorruptError: if something else is.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        raise _misplaced(path, "a file")
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there.
+
+    Raises:
+        CorruptError: if something else is.
+    """
+    if path.is_dir():
+        return True
+    if os.path.lexists(path):
+        raise _misplaced(path, "a folder")
+    return False
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those around it, if it is not there.
+
+    Raises:
+        CorruptError: if something else stands in its place.
+        OSError: if the disk does not take it.
+    """
+    if not is_folder(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _misplaced(path: Path, wanted: str) -> CorruptError:
+    found = "a folder" if path.is_dir() else "a file" if path.is_file() else "a link that leads nowhere"
+    return CorruptError(f"{path} is {found}, and {wanted} belongs there: move it away and run the same command")
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 sum of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the sha256 sum of a file's bytes.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        CorruptError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise damaged(path, describe(error), "mend the storage, or restore the file from a backup") from None
 
 
 @contextmanager
@@ -34,11 +89,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to; what is there in the end takes the place of ``path`` in one move.
 
     Raises:
-        CorruptError: if a directory stands there.
+        CorruptError: if a folder stands there.
         OSError: if the disk does not take it; what was there before is untouched.
     """
     if path.is_dir() and not path.is_symlink():
-        raise CorruptError(f"{path} is a directory, and a file belongs there: move it away and run the same command")
+        raise _misplaced(path, "a file")
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.writing")
     try:
         yield staging
@@ -56,9 +111,27 @@ def write_text(path: Path, text: str) -> None:
         staging.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace a small file by a value as JSON."""
-    write_text(path, json.dumps(value, indent=1))
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a small file by an object as JSON, and the sum of that."""
+    write_text(path, json.dumps({**value, _SUM: _sum_of(value)}, indent=1))
+
+
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """Return the object that ``write_json`` has written, wherever its text was read; without a sum, any object.
+
+    Raises:
+        ValueError, RecursionError: if it is anything else.
+    """
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not an object")
+    if _SUM in value and value.pop(_SUM) != _sum_of(value):
+        raise ValueError("it differs from its checksum")
+    return value
+
+
+def _sum_of(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(value)).encode()).hexdigest()
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
@@ -70,17 +143,14 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        CorruptError: if it cannot be read, or holds anything but an object.
+        CorruptError: if it cannot be read, differs from its sum, or holds anything but an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, describe(error), advice) from None
-    if not isinstance(value, dict):
-        raise damaged(path, f"it holds a {type(value).__name__}, not an object", advice)
-    return value
 
 
 def damaged(path: Path, what: str, advice: str) -> CorruptError:
@@ -125,9 +195,11 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
 
     Raises:
         InProgress: if another process holds it.
+        CorruptError: if what stands there cannot be opened.
+        SetupError: if the file cannot be made.
     """
     while True:
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = _opened(path)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,6 +216,27 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
             return
         finally:
             os.close(handle)
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether the lock of a file that is there is held by nobody; False where that cannot be told."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _misplaced(path, "a file") from None
+        raise SetupError(f"{path} cannot be opened ({describe(error)}); mend the storage") from None
 
 
 def _is_open_at(handle: int, path: Path) -> bool:

@@ -3,35 +3,44 @@
 <run>/bank/  class_00000.safetensors ...  manifest.json (last: it holds what is common, and the files' sha256 sums)
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from raykd.config.runtime import Runtime
 from raykd.distributed.memory import free_device_memory
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
-from raykd.files import MANIFEST, replacing, sha256_of, write_json
+from raykd.files import (
+    MANIFEST,
+    checked,
+    damaged,
+    is_file,
+    is_folder,
+    make_folder,
+    read_json,
+    replacing,
+    sha256_of,
+    write_json,
+)
 from raykd.generators import EVERY, GeneratorBank, GeneratorConfig, member_parameters
 from raykd.generators.waves import Wave
 from raykd.recipe.experiment import Experiment
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import save_weights
+from raykd.store.checkpoint import read_tensors, save_weights, sealed
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+_RESTORE = "restore it from a backup, or move the bank's run away and train it again"
 _FOR_A_COPY = 0.25
 """Part of a worker's free memory that a frozen copy of a bank may take."""
 
@@ -39,10 +48,10 @@ _FOR_A_COPY = 0.25
 def write_products(run: RunDirectory, products: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Write finished members into the run directory, each under its name only once it is whole."""
     folder = run.bank
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for name, tensors in products.items():
         with replacing(product_path(run, name)) as staging:
-            save_weights(tensors, staging)
+            save_weights(tensors, staging, sealed(tensors))
 
 
 def product_path(run: RunDirectory, name: str) -> Path:
@@ -50,11 +59,26 @@ def product_path(run: RunDirectory, name: str) -> Path:
     return run.bank / f"{name}.safetensors"
 
 
+def check_products(run: RunDirectory, world: World) -> None:
+    """See whether the members that are there are whole; each worker reads a share. Every worker must call it.
+
+    Raises:
+        CorruptError: on all workers, if one of them finds another.
+    """
+
+    def check_share() -> None:
+        if run.has_bank:
+            for path in sorted(run.bank.glob("*.safetensors"))[world.rank :: world.size]:
+                read_tensors(path, _RESTORE)
+
+    world.agree(check_share)
+
+
 def finish_bank(run: RunDirectory, manifest: Mapping[str, Any], world: World) -> None:
     """Write the manifest on rank 0; each worker sums a share of the files. Every worker must call it.
 
     Raises:
-        CorruptError: on all workers, if one of them misses a member's file.
+        CorruptError: on all workers, if one of them misses a member's file, or finds it damaged.
     """
     folder = run.bank
     names = [_file(label) for label in manifest["classes"]]
@@ -62,8 +86,14 @@ def finish_bank(run: RunDirectory, manifest: Mapping[str, Any], world: World) ->
     def sum_share() -> dict[str, str]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise CorruptError(f"bank of {run.name}: {missing[0]} is missing ({len(missing)} files in all)")
-        return {name: sha256_of(folder / name) for name in names[world.rank :: world.size]}
+            raise CorruptError(
+                f"{folder / missing[0]} is missing ({len(missing)} files in all); restore the run's folder from a "
+                "backup, or move it away and train it again"
+            )
+        mine = names[world.rank :: world.size]
+        for name in mine:
+            read_tensors(folder / name, _RESTORE)
+        return {name: sha256_of(folder / name) for name in mine}
 
     sums = {name: digest for part in world.gather_objects(world.agree(sum_share)) for name, digest in part.items()}
     complete = {**manifest, "files": dict(sorted(sums.items()))}
@@ -118,9 +148,10 @@ class BankFiles:
         ).to(dtype or torch.get_default_dtype())
         for label in labels:
             path = self.folder / _file(label)
-            if not path.is_file() or sha256_of(path) != manifest["files"][path.name]:
-                raise CorruptError(f"{path.name} of the bank in {self.folder.parent} is missing or damaged")
-            bank.load_member(label, load_file(path))
+            tensors = read_tensors(path, _RESTORE)
+            if sha256_of(path) != manifest["files"][path.name]:
+                raise damaged(path, "it differs from its checksum", _RESTORE)
+            checked(path, _RESTORE, partial(bank.load_member, label, tensors))
         return bank.eval().requires_grad_(False)
 
 
@@ -132,16 +163,34 @@ def open_bank(run: RunDirectory) -> BankFiles:
         CorruptError: if its manifest is damaged.
     """
     require_run(run)
-    folder = run.bank
-    if not (folder / MANIFEST).is_file():
-        state = "has not finished its bank" if folder.is_dir() else "has no bank"
+    file = run.bank / MANIFEST
+    if not run.has_bank or not is_file(file):
+        if run.is_finished:
+            raise CorruptError(f"{file} is missing, though the run is finished; {_RESTORE}")
+        state = "has not finished its bank" if run.has_bank else "has no bank"
         raise UsageError(f"run {run.name} {state}; `raykd train` makes one of a recipe for it, and goes on with one")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        config = GeneratorConfig.model_validate(manifest["generator"])
-        return BankFiles(folder, manifest, config)
-    except (ValueError, KeyError, ValidationError, SafetensorError) as error:
-        raise CorruptError(f"{folder / MANIFEST} is not readable: {error}") from None
+    manifest = read_json(file, _RESTORE)
+    return checked(file, _RESTORE, lambda: _parse_manifest(run.bank, manifest))  # type: ignore[no-any-return]
+
+
+def _parse_manifest(folder: Path, manifest: Mapping[str, Any]) -> BankFiles:
+    """Return the bank of a manifest.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is none.
+    """
+    files = BankFiles(folder, manifest, GeneratorConfig.model_validate(manifest["generator"]))
+    numbers = [manifest[key] for key in ("num_classes", "channels", "size", "conditions")]
+    if not all(isinstance(number, int) for number in (*numbers, *files.classes)):
+        raise ValueError("a number is none")
+    if missing := {_file(label) for label in files.classes} - dict(manifest["files"]).keys():
+        raise ValueError(f"it has no sum of {min(missing)}")
+    if not isinstance(manifest.get("teacher_sha256"), str | None):  # banks of earlier releases do not tell it
+        raise ValueError("its teacher's sum is none")
+    for key in ("mean", "std"):
+        if len(list(map(float, manifest[key]))) != manifest["channels"]:
+            raise ValueError(f"{key} has not one number for each channel")
+    return files
 
 
 def require_run(run: RunDirectory) -> None:
@@ -150,7 +199,7 @@ def require_run(run: RunDirectory) -> None:
     Raises:
         UsageError: if its directory does not exist.
     """
-    if not run.path.is_dir():
+    if not is_folder(run.path):
         raise UsageError(
             f"run {run.path.name} does not exist: there is no directory {run.path}; give the name of one in that "
             "store, or 'recipe' in place of 'run' to have it trained"

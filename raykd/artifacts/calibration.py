@@ -11,8 +11,8 @@ from raykd.artifacts.class_statistics import collect, load_statistics, read_abou
 from raykd.data.datasets import Images, load_images
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
-from raykd.errors import UsageError
-from raykd.files import sha256_of
+from raykd.errors import CorruptError, UsageError
+from raykd.files import is_file, sha256_of
 from raykd.methods.base import ClassMoments
 from raykd.models.moments import MomentTeacher
 from raykd.models.teacher import Teacher
@@ -69,7 +69,7 @@ def class_statistics(
         if source is None:
             raise UsageError("calibration.from_teacher needs a teacher that is a recipe; give per_class or file")
         path = workspace.run(source.run_id).statistics
-        if not path.is_file():
+        if not is_file(path):
             raise UsageError(
                 f"the teacher's run {source.run_id} has no {path.name} (only networks with BatchNorm leave one); "
                 f"set calibration.from_teacher=false and calibration.per_class={BY_PRODUCT_IMAGES}"
@@ -91,14 +91,20 @@ def _make(
     world: World,
     data_root: Path | None,
 ) -> bool:
-    """Let rank 0 make the file if it is missing, and fail on all workers alike if it cannot; tell whether it was."""
+    """Let rank 0 make the file if it is missing or damaged, and fail on all workers alike if it cannot.
+
+    It tells whether the file was made.
+    """
 
     def make() -> bool:
-        if path.is_file():
-            return False
+        if is_file(path):
+            try:
+                read_about(path)
+                return False
+            except CorruptError as error:
+                logger.warning("%s: they are measured again", error)
         logger.info("opening %d images of each class of %s for the teacher's statistics", per_class, data)
         images = load_images(data, "train", spec, data_root)
-        path.parent.mkdir(parents=True, exist_ok=True)
         _save(path, moments, images, spec, data, per_class, teacher_sha256)
         return True
 

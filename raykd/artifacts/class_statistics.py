@@ -6,12 +6,9 @@ layers) and of which images (data, split, number of each class, normalisation).
 K classes, C channels of a layer, L of all layers together.
 """
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,12 @@ from torch import Tensor
 from raykd.data.datasets import Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
-from raykd.errors import CorruptError, SetupError, UsageError
+from raykd.errors import SetupError, UsageError
+from raykd.files import damaged, describe, is_file, make_folder, replacing
 from raykd.methods.base import ClassMoments
 from raykd.models.moments import MomentTeacher
 from raykd.spec import DataSpec
+from raykd.store.checkpoint import sum_of_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -102,17 +101,12 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], ab
             tensors[kind] = values.detach().to("cpu", torch.float32, copy=True).contiguous()
     told = {**about, "classes": len(moments[0][0]), "layers": list(layers)}
     header = {key: json.dumps(value) for key, value in told.items()}
-    header |= {"sha256": _sum(header, tensors), "version": _VERSION, "format": _FORMAT}
-    staging = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    header |= {"sha256": sum_of_tensors(header, tensors), "version": _VERSION, "format": _FORMAT}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, staging, header)
-        with staging.open("rb") as file:
-            os.fsync(file.fileno())
-        staging.replace(path)
+        make_folder(path.parent)
+        with replacing(path) as staging:
+            save_file(tensors, staging, header)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            staging.unlink()
         raise SetupError(f"could not write {path} ({error}); free some space or give another place") from None
 
 
@@ -216,33 +210,22 @@ def _check_finite(moments: ClassMoments, layers: Sequence[str]) -> None:
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file, and be sure that it is whole."""
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"no statistics file {path}; `raykd statistics` makes one")
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
-    except SafetensorError as error:
-        raise CorruptError(f"{path} is damaged or no safetensors file ({error}); {_AGAIN}") from None
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, describe(error), _AGAIN) from None
     if header.pop("format", None) != _FORMAT:
         raise UsageError(f"{path} holds something else than statistics by class; `raykd statistics` makes these")
     if header.pop("version", None) != _VERSION:
         raise UsageError(f"{path} is of another version of raykd, in a format this one cannot read; {_AGAIN}")
-    if header.pop("sha256", None) != _sum(header, tensors):
-        raise CorruptError(f"{path} is damaged: its checksum differs; {_AGAIN}")
+    if header.pop("sha256", None) != sum_of_tensors(header, tensors):
+        raise damaged(path, "it differs from its checksum", _AGAIN)
     return {key: json.loads(value) for key, value in header.items()}, tensors
 
 
 def _keys(layer: str) -> tuple[str, str]:
     return f"{layer}.mean", f"{layer}.var"
-
-
-def _sum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of all that a file holds, whatever the order it is held in."""
-    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -9,10 +9,7 @@ Columns: those of raykd.data.parquet, and ``teacher_logits`` (list of float32), 
 Shapes: N images, C channels, H W image, K classes.
 """
 
-import fcntl
 import json
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +26,8 @@ from torch import Tensor
 from raykd.data import parquet
 from raykd.data.datasets import DATASETS
 from raykd.errors import CorruptError, SetupError, UsageError
-from raykd.files import MANIFEST
+from raykd.files import MANIFEST, locked, make_folder, replacing
 from raykd.spec import DataSpec
-
-logger = logging.getLogger(__name__)
 
 _TAIL = 5e-4  # of the sample's values lie below the range, and as many above, before the margin
 _MARGIN = 0.02  # of the range, on either side
@@ -116,6 +111,15 @@ class SyntheticFolder:
             self._check(path)
         return present
 
+    def check(self, present: list[Path]) -> None:
+        """Read files that no manifest vouches for yet.
+
+        Raises:
+            CorruptError: if one of them is damaged.
+        """
+        for path in present:
+            parquet.check(path)
+
     def _check(self, path: Path) -> None:
         metadata = parquet.read_metadata(path)
         wanted = {**self._shape, **self.facts}
@@ -174,17 +178,14 @@ class SyntheticFolder:
                 pa.array(logits.float().numpy().reshape(-1), pa.float32()),
             ),
         }
-        staging = path.with_name(f".{path.name}.writing")
         try:
-            parquet.write_file(staging, columns, metadata)
-            staging.replace(path)
+            with replacing(path) as staging:
+                parquet.write_file(staging, columns, metadata)
         except OSError as error:
             raise SetupError(
                 f"{path.name} could not be written ({error}); free some space and run the same command: "
                 "it goes on behind the last whole file"
             ) from error
-        finally:
-            staging.unlink(missing_ok=True)
 
 
 def _offsets(rows: NDArray[Any]) -> pa.Buffer:
@@ -201,20 +202,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         UsageError: if another process is writing there.
         SetupError: if the folder cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise UsageError(f"--out {folder} is a file; give a folder that is empty or not there yet")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        make_folder(folder)
     except OSError as error:
         raise SetupError(f"--out {folder} cannot be used as a folder: {error}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"--out {folder} is in use by another process; wait for it, or choose another") from None
-        except OSError as error:  # some network file systems know no locks
-            logger.warning("%s cannot be locked (%s): let no second process use it", folder, error)
+    busy = f"--out {folder} is in use by another process; wait for it, or choose another"
+    with locked(folder, wait=False, busy=busy):
         yield
-    finally:
-        os.close(handle)

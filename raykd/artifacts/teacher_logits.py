@@ -14,13 +14,12 @@ asks its teacher live. On GPUs, and beside a compiled teacher, the two ways agre
 Shapes: N images, K classes.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,12 +33,14 @@ from raykd.data.streams import evaluation_batches
 from raykd.distributed.memory import free_memory
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
+from raykd.files import damaged, describe, locked, make_folder, replacing
 from raykd.models.logits import compute_logits
 from raykd.models.teacher import Teacher
 from raykd.spec import DataSpec
 
 logger = logging.getLogger(__name__)
 
+_AGAIN = "it is computed again"
 _MOST, _FEWEST = 500, 64
 """Images of a batch: ``_FEWEST`` is four for each of 16 threads; the images of a smaller set are repeated."""
 
@@ -104,7 +105,7 @@ def _known(asked: TeacherQuery, world: World, store: Path) -> Tensor | None:
                 whole = world.agree(lambda: _read(path, count, spec.num_classes))
             except CorruptError as error:
                 if world.rank == 0:
-                    logger.warning("%s; computing it again", error)
+                    logger.warning("%s", error)
             else:
                 logger.info("the teacher's logits of %d images: read", count)
                 return whole
@@ -114,7 +115,7 @@ def _known(asked: TeacherQuery, world: World, store: Path) -> Tensor | None:
             logger.info("the teacher's logits of %d images: computed in %.1f s", count, time.monotonic() - began)
             try:
                 _write(path, whole, asked, world)
-            except OSError as error:  # what it was kept for is lost, this run is not
+            except (OSError, CorruptError) as error:  # what it was kept for is lost, this run is not
                 logger.warning("the teacher's logits cannot be kept in %s: %s", path.parent, error)
     return whole
 
@@ -154,15 +155,8 @@ def _answers(asked: TeacherQuery, rows: Tensor, width: int, world: World) -> Ten
 @contextmanager
 def _first_come(path: Path, *, alone: bool) -> Iterator[None]:
     """Hold the file's lock; workers that compute together go without, since waiting would time their group out."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not alone:
-        yield
-        return
-    with path.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems know no locks
-            logger.debug("no lock on %s (%s): two runs may compute the same", path, error)
+    make_folder(path.parent)
+    with locked(path.with_suffix(".lock"), wait=True) if alone else nullcontext():
         yield
 
 
@@ -178,12 +172,8 @@ def _write(path: Path, logits: Tensor, asked: TeacherQuery, world: World) -> Non
         "count": len(logits),
     }
     table = pa.table({"logits": column}, metadata={"sha256": _sum(logits), "about": json.dumps(about)})
-    staging = path.with_name(f".{path.name}.{time.time_ns()}.writing")
-    try:
+    with replacing(path) as staging:
         pq.write_table(table, staging, compression="zstd")
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def _read(path: Path, count: int, classes: int) -> Tensor:
@@ -197,10 +187,10 @@ def _read(path: Path, count: int, classes: int) -> Tensor:
         column = table.column("logits").combine_chunks()
         logits = torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, classes)
         kept = (table.schema.metadata or {}).get(b"sha256", b"").decode()
-    except (OSError, pa.ArrowException, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise CorruptError(f"{path} is damaged ({error})") from None
+    except (OSError, pa.ArrowException, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise damaged(path, describe(error), _AGAIN) from None
     if logits.shape != (count, classes) or kept != _sum(logits):
-        raise CorruptError(f"{path} is damaged: its sum or shape is not what was written")
+        raise damaged(path, "its sum or shape is not what was written", _AGAIN)
     return logits
 
 

@@ -9,7 +9,6 @@ Shapes: N images chosen.
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from raykd.data.datasets import count_images
 from raykd.errors import CorruptError, MissingData, SetupError, UsageError
+from raykd.files import make_folder, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +44,12 @@ def write_index(path: Path, rows: Tensor, entropy: Tensor, predicted: Tensor, me
     columns = {"row": rows, "entropy": entropy, "predicted": predicted}
     metadata_json = json.dumps({**metadata, "sha256": _rows_sha256(rows)})
     table = pa.table({key: value.numpy() for key, value in columns.items()}, metadata={_FORMAT: metadata_json})
-    staging = path.with_name(f".{path.name}.{time.time_ns()}.writing")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, staging, compression="zstd")
-        staging.replace(path)
+        make_folder(path.parent)
+        with replacing(path) as staging:
+            pq.write_table(table, staging, compression="zstd")
     except OSError as error:
         raise SetupError(f"could not write {path} ({error}); free some space or give another place") from None
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def best_rows(name: str, data: str, images: int | None, data_root: Path | None, teacher_sha256: str | None) -> Tensor:

@@ -7,6 +7,7 @@ raykd does not know by name; synthetic ("true") for images that a generator made
 raykd.artifacts.synthetic_set).
 """
 
+import hashlib
 import io
 import json
 import os
@@ -26,10 +27,12 @@ from PIL import Image
 from torch import Tensor
 
 from raykd.errors import CorruptError, RaykdError
+from raykd.files import describe
 
 RAW = "raw uint8, row-major, H*W*C bytes"
 SHARD_BYTES = 60 * 2**20  # of image bytes: with labels and footers a file stays below 64 MiB
 _FILE_NAME = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<total>\d{5})\.parquet")
+_SUM = "sha256"
 _ROWS = 512  # read and decoded at a time
 _DECODERS = min(8, os.cpu_count() or 1)
 
@@ -104,18 +107,36 @@ def read_header(file: Path) -> Header:
             std=constants.get("std"),
             synthetic=metadata.get("synthetic") == "true",
         )
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"{file}: metadata is missing or wrong ({error!r}); write the set again") from error
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Return all of a file's metadata as it stands there.
+    """Return all of a file's metadata as it was written.
 
     Raises:
         CorruptError: if the file is damaged.
     """
-    with _naming_file(file), pq.ParquetFile(file) as opened:
-        return {key.decode(): value.decode() for key, value in (opened.schema_arrow.metadata or {}).items()}
+    with _opened(file) as opened:
+        found = {key.decode(): value.decode() for key, value in (opened.schema_arrow.metadata or {}).items()}
+        if _SUM in found and found.pop(_SUM) != _sum_of(found):
+            raise ValueError("its metadata differs from its checksum")
+        return found
+
+
+def _sum_of(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()
+
+
+def check(file: Path) -> None:
+    """Read all of a file, and keep nothing.
+
+    Raises:
+        CorruptError: if it is damaged.
+    """
+    with _opened(file) as opened:
+        for _ in opened.iter_batches(_ROWS):
+            pass
 
 
 def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
@@ -129,7 +150,7 @@ def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
     with ThreadPoolExecutor(_DECODERS) as pool:
         for file in files:
             header, first = read_header(file), 0
-            with _naming_file(file), pq.ParquetFile(file) as opened:
+            with _opened(file) as opened:
                 for batch in opened.iter_batches(_ROWS, columns=["image", "label"]):
                     yield _decoded(file, header, batch, range(first, first + len(batch)), fit, pool)
                     first += len(batch)
@@ -141,7 +162,7 @@ def row_groups(file: Path) -> list[int]:
     Raises:
         CorruptError: if the file is damaged.
     """
-    with _naming_file(file), pq.ParquetFile(file) as opened:
+    with _opened(file) as opened:
         return [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
 
 
@@ -152,7 +173,7 @@ def read_rows(file: Path, group: int, rows: Tensor, fit: Fit) -> Iterator[tuple[
         CorruptError: if the file is damaged.
     """
     header = read_header(file)
-    with ThreadPoolExecutor(_DECODERS) as pool, _naming_file(file), pq.ParquetFile(file) as opened:
+    with ThreadPoolExecutor(_DECODERS) as pool, _opened(file) as opened:
         # Without threads of its own: this reads ahead of a training, beside it.
         table = opened.read_row_group(group, columns=["image", "label"], use_threads=False)
         for chunk in rows.split(_ROWS):
@@ -208,11 +229,21 @@ def write(
 
 
 def write_file(path: Path, columns: Mapping[str, pa.Array], metadata: Mapping[str, str]) -> None:
-    """Write one file of a split and see it to the disk; the columns are ``image``, ``label`` and any others."""
-    table = pa.table(dict(columns)).replace_schema_metadata(dict(metadata))
+    """Write one file of a split and see it to the disk; the columns are ``image``, ``label`` and any others.
+
+    Its pages and its metadata bear their sums.
+    """
+    summed = {**metadata, _SUM: _sum_of(metadata)}
+    table = pa.table(dict(columns)).replace_schema_metadata(summed)
     with path.open("wb") as file:
-        # Small row groups: one is the least that a stream reads, and must fit its buffer.
-        pq.write_table(table, file, row_group_size=_ROWS * 2, compression="zstd", use_dictionary=["label"])
+        pq.write_table(
+            table,
+            file,
+            row_group_size=_ROWS * 2,
+            compression="zstd",
+            use_dictionary=["label"],
+            write_page_checksum=True,
+        )
         file.flush()
         os.fsync(file.fileno())
 
@@ -233,14 +264,15 @@ def _shards(records: Iterable[tuple[bytes, int]], shard_bytes: int) -> Iterator[
 
 
 @contextmanager
-def _naming_file(file: Path) -> Iterator[None]:
-    """Say which file is damaged: the libraries below speak of bytes and pages only."""
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file, and say which one is damaged: the libraries below speak of bytes and pages only."""
     try:
-        yield
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            yield opened
     except RaykdError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
-        raise CorruptError(f"{file} cannot be read ({error}); copy or write it again") from error
+        raise CorruptError(f"{file} cannot be read ({describe(error)}); copy or write it again") from error
 
 
 def _decode_row(file: Path, channels: int, fit: Fit, row: int, image: bytes) -> Tensor:

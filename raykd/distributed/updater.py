@@ -63,7 +63,16 @@ class Updater:
         return {"step": self._step, "optimizer": self._optimizer.state_dict()["state"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore step and optimizer state; the configuration stays this updater's own."""
-        current = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": current["param_groups"]})
-        self._step = state["step"]
+        """Restore; the configuration stays this updater's own.
+
+        Raises:
+            KeyError, TypeError, ValueError: if these are not the tensors of these parameters.
+        """
+        for index, tensors in state["optimizer"].items():
+            shape = self._parameters[index].shape if index < len(self._parameters) else None
+            for name, tensor in tensors.items():
+                if isinstance(tensor, Tensor) and tensor.shape != shape and tensor.dim():  # else a counter
+                    raise ValueError(f"{name} of parameter {index} is {list(tensor.shape)}, which is not its shape")
+        whole = self._optimizer.state_dict()
+        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": whole["param_groups"]})
+        self._step = int(state["step"])

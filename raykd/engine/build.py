@@ -23,7 +23,7 @@ from raykd.engine.evaluator import Evaluator
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
 from raykd.engine.synthetic_sets import on_stored_sets, referee_evaluator
 from raykd.errors import UsageError
-from raykd.files import sha256_of
+from raykd.files import is_file, sha256_of
 from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
 from raykd.models import build_model
@@ -240,13 +240,16 @@ def load_teacher(
         weights, digest = _teacher_weights(config.weights, sha256, workspace)
     else:
         config = _trained_network(source, spec, workspace)
-        weights = workspace.run(source.run_id).student
-        if not weights.is_file():
+        run = workspace.run(source.run_id)
+        weights = run.student
+        if not is_file(weights):
             raise UsageError(
                 f"the teacher's run {source.run_id} has no {weights.name} in {workspace.store}: train it, or put its "
                 "run beside this one"
             )
         digest = sha256_of(weights)
+        if digest != sha256:  # of which the caller knows
+            run.check_student(source.recipe)
     if sha256 not in (None, digest):
         raise UsageError(
             f"the teacher's weights are not those that run {experiment.run_id} was trained against (sha256 {sha256} "
@@ -276,14 +279,15 @@ def _trained_network(source: Experiment, spec: DataSpec, workspace: Workspace) -
 
 def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tuple[Path, str]:
     """Return a teacher's weights file and its sha256: the store's copy where the recipe's file is gone or changed."""
-    stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
     try:
         weights = find_weights(name, workspace)
         digest = sha256_of(weights)
     except UsageError:
+        stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
         if stored_copy is None or sha256 is None:
             raise
         return stored_copy, sha256
+    stored_copy = None if sha256 in (None, digest) else workspace.kept_weights(str(sha256))
     return (weights, digest) if stored_copy is None or sha256 is None else (stored_copy, sha256)
 
 

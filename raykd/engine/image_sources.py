@@ -12,12 +12,12 @@ from raykd.distributed.world import World, mix
 from raykd.engine.build import build
 from raykd.engine.selection import Selection
 from raykd.engine.state import restore
-from raykd.errors import RunFailed, UsageError
+from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.files import MANIFEST, sha256_of
 from raykd.generators import EVERY, GeneratorBank
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe, without_test
-from raykd.store.checkpoint import latest_checkpoint
+from raykd.store.checkpoint import latest_checkpoint, step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -145,16 +145,23 @@ class MethodSource:
 
         Raises:
             UsageError: if the run is not finished or has no checkpoint any more.
+            CorruptError: if that one is damaged: the one before it holds another generator.
         """
         checkpoint, experiment = latest_checkpoint(run.checkpoints), run.experiment()
-        if not run.is_finished or checkpoint is None:
+        steps = experiment.recipe.schedule.steps
+        if checkpoint is None or step_of(checkpoint) != steps:
+            if run.is_finished and checkpoint is not None:
+                raise CorruptError(
+                    f"the checkpoint of step {steps} in {run.checkpoints}, in which its generator was, is damaged or "
+                    "gone; restore it from a backup, or remove the run's status.json and train it again"
+                )
             state = "is not finished" if checkpoint else "has no checkpoint, in which its generator was"
             raise UsageError(f"run {run.name} {state}: train it, in another store if it has finished here")
         untested = experiment.with_recipe(without_test(experiment.recipe))
         built = build(untested, world, Runtime(), workspace)
         assert built.teacher is not None and built.teacher_sha256 is not None, "its method has one"
         trained_sha256 = run.environment().get("teacher_sha256")
-        if trained_sha256 != built.teacher_sha256:
+        if trained_sha256 not in (None, built.teacher_sha256):
             raise UsageError(
                 f"the teacher's weights are not those that run {run.name} was trained against "
                 f"(sha256 {trained_sha256} then, {built.teacher_sha256} now): put them back, or train it again"

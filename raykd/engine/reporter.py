@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from raykd.artifacts.bank import product_path, write_products
 from raykd.distributed.world import World
+from raykd.files import make_folder
 from raykd.store.checkpoint import (
     Checkpoint,
     Sums,
@@ -28,8 +29,8 @@ class Reporter(Protocol):
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Publish metrics (None: only a checkpoint) and the checkpoint, of which each worker brings its part."""
 
-    def resume_from(self) -> Path | None:
-        """Return the checkpoint to resume from, or None to start anew."""
+    def resume_from(self, before: int | None = None) -> Path | None:
+        """Return the checkpoint to go on from, one of an earlier step than ``before``."""
 
     def stop_requested(self) -> bool:
         """Tell whether somebody has asked the run to save and stop (asked of rank 0 only)."""
@@ -100,9 +101,9 @@ class LocalReporter:
             path = product_path(self._run, product)
             self._mirror.push_file(path, path.relative_to(self._mirror.local).as_posix())
 
-    def resume_from(self) -> Path | None:
-        """Return the newest whole checkpoint."""
-        return latest_checkpoint(self._run.checkpoints)
+    def resume_from(self, before: int | None = None) -> Path | None:
+        """Return the newest whole checkpoint, of an earlier step than ``before``."""
+        return latest_checkpoint(self._run.checkpoints, before)
 
     def stop_requested(self) -> bool:
         """Tell whether a stop was asked for."""
@@ -122,6 +123,7 @@ class LocalReporter:
                 self._tensorboard = False
                 logger.info("tensorboard is not installed; %s has the curves", METRICS)
             else:
+                make_folder(self._run.tensorboard)
                 self._tensorboard = SummaryWriter(self._run.tensorboard)
         if self._tensorboard:
             for name, value in metrics.items():

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from raykd.artifacts.bank import check_products
 from raykd.config.runtime import Runtime
 from raykd.distributed.provenance import describe
 from raykd.distributed.world import World
@@ -24,7 +26,7 @@ from raykd.files import sha256_of
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
-from raykd.store.checkpoint import step_of
+from raykd.store.checkpoint import UnfitCheckpoint, step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -84,24 +86,49 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
             logger.info("%s is finished already: reading its result", experiment.run_id)
             return finished
         make_image_sets(experiment, world, workspace)
-        reporter = context.make_reporter(directory)
-        resume = world.agree(reporter.resume_from, on_first=True)
-        trained: tuple[Built, Selection, float] | None = None
-        for segment, end in experiment.recipe.segments():
-            leave = context.until is not None and (end is None or context.until <= end)
-            if not leave and end is not None and resume and step_of(resume) >= end:
-                continue
-            trained = None  # its memory is the next one's
-            trained = _train(segment, experiment, context, reporter, resume, context.until if leave else end, leave)
-            if end is not None:
-                resume = world.agree(reporter.resume_from, on_first=True)
-        assert trained is not None, "the last segment is never left out"
-        built, selection, seconds = trained
+        built, selection, seconds = _train_from_newest(experiment, context, context.make_reporter(directory))
         result = finalize(experiment, built, selection, seconds, workspace)
         steps = built.method.steps_done
         world.agree(lambda: _close(directory, result, steps), on_first=True)
         workspace.push(experiment.run_id, world)
         return result
+
+
+def _train_from_newest(
+    experiment: Experiment, context: RunContext, reporter: Reporter
+) -> tuple[Built, Selection, float]:
+    """Train a run to its end from the newest checkpoint that fits it."""
+    world = context.world
+    before: int | None = None
+    while True:
+        resume = world.agree(partial(reporter.resume_from, before), on_first=True)
+        if resume is not None:
+            check_products(context.workspace.run(experiment.run_id), world)
+        try:
+            return _train_segments(experiment, context, reporter, resume)
+        except UnfitCheckpoint as error:
+            if resume is None:
+                raise
+            if world.rank == 0:
+                logger.warning("%s; using the one before it", error)
+            before = step_of(resume)
+
+
+def _train_segments(
+    experiment: Experiment, context: RunContext, reporter: Reporter, resume: Path | None
+) -> tuple[Built, Selection, float]:
+    world = context.world
+    trained: tuple[Built, Selection, float] | None = None
+    for segment, end in experiment.recipe.segments():
+        leave = context.until is not None and (end is None or context.until <= end)
+        if not leave and end is not None and resume and step_of(resume) >= end:
+            continue
+        trained = None  # its memory is the next one's
+        trained = _train(segment, experiment, context, reporter, resume, context.until if leave else end, leave)
+        if end is not None:
+            resume = world.agree(reporter.resume_from, on_first=True)
+    assert trained is not None, "the last segment is never left out"
+    return trained
 
 
 def _train(
@@ -131,6 +158,8 @@ def _train(
         )
         if leave:
             raise Interrupted(built.method.steps_done, built.method.total_steps)
+    except UnfitCheckpoint:
+        raise  # the run goes on from another
     except RaykdError as error:
         if world.rank == 0:
             state = "interrupted" if isinstance(error, Interrupted) else "failed"

@@ -98,11 +98,29 @@ class Selection:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Weights]) -> None:
-        """Restore what ``state_dict`` returned, with the weights by name."""
-        self.steps = dict(state["steps"])
-        self._best_score = state["best_score"]
+        """Restore what ``state_dict`` returned, with the weights by name.
+
+        Raises:
+            KeyError, TypeError, ValueError: if they are not those of this student.
+        """
+        self.steps = {name: int(step) for name, step in state["steps"].items()}
+        self._best_score = float(state["best_score"])
         self._pool = [(images, logits) for images, logits in state["pool"]]
         self.weights = {name: dict(weights[name]) for name in self.steps}
+        for name, tensors in self.weights.items():
+            check_shapes(name, tensors, self.candidate.state_dict())
+
+
+def check_shapes(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those of a network.
+
+    Raises:
+        ValueError: naming the first tensor that differs.
+    """
+    for key in sorted({*tensors, *wanted}):
+        got, want = (list(each[key].shape) if key in each else None for each in (tensors, wanted))
+        if got != want:
+            raise ValueError(f"{key} of the weights {name!r} is {got or 'missing'}, the network's is {want or 'none'}")
 
 
 def _is_better(incumbent: Mapping[str, float], challenger: Mapping[str, float], images: int) -> bool:

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from raykd.distributed.world import World
 from raykd.engine.selection import Selection, Weights
+from raykd.files import describe
 from raykd.methods.base import BankMethod, Method, ShardedMethod
-from raykd.store.checkpoint import Checkpoint, read_checkpoint
+from raykd.store.checkpoint import Checkpoint, UnfitCheckpoint, read_checkpoint
+
+_UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What torch, and a method, make of tensors of other names and shapes."""
 
 
 def averaged_weights(network: nn.Module, world: World) -> Weights:
@@ -48,11 +52,41 @@ def capture(method: Method, selection: Selection, seconds: float, samples: bytes
 
 
 def restore(path: Path | None, method: Method, selection: Selection) -> float:
-    """Load a checkpoint into the method and the selection; return the seconds already spent."""
+    """Load a checkpoint into the method and the selection; return the seconds already spent.
+
+    Every worker must call it.
+
+    Raises:
+        UnfitCheckpoint: on all workers, if what one of them reads is not of this run; then both are to be built anew.
+    """
     if path is None:
         return 0.0
+
+    def load() -> float:
+        try:
+            return _load(path, method, selection)
+        except _UNFIT as error:
+            if "CUDA" in str(error):  # the device's failure, not the file's
+                raise
+            raise unfit(path, error) from error
+
+    return method.world.agree(load)
+
+
+def unfit(path: Path, error: Exception) -> UnfitCheckpoint:
+    """Return the error for a checkpoint whose content is not that of its run."""
+    what = f"{error} is missing" if isinstance(error, KeyError) else describe(error)
+    return UnfitCheckpoint(
+        f"checkpoint {path} is not of this run ({what}); restore it from a backup, or remove it to go on from the one "
+        "before it"
+    )
+
+
+def _load(path: Path, method: Method, selection: Selection) -> float:
     checkpoint = read_checkpoint(path)
     method.load_state_dict(checkpoint.state["method"])
+    if method.steps_done != checkpoint.step:
+        raise ValueError(f"its method has done {method.steps_done} steps")
     if isinstance(method, ShardedMethod):
         method.load_shard(checkpoint.shard)
     weights = {name: dict(tensors) for name, tensors in checkpoint.weights.items()}

@@ -18,7 +18,7 @@ from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
 from raykd.errors import CorruptError, UsageError
-from raykd.files import MANIFEST, checked, locked, read_json, sha256_of, write_json
+from raykd.files import MANIFEST, checked, damaged, is_file, locked, make_folder, read_json, sha256_of, write_json
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.results import SyntheticSet
@@ -46,7 +46,7 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
     experiment, workspace = origin.experiment(), Workspace(data_root, origin.path.resolve().parent)
     recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
     source: ImageSource
-    if origin.bank.is_dir():
+    if not makes_images(recipe):
         bank = open_bank(origin)
         teacher, digest = _load_bank_teacher(bank, experiment, spec, workspace)
         source_sha256 = hashlib.sha256(json.dumps(dict(bank.manifest), sort_keys=True).encode()).hexdigest()
@@ -58,11 +58,12 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
     folder = SyntheticFolder(out, spec, images, facts)
     with alone_in(out):
         present = folder.present()
-        finished = len(present) == len(folder.files) and (out / MANIFEST).is_file()
+        finished = len(present) == len(folder.files) and is_file(out / MANIFEST)
         if finished:
             logger.info("%s is finished already: checking its files", out)
             _verify(out)
         else:
+            folder.check(present)
             (out / MANIFEST).unlink(missing_ok=True)
             bounds = folder.read_range(present[0]) if present else PixelRange.of(sample_values(source))
             stored_spec = replace(spec, mean=bounds.mean, std=bounds.std)
@@ -105,12 +106,12 @@ def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) 
 
 def _make_image_set(images: ImageSet, workspace: Workspace, world: World) -> int:
     folder, run = workspace.store / images.name, workspace.run(images.run)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with locked(folder.parent / f".{folder.name}.lock", wait=True):
         workspace.pull([images.name], world)
-        if (folder / MANIFEST).is_file():
+        if is_file(folder / MANIFEST):
             return 0
-        if not run.bank.is_dir():  # a generator beside a student is in the checkpoint
+        if not run.has_bank:  # a generator beside a student is in the checkpoint
             workspace.pull([images.run], world, checkpoints="all")
         logger.info("%s images of %s are made once and kept", f"{images.images:,}", images.run)
         synthesize(run, images.images, folder, workspace.data, world)
@@ -121,7 +122,7 @@ def _make_image_set(images: ImageSet, workspace: Workspace, world: World) -> int
 def _find_generators(run: RunDirectory) -> RunDirectory:
     """Return the directory of the run that trained the generators."""
     experiment = run.experiment()
-    if run.bank.is_dir() or makes_images(experiment.recipe):
+    if run.has_bank or experiment.recipe.student is None or makes_images(experiment.recipe):
         return run
     if experiment.bank_id is None:
         raise UsageError(
@@ -130,7 +131,7 @@ def _find_generators(run: RunDirectory) -> RunDirectory:
         )
     store = run.path.resolve().parent
     origin = RunDirectory(store / experiment.bank_id)
-    if not origin.bank.is_dir() and not (origin.exists and makes_images(origin.experiment().recipe)):
+    if not origin.exists:
         raise UsageError(
             f"run {run.name} learned from the bank of run {origin.name}, which is not beside it in {store}; "
             "give the directory of that run"
@@ -149,7 +150,7 @@ def _load_bank_teacher(
         )
     if experiment.recipe.teacher is None:
         raise CorruptError(f"the recipe of run {bank.folder.parent.name} names no teacher; restore it")
-    return load_teacher(experiment, spec, workspace, sha256=bank.manifest["teacher_sha256"])
+    return load_teacher(experiment, spec, workspace, sha256=bank.manifest.get("teacher_sha256"))
 
 
 def _make_file(
@@ -183,5 +184,5 @@ def _verify(folder: Path) -> None:
     manifest = read_json(folder / MANIFEST, advice)
     sums = checked(folder / MANIFEST, advice, lambda: dict(manifest["files"]))
     for name, expected in sums.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
-            raise CorruptError(f"{folder / name} differs from its checksum; delete it and run this again")
+        if not is_file(folder / name) or sha256_of(folder / name) != expected:
+            raise damaged(folder / name, "it differs from its checksum", advice)

@@ -91,7 +91,7 @@ def _taken(function: Callable[..., object], kwargs: Mapping[str, Any]) -> dict[s
 def _read_safetensors(path: Path) -> object:
     try:
         return safetensors.torch.load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
@@ -109,7 +109,7 @@ def _read_torch(path: Path) -> object:
         if zipfile.is_zipfile(path) or "global" in str(error).lower():
             raise UsageError(f"{path} holds pickled Python objects, not only tensors; {CONVERT}") from error
         raise CorruptError(f"{path} is damaged or no torch file") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # torch raises whatever such bytes make of its reader
         if "TorchScript" in str(error):
             raise UsageError(f"{path} is a TorchScript program, not weights; {CONVERT}") from error
         raise CorruptError(f"{path} is damaged or no torch file: {error}") from error

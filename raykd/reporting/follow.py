@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _FIGURES = {"top-1": "accuracy/top1", "agreement": "agreement", "blind": "blind/agreement"}
 
 
+_PACE = ("images_per_second", "steps_per_second")
+
+
 @dataclass(frozen=True)
 class News:
     """One run's state: ``rows`` are the reports that had not been seen before."""
@@ -46,7 +49,7 @@ class Follower:
 
     def _news(self, run: str) -> News | None:
         status = self._status(run)
-        if run in self._ended or status.get("updated", 0) < self._since or "steps" not in status:
+        if run in self._ended or status.get("updated", 0) < self._since or not {"step", "steps"} <= status.keys():
             return None
         done = status.get("state") != "running"
         if done:
@@ -65,7 +68,8 @@ class Follower:
     def _rows(self, run: str) -> list[dict[str, Any]]:
         from raykd.store.run_directory import METRICS, parse_rows
 
-        return parse_rows(self._read(f"{run}/{METRICS}"))
+        rows = parse_rows(self._read(f"{run}/{METRICS}"))
+        return [row for row in rows if all(isinstance(row.get(name), int | float) for name in _PACE)]
 
 
 def read_local(where: str) -> Callable[[str], str]:
@@ -76,7 +80,7 @@ def read_local(where: str) -> Callable[[str], str]:
 
     def read(name: str) -> str:
         try:
-            return (store / name).read_text()
+            return (store / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
@@ -94,7 +98,7 @@ def read_remote(where: str) -> Callable[[str], str]:
 
     def read(name: str) -> str:
         try:
-            return (opened().peek(name) or b"").decode()
+            return (opened().peek(name) or b"").decode(errors="replace")
         except RaykdError:  # the command itself says what is wrong
             return ""
 

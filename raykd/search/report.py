@@ -4,7 +4,6 @@ The figures are Optuna's own, in HTML: history, importances, parallel coordinate
 there are several objectives.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from raykd.files import write_text
+from raykd.files import make_folder, replacing, write_json, write_text
 from raykd.recipe.recipe import dump_recipe
 from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
 from raykd.search.dimension import from_parameter
@@ -24,6 +23,7 @@ from raykd.search.space import SearchSpace, Values
 
 logger = logging.getLogger(__name__)
 
+REPORT = "search.json"
 _BEST = 5  # trials shown where there is one objective
 _MIN_TRIALS = 2  # complete ones, to draw figures of
 
@@ -70,8 +70,8 @@ def write_search(report: SearchResult, space: SearchSpace, folder: Path) -> None
 
     The recipes hold out no images: those that the search held out are learnt from, too.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "search.json", json.dumps(report.to_dict(), indent=1))
+    make_folder(folder)
+    write_json(folder / REPORT, report.to_dict())
     front = len(report.objectives) > 1
     for old in folder.glob("best-*.yaml"):
         old.unlink(missing_ok=True)  # several tuners of one study may tidy here
@@ -95,7 +95,7 @@ def write_figures(study: Study, folder: Path) -> list[str]:
         return []
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _MIN_TRIALS:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = study.metric_names or [str(index) for index in range(len(study.directions))]
     figures: dict[str, Callable[[], Any]] = {}
     if len(names) > 1:
@@ -112,9 +112,9 @@ def write_figures(study: Study, folder: Path) -> list[str]:
     written = []
     for name, draw in figures.items():
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), replacing(folder / f"{name}.html") as staging:
                 warnings.simplefilter("ignore")
-                draw().write_html(folder / f"{name}.html", include_plotlyjs="directory")
+                draw().write_html(staging, include_plotlyjs="directory")
         except (ValueError, RuntimeError) as error:  # importances want two trials or more, of different values
             logger.info("no figure %r yet: %s", name, error)
         else:

@@ -4,14 +4,15 @@ A trial of the study is a run of the store: its parameters make the recipe, whos
 killed tuner leaves behind is complete: a trial that was at work is asked for once more and its run goes on.
 """
 
-import fcntl
 import logging
+import sqlite3
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -19,13 +20,15 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from raykd.errors import SetupError, UsageError, masked
+from raykd.errors import CorruptError, SetupError, UsageError, masked
+from raykd.files import damaged, describe, is_file, is_free, locked, make_folder, read_json
 from raykd.search.dimension import Dimension, from_parameter, to_parameter
 from raykd.search.grid import canonical_key, count_trials, list_given
 from raykd.search.objectives import OBJECTIVES
+from raykd.search.report import REPORT
 from raykd.search.samplers import SeededByTrial
 from raykd.search.space import SearchSpace, Values
-from raykd.search.study_storage import open_storage
+from raykd.search.study_storage import STUDY, open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ TEST_ACCURACY = "test/accuracy/top1"
 """Accuracy on the test split, in per cent: to be read, never searched by."""
 
 _NOT_OF_THIS_SEARCH = (TOO_MANY, EARLIER)
+_RESTORE = "restore it from a backup, or move the search's folder away: the runs that its trials made are kept and read"
 
 
 def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, url: str | None) -> Study:
@@ -67,7 +71,11 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
 
     Raises:
         SetupError: if the storage cannot be opened, or holds a study of other objectives.
+        CorruptError: if ``study.db`` is damaged.
     """
+    file = folder / STUDY if url is None else None
+    if file is not None and is_file(file):
+        _check_file(file)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [OBJECTIVES[name] for name in objectives]
     try:
@@ -79,9 +87,35 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
             study.set_metric_names(list(objectives))
         study.set_user_attr("recipe", space.recipe)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a file system: all mean the same to a user
-        where = url or folder / "study.db"
+        where = url or folder / STUDY
         raise SetupError(f"the study cannot be opened at {masked(str(where))}: {_first_line(error)}") from None
+    if file is not None:
+        _check_record(study, folder)
     return study
+
+
+def _check_file(file: Path) -> None:
+    """Refuse a file that is no database, or a damaged one."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=60)) as database:
+            (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.OperationalError:  # locked, or not to be opened: who opens it next says why
+        return
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        verdict = describe(error)
+    if verdict != "ok":
+        raise damaged(file, verdict.splitlines()[-1], _RESTORE)
+
+
+def _check_record(study: Study, folder: Path) -> None:
+    """Refuse a study that lacks trials of which the search's report tells."""
+    try:
+        report = read_json(folder / REPORT, "it is written again")
+        ended = sum(int(report["trials"][state]) for state in ("complete", "pruned", "failed"))
+    except (FileNotFoundError, CorruptError, KeyError, TypeError, ValueError):
+        return
+    if (there := len(ended_trials(study))) < ended:
+        raise damaged(folder / STUDY, f"it holds {there} trials that have ended, {REPORT} tells of {ended}", _RESTORE)
 
 
 @contextmanager
@@ -92,10 +126,9 @@ def registered_tuner(study: Study, folder: Path) -> Iterator[str]:
     a database but no folder cannot see each other's locks, and leave each other's trials alone.
     """
     tuners = folder / "tuners"
-    tuners.mkdir(parents=True, exist_ok=True)
+    make_folder(tuners)
     own = tuners / uuid.uuid4().hex
-    with own.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(own, wait=True):
         _take_over(study, tuners)
         yield own.name
 
@@ -153,8 +186,8 @@ def load_earlier_trials(space: SearchSpace, objectives: tuple[str, ...]) -> list
     if space.earlier is None:
         return []
     folder = Path(space.earlier)
-    file = folder / "study.db"
-    if not file.is_file() and (folder / "search.json").is_file():
+    file = folder / STUDY
+    if not file.is_file() and (folder / REPORT).is_file():
         raise UsageError(
             f"the search in {folder} kept its study in a database or a journal, and 'earlier' reads study.db only: "
             f"copy it with optuna.copy_study(..., to_storage='sqlite:///{file}')"
@@ -231,21 +264,11 @@ def best_trials(study: Study) -> list[FrozenTrial]:
 def _take_over(study: Study, tuners: Path) -> None:
     """Enqueue the trials that dead tuners of this folder were at once more; their runs go on from checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _is_dead(tuners / str(trial.user_attrs.get(TUNER))):
+        if is_free(tuners / str(trial.user_attrs.get(TUNER))):
             kept = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS)}
             study.enqueue_trial(trial.params, user_attrs={**kept, REPEATS: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
-
-
-def _is_dead(tuner: Path) -> bool:
-    """Tell whether the process that locked the file of a tuner is gone."""
-    try:
-        with tuner.open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # it lives, or is registered in another folder
-        return False
-    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -9,18 +9,21 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 
+from raykd.files import make_folder
+
+STUDY = "study.db"
 _TRIES = 4
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
     """Open, or make, the storage of a search's study; see ``raykd.search.study.open_study``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if url is not None and url.startswith("journal:"):
         return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
     for tries_left in reversed(range(_TRIES)):
         try:
             if url is None or url.startswith("sqlite:"):
-                url = url or f"sqlite:///{folder / 'study.db'}"
+                url = url or f"sqlite:///{folder / STUDY}"
                 return _lock_transactions(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}))
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         except Exception:

@@ -6,8 +6,10 @@
 Nothing in them can execute, and no path is stored, so a run directory may be moved.
 """
 
+import hashlib
 import json
 import logging
+import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,15 +18,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from raykd.errors import CorruptError, SetupError
-from raykd.files import MANIFEST, read_json, sha256_of, write_text
+from raykd.files import MANIFEST, checked, damaged, describe, is_file, is_folder, read_json, sha256_of, write_json
 
 logger = logging.getLogger(__name__)
 
 _KEEP = 2
+_STATE = "state.pt"
+_SUM = "sha256"
+_RESTORE = "restore the checkpoint from a backup, or remove it to go on from the one before it"
+
+
+class UnfitCheckpoint(CorruptError):
+    """A checkpoint that is as it was written, and whose content is not that of its run."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,12 @@ def write_checkpoint(
     """
     final = folder / step_name(checkpoint.step)
     staging = folder / f".writing-{final.name}"
-    shutil.rmtree(staging, ignore_errors=True)
+    _remove(staging)
     try:
         staging.mkdir(parents=True)
         for name, weights in checkpoint.weights.items():
             save_weights(weights, staging / f"{name}.safetensors")
-        torch.save(dict(checkpoint.state), staging / "state.pt")
+        torch.save(dict(checkpoint.state), staging / _STATE)
         files = {path.name: _fingerprint(path) for path in sorted(staging.iterdir())}
         for name in shards or {}:
             waiting = shard_path(folder, checkpoint.step, name)
@@ -103,35 +112,44 @@ def write_checkpoint(
                 waiting.rename(staging / name)
         files |= shards or {}
         manifest = {"step": checkpoint.step, "world_size": checkpoint.world_size, "files": files}
-        write_text(staging / MANIFEST, json.dumps(manifest, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
+        write_json(staging / MANIFEST, manifest)
+        _remove(final)
         staging.rename(final)
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
         raise SetupError(
             f"could not write checkpoint {final.name} ({error}); the one before it is intact: "
             "free some space or mend the storage, then run the same command"
         ) from None
     for old in [*_steps(folder)[:-_KEEP], *folder.glob(".shards-*")]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that its manifest confirms; say which ones were passed over.
+def latest_checkpoint(folder: Path, before: int | None = None) -> Path | None:
+    """Return the newest checkpoint that its manifest confirms and that can be read; say which ones were passed over.
+
+    Args:
+        folder: of the run's checkpoints; it need not be there.
+        before: step from which on they are passed over, since they were found unfit.
 
     Raises:
         CorruptError: if there are checkpoints and none is whole.
     """
-    candidates = _steps(folder)
+    if not is_folder(folder):
+        return None
+    candidates, faults = _steps(folder), []
     for path in reversed(candidates):
-        fault = find_fault(path)
+        unfit = before is not None and step_of(path) >= before
+        fault = "its content is not this run's" if unfit else find_fault(path)
         if fault is None:
             return path
-        logger.warning("checkpoint %s is damaged (%s); using the one before it", path.name, fault)
+        faults.append(f"{path.name}: {fault}")
+        if not unfit:
+            logger.warning("checkpoint %s is damaged (%s); using the one before it", path.name, fault)
     if candidates:
         raise CorruptError(
-            f"no whole checkpoint among {[p.name for p in candidates]} in {folder.parent.name}/checkpoints; "
+            f"no whole checkpoint in {folder} ({'; '.join(reversed(faults))}); "
             "restore one from a backup, or delete that folder to start the run again"
         )
     return None
@@ -140,38 +158,116 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def find_fault(path: Path) -> str | None:
     """Return what is wrong with a checkpoint directory, naming the file, or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files, step = dict(manifest["files"]), int(manifest["step"])
+        manifest = _read_manifest(path)
     except FileNotFoundError:
         return f"{MANIFEST} is missing: the write was cut off"
-    except (ValueError, KeyError, TypeError, OSError):
+    except CorruptError:
         return f"{MANIFEST} is not readable"
-    if step != step_of(path):
-        return f"{MANIFEST} speaks of step {step}"
-    for name, expected in files.items():
+    if manifest["step"] != step_of(path):
+        return f"{MANIFEST} speaks of step {manifest['step']}"
+    for name, expected in manifest["files"].items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _fingerprint(path / name) != expected:
-            return f"{name} differs from its checksum"
+        try:
+            if _fingerprint(path / name) != expected:
+                return f"{name} differs from its checksum"
+            _look_into(path / name)
+        except (OSError, ValueError, SafetensorError, CorruptError) as error:
+            return f"{name} cannot be read: {describe(error)}"
     return None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, which has a state at least."""
+    file = path / MANIFEST
+    found = read_json(file, _RESTORE)
+
+    def read() -> dict[str, Any]:
+        files = {str(name): dict(expected) for name, expected in found["files"].items()}
+        files[_STATE]  # what is not vouched for is not read
+        return {"step": int(found["step"]), "world_size": int(found["world_size"]), "files": files}
+
+    return checked(file, _RESTORE, read)  # type: ignore[no-any-return]
 
 
 def manifest_files(path: Path) -> Sums:
     """Return what a checkpoint's manifest says of its files; empty where there is none that can be read."""
     try:
-        files = read_json(path / MANIFEST, "the checkpoint is left out")["files"]
-        return {str(name): dict(expected) for name, expected in files.items()}
-    except (OSError, CorruptError, KeyError, TypeError, ValueError, AttributeError):
+        return _read_manifest(path)["files"]  # type: ignore[no-any-return]
+    except (FileNotFoundError, CorruptError):
         return {}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint that ``latest_checkpoint`` has verified."""
-    manifest = json.loads((path / MANIFEST).read_text())
-    shards = sorted(path.glob("shard_*.safetensors"))
-    weights = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors")) if file not in shards}
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    """Read a checkpoint that ``latest_checkpoint`` has verified.
+
+    Raises:
+        CorruptError: if a file is not what its name says.
+    """
+    manifest = _read_manifest(path)
+    files = [path / name for name in sorted(manifest["files"]) if name.endswith(".safetensors")]
+    shards = [file for file in files if file.name.startswith("shard_")]
+    weights = {file.stem: read_tensors(file, _RESTORE) for file in files if file not in shards}
+    state = checked(path / _STATE, _RESTORE, lambda: _read_state(path / _STATE))
     return Checkpoint(manifest["step"], manifest["world_size"], weights, state, shard=_Parts(shards))
+
+
+def _look_into(path: Path) -> None:
+    """See whether a file is what its name says, without reading all of it.
+
+    Raises:
+        OSError, ValueError, SafetensorError: if it is not.
+    """
+    if path.name == _STATE:
+        _read_state(path, mmap=True)
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "pt"):
+            pass
+
+
+def _read_state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError:
+        raise ValueError("it holds pickled Python objects, not only tensors") from None
+    except Exception as error:  # torch raises whatever such bytes make of its reader
+        raise ValueError(describe(error)) from None
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}, not an object")
+    return state
+
+
+def read_tensors(path: Path, advice: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; where it bears the sum of its own content, it must be that.
+
+    Raises:
+        CorruptError: if it is missing or damaged.
+    """
+    if not is_file(path):
+        raise CorruptError(f"{path} is missing; {advice}")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, describe(error), advice) from None
+    if _SUM in header and header[_SUM] != sum_of_tensors({}, tensors):
+        raise damaged(path, "it differs from its checksum", advice)
+    return tensors
+
+
+def sealed(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the metadata by which a file of tensors that stands alone tells whether it is whole."""
+    return {_SUM: sum_of_tensors({}, weights)}
+
+
+def sum_of_tensors(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a header and of tensors with their names, whatever their order."""
+    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -193,6 +289,14 @@ def step_name(step: int) -> str:
 def shard_path(folder: Path, step: int, name: str) -> Path:
     """Return where a worker's shard waits until the checkpoint of its step is written."""
     return folder / f".shards-{step:07d}" / name
+
+
+def _remove(path: Path) -> None:
+    """Remove what is there, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -11,14 +11,15 @@ An object store knows no locks: that two machines do not train one run at a time
 (``raykd submit`` joins a run that is at work).
 """
 
-import json
 import os
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from raykd.files import MANIFEST, locked
+from raykd.files import MANIFEST, locked, parse_json
+from raykd.store.checkpoint import manifest_files
 from raykd.store.remote import Entry, Remote
 from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
@@ -129,12 +130,19 @@ class Mirror:
         self._sent[path] = (entry.size, entry.written * 10**9)
 
     def _is_older(self, name: str, there: Collection[str]) -> bool:
-        """Tell whether the record of a search there is not newer than the one here."""
+        """Tell whether the record of a search there is damaged, or not newer than the one here."""
         here = self.local / name / _SEARCH
         if _SEARCH not in there or not here.is_file():
             return False
-        record = self.remote.read(f"{name}/{_SEARCH}") or b"{}"
-        return float(json.loads(record)["updated"]) <= float(json.loads(here.read_bytes())["updated"])
+        there_at, here_at = _updated(self.remote.read(f"{name}/{_SEARCH}") or b""), _updated(here.read_bytes())
+        return there_at is None or (here_at is not None and there_at <= here_at)
+
+
+def _updated(record: bytes) -> float | None:
+    """Return when a search's record was written; None if it is damaged."""
+    with suppress(ValueError, RecursionError, KeyError, TypeError):
+        return float(parse_json(record)["updated"])
+    return None
 
 
 def _is_copy(path: Path, entry: Entry) -> bool:
@@ -161,7 +169,7 @@ def _manifests_in(folder: Path) -> list[str]:
     return [
         path.relative_to(folder).as_posix()
         for path in folder.glob(f"{CHECKPOINTS}/*/{MANIFEST}")
-        if all((path.parent / name).is_file() for name in json.loads(path.read_text()).get("files", {}))
+        if (files := manifest_files(path.parent)) and all((path.parent / name).is_file() for name in files)
     ]
 
 

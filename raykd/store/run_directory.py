@@ -30,11 +30,27 @@ from safetensors import SafetensorError
 
 from raykd.config.yaml_file import load_yaml
 from raykd.errors import CorruptError, InProgress, SetupError, UsageError
-from raykd.files import checked, damaged, describe, locked, read_json, write_json, write_text
+from raykd.files import (
+    checked,
+    damaged,
+    describe,
+    is_file,
+    is_folder,
+    locked,
+    make_folder,
+    parse_json,
+    read_json,
+    replacing,
+    sha256_of,
+    write_json,
+    write_text,
+)
+from raykd.methods import METHODS
 from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
-from raykd.recipe.recipe import dump_recipe, recipe_from_dict
+from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict
 from raykd.results import RunResult
 from raykd.spec import DataSpec
+from raykd.store.checkpoint import manifest_files, read_tensors, step_name, sum_of_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +61,15 @@ STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
 _LOCK = ".lock"
 _FINISHED = "finished"
 _RESTORE = "restore it from a backup, or move the run away and train it again"
+_Types = Mapping[str, type | tuple[type, ...]]
+_NUMBER = (int, float)
+_STATUS_TYPES: _Types = {
+    "state": str, "step": int, "steps": int, "updated": _NUMBER, "student_sha256": str, "result": dict,
+}  # fmt: skip
+_RESULT_TYPES: _Types = {
+    "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
+}  # fmt: skip
+_ENVIRONMENT_TYPES: _Types = {"teacher_sha256": (str, type(None)), "workers": int}
 
 
 @dataclass(frozen=True)
@@ -92,6 +117,15 @@ class RunDirectory:
     def exists(self) -> bool:
         """Tell whether it is a run's directory."""
         return (self.path / EXPERIMENT).is_file() or (self.path / RECIPE).is_file()
+
+    @property
+    def has_bank(self) -> bool:
+        """Tell whether there are generators, be they all or not.
+
+        Raises:
+            CorruptError: if something else stands in their folder's place.
+        """
+        return is_folder(self.bank)
 
     @property
     def has_begun(self) -> bool:
@@ -143,23 +177,26 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """Return what the run noted of where it ran; empty where that is not there or damaged, which is said."""
-        return self._optional(ENVIRONMENT)
+        return self._optional(ENVIRONMENT, _ENVIRONMENT_TYPES)
 
     def status(self) -> dict[str, Any]:
         """Return state, step and result; empty where there is none yet, or it is damaged, which is said.
 
         The checkpoints tell as much to who goes on with the run, which writes it anew.
         """
-        return self._optional(STATUS)
+        return self._optional(STATUS, _STATUS_TYPES)
 
-    def _optional(self, name: str) -> dict[str, Any]:
+    def _optional(self, name: str, types: _Types) -> dict[str, Any]:
+        file, advice = self.path / name, "what it says is taken as unknown"
         try:
-            return read_json(self.path / name, "what it says is taken as unknown")
-        except (FileNotFoundError, NotADirectoryError):
+            found = read_json(file, advice)
+            checked(file, advice, lambda: _check_types(found, types))
+        except FileNotFoundError:
             return {}
         except CorruptError as error:
             logger.warning("%s", error)
             return {}
+        return found
 
     @property
     def is_finished(self) -> bool:
@@ -167,10 +204,13 @@ class RunDirectory:
         return self.result() is not None
 
     def result(self) -> RunResult | None:
-        """Return the result of a finished run; None before, or where it is damaged, which is said."""
+        """Return the result of a finished run; None before, or where it or the student is damaged, which is said."""
         status = self.status()
         result = status.get("result")
         if status.get("state") != _FINISHED or not isinstance(result, dict):
+            return None
+        if "student_sha256" in status and not is_file(self.student):
+            logger.warning("%s is gone, though the run was finished: the run goes on from what is left", self.student)
             return None
         try:
             return RunResult.from_dict({"run": self.name, "seed": int(self.name.rpartition("-s")[2]), **result})
@@ -178,6 +218,29 @@ class RunDirectory:
             what = f"result: {describe(error)}"
             logger.warning("%s", damaged(self.path / STATUS, what, "the run is finished anew from its last step"))
             return None
+
+    def check_student(self, recipe: Recipe) -> None:
+        """Compare the chosen weights of a run of ``recipe`` with what the run has noted of them.
+
+        That is their sum in the status; where that says nothing, the same weights in the last checkpoint. Where only
+        the weights were kept, their own format still tells whether they are whole.
+
+        Raises:
+            CorruptError: if they differ.
+        """
+        advice = "delete it to have the checkpoints judged, or restore it from a backup"
+        expected = self.status().get("student_sha256")
+        if expected is None:
+            saved = self.checkpoints / step_name(recipe.schedule.steps)
+            name = f"{selected_by(recipe)}.safetensors"
+            noted = manifest_files(saved).get(name)
+            if noted is None or not is_file(saved / name) or sha256_of(saved / name) != noted.get("sha256"):
+                return
+            sums = [sum_of_tensors({}, read_tensors(path, advice)) for path in (saved / name, self.student)]
+        else:
+            sums = [expected, sha256_of(self.student)]
+        if sums[0] != sums[1]:
+            raise damaged(self.student, "it differs from its checksum", advice)
 
     def is_at_work(self, asked_at: float) -> bool:
         """Tell whether the run goes on and was opened before ``asked_at``: then it has made steps that can be saved."""
@@ -188,18 +251,22 @@ class RunDirectory:
         return self.status().get("state") == "running" and asked_at > opened_at
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of all reports so far, each with a ``step``; a line that is none is left out.
+        """Return the rows of all reports so far, each with a ``step``; a line that is none is left out, and said.
 
         Raises:
             CorruptError: if the file cannot be read.
         """
         file = self.path / METRICS
         try:
-            return parse_rows(file.read_text(encoding="utf-8", errors="replace"))
+            text = file.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
         except OSError as error:
             raise damaged(file, describe(error), _RESTORE) from None
+        rows = parse_rows(text)
+        if left_out := len(text.splitlines()) - len(rows):
+            logger.warning("%s is damaged (%d of its lines are no reports); they are left out", file, left_out)
+        return rows
 
     def data(self) -> DataSpec | None:
         """Return what the student wants to be shown, or None of a run of before that was kept.
@@ -263,14 +330,14 @@ class RunDirectory:
     def write_sample_sheet(self, step: int, picture: bytes) -> None:
         """Keep the picture of a step, a PNG."""
         folder = self.path / SAMPLES
-        folder.mkdir(exist_ok=True)
-        (folder / f"step_{step:07d}.png").write_bytes(picture)
+        make_folder(folder)
+        with replacing(folder / f"step_{step:07d}.png") as staging:
+            staging.write_bytes(picture)
 
     def rewind(self, step: int) -> None:
         """Drop the rows after ``step``: a resumed run writes them again, and no step may appear twice."""
-        file = self.path / METRICS
-        if file.exists():
-            kept = [row for row in self.rows() if row["step"] <= step]
+        kept = [row for row in self.rows() if row["step"] <= step]
+        if (file := self.path / METRICS).exists():
             write_text(file, "".join(json.dumps(row) + "\n" for row in kept))
 
     def copy_records(self, other: "RunDirectory", step: int) -> None:
@@ -288,18 +355,16 @@ class RunDirectory:
 
         Raises:
             InProgress: if another process holds it, or has removed it just now.
-            CorruptError: if a file stands in its place.
+            CorruptError: if something else stands in its place.
             SetupError: if the disk does not take it.
         """
         busy = (
             f"run {self.path.name} is in progress in another process; wait for it, "
             "or give this one another seed or another --out"
         )
-        if self.path.is_file():
-            raise CorruptError(f"{self.path} is a file, and a run's directory belongs there: move it away")
         with ExitStack() as held:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path)
                 held.enter_context(locked(self.path / _LOCK, wait=False, busy=busy))
             except (FileExistsError, FileNotFoundError):  # another process is just making or removing it
                 raise InProgress(busy) from None
@@ -317,6 +382,11 @@ class RunDirectory:
             if os.listdir(self.path) == [_LOCK]:
                 (self.path / _LOCK).unlink()
                 self.path.rmdir()
+
+
+def selected_by(recipe: Recipe) -> str:
+    """Return which student counts: of a run that opens data the last, else the blind-selected."""
+    return "last" if METHODS[recipe.method.name].streams else "blind"
 
 
 def runs_in(store: Path) -> list[RunDirectory]:
@@ -338,7 +408,20 @@ def parse_rows(text: str) -> list[dict[str, Any]]:
 def parse_status(text: str | bytes) -> dict[str, Any]:
     """Return the object in a status file's content, wherever it was read; empty where it is none."""
     with suppress(ValueError, RecursionError):
-        status = json.loads(text or "{}")
-        if isinstance(status, dict):
-            return status
+        status = parse_json(text or "{}")
+        _check_types(status, _STATUS_TYPES)
+        return status
     return {}
+
+
+def _check_types(found: Mapping[str, Any], types: _Types, prefix: str = "") -> None:
+    """Refuse values that no run writes.
+
+    Raises:
+        ValueError: naming one of them.
+    """
+    for key, kind in types.items():
+        if key in found and (not isinstance(found[key], kind) or isinstance(found[key], bool)):
+            raise ValueError(f"{prefix}{key} is {json.dumps(found[key])[:40]}")
+    if isinstance(found.get("result"), dict):
+        _check_types(found["result"], _RESULT_TYPES, "result.")

@@ -1,6 +1,7 @@
 """Where data and runs are: folders of this machine, or what it holds of a store elsewhere."""
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -14,15 +15,19 @@ from torch import nn
 
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
-from raykd.errors import SetupError, UsageError
-from raykd.files import replacing, sha256_of
+from raykd.errors import CorruptError, SetupError, UsageError
+from raykd.files import is_file, make_folder, replacing, sha256_of
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig
-from raykd.store.checkpoint import save_weights
+from raykd.store.checkpoint import read_tensors, save_weights, sealed
 from raykd.store.mirror import Mirror, Saved
 from raykd.store.remote import Remote, check_address, is_remote
 from raykd.store.run_directory import STATUS, RunDirectory, parse_status
+
+logger = logging.getLogger(__name__)
+
+_KEPT = "put the teacher's own file back where its recipe names it, and remove this copy"
 
 Location = str | Path
 """A folder's path, or its address in an object store."""
@@ -83,11 +88,18 @@ class Workspace:
         return state if isinstance(state, str) else None
 
     def kept_weights(self, sha256: str) -> Path | None:
-        """Return the store's copy of a teacher's weights, by the sum of the file that they came in, if it has one."""
+        """Return the store's copy of a teacher's weights, by the sum of the file that they came in, if it has one.
+
+        Raises:
+            CorruptError: if it is damaged.
+        """
         path = self._weights(sha256)
         if self.mirror is not None and not path.is_file():
             self.mirror.hold(self._name_of(path))
-        return path if path.is_file() else None
+        if not is_file(path):
+            return None
+        read_tensors(path, _KEPT)
+        return path
 
     def keep_weights(self, sha256: str, network: nn.Module) -> None:
         """Keep a copy of a teacher's weights, which belong to no run: what is trained against them can then move.
@@ -95,13 +107,17 @@ class Workspace:
         Raises:
             SetupError: if the disk does not take it, or the store does not answer.
         """
-        path = self._weights(sha256)
-        if path.is_file():
-            return
+        path, weights = self._weights(sha256), network.state_dict()
+        if is_file(path):
+            try:
+                read_tensors(path, "it is written again")
+                return
+            except CorruptError as error:
+                logger.warning("%s", error)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with replacing(path) as staging:
-                save_weights(network.state_dict(), staging)
+                save_weights(weights, staging, sealed(weights))
             if self.mirror is not None:
                 self.mirror.push_file(path, self._name_of(path))
         except (OSError, SafetensorError) as error:

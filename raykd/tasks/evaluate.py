@@ -1,9 +1,10 @@
 """Score the student of a run directory again, from nothing but what lies in it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,16 +12,17 @@ from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, build_spec, load_teacher
 from raykd.engine.evaluator import Evaluator
+from raykd.engine.selection import check_shapes
+from raykd.engine.state import unfit
 from raykd.errors import CorruptError, UsageError
-from raykd.files import sha256_of
-from raykd.methods import METHODS
+from raykd.files import damaged, is_file
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
 from raykd.results import Evaluation, Figures
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import latest_checkpoint, manifest_files, read_checkpoint, step_name
-from raykd.store.run_directory import RunDirectory
+from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
+from raykd.store.run_directory import RunDirectory, selected_by
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ logger = logging.getLogger(__name__)
 class Outcome:
     """What a run directory holds: its experiment, and the final weights or those of a checkpoint.
 
-    ``weights`` is a file (finished) or tensors by selection; ``selected`` is the one that counts.
+    ``weights`` is a file (finished) or tensors by selection; ``selected`` is the one that counts. They came from
+    ``origin``, that file or a checkpoint's folder.
     """
 
     experiment: Experiment
@@ -38,13 +41,39 @@ class Outcome:
     step: int
     weights: Path | Mapping[str, Mapping[str, Tensor]]
     steps: Mapping[str, int]
+    origin: Path
 
     def load_into(self, student: nn.Module) -> None:
-        """Give ``student`` the weights that count."""
+        """Give ``student`` the weights that count.
+
+        Raises:
+            CorruptError: if they are not those of such a network.
+        """
+        self._load(student, self.selected)
+
+    def each(self, student: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Give ``student`` one selection's weights after the other; yield its name and what is known of it.
+
+        Raises:
+            CorruptError: if they are not those of such a network.
+        """
         if isinstance(self.weights, Path):
-            load_weights(student, self.weights)
-        else:
-            student.load_state_dict(self.weights[self.selected])
+            self._load(student, self.selected)
+            yield self.selected, {}
+            return
+        for name in self.weights:
+            self._load(student, name)
+            yield name, {"step": self.steps[name]}
+
+    def _load(self, student: nn.Module, name: str) -> None:
+        try:
+            if isinstance(self.weights, Path):
+                load_weights(student, self.weights)
+            else:
+                check_shapes(name, self.weights[name], student.state_dict())
+                student.load_state_dict(self.weights[name])
+        except ValueError as error:  # a UsageError too: nobody but the run has chosen this file
+            raise damaged(self.origin, str(error), "restore it from a backup") from None
 
 
 def open_run(run: RunDirectory) -> Outcome:
@@ -58,19 +87,25 @@ def open_run(run: RunDirectory) -> Outcome:
     recipe = experiment.recipe
     if recipe.student is None:
         raise UsageError(f"{run.name} trained no student; it holds a bank: train one with 'bank={{run: {run.name}}}'")
-    selected = "last" if METHODS[recipe.method.name].streams else "blind"
-    if run.student.is_file():
-        _verify(run, selected, recipe.schedule.steps)
-        return Outcome(experiment, selected, recipe.schedule.steps, run.student, {})
+    selected = selected_by(recipe)
+    if is_file(run.student):
+        run.check_student(recipe)
+        return Outcome(experiment, selected, recipe.schedule.steps, run.student, {}, run.student)
+    if run.status().get("state") == "finished":
+        logger.warning("%s is gone, though the run was finished: its newest checkpoint is judged", run.student)
     newest = latest_checkpoint(run.checkpoints)
     if newest is None:
         raise UsageError(f"{run.path} holds no checkpoint yet; `raykd train` goes on with it")
     checkpoint = read_checkpoint(newest)
     if selected not in checkpoint.weights:  # stopped before its first report
         selected = "last"
-    # A stop between reports saves a newer last student than the selection knows of.
-    steps = {**checkpoint.state["selection"]["steps"], "last": checkpoint.step}
-    return Outcome(experiment, selected, checkpoint.step, checkpoint.weights, steps)
+    try:
+        # A stop between reports saves a newer last student than the selection knows of.
+        steps = {**checkpoint.state["selection"]["steps"], "last": checkpoint.step}
+        weights = {name: checkpoint.weights[name] for name in steps}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise unfit(newest, error) from None
+    return Outcome(experiment, selected, checkpoint.step, weights, steps, newest)
 
 
 def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Evaluation:
@@ -90,14 +125,7 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Eva
     test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
     evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
     student = student.to(world.device)
-    if isinstance(outcome.weights, Path):
-        outcome.load_into(student)
-        figures = {outcome.selected: Figures.from_dict(evaluator.score(student))}
-    else:
-        figures = {}
-        for name, weights in outcome.weights.items():
-            student.load_state_dict(weights)
-            figures[name] = Figures.from_dict({"step": outcome.steps[name], **evaluator.score(student)})
+    figures = {name: Figures.from_dict({**known, **evaluator.score(student)}) for name, known in outcome.each(student)}
     return Evaluation(
         run=run.name,
         finished=isinstance(outcome.weights, Path),
@@ -122,20 +150,6 @@ def _reachable_teacher(
     sha256 = run.environment().get("teacher_sha256")
     try:
         return load_teacher(experiment, spec, workspace, sha256=sha256)[0], None
-    except UsageError as error:
+    except (UsageError, CorruptError) as error:
         logger.warning("no teacher to compare with, so no agreement: %s", error)
         return None, str(error)
-
-
-def _verify(run: RunDirectory, selected: str, steps: int) -> None:
-    """Compare the final weights with their sum, which the run's status has, or of older runs the last checkpoint."""
-    expected = run.status().get("student_sha256")
-    if expected is None:
-        files = manifest_files(run.checkpoints / step_name(steps))
-        expected = files.get(f"{selected}.safetensors", {}).get("sha256")
-    # Where only the student was kept, its own format still tells whether it is whole.
-    if expected is not None and sha256_of(run.student) != expected:
-        raise CorruptError(
-            f"{run.student.name} in {run.name} differs from its checksum; "
-            "delete it to have the checkpoints judged, or restore it from a backup"
-        )

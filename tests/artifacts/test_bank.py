@@ -60,7 +60,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         files.load((0, 1))
     files.load((0, 2))  # what is whole can be used
     (files.folder / "manifest.json").write_text("{}")
-    with pytest.raises(CorruptError, match=r"manifest\.json is not readable"):
+    with pytest.raises(CorruptError, match=r"manifest\.json is damaged \(.* is missing\)"):
         open_bank(RunDirectory(tmp_path / "run"))
 
 

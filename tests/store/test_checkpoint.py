@@ -132,7 +132,7 @@ def test_leftovers_of_a_killed_write_are_cleared(tmp_path: Path) -> None:
     assert find_fault(path) is None
 
 
-@pytest.mark.parametrize("function", ["save_weights", "write_text", "_fingerprint"])
+@pytest.mark.parametrize("function", ["save_weights", "write_json", "_fingerprint"])
 def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     write_checkpoint(tmp_path, made(5))
 
@@ -183,7 +183,7 @@ def test_nothing_in_a_checkpoint_can_execute(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "trace"),)
 
     torch.save({"method": Bomb()}, path / "state.pt")
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(CorruptError, match="state.pt is damaged .it holds pickled Python objects"):
         read_checkpoint(path)
     assert not (tmp_path / "trace").exists()
 

@@ -1,5 +1,6 @@
 """Runs in an object store: gone on with by another machine, through an outage, and by machines that share no disk."""
 
+import hashlib
 import json
 import shutil
 import threading
@@ -183,6 +184,11 @@ def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) 
     assert held == ["test-00000-of-00001.parquet"], "no image that nobody opens is brought"
 
 
+def manifest(step: int, told: str) -> str:
+    files = {"state.pt": {"sha256": hashlib.sha256(told.encode()).hexdigest()}}
+    return json.dumps({"step": step, "world_size": 1, "files": files})
+
+
 def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = Mirror(Remote(store), tmp_path / "here")
     run = tmp_path / "here" / "x-s0"
@@ -191,7 +197,7 @@ def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path, monkeypatch:
         folder = run / "checkpoints" / f"step_{step:07d}"
         folder.mkdir(parents=True)
         (folder / "state.pt").write_text(told)
-        (folder / "manifest.json").write_text(json.dumps({"step": step, "files": {"state.pt": told}}))
+        (folder / "manifest.json").write_text(manifest(step, told))
         (run / "status.json").write_text(json.dumps({"step": step, "state": "running"}))
 
     save(1, "first")
@@ -216,7 +222,7 @@ def test_what_is_here_and_newer_is_kept(store: str, tmp_path: Path, monkeypatch:
     folder = tmp_path / "other" / "x-s0" / "checkpoints" / "step_0000002"
     folder.mkdir(parents=True)
     (folder / "state.pt").write_text("spoilt")  # of another attempt: as long, with another manifest
-    (folder / "manifest.json").write_text(json.dumps({"step": 2, "files": {"state.pt": "spoilt"}}))
+    (folder / "manifest.json").write_text(manifest(2, "spoilt"))
     other.pull("x-s0")
     assert (folder / "state.pt").read_text() == "second"
     (folder / "state.pt").unlink()

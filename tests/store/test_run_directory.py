@@ -108,7 +108,7 @@ def test_a_damaged_status_is_unknown_and_said(run: RunDirectory, caplog: pytest.
 def test_a_directory_in_the_place_of_a_file_is_left_alone(run: RunDirectory) -> None:
     (run.path / "status.json").unlink()
     (run.path / "status.json").mkdir()
-    with pytest.raises(CorruptError, match="is a directory, and a file belongs there"):
+    with pytest.raises(CorruptError, match="is a folder, and a file belongs there"):
         run.write_status(state="running")
     (run.path / "metrics.jsonl").mkdir()
     with pytest.raises(CorruptError, match=r"metrics\.jsonl is damaged \(Is a directory\)"):
@@ -124,7 +124,7 @@ def test_it_is_held_by_one_at_a_time_and_gone_if_it_was_not_used(tmp_path: Path)
         run.write_status(state="running")
     assert run.has_begun
     (tmp_path / "file").touch()
-    with pytest.raises(CorruptError, match="is a file, and a run's directory belongs there"):
+    with pytest.raises(CorruptError, match="is a file, and a folder belongs there"):
         RunDirectory(tmp_path / "file").held().__enter__()
 
 

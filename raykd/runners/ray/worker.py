@@ -119,9 +119,9 @@ class RayReporter:
         if metrics is not None:
             ray.train.report({name: float(value) for name, value in metrics.items()})
 
-    def resume_from(self) -> Path | None:
-        """Return the newest whole checkpoint of the run directory."""
-        return self._local.resume_from()
+    def resume_from(self, before: int | None = None) -> Path | None:
+        """Return the newest whole checkpoint of the run directory, of an earlier step than ``before``."""
+        return self._local.resume_from(before)
 
     def stop_requested(self) -> bool:
         """Tell whether the driver has asked for a stop."""
