@@ -28,10 +28,7 @@ demo: $(STAMP)  ## train a student of handwritten digits without their images; a
 test: $(STAMP)  ## run the gate's tests, two halves at once; narrow them with EXTRA='-m "not slow"'
 	$(BIN)/python -m tests.side_by_side $(EXTRA)
 
-endurance: $(STAMP)  ## run the proofs that take their time: many kills, outages, several machines
-	$(BIN)/python -m pytest -m endurance $(EXTRA)
-
-endurance: $(STAMP)  ## run the slow proofs: every damage to every file
+endurance: $(STAMP)  ## run the proofs that take their time: many kills, outages, several machines, every damage to every file
 	$(BIN)/python -m pytest -m endurance $(EXTRA)
 
 lint: $(STAMP)  ## check style and format

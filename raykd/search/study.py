@@ -108,13 +108,17 @@ def _check_file(file: Path) -> None:
 
 
 def _check_record(study: Study, folder: Path) -> None:
-    """Refuse a study that lacks trials of which the search's report tells."""
+    """Refuse a study whose trials cannot be read, or that lacks some of which the search's report tells."""
+    try:
+        there = len(ended_trials(study))
+    except Exception as error:  # of Optuna, of JSON: whatever such content makes of them
+        raise damaged(folder / STUDY, describe(error), _RESTORE) from None
     try:
         report = read_json(folder / REPORT, "it is written again")
         ended = sum(int(report["trials"][state]) for state in ("complete", "pruned", "failed"))
     except (FileNotFoundError, CorruptError, KeyError, TypeError, ValueError):
         return
-    if (there := len(ended_trials(study))) < ended:
+    if there < ended:
         raise damaged(folder / STUDY, f"it holds {there} trials that have ended, {REPORT} tells of {ended}", _RESTORE)
 
 

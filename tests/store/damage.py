@@ -74,6 +74,7 @@ RESUMED = ("resume", "resume the bank")
 INSTEAD = {
     "evaluate the stopped": [("stopped", "checkpoints/step_0000004")],
     "evaluate the finished": [("finished", "student.safetensors")],
+    "inspect the finished": [("finished", "student.safetensors")],
 }
 """What may be gone without an error, if it is said that something before it was taken."""
 Damage = Callable[[Path], object]
