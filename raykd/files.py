@@ -34,7 +34,7 @@ def is_file(path: Path) -> bool:
     """
     if path.is_file():
         return True
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not path.is_file():  # another process may have made it just now
         raise _misplaced(path, "a file")
     return False
 
@@ -47,7 +47,7 @@ def is_folder(path: Path) -> bool:
     """
     if path.is_dir():
         return True
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not path.is_dir():  # another process may have made it just now
         raise _misplaced(path, "a folder")
     return False
 
@@ -113,7 +113,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a small file by an object as JSON, and the sum of that."""
-    write_text(path, json.dumps({**value, _SUM: _sum_of(value)}, indent=1))
+    content = {key: one for key, one in value.items() if key != _SUM}  # of an object that was read without parse_json
+    write_text(path, json.dumps({**content, _SUM: _sum_of(content)}, indent=1))
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:

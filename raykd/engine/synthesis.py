@@ -46,7 +46,7 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
     experiment, workspace = origin.experiment(), Workspace(data_root, origin.path.resolve().parent)
     recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
     source: ImageSource
-    if not makes_images(recipe):
+    if origin.has_bank or not makes_images(recipe):
         bank = open_bank(origin)
         teacher, digest = _load_bank_teacher(bank, experiment, spec, workspace)
         source_sha256 = hashlib.sha256(json.dumps(dict(bank.manifest), sort_keys=True).encode()).hexdigest()

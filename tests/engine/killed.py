@@ -68,7 +68,7 @@ MOMENTS = {
         Method, "begin_step", lambda self: "teacher" in self.roles and self.steps_done == 3, after=True
     ),
     "between the files of a checkpoint": lambda: at(
-        checkpoint, "write_text", lambda path, _: "step_0000004" in str(path)
+        checkpoint, "write_json", lambda path, _: "step_0000004" in str(path)
     ),
     "before a checkpoint gets its name": lambda: at(
         Path, "rename", lambda path, _: path.name == ".writing-step_0000006"

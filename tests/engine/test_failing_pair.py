@@ -29,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("case", "error", "message"),
     [
         ("calibrate", "UsageError", "fewer than 2 images of 1 of 4 classes: c (1)"),
-        ("report", "SetupError", "could not write into run directory run"),
-        ("resume", "CorruptError", "no whole checkpoint among ['step_0000001']"),
+        ("report", "CorruptError", "bank is a file, and a folder belongs there"),
+        ("resume", "CorruptError", "no whole checkpoint in"),
         ("lock", "InProgress", "is in progress in another process"),
         ("freeze", "UsageError", "absent-s0"),
         ("close_bank", "CorruptError", "class_00000.safetensors is missing"),

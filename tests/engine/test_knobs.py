@@ -30,8 +30,8 @@ VARIANTS = {
 """Choices that no packaged recipe makes, so that their fields are read too."""
 
 
-ELSEWHERE = {"CalibrationConfig.file", "Change.at", "Change.values"}
-"""A file that an earlier run has left, read in test_bank_run, and changes on the way, in test_changes."""
+ELSEWHERE = {"Change.at", "Change.values"}
+"""Changes on the way, read in test_changes."""
 CONSENT = {"LsgdfdConfig.large_latent"}
 """Fields that permit what the recipe's validation would refuse; nothing is left to read when it runs."""
 

@@ -115,7 +115,7 @@ def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_sessio
     run = resolve(planned.space.make_recipe({"method.temperature": 3.0})).run_id
     blocked = tmp_path / "runs" / run / "checkpoints"
     blocked.parent.mkdir(parents=True)
-    blocked.touch()
+    blocked.symlink_to("/proc")  # a folder that takes no file, not even root's
     with pytest.raises(SetupError, match=rf"trial \d: could not write checkpoint .*{run}.*the same command"):
         searched(tmp_path, **changes)
     blocked.unlink()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raykd.engine.reporter import LocalReporter
-from raykd.errors import SetupError
+from raykd.errors import CorruptError
 from raykd.store.checkpoint import (
     Checkpoint,
     Sums,
@@ -68,6 +68,6 @@ def test_a_disk_that_does_not_take_the_products_is_told(tmp_path: Path) -> None:
     (tmp_path / "bank").write_text("a file where a folder should be")
     products = {"class_00000": {"w": torch.ones(1)}}
     checkpoint = Checkpoint(1, 1, {}, {}, products=products)
-    with pytest.raises(SetupError, match="could not write into run directory"):
+    with pytest.raises(CorruptError, match="bank is a file, and a folder belongs there"):
         LocalReporter(RunDirectory(tmp_path)).report(None, checkpoint)
     assert not (tmp_path / "checkpoints").exists()

@@ -16,7 +16,7 @@ from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
-from raykd.errors import InProgress, RaykdError, SetupError, error_to_dict
+from raykd.errors import InProgress, RaykdError, SetupError, WorkerFailed, error_to_dict
 from raykd.recipe.experiment import Experiment, experiment_from_dict
 from raykd.results import RunResult
 from raykd.runners.local import MakeReporter, run_here
@@ -137,6 +137,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     task.enter_working_dir()
     try:
         return {"result": task.run(task.resolved, lambda run, world: RayReporter(run, world, task)).to_dict()}
+    except WorkerFailed:
+        raise  # the other worker raises too, and Ray starts all of them anew
     except RaykdError as error:
         return _settle(task.signals, World.current(), error)
 
