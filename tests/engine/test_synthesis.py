@@ -177,7 +177,7 @@ def test_a_finished_set_is_checked_and_left_alone(
     data = bytearray(second.read_bytes())
     data[100] ^= 1
     second.write_bytes(data)
-    with pytest.raises(CorruptError, match=f"{second.name} differs from its checksum"):
+    with pytest.raises(CorruptError, match=f"{second.name} is damaged .it differs from its checksum"):
         synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
     second.unlink()
     assert synthesize(RunDirectory(run), 120, store / "made", None, World.alone()).written == 1
