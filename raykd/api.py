@@ -32,7 +32,7 @@ from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.sections import TeacherConfig
 from raykd.recipe.table import Table, load_table
-from raykd.reporting.board import board
+from raykd.reporting.board import search_board
 from raykd.reporting.progress import following
 from raykd.reporting.seeds import over_seeds
 from raykd.results import (
@@ -58,9 +58,16 @@ from raykd.store.run_directory import STUDENT, RunDirectory
 from raykd.store.workspace import Location, Workspace, local_folder, pull_run
 from raykd.tasks import ood as ranking
 from raykd.tasks.evaluate import evaluate_run
-from raykd.tasks.given import Images, Network, data_section, experiment_of, network_section, require_this_process
 from raykd.tasks.inspect import Subject, inspect_teacher
 from raykd.tasks.load import load_file, load_student
+from raykd.tasks.objects import (
+    Images,
+    Network,
+    data_section,
+    experiment_of,
+    network_section,
+    refuse_networks_of_this_process,
+)
 from raykd.tasks.statistics import measure_statistics
 from raykd.tasks.subject import find_subject
 
@@ -178,7 +185,7 @@ def tune(
         planned = space
     else:
         planned = plan_search(load_space(str(space), _pairs(overrides), trials), local_folder(site.store))
-    with interruptible(should_stop) as stop, board() if progress else nullcontext(_show_nothing) as show:
+    with interruptible(should_stop) as stop, search_board() if progress else nullcontext(_show_nothing) as show:
         return tune_runner.search(
             planned, site.cluster, store=site.store, data_root=site.data_root, should_stop=stop, show=show
         )
@@ -247,7 +254,7 @@ def plan(
     """
     site = _site(cluster, Cluster(name="here", workers=0), None, data_root)
     experiment = _experiment(recipe, overrides, None, site, {})
-    require_this_process(experiment)
+    refuse_networks_of_this_process(experiment)
     # Nothing is asked of an object store: a plan needs no credentials.
     root = local_folder(site.data_root) if site.data_root else None
     return plan_on(experiment, site.cluster, store=local_folder(site.store), data_root=root)
@@ -451,7 +458,7 @@ def _train(
 ) -> RunResult:
     cluster, elsewhere = site.cluster, site.cluster.address != "local"
     if cluster.workers != 0:
-        require_this_process(experiment)
+        refuse_networks_of_this_process(experiment)
     shown = following(experiment.runs, str(site.store), elsewhere=elsewhere) if progress else nullcontext()
     random_state = nullcontext() if tune_host else _own_random_state()
     with random_state, interruptible(should_stop) as stop, shown:

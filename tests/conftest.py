@@ -49,7 +49,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--half", choices=("ray", "rest"), help="only the tests marked ray, or only the others")
+    parser.addoption("--half", choices=("ray", "rest"), help="only the tests marked ray or beside_ray, or only the others")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,8 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     endurance, half = "endurance" in config.option.markexpr, config.option.half
 
     def wanted(item: pytest.Item) -> bool:
-        return (endurance or item.get_closest_marker("endurance") is None) and (
-            half is None or (item.get_closest_marker("ray") is None) == (half == "rest")
+        marks = {mark.name for mark in item.iter_markers()}
+        return (endurance or "endurance" not in marks) and (
+            half is None or marks.isdisjoint({"ray", "beside_ray"}) == (half == "rest")
         )
 
     config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])

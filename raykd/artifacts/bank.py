@@ -41,7 +41,7 @@ from raykd.store.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 _RESTORE = "restore it from a backup, or move the bank's run away and train it again"
-_FOR_A_COPY = 0.25
+_COPY_SHARE = 0.25
 """Part of a worker's free memory that a frozen copy of a bank may take."""
 
 
@@ -229,20 +229,20 @@ def load_bank(
             f"this recipe's data {spec.name!r} has {spec.num_classes}, {spec.channels} x {spec.size} x {spec.size}, "
             f"{list(spec.mean)} / {list(spec.std)}. They must agree: set data.size, mean and std"
         )
-    classes, dtype = _held(files, world, runtime)
+    classes, dtype = choose_members(files, world, runtime)
     if world.size > 1:
         kind = "exchanges images" if classes != files.classes else f"has a copy in {str(dtype).removeprefix('torch.')}"
         logger.info("bank of %d members: every worker %s", len(files.classes), kind)
     return world.agree(lambda: files.load(classes, dtype=dtype)).to(world.device)
 
 
-def _held(files: BankFiles, world: World, runtime: Runtime) -> tuple[tuple[int, ...], torch.dtype]:
+def choose_members(files: BankFiles, world: World, runtime: Runtime) -> tuple[tuple[int, ...], torch.dtype]:
     """Choose what this worker holds of a bank, all workers alike."""
     numbers = files.numbers
     free = free_device_memory(world.device)
     if world.device.type != "cuda":
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    room = min(world.gather_objects(int(_FOR_A_COPY * free)))
+    room = min(world.gather_objects(int(_COPY_SHARE * free)))
     dtype = torch.get_default_dtype() if 4 * numbers <= room else torch.bfloat16
     one_suffices = world.size == 1 or files.classes == (EVERY,)
     if one_suffices or runtime.bank == "copy" or (runtime.bank == "auto" and 2 * numbers <= room):

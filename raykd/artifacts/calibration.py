@@ -1,4 +1,4 @@
-"""The teacher's class-conditional statistics for a run: read where they exist, else made from images and kept.
+"""The teacher's class-conditional statistics for a run: read where they exist, else measured on images and kept.
 
 They are the one thing a data-free run may learn from images of the classes, so whatever way they come, the images
 behind them are in the run's ledger under ``calibration``.
@@ -7,7 +7,7 @@ behind them are in the run's ledger under ``calibration``.
 import logging
 from pathlib import Path
 
-from raykd.artifacts.class_statistics import collect, load_statistics, read_about, save_statistics, used_images
+from raykd.artifacts.class_statistics import collect, load_statistics, read_metadata, save_statistics, used_images
 from raykd.data.datasets import Images, load_images
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
@@ -52,19 +52,21 @@ def class_statistics(
         CorruptError: if their file is damaged.
     """
     recipe = experiment.recipe
-    wanted = recipe.calibration
-    assert wanted is not None, "asked only where the recipe has the section"
+    config = recipe.calibration
+    assert config is not None, "asked only where the recipe has the section"
     moments = MomentTeacher(teacher)
-    if wanted.per_class is not None:
-        name = f"{(teacher_sha256 or '')[:12]}-{recipe.data.name.replace('/', '_')}-{spec.size}-{wanted.per_class}"
+    if config.per_class is not None:
+        name = f"{(teacher_sha256 or '')[:12]}-{recipe.data.name.replace('/', '_')}-{spec.size}-{config.per_class}"
         path = workspace.store / _FOLDER / f"{name}.safetensors"
-        opened.note("calibration", _entry(recipe.data.name, "train", wanted.per_class))
+        opened.note("calibration", _entry(recipe.data.name, "train", config.per_class))
         workspace.pull([_FOLDER], world)
-        made = _make(path, recipe.data.name, wanted.per_class, moments, teacher_sha256, spec, world, workspace.data)
-        if made:  # workers of other machines read it next
+        is_new = _measure_if_missing(
+            path, recipe.data.name, config.per_class, moments, teacher_sha256, spec, world, workspace.data
+        )
+        if is_new:  # workers of other machines read it next
             workspace.push(_FOLDER, world)
             workspace.pull([_FOLDER], world)
-    elif wanted.from_teacher:
+    elif config.from_teacher:
         source = experiment.teacher
         if source is None:
             raise UsageError("calibration.from_teacher needs a teacher that is a recipe; give per_class or file")
@@ -75,13 +77,13 @@ def class_statistics(
                 f"set calibration.from_teacher=false and calibration.per_class={BY_PRODUCT_IMAGES}"
             )
     else:
-        path = find_file(str(wanted.file), workspace.data)
-    about = world.agree(lambda: read_about(path))
-    opened.note("calibration", _entry(about["data"], about["split"], about["per_class"]))
+        path = find_file(str(config.file), workspace.data)
+    metadata = world.agree(lambda: read_metadata(path))
+    opened.note("calibration", _entry(metadata["data"], metadata["split"], metadata["per_class"]))
     return world.agree(lambda: load_statistics(path, moments, teacher_sha256, spec))
 
 
-def _make(
+def _measure_if_missing(
     path: Path,
     data: str,
     per_class: int,
@@ -93,13 +95,13 @@ def _make(
 ) -> bool:
     """Let rank 0 make the file if it is missing or damaged, and fail on all workers alike if it cannot.
 
-    It tells whether the file was made.
+    Returns whether it was measured now.
     """
 
     def make() -> bool:
         if is_file(path):
             try:
-                read_about(path)
+                read_metadata(path)
                 return False
             except CorruptError as error:
                 logger.warning("%s: they are measured again", error)
@@ -126,7 +128,7 @@ def _save(
     teacher_sha256: str | None,
 ) -> None:
     device = next(moments.parameters()).device
-    about = {
+    metadata = {
         "teacher_sha256": teacher_sha256,
         "data": data,
         "split": "train",
@@ -134,7 +136,7 @@ def _save(
         "counts": used_images(images, spec, per_class),
     }
     found = collect(moments, images, spec, World.alone(device), per_class=per_class)
-    save_statistics(path, found, moments.layers, {**about, "mean": spec.mean, "std": spec.std})
+    save_statistics(path, found, moments.layers, {**metadata, "mean": spec.mean, "std": spec.std})
 
 
 def _entry(data: str, split: str, per_class: int) -> str:
@@ -147,11 +149,11 @@ def find_file(name: str, data_root: Path | None) -> Path:
     Raises:
         UsageError: naming the places looked at.
     """
-    places = [Path(name)] + ([data_root / name] if data_root else [])
-    for place in places:
-        if place.is_file():
-            return place
-    looked = " and ".join(str(place) for place in places)
+    candidates = [Path(name)] + ([data_root / name] if data_root else [])
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = " and ".join(map(str, candidates))
     raise UsageError(
         f"no file {name!r} (looked at {looked}); `raykd statistics` makes it, RAYKD_DATA sets the data root"
     )

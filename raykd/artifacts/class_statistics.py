@@ -30,8 +30,8 @@ from raykd.store.checkpoint import sum_of_tensors
 logger = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "raykd.class-statistics", "1"
-_AGAIN = "make it again by `raykd statistics`"
-_NAMED = 5  # classes named in a message
+_ADVICE = "make it again by `raykd statistics`"
+_MAX_NAMED = 5  # classes named in a message
 
 
 def collect(
@@ -62,11 +62,11 @@ def collect(
     if per_class < 2:
         raise UsageError(f"per_class is {per_class}; a class's variance takes 2 images or more")
     rows = [(images.labels == label).nonzero().flatten()[:per_class] for label in range(spec.num_classes)]
-    _check_counts([len(some) for some in rows], per_class, spec)
+    _check_counts([len(part) for part in rows], per_class, spec)
     shift = torch.cat([mean for mean, _ in teacher.running()]).double()
     means, variances = [], []
-    for some in rows:
-        chosen = Images(images.pixels[some], images.labels[some])
+    for part in rows:
+        chosen = Images(images.pixels[part], images.labels[part])
         count, *sums = world.sum(_sums(teacher, chosen, spec, world, shift, batch)).split([1, len(shift), len(shift)])
         offset, square = (total / count for total in sums)
         means.append((offset + shift).float().cpu())
@@ -82,15 +82,15 @@ def used_images(images: Images, spec: DataSpec, per_class: int) -> list[int]:
     return torch.bincount(images.labels, minlength=spec.num_classes)[: spec.num_classes].clamp(max=per_class).tolist()
 
 
-def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], about: Mapping[str, Any]) -> None:
+def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], metadata: Mapping[str, Any]) -> None:
     """Write statistics to ``path``, where they appear only when they are whole.
 
     Args:
         path: a file there is replaced, a missing folder made.
         moments: per layer mean and variance, each [K, C].
         layers: their names.
-        about: ``teacher_sha256``, ``data``, ``split``, ``per_class``, ``mean`` and ``std``, and what else a reader may
-            want to know, as plain data.
+        metadata: ``teacher_sha256``, ``data``, ``split``, ``per_class``, ``mean`` and ``std``, and what else a reader
+            may want to know, as plain data.
 
     Raises:
         SetupError: if the disk does not take it; what was there before is untouched.
@@ -99,8 +99,8 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], ab
     for name, (mean, variance) in zip(layers, moments, strict=True):
         for kind, values in zip(_keys(name), (mean, variance), strict=True):
             tensors[kind] = values.detach().to("cpu", torch.float32, copy=True).contiguous()
-    told = {**about, "classes": len(moments[0][0]), "layers": list(layers)}
-    header = {key: json.dumps(value) for key, value in told.items()}
+    content = {**metadata, "classes": len(moments[0][0]), "layers": list(layers)}
+    header = {key: json.dumps(value) for key, value in content.items()}
     header |= {"sha256": sum_of_tensors(header, tensors), "version": _VERSION, "format": _FORMAT}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +110,8 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], ab
         raise SetupError(f"could not write {path} ({error}); free some space or give another place") from None
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """Return what a file of statistics says of itself: ``save_statistics``'s ``about``, ``classes`` and ``layers``.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what a file of statistics says of itself: ``save_statistics``'s ``metadata``, ``classes`` and ``layers``.
 
     Raises:
         UsageError: if there is no such file, it holds something else, or another version wrote it.
@@ -133,35 +133,38 @@ def load_statistics(path: Path, teacher: MomentTeacher, teacher_sha256: str | No
         UsageError: if the file is no such one, or is another teacher's or another data set's.
         CorruptError: if it is damaged.
     """
-    about, tensors = _open(path)
-    again = (
-        f"make the right one: raykd statistics TEACHER --data {about['data']} --per-class {about['per_class']} "
+    metadata, tensors = _open(path)
+    advice = (
+        f"make the right one: raykd statistics TEACHER --data {metadata['data']} --per-class {metadata['per_class']} "
         "--out FILE, with this teacher as TEACHER"
     )
-    if teacher_sha256 is not None and about["teacher_sha256"] != teacher_sha256:
-        theirs = about["teacher_sha256"] or "unknown"
+    if teacher_sha256 is not None and metadata["teacher_sha256"] != teacher_sha256:
+        theirs = metadata["teacher_sha256"] or "unknown"
         raise UsageError(
-            f"{path} was made with another teacher (sha256 {theirs[:8]}, this one is {teacher_sha256[:8]}); {again}"
+            f"{path} was made with another teacher (sha256 {theirs[:8]}, this one is {teacher_sha256[:8]}); {advice}"
         )
-    if about["layers"] != teacher.layers:
-        odd = sorted(set(about["layers"]) ^ set(teacher.layers)) or teacher.layers
+    if metadata["layers"] != teacher.layers:
+        odd = sorted(set(metadata["layers"]) ^ set(teacher.layers)) or teacher.layers
+        names = ", ".join(odd[:_MAX_NAMED]) + (", ..." if len(odd) > _MAX_NAMED else "")
         raise UsageError(
-            f"{path} is for a teacher of {len(about['layers'])} BatchNorm layers, this one has {len(teacher.layers)}; "
-            f"they differ in {', '.join(odd[:_NAMED])}{', ...' if len(odd) > _NAMED else ''}; {again}"
+            f"{path} is for a teacher of {len(metadata['layers'])} BatchNorm layers, this one has "
+            f"{len(teacher.layers)}; they differ in {names}; {advice}"
         )
-    if about["classes"] != spec.num_classes:
-        raise UsageError(f"{path} has {about['classes']} classes, data {spec.name!r} has {spec.num_classes}; {again}")
-    if (about["mean"], about["std"]) != (list(spec.mean), list(spec.std)):
+    if metadata["classes"] != spec.num_classes:
         raise UsageError(
-            f"{path} is of images normalised by {about['mean']} / {about['std']}, data {spec.name!r} is by "
-            f"{list(spec.mean)} / {list(spec.std)}; {again}"
+            f"{path} has {metadata['classes']} classes, data {spec.name!r} has {spec.num_classes}; {advice}"
+        )
+    if (metadata["mean"], metadata["std"]) != (list(spec.mean), list(spec.std)):
+        raise UsageError(
+            f"{path} is of images normalised by {metadata['mean']} / {metadata['std']}, data {spec.name!r} is by "
+            f"{list(spec.mean)} / {list(spec.std)}; {advice}"
         )
     found = []
     for name, width in zip(teacher.layers, teacher.widths, strict=True):
         mean, variance = (tensors[key] for key in _keys(name))
         if mean.shape[1] != width:
             raise UsageError(
-                f"{path} has {mean.shape[1]} channels for layer {name!r}, this teacher has {width} there; {again}"
+                f"{path} has {mean.shape[1]} channels for layer {name!r}, this teacher has {width} there; {advice}"
             )
         found.append((mean, variance))
     return found
@@ -173,30 +176,30 @@ def _sums(teacher: MomentTeacher, images: Images, spec: DataSpec, world: World, 
     In float64, which merges batches exactly; x is less ``shift``, so that little cancels in the variance.
     """
     total = shift.new_zeros(1 + 2 * len(shift))
-    for some, *_ in evaluation_batches(images, spec, world, batch):
+    for part, *_ in evaluation_batches(images, spec, world, batch):
         with torch.no_grad(), world.autocast():
-            _, _, moments = teacher(some)
+            _, _, moments = teacher(part)
         offset = torch.cat([mean for mean, _ in moments], dim=1)[0].double() - shift
         square = torch.cat([variance for _, variance in moments], dim=1)[0].double() + offset.square()
-        total += len(some) * torch.cat((shift.new_ones(1), offset, square))
+        total += len(part) * torch.cat((shift.new_ones(1), offset, square))
     return total
 
 
-def _check_counts(counts: Sequence[int], wanted: int, spec: DataSpec) -> None:
-    """Refuse classes without a variance; tell of those with fewer images than wanted."""
+def _check_counts(counts: Sequence[int], expected: int, spec: DataSpec) -> None:
+    """Refuse classes without a variance; tell of those with fewer images than expected."""
 
     def named(below: int) -> str:
         few = [label for label, count in enumerate(counts) if count < below]
-        names = [f"{spec.class_names[i] if spec.class_names else i} ({counts[i]})" for i in few[:_NAMED]]
-        return f"{len(few)} of {len(counts)} classes: {', '.join(names)}{', ...' if len(few) > _NAMED else ''}"
+        names = [f"{spec.class_names[i] if spec.class_names else i} ({counts[i]})" for i in few[:_MAX_NAMED]]
+        return f"{len(few)} of {len(counts)} classes: {', '.join(names)}{', ...' if len(few) > _MAX_NAMED else ''}"
 
     if min(counts) < 2:
         raise UsageError(
             f"fewer than 2 images of {named(2)}; statistics by class take 2 or more of each: name a data set that "
             "has images of all of the teacher's classes"
         )
-    if min(counts) < wanted:
-        logger.warning("fewer than %d images of %s; using all there are of these", wanted, named(wanted))
+    if min(counts) < expected:
+        logger.warning("fewer than %d images of %s; using all there are of these", expected, named(expected))
 
 
 def _check_finite(moments: ClassMoments, layers: Sequence[str]) -> None:
@@ -217,13 +220,13 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (OSError, SafetensorError) as error:
-        raise damaged(path, describe(error), _AGAIN) from None
+        raise damaged(path, describe(error), _ADVICE) from None
     if header.pop("format", None) != _FORMAT:
         raise UsageError(f"{path} holds something else than statistics by class; `raykd statistics` makes these")
     if header.pop("version", None) != _VERSION:
-        raise UsageError(f"{path} is of another version of raykd, in a format this one cannot read; {_AGAIN}")
+        raise UsageError(f"{path} is of another version of raykd, in a format this one cannot read; {_ADVICE}")
     if header.pop("sha256", None) != sum_of_tensors(header, tensors):
-        raise damaged(path, "it differs from its checksum", _AGAIN)
+        raise damaged(path, "it differs from its checksum", _ADVICE)
     return {key: json.loads(value) for key, value in header.items()}, tensors
 
 

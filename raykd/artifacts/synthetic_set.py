@@ -122,8 +122,8 @@ class SyntheticFolder:
 
     def _check(self, path: Path) -> None:
         metadata = parquet.read_metadata(path)
-        wanted = {**self._shape, **self.facts}
-        for key, value in wanted.items():
+        expected = {**self._shape, **self.facts}
+        for key, value in expected.items():
             if metadata.get(key) != value:
                 raise UsageError(
                     f"--out {self.folder} holds a set whose {key} is {metadata.get(key)!r}, not {value!r}; "
@@ -195,7 +195,7 @@ def _offsets(rows: NDArray[Any]) -> pa.Buffer:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
     """Hold a folder, made if need be, for this process.
 
     Raises:

@@ -40,9 +40,9 @@ from raykd.spec import DataSpec
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = "it is computed again"
-_MOST, _FEWEST = 500, 64
-"""Images of a batch: ``_FEWEST`` is four for each of 16 threads; the images of a smaller set are repeated."""
+_ADVICE = "it is computed again"
+_MAX_BATCH, _MIN_BATCH = 500, 64
+"""Images of a batch: ``_MIN_BATCH`` is four for each of 16 threads; the images of a smaller set are repeated."""
 
 
 class TeacherQuery(NamedTuple):
@@ -58,7 +58,7 @@ class TeacherQuery(NamedTuple):
     entry: str
 
 
-def teacher_logits(asked: TeacherQuery, batch: int, world: World, store: Path) -> Tensor | None:
+def teacher_logits(query: TeacherQuery, batch: int, world: World, store: Path) -> Tensor | None:
     """Return the teacher's logits of all images, float32 (N, K) on the CPU, for batches of ``batch`` on this worker.
 
     They are read if the store has them, else computed by all workers together and kept. Of several runs that want the
@@ -66,112 +66,112 @@ def teacher_logits(asked: TeacherQuery, batch: int, world: World, store: Path) -
     again. None where they would not fit into memory, or asking in every step would give other bits. Every worker must
     call it.
     """
-    whole = _known(asked, world, store)
-    if whole is None or world.device.type != "cpu":
-        return whole
-    rows = torch.arange(batch) % len(whole)
-    same = world.gather_objects(torch.equal(_answers(asked, rows, batch, world), whole[rows]))
+    logits = _load_or_compute(query, world, store)
+    if logits is None or world.device.type != "cpu":
+        return logits
+    rows = torch.arange(batch) % len(logits)
+    same = world.gather_objects(torch.equal(_logits_of(query, rows, batch, world), logits[rows]))
     if not all(same):
         logger.info("batches of %d give the teacher's logits other last bits: it is asked in every step", batch)
         return None
-    return whole
+    return logits
 
 
-def teacher_classes(asked: TeacherQuery, world: World, store: Path) -> Tensor:
+def teacher_classes(query: TeacherQuery, world: World, store: Path) -> Tensor:
     """Return the teacher's class of every image, int64 (N,) on the CPU, from the same file. Every worker must call it.
 
     Raises:
         UsageError: if the logits do not fit into memory.
     """
-    whole = _known(asked, world, store)
-    if whole is None:
-        raise UsageError(f"the teacher's answers to {asked.entry} do not fit into memory: set data.ood_images lower")
-    return whole.argmax(1)
+    logits = _load_or_compute(query, world, store)
+    if logits is None:
+        raise UsageError(f"the teacher's answers to {query.entry} do not fit into memory: set data.ood_images lower")
+    return logits.argmax(1)
 
 
-def _known(asked: TeacherQuery, world: World, store: Path) -> Tensor | None:
+def _load_or_compute(query: TeacherQuery, world: World, store: Path) -> Tensor | None:
     """Read or compute the logits of all images, or return None where they would not fit."""
-    images, spec = asked.images, asked.spec
+    images, spec = query.images, query.spec
     count, size = len(images.labels), len(images.labels) * spec.num_classes * 4
     room = free_memory()
     fits = world.broadcast(room is None or 3 * size <= room)
     if not fits:
         logger.info("the teacher's logits of %d images do not fit into memory: it is asked in every step", count)
         return None
-    path = store / "logits" / f"{_teacher_key(asked, world)}-{_images_key(images, spec)}.parquet"
-    with _first_come(path, alone=world.size == 1):
+    path = store / "logits" / f"{_teacher_key(query, world)}-{_images_key(images, spec)}.parquet"
+    with _lock(path, alone=world.size == 1):
         if world.broadcast(path.is_file()):
             try:
-                whole = world.agree(lambda: _read(path, count, spec.num_classes))
+                logits = world.agree(lambda: _read(path, count, spec.num_classes))
             except CorruptError as error:
                 if world.rank == 0:
                     logger.warning("%s", error)
             else:
                 logger.info("the teacher's logits of %d images: read", count)
-                return whole
+                return logits
         began = time.monotonic()
-        whole = _compute(asked, world)
+        logits = _compute(query, world)
         if world.rank == 0:
             logger.info("the teacher's logits of %d images: computed in %.1f s", count, time.monotonic() - began)
             try:
-                _write(path, whole, asked, world)
+                _write(path, logits, query, world)
             except (OSError, CorruptError) as error:  # what it was kept for is lost, this run is not
                 logger.warning("the teacher's logits cannot be kept in %s: %s", path.parent, error)
-    return whole
+    return logits
 
 
-def _teacher_key(asked: TeacherQuery, world: World) -> str:
-    network = asked.teacher.network
+def _teacher_key(query: TeacherQuery, world: World) -> str:
+    network = query.teacher.network
     kind = f"{type(network).__module__}.{type(network).__qualname__}"  # two factories' may look alike
-    told = json.dumps([asked.weights_sha256, kind, repr(network), world.precision, world.device.type])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    identity = json.dumps([query.weights_sha256, kind, repr(network), world.precision, world.device.type])
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _images_key(images: Images, spec: DataSpec) -> str:
-    found = hashlib.sha256(json.dumps([list(images.pixels.shape), spec.mean, spec.std]).encode())
-    found.update(images.pixels.contiguous().numpy().data)
-    return found.hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([list(images.pixels.shape), spec.mean, spec.std]).encode())
+    digest.update(images.pixels.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
-def _compute(asked: TeacherQuery, world: World) -> Tensor:
+def _compute(query: TeacherQuery, world: World) -> Tensor:
     """Let every worker answer its share (rows rank, rank + size, ...) in equal batches, and put the shares together."""
-    count = len(asked.images.labels)
+    count = len(query.images.labels)
     share = -(-count // world.size)
-    batches = -(-share // _MOST)
-    width = max(_FEWEST, -(-share // batches))
+    batches = -(-share // _MAX_BATCH)
+    width = max(_MIN_BATCH, -(-share // batches))
     rows = torch.arange(world.rank, batches * width * world.size, world.size) % count
-    answers = _answers(asked, rows, width, world).to(world.device)
-    return world.gather(answers).cpu().transpose(0, 1).reshape(-1, asked.spec.num_classes)[:count].contiguous()
+    own = _logits_of(query, rows, width, world).to(world.device)
+    return world.gather(own).cpu().transpose(0, 1).reshape(-1, query.spec.num_classes)[:count].contiguous()
 
 
-def _answers(asked: TeacherQuery, rows: Tensor, width: int, world: World) -> Tensor:
-    """Ask about these rows of the images, ``width`` at a time."""
+def _logits_of(query: TeacherQuery, rows: Tensor, width: int, world: World) -> Tensor:
+    """Return the teacher's logits of these rows of the images, ``width`` at a time."""
     alone = World.alone(world.device, world.precision)
-    parts = (Images(asked.images.pixels[part], asked.images.labels[part]) for part in rows.split(width))
-    batches = (batch.images for part in parts for batch in evaluation_batches(part, asked.spec, alone, width))
-    return compute_logits(asked.teacher, batches, alone).cpu()
+    parts = (Images(query.images.pixels[part], query.images.labels[part]) for part in rows.split(width))
+    batches = (batch.images for part in parts for batch in evaluation_batches(part, query.spec, alone, width))
+    return compute_logits(query.teacher, batches, alone).cpu()
 
 
 @contextmanager
-def _first_come(path: Path, *, alone: bool) -> Iterator[None]:
+def _lock(path: Path, *, alone: bool) -> Iterator[None]:
     """Hold the file's lock; workers that compute together go without, since waiting would time their group out."""
     make_folder(path.parent)
     with locked(path.with_suffix(".lock"), wait=True) if alone else nullcontext():
         yield
 
 
-def _write(path: Path, logits: Tensor, asked: TeacherQuery, world: World) -> None:
+def _write(path: Path, logits: Tensor, query: TeacherQuery, world: World) -> None:
     classes = logits.shape[1]
     column = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1).numpy()), classes)
-    about = {
-        "teacher_sha256": asked.weights_sha256,
-        "teacher": type(asked.teacher.network).__qualname__,
+    metadata = {
+        "teacher_sha256": query.weights_sha256,
+        "teacher": type(query.teacher.network).__qualname__,
         "precision": world.precision,
         "device": world.device.type,
-        "data": asked.entry,
+        "data": query.entry,
         "count": len(logits),
     }
-    table = pa.table({"logits": column}, metadata={"sha256": _sum(logits), "about": json.dumps(about)})
+    table = pa.table({"logits": column}, metadata={"sha256": _sum(logits), "about": json.dumps(metadata)})
     with replacing(path) as staging:
         pq.write_table(table, staging, compression="zstd")
 
@@ -188,9 +188,9 @@ def _read(path: Path, count: int, classes: int) -> Tensor:
         logits = torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, classes)
         kept = (table.schema.metadata or {}).get(b"sha256", b"").decode()
     except (OSError, pa.ArrowException, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise damaged(path, describe(error), _AGAIN) from None
+        raise damaged(path, describe(error), _ADVICE) from None
     if logits.shape != (count, classes) or kept != _sum(logits):
-        raise damaged(path, "its sum or shape is not what was written", _AGAIN)
+        raise damaged(path, "its sum or shape is not what was written", _ADVICE)
     return logits
 
 

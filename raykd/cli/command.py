@@ -58,10 +58,10 @@ class Command(click.Command):
         except Exception as error:
             if stop.signum is not None:  # what a signal broke off says nothing of the program
                 ctx.exit(stop.exit_code)
-            place = _save_traceback(ctx.params.get("out"))
+            path = _save_traceback(ctx.params.get("out"))
             click.echo(
                 f"error: {type(error).__name__}: {error}\n"
-                f"This is a fault of raykd; the traceback is in {place}, {_ISSUES}.",
+                f"This is a fault of raykd; the traceback is in {path}, {_ISSUES}.",
                 err=True,
             )
             if debug:
@@ -69,7 +69,7 @@ class Command(click.Command):
             ctx.exit(1)
 
 
-class _Handler(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Writes to what stderr is at the moment: a progress display puts itself in between."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -81,8 +81,8 @@ def start_logging() -> None:
     """Send the package's own log to stderr."""
     logger = logging.getLogger("raykd")
     logger.setLevel("DEBUG" if os.environ.get("RAYKD_DEBUG") else "INFO")
-    if not any(isinstance(handler, _Handler) for handler in logger.handlers):
-        logger.addHandler(_Handler())
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler())
 
 
 def _save_traceback(out: str | Path | None) -> Path:

@@ -31,6 +31,6 @@ def data(stop: object, name: str, out: Path, source: Path | None, download: bool
         {
             "set": made.name,
             "folder": made.folder,
-            **{split: f"{output.count(images)} images" for split, images in made.counts.items()},
+            **{split: f"{output.format_count(images)} images" for split, images in made.counts.items()},
         }
     )

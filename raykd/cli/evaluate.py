@@ -23,11 +23,11 @@ def evaluate(run: str, as_json: bool) -> None:
         output.print_json(result.to_dict())
         return
     rows = [
-        [name + (" (selected)" if name == result.selected else ""), *output.cells(figures)]
+        [name + (" (selected)" if name == result.selected else ""), *output.format_figures(figures)]
         for name, figures in result.students.items()
     ]
     if result.teacher is not None:
-        rows.append(["teacher", *output.cells(result.teacher)])
+        rows.append(["teacher", *output.format_figures(result.teacher)])
     output.print_table(result.run, ["student", *output.COLUMNS.values()], rows)
     state = "finished" if result.finished else "unfinished"
     output.print_pairs({"state": f"{state}, step {result.step}", "directory": run})

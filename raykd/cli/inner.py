@@ -10,8 +10,8 @@ from raykd.errors import UsageError, unknown
 COMMANDS = ("train", "tune", "table")
 
 
-def read_words(app: click.Group, words: tuple[str, ...], working_dir: Path) -> JobRequest:
-    """Return what a command of ``app`` is about.
+def parse_inner_command(app: click.Group, words: tuple[str, ...], working_dir: Path) -> JobRequest:
+    """Parse a command of ``app`` that is to run on the cluster.
 
     Raises:
         UsageError: if it is none that can be submitted, or names what is not in the working directory.

@@ -39,7 +39,7 @@ def ood(
     if as_json:
         output.print_json(made.to_dict())
         return
-    count = output.count
+    count = output.format_count
     output.print_pairs(
         {
             "images": f"{count(made.images)} of {count(made.of)} of {made.data}/train",

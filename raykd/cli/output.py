@@ -24,16 +24,16 @@ def print_json(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps(value))
 
 
-def figure(value: float | None, sd: float | None = None) -> str:
+def format_figure(value: float | None, sd: float | None = None) -> str:
     """Write a figure for a table, with its standard deviation if there is one."""
     if value is None:
         return ""
     return f"{value:.2f}" if sd is None else f"{value:.2f} ± {sd:.2f}"
 
 
-def cells(figures: "Figures", sd: "Figures | None" = None) -> list[str]:
+def format_figures(figures: "Figures", sd: "Figures | None" = None) -> list[str]:
     """Write a network's figures for a row of a table, in the order of ``COLUMNS``."""
-    return [figure(getattr(figures, name), getattr(sd, name, None)) for name in COLUMNS]
+    return [format_figure(getattr(figures, name), getattr(sd, name, None)) for name in COLUMNS]
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -58,7 +58,7 @@ def print_pairs(pairs: Mapping[str, object]) -> None:
         click.echo(f"{name:<{width}}  {value}")
 
 
-def count(value: float) -> str:
+def format_count(value: float) -> str:
     """Write a whole number with separators."""
     return f"{value:,.0f}"
 

@@ -48,16 +48,16 @@ def print_plan(found: "Plan") -> None:
 
 
 def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
-    from raykd.cli.output import count
+    from raykd.cli.output import format_count
     from raykd.planning.plan import gib
 
     lines = {"workers": str(workers)}
     if "waves" in run:
         lines["classes"] = f"{run['classes_per_worker']} a worker, {run['images_per_class']} images of each in a step"
         lines["waves"] = f"{run['waves']}, of {run['wave']} generators a worker"
-    lines["images"] = f"{count(run['images_per_worker'])} a worker in a step"
+    lines["images"] = f"{format_count(run['images_per_worker'])} a worker in a step"
     for role, number in run["parameters"].items():
-        lines[f"parameters, {role}"] = count(number)
+        lines[f"parameters, {role}"] = format_count(number)
     lines["optimizer state"] = gib(run["optimizer_bytes"])
     lines["activations, gradients"] = gib(run["activation_bytes"])
     available = run["available_bytes"]
@@ -70,8 +70,8 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
             f"{bank['mode']}, {bank['members']} generators in {bank['dtype']} a worker: {gib(bank['bytes'])}"
         )
     lines["time"] = (
-        f"{run['seconds_per_step']:.3g} s x {count(run['steps'])} steps, "
-        f"{run['seconds_per_report']:.3g} s x {count(run['reports'])} reports: {', '.join(durations(run))}"
+        f"{run['seconds_per_step']:.3g} s x {format_count(run['steps'])} steps, "
+        f"{run['seconds_per_report']:.3g} s x {format_count(run['reports'])} reports: {', '.join(durations(run))}"
     )
     lines["disk"] = f"{run['checkpoints_kept']} checkpoints of {gib(run['checkpoint_bytes'])}"
     if "bank_bytes" in run:

@@ -49,7 +49,7 @@ def statistics(
 def _print(made: "StatisticsResult") -> None:
     from raykd.cli import output
 
-    count = output.count
+    count = output.format_count
     rows = [[layer.name, count(layer.channels), count(2 * made.classes * layer.channels)] for layer in made.layers]
     output.print_table(f"statistics of {made.teacher}", ["layer", "channels", "numbers"], rows)
     fewest, most = min(made.counts), max(made.counts)

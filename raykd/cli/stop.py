@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from raykd.store.run_directory import RunDirectory
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LATELY = 3.0  # seconds; what works through others asks several times in each
-_GRACE = 5.0  # seconds for tidying up where nothing is to be saved
+_RECENT_SECONDS = 3.0  # seconds; what works through others asks several times in each
+_GRACE_SECONDS = 5.0  # seconds for tidying up where nothing is to be saved
 
 
 class Stop:
@@ -31,7 +31,7 @@ class Stop:
         self.signum: int | None = None
         self._installed = False
         self._tidying = self._breaking = False
-        self._asked_at = 0.0
+        self._polled_at = 0.0
         self._runs: Callable[[], Iterable[RunDirectory]] = tuple
         self._elsewhere = False
 
@@ -42,9 +42,9 @@ class Stop:
 
     def __call__(self) -> bool:
         """Tell whether to save and stop."""
-        self._asked_at = time.time()
+        self._polled_at = time.time()
         if self._installed and threading.current_thread() is threading.main_thread():
-            self._take_signals()  # Ray puts handlers of its own there when it starts
+            self._set_handlers()  # Ray puts handlers of its own there when it starts
         return self.signum is not None
 
     def watch(
@@ -70,16 +70,16 @@ class Stop:
         """Take SIGINT and SIGTERM from here to the end of the process."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        self._take_signals()
+        self._set_handlers()
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         self._installed = True
         threading.Thread(target=self._listen, args=(reading,), daemon=True).start()
 
-    def _take_signals(self) -> None:
+    def _set_handlers(self) -> None:
         for number in _SIGNALS:
-            signal.signal(number, self._in_main_thread)
+            signal.signal(number, self._handle_signal)
 
-    def _in_main_thread(self, signum: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._breaking:
             self._breaking = False
             raise KeyboardInterrupt
@@ -93,27 +93,27 @@ class Stop:
                 self._leave(b"left without saving; the last checkpoint stays")
             self.signum = signum
             if self._can_save():
-                _say(b"stopping after this step; once more to leave without saving")
+                _write_stderr(b"stopping after this step; once more to leave without saving")
                 continue
             if self._tidying:
                 self._breaking = True
                 _thread.interrupt_main()
-                time.sleep(_GRACE)
+                time.sleep(_GRACE_SECONDS)
             self._leave(b"interrupted; no step was made that could be saved")
 
     def _can_save(self) -> bool:
         """Tell whether a run is going on that has asked since it was opened, so has made steps, or may be elsewhere."""
-        if self._elsewhere and time.time() - self._asked_at < _LATELY:  # who asks passes it on to them
+        if self._elsewhere and time.time() - self._polled_at < _RECENT_SECONDS:  # who asks passes it on to them
             return True
-        return any(run.is_at_work(self._asked_at) for run in self._runs())
+        return any(run.is_at_work(self._polled_at) for run in self._runs())
 
     def _leave(self, message: bytes) -> None:
         if sys.stderr.isatty():
             os.write(2, b"\x1b[?25h")  # a progress display hides the cursor
-        _say(message)
+        _write_stderr(message)
         os._exit(self.exit_code)
 
 
-def _say(message: bytes) -> None:
+def _write_stderr(message: bytes) -> None:
     """Write past all buffers and locks: another thread may be holding them."""
     os.write(2, b"\nraykd: " + message + b"\n")

@@ -45,7 +45,7 @@ def submit(
     job running. The exit code is the job's.
     """
     from raykd.cli import output
-    from raykd.cli.inner import read_words
+    from raykd.cli.inner import parse_inner_command
     from raykd.cluster.package import collect
     from raykd.cluster.submission import Submission, connect, load_job_cluster
     from raykd.store.workspace import local_folder
@@ -53,7 +53,7 @@ def submit(
     target = load_job_cluster(cluster)
     app = click.get_current_context().find_root().command
     assert isinstance(app, click.Group), "raykd has commands"
-    request = read_words(app, words, working_dir)
+    request = parse_inner_command(app, words, working_dir)
     root = data_place()
     package = collect(working_dir, local_folder(root) if root else None)
     submission = Submission.create(request, package, target)

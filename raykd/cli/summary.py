@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from raykd.cli.output import COLUMNS, cells, count, figure, print_pairs, print_table
+from raykd.cli.output import COLUMNS, format_count, format_figure, format_figures, print_pairs, print_table
 from raykd.results import Figures, Measured, RunResult, SeedsResult
 
 _LABELS = {"last": "last", "blind": "blind", "best": "best (oracle)"}
@@ -37,7 +37,7 @@ def _student(measured: Measured | None, selection: str) -> Figures | None:
 
 
 def _row(label: str, figures: Figures, sd: Figures | None, published: float | None) -> list[str]:
-    return [label, *cells(figures, sd), figure(published)]
+    return [label, *format_figures(figures, sd), format_figure(published)]
 
 
 def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]:
@@ -48,12 +48,12 @@ def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]
     for role, sets in first.data_opened.items():
         if sets or role == "train":
             pairs[f"data, {role}"] = ", ".join(sets) or "none"
-    pairs["images"] = count(sum(result.images or 0 for result in results))
+    pairs["images"] = format_count(sum(result.images or 0 for result in results))
     pairs["seconds"] = f"{sum(result.seconds or 0 for result in results):.1f}"
     if gpu_hours := sum(result.gpu_hours or 0 for result in results):
         pairs["GPU hours"] = f"{gpu_hours:.3f}"
     for result in results:
-        top1 = "" if result.selected is None else f", top-1 {figure(result.student.top1)} %"
+        top1 = "" if result.selected is None else f", top-1 {format_figure(result.student.top1)} %"
         name = "directory" if len(results) == 1 else f"seed {result.seed}{top1}"
         pairs[name] = result.directory
     return pairs

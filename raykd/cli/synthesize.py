@@ -35,7 +35,7 @@ def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool) ->
         {
             "set": made.set,
             "folder": made.folder,
-            "images": output.count(images),
+            "images": output.format_count(images),
             "files": f"{made.files} ({state})",
             "bank": made.bank,
         }

@@ -60,13 +60,13 @@ def table(
 
 def _print(report: "TableResult", as_json: bool) -> None:
     from raykd.cli import output
-    from raykd.reporting.tables import HEADER, account_of, notes_of, table_lines
+    from raykd.reporting.tables import HEADER, list_notes, summarize_costs, table_lines
 
     if as_json:
         output.print_json(report.to_dict())
         return
     for column, title in report.columns.items():
         output.print_table(f"{report.title}: {title}", HEADER, table_lines(report, column))
-    for note in notes_of(report):
+    for note in list_notes(report):
         click.echo(f"- {note}")
-    output.print_pairs({**account_of(report), "directory": report.directory})
+    output.print_pairs({**summarize_costs(report), "directory": report.directory})

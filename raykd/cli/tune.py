@@ -77,15 +77,15 @@ def _print(report: "SearchResult", as_json: bool) -> None:
 
 def _print_stage(report: "SearchResult") -> None:
     from raykd.cli import output
-    from raykd.reporting.board import written
+    from raykd.reporting.board import format_parameters
 
     columns = ["trial", *report.objectives, "test top-1 %", "parameters"]
     rows = [
         [
             str(one.trial),
             *(f"{value:.4g}" for value in one.values.values()),
-            output.figure(one.test_top1),
-            written(one.parameters),
+            output.format_figure(one.test_top1),
+            format_parameters(one.parameters),
         ]
         for one in report.best
     ]
@@ -93,5 +93,5 @@ def _print_stage(report: "SearchResult") -> None:
     for failed in report.reasons:
         click.echo(f"- trial {failed.trial} failed: {failed.reason}")
     figures = ", ".join(report.figures or ()) or "none"
-    made = {f"images made {when}": output.count(images) for when, images in (report.images_made or {}).items()}
+    made = {f"images made {when}": output.format_count(images) for when, images in (report.images_made or {}).items()}
     output.print_pairs({**report.trials.to_dict(), **made, "figures": figures, "directory": report.directory})

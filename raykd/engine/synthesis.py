@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raykd.artifacts.bank import BankFiles, open_bank
-from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, alone_in
+from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, locked_folder
 from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
@@ -56,7 +56,7 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
         teacher, digest, source_sha256 = source.teacher, source.teacher_sha256, source.sha256
     facts = {"bank": origin.name, "bank_sha256": source_sha256, "teacher_sha256": digest, "seed": str(recipe.seed)}
     folder = SyntheticFolder(out, spec, images, facts)
-    with alone_in(out):
+    with locked_folder(out):
         present = folder.present()
         finished = len(present) == len(folder.files) and is_file(out / MANIFEST)
         if finished:

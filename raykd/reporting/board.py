@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from raykd.reporting.follow import duration
+from raykd.reporting.follow import format_duration
 from raykd.results import SearchResult
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ Show = Callable[[SearchResult], None]
 
 
 @contextmanager
-def board() -> Iterator[Show]:
-    """Give what shows a search's report whenever it is called with a newer one."""
+def search_board() -> Iterator[Show]:
+    """Yield the function that shows a search's report; call it with each newer one."""
     pace = _Pace()
     if not sys.stderr.isatty():
         yield _Lines(pace)
@@ -29,7 +29,7 @@ def board() -> Iterator[Show]:
         yield lambda report: live.update(_table(report, pace(report)))
 
 
-def written(parameters: Mapping[str, Any]) -> str:
+def format_parameters(parameters: Mapping[str, Any]) -> str:
     """Write a trial's values on a line."""
     return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items())
 
@@ -49,7 +49,7 @@ class _Pace:
         left = report.trials.target - done
         if not here or left <= 0:
             return ""
-        return f"ETA {duration(left * (time.monotonic() - self._started) / here)}"
+        return f"ETA {format_duration(left * (time.monotonic() - self._started) / here)}"
 
 
 class _Lines:
@@ -89,11 +89,11 @@ def _table(report: SearchResult, eta: str) -> "Table":
     for one in report.best[:5]:
         test = one.test_top1
         figures = [f"{value:.4g}" for value in one.values.values()]
-        row = [str(one.trial), *figures, "" if test is None else f"{test:.2f}", written(one.parameters)]
+        row = [str(one.trial), *figures, "" if test is None else f"{test:.2f}", format_parameters(one.parameters)]
         table.add_row(*map(Text, row))
     for trial in report.at_work:
         value = "" if trial.value is None else f"{trial.value:.4g}"
         blanks = [""] * (len(report.objectives) - 1)
-        row = [f"{trial.trial} at work", value, *blanks, "", written(trial.parameters)]
+        row = [f"{trial.trial} at work", value, *blanks, "", format_parameters(trial.parameters)]
         table.add_row(*map(Text, row), style="dim")
     return table

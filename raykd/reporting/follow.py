@@ -18,7 +18,7 @@ _PACE = ("images_per_second", "steps_per_second")
 
 
 @dataclass(frozen=True)
-class News:
+class RunUpdate:
     """One run's state: ``rows`` are the reports that had not been seen before."""
 
     run: str
@@ -37,17 +37,17 @@ class Follower:
     """Looks at the runs that a command works at, one after another."""
 
     def __init__(self, runs: Sequence["Experiment"], read: Callable[[str], str]) -> None:
-        """Remember what is there already: it is not news. ``read`` returns a file of the store, "" without one."""
+        """Remember what is there already: it is no update. ``read`` returns a file of the store, "" without one."""
         self._read = read
         self._since = time.time()
         self._seen = {one.run_id: self._status(one.run_id).get("step", 0) for one in runs}
         self._ended: set[str] = set()
 
-    def poll(self) -> list[News]:
+    def poll(self) -> list[RunUpdate]:
         """Return the runs that have been at work since this was made, in the order they run."""
-        return [news for run in list(self._seen) if (news := self._news(run)) is not None]
+        return [update for run in list(self._seen) if (update := self._update_of(run)) is not None]
 
-    def _news(self, run: str) -> News | None:
+    def _update_of(self, run: str) -> RunUpdate | None:
         status = self._status(run)
         if run in self._ended or status.get("updated", 0) < self._since or not {"step", "steps"} <= status.keys():
             return None
@@ -58,7 +58,7 @@ class Follower:
         step = max(status["step"], rows[-1]["step"] if rows else 0)
         if rows:
             self._seen[run] = rows[-1]["step"]
-        return News(run, step, status["steps"], rows, done)
+        return RunUpdate(run, step, status["steps"], rows, done)
 
     def _status(self, run: str) -> dict[str, Any]:
         from raykd.store.run_directory import STATUS, parse_status
@@ -98,14 +98,14 @@ def read_remote(where: str) -> Callable[[str], str]:
 
     def read(name: str) -> str:
         try:
-            return (opened().peek(name) or b"").decode(errors="replace")
+            return (opened().try_read(name) or b"").decode(errors="replace")
         except RaykdError:  # the command itself says what is wrong
             return ""
 
     return read
 
 
-def describe(row: dict[str, Any]) -> str:
+def format_row(row: dict[str, Any]) -> str:
     """Write a report's figures on one line: pace, figures in per cent, loss parts."""
     parts = [f"{row['images_per_second']:,.0f} img/s"]
     for name, key in _FIGURES.items():
@@ -115,7 +115,7 @@ def describe(row: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write seconds as minutes:seconds, or with hours in front."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from raykd.reporting.follow import Follower, News, describe, duration, read_local, read_remote
+from raykd.reporting.follow import Follower, RunUpdate, format_duration, format_row, read_local, read_remote
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -19,7 +19,7 @@ _BARS = 8  # more runs than these lose their bars when they end
 
 
 class _Display(Protocol):
-    def show(self, news: News) -> None:
+    def show(self, update: RunUpdate) -> None:
         """Show what is new."""
 
     def close(self) -> None:
@@ -55,19 +55,19 @@ def following(runs: Sequence["Experiment"], where: str, *, elsewhere: bool) -> I
 
 
 def _show(follower: Follower, display: _Display) -> None:
-    for news in follower.poll():
-        display.show(news)
+    for update in follower.poll():
+        display.show(update)
 
 
 class _Lines:
     """Plain text, for pipes and log files."""
 
-    def show(self, news: News) -> None:
-        for row in news.rows:
-            left = (news.steps - row["step"]) / max(row["steps_per_second"], 1e-9)
-            eta = f"  ETA {duration(left)}" if row["step"] < news.steps else ""
-            where = f"{news.run}  step {row['step']}/{news.steps}"
-            sys.stderr.write(f"{where}  {describe(row)}{eta}\n")
+    def show(self, update: RunUpdate) -> None:
+        for row in update.rows:
+            left = (update.steps - row["step"]) / max(row["steps_per_second"], 1e-9)
+            eta = f"  ETA {format_duration(left)}" if row["step"] < update.steps else ""
+            where = f"{update.run}  step {row['step']}/{update.steps}"
+            sys.stderr.write(f"{where}  {format_row(row)}{eta}\n")
 
     def close(self) -> None:
         pass
@@ -93,17 +93,17 @@ class _Live:
         self._live = Live(Group(self._bars, self._figures), console=console, redirect_stdout=False)
         self._live.start()
 
-    def show(self, news: News) -> None:
-        if news.run not in self._tasks:
-            self._tasks[news.run] = self._bars.add_task(news.run, total=news.steps, eta="")
-        if news.rows:
-            self._figures.plain = "  " + describe(news.rows[-1])
-        task = self._tasks[news.run]
-        self._bars.update(task, completed=news.step)
-        eta = news.eta()
-        if news.done or eta is not None:
-            left = "" if news.done or eta is None else f"ETA {duration(eta)}"
-            self._bars.update(task, eta=left, visible=self._keep_bars or not news.done)
+    def show(self, update: RunUpdate) -> None:
+        if update.run not in self._tasks:
+            self._tasks[update.run] = self._bars.add_task(update.run, total=update.steps, eta="")
+        if update.rows:
+            self._figures.plain = "  " + format_row(update.rows[-1])
+        task = self._tasks[update.run]
+        self._bars.update(task, completed=update.step)
+        eta = update.eta()
+        if update.done or eta is not None:
+            left = "" if update.done or eta is None else f"ETA {format_duration(eta)}"
+            self._bars.update(task, eta=left, visible=self._keep_bars or not update.done)
 
     def close(self) -> None:
         self._figures.plain = ""

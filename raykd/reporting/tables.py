@@ -48,7 +48,7 @@ def table_report(
         cells = {entry.column: _cell(entry, results, reasons) for entry in entries if entry.row is row}
         if cells:
             rows.append(TableRow(row.name, row.control, row.note, cells))
-    shown = [column for column in table.columns if any(column in row.cells for row in rows)]
+    columns = [column for column in table.columns if any(column in row.cells for row in rows)]
     seconds = sum(result.seconds or 0.0 for result in results.values())
     gpu_hours = sum(result.gpu_hours or 0.0 for result in results.values())
     return TableResult(
@@ -57,9 +57,9 @@ def table_report(
         source=table.source,
         quick=quick,
         budget=table.quick.budget if quick and table.quick else "as published",
-        columns={column: table.columns[column] for column in shown},
+        columns={column: table.columns[column] for column in columns},
         rows=rows,
-        runs=RunCounts(finished=len(results), failed=len(reasons), wanted=_wanted(entries)),
+        runs=RunCounts(finished=len(results), failed=len(reasons), wanted=_count_runs(entries)),
         hardware=sorted(set(hardware.values())),
         seconds=round(seconds, 1),
         gpu_hours=round(gpu_hours, 3),
@@ -67,7 +67,7 @@ def table_report(
     )
 
 
-def _wanted(entries: Sequence[Entry]) -> int:
+def _count_runs(entries: Sequence[Entry]) -> int:
     return len({run for entry in entries for run in entry.run_ids})
 
 
@@ -113,7 +113,7 @@ def _spread(mean: Figures, sd: Figures) -> dict[str, Spread]:
     return {name: Spread(value, deviations[name]) for name, value in mean.to_dict().items() if name != "step"}
 
 
-def figure_of(cell: TableCell, selection: str) -> str:
+def format_figure(cell: TableCell, selection: str) -> str:
     """Write a cell's accuracy as mean and deviation; the deviation of one seed alone is left out."""
     measured = cell.measured
     spread = None if measured is None else getattr(measured, selection).get(METRIC)
@@ -122,18 +122,18 @@ def figure_of(cell: TableCell, selection: str) -> str:
     return f"{spread.mean:.2f} ± {spread.sd:.2f}" if len(measured.seeds) > 1 else f"{spread.mean:.2f}"
 
 
-def measured_of(cell: TableCell) -> str:
+def format_measured(cell: TableCell) -> str:
     """Write the figure that counts: of the selected student, or why there is none."""
     if cell.runs is None:
         return "not run"
     if cell.measured is None:
         return "failed" if cell.reasons else "not run yet"
     missing = len(cell.runs) - len(cell.measured.seeds)
-    shown = figure_of(cell, cell.measured.selected)
-    return shown + (f" ({missing} of {len(cell.runs)} seeds missing)" if missing else "")
+    figure = format_figure(cell, cell.measured.selected)
+    return figure + (f" ({missing} of {len(cell.runs)} seeds missing)" if missing else "")
 
 
-def published_of(cell: TableCell) -> str:
+def format_published(cell: TableCell) -> str:
     """Write the paper's figure."""
     if cell.published is None:
         return ""
@@ -154,9 +154,9 @@ def table_lines(report: TableResult, column: str) -> list[list[str]]:
         lines.append(
             [
                 row.name + (" (control)" if row.control else ""),
-                published_of(cell),
-                measured_of(cell) + (f", {measured.selected}" if measured else ""),
-                *(figure_of(cell, selection) for selection in SELECTIONS),
+                format_published(cell),
+                format_measured(cell) + (f", {measured.selected}" if measured else ""),
+                *(format_figure(cell, selection) for selection in SELECTIONS),
                 "" if measured is None or measured.teacher is None else f"{measured.teacher:.2f}",
                 str(len(measured.seeds)) if measured else "",
                 f"{cell.steps:,} x {cell.global_batch:,}" if cell.steps is not None else "",
@@ -166,7 +166,7 @@ def table_lines(report: TableResult, column: str) -> list[list[str]]:
     return lines
 
 
-def notes_of(report: TableResult) -> list[str]:
+def list_notes(report: TableResult) -> list[str]:
     """Return what a reader must know of rows, and why runs failed."""
     notes = [f"{row.name}: {row.note}" for row in report.rows if row.note]
     failed: dict[str, str] = {}
@@ -176,7 +176,7 @@ def notes_of(report: TableResult) -> list[str]:
     return notes + [f"{run} failed: {reason}" for run, reason in failed.items()]
 
 
-def account_of(report: TableResult) -> dict[str, str]:
+def summarize_costs(report: TableResult) -> dict[str, str]:
     """Return budget, hardware and cost by name."""
     runs = report.runs
     pairs = {
@@ -204,6 +204,6 @@ def markdown(report: TableResult) -> str:
         "Top-1 in per cent, mean ± sample standard deviation over seeds. *Measured* is the student that counts: the "
         "blind choice where no training data was seen, else the last; *best* peeks at the test split."
     )
-    parts.append("\n".join(f"- {note}" for note in notes_of(report)))
-    parts.append("\n".join(f"- {name}: {text}" for name, text in account_of(report).items()))
+    parts.append("\n".join(f"- {note}" for note in list_notes(report)))
+    parts.append("\n".join(f"- {name}: {text}" for name, text in summarize_costs(report).items()))
     return "\n\n".join(part for part in parts if part) + "\n"

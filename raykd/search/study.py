@@ -4,11 +4,13 @@ A trial of the study is a run of the store: its parameters make the recipe, whos
 killed tuner leaves behind is complete: a trial that was at work is asked for once more and its run goes on.
 """
 
+import hashlib
+import json
 import logging
 import sqlite3
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,22 @@ IMAGES_MADE = "images made"
 """How many images were generated, by the trial or, as attribute of the study, before all trials."""
 TEST_ACCURACY = "test/accuracy/top1"
 """Accuracy on the test split, in per cent: to be read, never searched by."""
+SUM = "sha256"
+"""Of a trial that is complete or pruned: the sum of its parameters, values, reports and the attributes named above."""
 
+_SUMMED = (
+    RUN,
+    DIRECTORY,
+    FOUND,
+    GENERATION,
+    IMAGES_MADE,
+    TEST_ACCURACY,
+)  # others are for people to add, in a dashboard
 _NOT_OF_THIS_SEARCH = (TOO_MANY, EARLIER)
+_OF_DISKS = (
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM,
+)  # fmt: skip
 _RESTORE = "restore it from a backup, or move the search's folder away: the runs that its trials made are kept and read"
 
 
@@ -74,8 +90,7 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
         CorruptError: if ``study.db`` is damaged.
     """
     file = folder / STUDY if url is None else None
-    if file is not None and is_file(file):
-        _check_file(file)
+    readable = file is not None and is_file(file) and _check_file(file)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [OBJECTIVES[name] for name in objectives]
     try:
@@ -87,39 +102,54 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
             study.set_metric_names(list(objectives))
         study.set_user_attr("recipe", space.recipe)
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a file system: all mean the same to a user
+        if file is not None and readable and _is_of_content(error):
+            raise damaged(file, describe(error), _RESTORE) from None
         where = url or folder / STUDY
-        raise SetupError(f"the study cannot be opened at {masked(str(where))}: {_first_line(error)}") from None
+        raise SetupError(f"the study cannot be opened at {masked(str(where))}: {describe(error)}") from None
     if file is not None:
         _check_record(study, folder)
     return study
 
 
-def _check_file(file: Path) -> None:
-    """Refuse a file that is no database, or a damaged one."""
+def _check_file(file: Path) -> bool:
+    """Refuse a file that is no database, or a damaged one; return whether it can be opened."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=60)) as database:
             (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.OperationalError:  # locked, or not to be opened: who opens it next says why
-        return
+        return False
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         verdict = describe(error)
     if verdict != "ok":
         raise damaged(file, verdict.splitlines()[-1], _RESTORE)
+    return True
+
+
+def _is_of_content(error: Exception) -> bool:
+    """Return whether an error is of what a database holds, and not of its disk or of a study of other objectives."""
+    code = getattr(getattr(error.__cause__ or error, "orig", None), "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    is_other_study = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+    return code not in _OF_DISKS and not is_other_study
 
 
 def _check_record(study: Study, folder: Path) -> None:
-    """Refuse a study whose trials cannot be read, or that lacks some of which the search's report tells."""
+    """Refuse a study whose trials are not as they were recorded, or that lacks some that the search's report counts."""
+    file = folder / STUDY
     try:
-        there = len(ended_trials(study))
+        ended = ended_trials(study)
+        changed = [trial.number for trial in ended if not _is_as_recorded(trial)]
     except Exception as error:  # of Optuna, of JSON: whatever such content makes of them
-        raise damaged(folder / STUDY, describe(error), _RESTORE) from None
+        raise damaged(file, describe(error), _RESTORE) from None
+    if changed:
+        raise damaged(file, f"trial {changed[0]} differs from its checksum", _RESTORE)
     try:
         report = read_json(folder / REPORT, "it is written again")
-        ended = sum(int(report["trials"][state]) for state in ("complete", "pruned", "failed"))
+        reported = sum(int(report["trials"][state]) for state in ("complete", "pruned", "failed"))
     except (FileNotFoundError, CorruptError, KeyError, TypeError, ValueError):
         return
-    if there < ended:
-        raise damaged(folder / STUDY, f"it holds {there} trials that have ended, {REPORT} tells of {ended}", _RESTORE)
+    if len(ended) < reported:
+        what = f"it holds {len(ended)} trials that have ended, {REPORT} tells of {reported}"
+        raise damaged(file, what, _RESTORE)
 
 
 @contextmanager
@@ -150,6 +180,24 @@ def draw_values(trial: Trial, space: SearchSpace) -> Values:
         return from_parameter(dimension, parameter)
 
     return space.draw(draw_field)
+
+
+def end(study: Study, trial: Trial, values: Sequence[float] | None) -> None:
+    """Record what a trial has reached, or by None that it is pruned, with the sum of what the study holds of it."""
+    trial.set_user_attr(SUM, _sum_of(study.get_trials(deepcopy=False)[trial.number], values))
+    study.tell(trial, values, TrialState.PRUNED if values is None else TrialState.COMPLETE)
+
+
+def _is_as_recorded(trial: FrozenTrial) -> bool:
+    recorded = trial.user_attrs.get(SUM)  # of no trial that failed, and of none of earlier releases
+    values = trial.values if trial.state == TrialState.COMPLETE else None  # Optuna gives a pruned one its last report
+    return recorded in (None, _sum_of(trial, values))
+
+
+def _sum_of(trial: FrozenTrial, values: Sequence[float] | None) -> str:
+    attributes = {name: trial.user_attrs.get(name) for name in _SUMMED}
+    content = [trial.params, values and [*map(float, values)], sorted(trial.intermediate_values.items()), attributes]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def enqueue(study: Study, space: SearchSpace) -> None:
@@ -205,7 +253,7 @@ def load_earlier_trials(space: SearchSpace, objectives: tuple[str, ...]) -> list
         old_objectives = old.metric_names
         trials = best_trials(old) if len(old.directions) == 1 else old.trials
     except Exception as error:  # of SQLAlchemy, of SQLite, of Optuna: a file that no search has left, or a damaged one
-        raise UsageError(f"{file} cannot be read as the study of a search: {_first_line(error)}") from None
+        raise UsageError(f"{file} cannot be read as the study of a search: {describe(error)}") from None
     if old_objectives != list(objectives):
         raise UsageError(f"the search in {folder} wanted {old_objectives}, this one wants {list(objectives)}")
     usable = []
@@ -269,12 +317,7 @@ def _take_over(study: Study, tuners: Path) -> None:
     """Enqueue the trials that dead tuners of this folder were at once more; their runs go on from checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if is_free(tuners / str(trial.user_attrs.get(TUNER))):
-            kept = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS)}
+            kept = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS, SUM)}
             study.enqueue_trial(trial.params, user_attrs={**kept, REPEATS: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

@@ -27,6 +27,7 @@ from raykd.search.study import (
     TUNER,
     best_trials,
     draw_values,
+    end,
     ended_trials,
     own_trials,
 )
@@ -148,7 +149,7 @@ class StudyTrials:
                 self._fail(trial, reason)
             case Pruned(report):
                 self.record_report(trial, report)  # that it was ended at, which nobody else has reported
-                self.study.tell(trial, state=TrialState.PRUNED)
+                end(self.study, trial, None)
                 for run in self._created_runs(trial):
                     self.prune(run)
             case Complete(report, images_made, test_accuracy):
@@ -160,7 +161,7 @@ class StudyTrials:
                 trial.set_user_attr(IMAGES_MADE, images_made)
                 if test_accuracy is not None:
                     trial.set_user_attr(TEST_ACCURACY, test_accuracy)
-                self.study.tell(trial, list(values.values()))
+                end(self.study, trial, list(values.values()))
                 return True
         return False
 

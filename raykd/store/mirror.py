@@ -1,8 +1,9 @@
 """A store of runs in an object store, and the part of it that this machine holds.
 
-The engine reads and writes local files only. Before a run, what others have done is brought here; after each report,
-what is new is sent, the manifest of a checkpoint behind its files and ``status.json`` last, so that whoever reads the
-remote side finds whole checkpoints. Every worker sends what it alone holds, so nothing passes through the bucket twice.
+The engine reads and writes local files only. Before a run, what others have done is downloaded; after each report,
+what is new is uploaded, the manifest of a checkpoint behind its files and ``status.json`` last, so that whoever reads
+the remote side finds whole checkpoints. Every worker uploads what it alone holds, so nothing passes through the bucket
+twice.
 
 What is here of a file that is not text bears the time of the file there, so that one of another attempt, as long as
 its successor, is told from it.
@@ -24,25 +25,25 @@ from raykd.store.remote import Entry, Remote
 from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
 _SEARCH = "search.json"
-_CHANGING = (".json", ".jsonl", ".yaml", ".db", ".log")
-"""Endings of small files that are written again and again: always brought, and sent by every process once."""
+_MUTABLE = (".json", ".jsonl", ".yaml", ".db", ".log")
+"""Endings of small files that are written again and again: always downloaded, and uploaded by every process once."""
 
 
 Saved = Literal["none", "unfinished", "all"]
-"""Whose checkpoints are brought beside all else: nobody's, those of runs that may go on, or any."""
+"""Whose checkpoints are downloaded beside all else: of no run, of runs that may go on, or of all."""
 
 
 class Mirror:
     """What this machine holds of a remote store, below a folder of its own."""
 
     def __init__(self, remote: Remote, local: Path) -> None:
-        """Hold it in ``local``."""
+        """Keep the copies below ``local``."""
         self.remote, self.local = remote, local
         self._sent: dict[Path, tuple[int, int]] = {}
         self._began = time.time_ns()
 
     def pull(self, name: str, *, checkpoints: Saved = "unfinished") -> None:
-        """Bring a run or a set to here, as far as it is not; of checkpoints that are left out only the manifest.
+        """Download what this machine lacks of a run or a set; of checkpoints that are left out only the manifest.
 
         Where more steps are saved here than there, as after an outage, what is here counts.
 
@@ -57,18 +58,18 @@ class Mirror:
                 return
             done = parse_status(self.remote.read(f"{name}/{STATUS}") or b"").get("state") == "finished"
             whole = checkpoints == "all" or (checkpoints == "unfinished" and not done)
-            for path, entry in sorted(there.items(), key=lambda one: _rank(one[0])):
+            for path, entry in sorted(there.items(), key=lambda one: _upload_order(one[0])):
                 target = folder / path
                 group, _, file = path.rpartition("/")
                 is_saved = group.startswith(CHECKPOINTS) and file != MANIFEST
                 if is_saved and not (whole and f"{group}/{MANIFEST}" in there):
                     continue
-                if path.endswith(_CHANGING) or not _is_copy(target, entry):
+                if path.endswith(_MUTABLE) or not _is_copy(target, entry):
                     self.remote.fetch(f"{name}/{path}", target)
                     self._stamp(target, entry)
 
-    def hold(self, name: str, split: str = "") -> None:
-        """Bring what never changes: the files of a split of a data set, or without one the file of that name."""
+    def pull_once(self, name: str, split: str = "") -> None:
+        """Download files that never change: those of a split of a data set, or without one the file of that name."""
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent / f".{target.name}.pulling", wait=True):
@@ -77,16 +78,16 @@ class Mirror:
                 return
             folder, _, own = (f"{name}/" if split else name).rpartition("/")
             files = self.remote.entries(folder, deep=False)
-            wanted = [file for file in files if (file.startswith(f"{split}-") if split else file == own)]
-            for file in wanted:
-                place = target / file if split else target
-                if not place.is_file() or place.stat().st_size != files[file].size:
-                    self.remote.fetch(f"{folder}/{file}".lstrip("/"), place)
-            if split and wanted:
+            matching = [file for file in files if (file.startswith(f"{split}-") if split else file == own)]
+            for file in matching:
+                copy = target / file if split else target
+                if not copy.is_file() or copy.stat().st_size != files[file].size:
+                    self.remote.fetch(f"{folder}/{file}".lstrip("/"), copy)
+            if split and matching:
                 whole.touch()
 
     def push(self, name: str, *, elsewhere: Collection[str] = ()) -> None:
-        """Send what is new of a run or a set; ``elsewhere`` are paths in it that other workers have sent.
+        """Upload what is new of a run or a set; ``elsewhere`` are paths in it that other workers have uploaded.
 
         Checkpoints that are not here any more are removed there.
 
@@ -97,15 +98,15 @@ class Mirror:
         there = self.remote.entries(name)
         paths = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
         relative = {path.relative_to(folder).as_posix(): path for path in paths}
-        for told, path in sorted(relative.items(), key=lambda one: _rank(one[0])):
-            if told not in elsewhere and not self._is_known(path, there.get(told)):
-                self.push_file(path, f"{name}/{told}")
+        for file, path in sorted(relative.items(), key=lambda one: _upload_order(one[0])):
+            if file not in elsewhere and not self._is_uploaded(path, there.get(file)):
+                self.push_file(path, f"{name}/{file}")
         groups = {path.rpartition("/")[0] for path in there if path.startswith(f"{CHECKPOINTS}/")}
         for group in sorted(groups - {path.rpartition("/")[0] for path in relative}):
             self.remote.remove(f"{name}/{group}")
 
     def push_file(self, path: Path, name: str) -> None:
-        """Send one file; ``name`` is its path in the store.
+        """Upload one file; ``name`` is its path in the store.
 
         Raises:
             SetupError: if the store does not answer for minutes.
@@ -113,15 +114,15 @@ class Mirror:
         found = path.stat()  # text may grow meanwhile
         self.remote.push(path, name)
         self._sent[path] = (found.st_size, found.st_mtime_ns)
-        if path.suffix not in _CHANGING:
+        if path.suffix not in _MUTABLE:
             self._stamp(path, self.remote.entry(name))
 
-    def _is_known(self, path: Path, there: Entry | None) -> bool:
+    def _is_uploaded(self, path: Path, there: Entry | None) -> bool:
         """Tell whether the store has this file, or one of the same name from others meanwhile."""
         found = path.stat()
         if self._sent.get(path) == (found.st_size, found.st_mtime_ns):
             return True
-        if there is None or path.suffix in _CHANGING:
+        if there is None or path.suffix in _MUTABLE:
             return False
         return _is_copy(path, there) or (there.size == found.st_size and found.st_mtime_ns < self._began)
 
@@ -154,7 +155,7 @@ def _is_copy(path: Path, entry: Entry) -> bool:
     return (found.st_size, found.st_mtime_ns) == (entry.size, entry.written * 10**9)
 
 
-def _rank(path: str) -> tuple[int, str]:
+def _upload_order(path: str) -> tuple[int, str]:
     """Order files so that one that vouches for others comes behind them."""
     name = PurePosixPath(path).name
     return (0 if name not in (MANIFEST, STATUS) else 1 if name == MANIFEST else 2), path

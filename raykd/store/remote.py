@@ -25,9 +25,9 @@ from raykd.errors import SetupError, UsageError, masked
 logger = logging.getLogger(__name__)
 
 _OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme")}
-_FIRST = (1.0, 3.0)
+FIRST_PAUSES = (1.0, 3.0)
 """Seconds between tries of the first contact, where a slip is likelier than an outage."""
-_LATER = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)
+PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)
 _PERMANENT = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "FORBIDDEN", "PERMISSION", "(403)")
 _CONNECT_SECONDS, _REQUEST_SECONDS = 5, 60
 _GOOGLE_PATIENCE = timedelta(seconds=10)
@@ -36,9 +36,9 @@ _CHUNK = 8 * 2**20
 _Answer = TypeVar("_Answer")
 
 
-def is_remote(place: str | Path) -> bool:
-    """Tell whether a place is an address, such as s3://BUCKET/FOLDER, and no path."""
-    return "://" in str(place)
+def is_remote(location: str | Path) -> bool:
+    """Tell whether a location is an address, such as s3://BUCKET/FOLDER, and no path."""
+    return "://" in str(location)
 
 
 def check_address(address: str) -> str:
@@ -64,11 +64,11 @@ def check_address(address: str) -> str:
     return address.rstrip("/")
 
 
-def join(place: str | Path, name: str) -> str:
-    """Return the path or the address of what is called ``name`` in a place."""
-    if not is_remote(place):
-        return str(Path(place).expanduser() / name)
-    bare, mark, options = str(place).partition("?")
+def join(location: str | Path, name: str) -> str:
+    """Return the path or the address of what is called ``name`` in a location."""
+    if not is_remote(location):
+        return str(Path(location).expanduser() / name)
+    bare, mark, options = str(location).partition("?")
     return f"{bare.rstrip('/')}/{name}{mark}{options}"
 
 
@@ -93,16 +93,16 @@ class Remote:
         parts = urlsplit(self.address)
         self._filesystem, self._base = _open(parts.scheme, parts.netloc, parts.path, dict(parse_qsl(parts.query)))
         self._has_answered = False
-        self._rests: tuple[float, ...] = _LATER if known else _FIRST
+        self._pauses: tuple[float, ...] = PAUSES if known else FIRST_PAUSES
         if not known:
-            self._introduce(parts.scheme)
+            self._check_bucket(parts.scheme)
 
-    def _introduce(self, scheme: str) -> None:
+    def _check_bucket(self, scheme: str) -> None:
         bucket = self._base.partition("/")[0]
-        found = self._patiently("open", "", lambda: self._filesystem.get_file_info(bucket))
+        found = self._with_retries("open", "", lambda: self._filesystem.get_file_info(bucket))
         if found.type == pafs.FileType.NotFound:
             raise SetupError(f"there is no bucket {bucket!r} that {scheme}:// shows us; make it, or name another")
-        self._rests = _LATER
+        self._pauses = PAUSES
 
     def display_name(self, name: str) -> str:
         """Return the address of what is called ``name`` here."""
@@ -112,7 +112,7 @@ class Remote:
         """Return all files below ``name`` by their paths relative to it; empty where there is nothing."""
         base = self._path(name)
         selector = pafs.FileSelector(base, recursive=deep and bool(name), allow_not_found=True)
-        found = self._patiently("list", name, lambda: self._filesystem.get_file_info(selector))
+        found = self._with_retries("list", name, lambda: self._filesystem.get_file_info(selector))
         return {one.path[len(base) + 1 :]: _entry(one) for one in found if one.type == pafs.FileType.File}
 
     def entry(self, name: str) -> Entry:
@@ -128,9 +128,9 @@ class Remote:
                 raise FileNotFoundError("there is no such file")
             return _entry(found)
 
-        return self._patiently("find", name, look)
+        return self._with_retries("find", name, look)
 
-    def glance(self, name: str) -> list[str]:
+    def try_list(self, name: str) -> list[str]:
         """Return the names of the files of a folder, none if the store does not answer now."""
         try:
             found = self._filesystem.get_file_info(pafs.FileSelector(self._path(name), allow_not_found=True))
@@ -140,9 +140,9 @@ class Remote:
 
     def read(self, name: str) -> bytes | None:
         """Return a small file's content, or None where there is none."""
-        return self._patiently("read", name, lambda: self._content(name))
+        return self._with_retries("read", name, lambda: self._content(name))
 
-    def peek(self, name: str) -> bytes | None:
+    def try_read(self, name: str) -> bytes | None:
         """Return a small file's content, or None where there is none or the store does not answer now."""
         try:
             return self._content(name)
@@ -163,15 +163,15 @@ class Remote:
             SetupError: if the store does not answer for minutes, or at once if the disk here does not take it.
         """
         staging = target.with_name(f".{target.name}.fetching")
-        with _disk_of(target):
+        with _local_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
 
         def copy() -> None:
-            with self._filesystem.open_input_stream(self._path(name)) as stream, _OwnFile(staging, "wb") as file:
+            with self._filesystem.open_input_stream(self._path(name)) as stream, _LocalFile(staging, "wb") as file:
                 shutil.copyfileobj(stream, file, _CHUNK)
 
-        self._patiently("fetch", name, copy)
-        with _disk_of(target):
+        self._with_retries("fetch", name, copy)
+        with _local_errors(target):
             staging.replace(target)
 
     def push(self, source: Path, name: str) -> None:
@@ -183,10 +183,10 @@ class Remote:
 
         def copy() -> None:
             # A small file is one request; a large one is sent in parts, of which a failure leaves nothing to see.
-            with _OwnFile(source, "rb") as file, self._filesystem.open_output_stream(self._path(name)) as stream:
+            with _LocalFile(source, "rb") as file, self._filesystem.open_output_stream(self._path(name)) as stream:
                 shutil.copyfileobj(file, stream, _CHUNK)
 
-        self._patiently("write", name, copy)
+        self._with_retries("write", name, copy)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file."""
@@ -195,13 +195,13 @@ class Remote:
             with self._filesystem.open_output_stream(self._path(name)) as stream:
                 stream.write(content)
 
-        self._patiently("write", name, put)
+        self._with_retries("write", name, put)
 
     def remove(self, name: str) -> None:
         """Remove a folder, if it is there."""
-        self._patiently("remove", name, lambda: self._delete(name))
+        self._with_retries("remove", name, lambda: self._delete(name))
 
-    def sweep(self, name: str) -> None:
+    def try_remove(self, name: str) -> None:
         """Remove a folder, or leave it where the store does not answer now."""
         with suppress(OSError):
             self._delete(name)
@@ -214,54 +214,54 @@ class Remote:
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}" if name else self._base
 
-    def _patiently(self, verb: str, name: str, call: Callable[[], _Answer]) -> _Answer:
-        """Call, and again after longer and longer rests while the store does not answer."""
+    def _with_retries(self, verb: str, name: str, call: Callable[[], _Answer]) -> _Answer:
+        """Call, and again after longer and longer pauses while the store does not answer."""
         where = self.display_name(name).partition("?")[0].rstrip("/")
-        for rest in (*self._rests, None):
+        for pause in (*self._pauses, None):
             try:
                 answer = call()
                 self._has_answered = True
                 return answer
             except OSError as error:
-                told = str(error).splitlines()[0].rpartition("with a last message of ")[2][:300]
+                message = str(error).splitlines()[0].rpartition("with a last message of ")[2][:300]
                 # Without credentials Google's client speaks of an outage; later on it may be one of who issues them.
-                is_stranger = not self._has_answered and "OAuth2" in told
-                if rest is None or isinstance(error, FileNotFoundError) or _is_permanent(told) or is_stranger:
+                lacks_credentials = not self._has_answered and "OAuth2" in message
+                if pause is None or isinstance(error, FileNotFoundError) or _is_permanent(message) or lacks_credentials:
                     raise SetupError(
-                        f"could not {verb} {where} ({told}); mend the store, its address or the credentials in the "
+                        f"could not {verb} {where} ({message}); mend the store, its address or the credentials in the "
                         "environment, then run the same command"
                     ) from None
-                logger.warning("could not %s %s (%s); trying again in %.0f s", verb, where, told, rest)
-                time.sleep(rest)
+                logger.warning("could not %s %s (%s); trying again in %.0f s", verb, where, message, pause)
+                time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
 
-class _OwnFile:
+class _LocalFile:
     """A file of this machine, of which no error is taken for one of the store."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self._path = path
-        with _disk_of(path):
+        with _local_errors(path):
             self._file: IO[bytes] = path.open(mode)
 
-    def __enter__(self) -> "_OwnFile":
+    def __enter__(self) -> "_LocalFile":
         return self
 
     def __exit__(self, *_: object) -> None:
-        with _disk_of(self._path):  # what is buffered is written now
+        with _local_errors(self._path):  # what is buffered is written now
             self._file.close()
 
     def read(self, size: int = -1) -> bytes:
-        with _disk_of(self._path):
+        with _local_errors(self._path):
             return self._file.read(size)
 
     def write(self, content: bytes) -> int:
-        with _disk_of(self._path):
+        with _local_errors(self._path):
             return self._file.write(content)
 
 
 @contextmanager
-def _disk_of(path: Path) -> Iterator[None]:
+def _local_errors(path: Path) -> Iterator[None]:
     """Within: what this machine's disk refuses is told of it."""
     try:
         yield
@@ -276,8 +276,8 @@ def _entry(found: Any) -> Entry:
     return Entry(found.size, found.mtime_ns // 10**9)
 
 
-def _is_permanent(told: str) -> bool:
-    return any(sign in told.upper().replace(" ", "_") for sign in _PERMANENT)
+def _is_permanent(message: str) -> bool:
+    return any(sign in message.upper().replace(" ", "_") for sign in _PERMANENT)
 
 
 def _open(scheme: str, bucket: str, path: str, options: dict[str, str]) -> tuple[Any, str]:
@@ -295,6 +295,6 @@ def _open(scheme: str, bucket: str, path: str, options: dict[str, str]) -> tuple
         ), base
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")
     if emulator:  # with or without its scheme, as Google's own libraries take it
-        told = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
-        options = {"endpoint_override": told.netloc, "scheme": told.scheme, **options}
+        server = urlsplit(emulator if "://" in emulator else f"http://{emulator}")
+        options = {"endpoint_override": server.netloc, "scheme": server.scheme, **options}
     return pafs.GcsFileSystem(anonymous=bool(emulator), retry_time_limit=_GOOGLE_PATIENCE, **options), base

@@ -5,7 +5,7 @@
     environment.json      versions, hardware, source revision, data opened, the teacher's sum
     data.json             what its student wants to be shown: size, channels, mean, std, class names
     status.json           state, step, result
-    metrics.jsonl         a row per report
+    metrics.jsonl         a row per report, each with the CRC-32 of its own JSON
     samples/ tensorboard/ what people look at
     checkpoints/          see raykd.store.checkpoint
     student.safetensors   the chosen weights of a finished run
@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
 CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
 STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
 _LOCK = ".lock"
+_CHECK = "crc32"
 _FINISHED = "finished"
 _RESTORE = "restore it from a backup, or move the run away and train it again"
 _Types = Mapping[str, type | tuple[type, ...]]
@@ -263,9 +265,12 @@ class RunDirectory:
             return []
         except OSError as error:
             raise damaged(file, describe(error), _RESTORE) from None
-        rows = parse_rows(text)
-        if left_out := len(text.splitlines()) - len(rows):
-            logger.warning("%s is damaged (%d of its lines are no reports); they are left out", file, left_out)
+        whole, _, _ = text.rpartition("\n")  # behind it is what was being written when the run was killed
+        rows = parse_rows(whole)
+        if left_out := len(whole.splitlines()) - len(rows):
+            logger.warning(
+                "%s is damaged (lines that are not as they were written: %d); they are left out", file, left_out
+            )
         return rows
 
     def data(self) -> DataSpec | None:
@@ -323,7 +328,7 @@ class RunDirectory:
     def append_row(self, row: Mapping[str, float]) -> None:
         """Add a report's row, on the disk when this returns: a checkpoint without its row could not be mended."""
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(row)) + "\n")
+            file.write(_format_row(row))
             file.flush()
             os.fsync(file.fileno())
 
@@ -338,7 +343,7 @@ class RunDirectory:
         """Drop the rows after ``step``: a resumed run writes them again, and no step may appear twice."""
         kept = [row for row in self.rows() if row["step"] <= step]
         if (file := self.path / METRICS).exists():
-            write_text(file, "".join(json.dumps(row) + "\n" for row in kept))
+            write_text(file, "".join(map(_format_row, kept)))
 
     def copy_records(self, other: "RunDirectory", step: int) -> None:
         """Take over what another run has reported up to ``step``, and where it ran."""
@@ -395,14 +400,24 @@ def runs_in(store: Path) -> list[RunDirectory]:
 
 
 def parse_rows(text: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's metrics; a line that is none, such as one half written, is left out."""
+    """Return the rows of a run's metrics; a line that is none, half written or not as it was written, is left out."""
     rows = []
     for line in text.splitlines():
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                continue
+            if _CHECK not in row or row.pop(_CHECK) == _check_of(row):  # rows of earlier releases have none
                 rows.append(row)
     return rows
+
+
+def _format_row(row: Mapping[str, float]) -> str:
+    return json.dumps({**row, _CHECK: _check_of(row)}) + "\n"
+
+
+def _check_of(row: Mapping[str, float]) -> str:
+    return f"{zlib.crc32(json.dumps(dict(row)).encode()):08x}"
 
 
 def parse_status(text: str | bytes) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from raykd.store.run_directory import STATUS, RunDirectory, parse_status
 
 logger = logging.getLogger(__name__)
 
-_KEPT = "put the teacher's own file back where its recipe names it, and remove this copy"
+_WEIGHTS_ADVICE = "put the teacher's own file back where its recipe names it, and remove this copy"
 
 Location = str | Path
 """A folder's path, or its address in an object store."""
@@ -56,7 +56,7 @@ class Workspace:
         return (self.mirror.remote.address if self.mirror else str(self.store)), data
 
     def pull(self, names: Iterable[str], world: World, *, checkpoints: Saved = "unfinished") -> None:
-        """Bring runs or sets of the store to this machine; every worker must call it.
+        """Download runs or sets of the store; every worker must call it.
 
         Raises:
             SetupError: on all workers, if the store does not answer one of them.
@@ -95,10 +95,10 @@ class Workspace:
         """
         path = self._weights(sha256)
         if self.mirror is not None and not path.is_file():
-            self.mirror.hold(self._name_of(path))
+            self.mirror.pull_once(self._name_of(path))
         if not is_file(path):
             return None
-        read_tensors(path, _KEPT)
+        read_tensors(path, _WEIGHTS_ADVICE)
         return path
 
     def keep_weights(self, sha256: str, network: nn.Module) -> None:
@@ -177,7 +177,7 @@ class Workspace:
             world.agree(lambda: mirror.push(name), on_first=True)
 
     def pull_data(self, recipe: Recipe, *, train: bool = True) -> None:
-        """Bring what a recipe names to this machine, once: the splits that it opens, weights and other files.
+        """Download what a recipe names, once: the splits that it opens, weights and other files.
 
         Without ``train`` no more than is needed to judge what it has trained.
 
@@ -187,7 +187,7 @@ class Workspace:
         if self.data_mirror is not None:
             for name, split in _data_of(recipe, train):
                 if not name.startswith((".", "/", STORED)):
-                    self.data_mirror.hold(name, split)
+                    self.data_mirror.pull_once(name, split)
 
 
 def open_workspace(store: Location, data_root: Location | None, *, known: bool = False) -> Workspace:
@@ -205,14 +205,14 @@ def open_workspace(store: Location, data_root: Location | None, *, known: bool =
     return Workspace(local_folder(data_root) if data_root else None, local_folder(store), mirror, data_mirror)
 
 
-def local_folder(place: Location) -> Path:
-    """Return the folder of this machine that stands for a place; asks nobody.
+def local_folder(location: Location) -> Path:
+    """Return the folder of this machine that stands for a location; asks nobody.
 
     Of an object store that is a folder of its own below ``RAYKD_CACHE`` (default: ``~/.cache/raykd``).
     """
-    if not is_remote(place):
-        return Path(place).expanduser().absolute()
-    address = check_address(str(place))
+    if not is_remote(location):
+        return Path(location).expanduser().absolute()
+    address = check_address(str(location))
     cache = os.environ.get("RAYKD_CACHE")
     folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "raykd"
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", address.partition("?")[0])
@@ -224,7 +224,7 @@ def pull_run(
 ) -> tuple[RunDirectory, Path | None]:
     """Return the directory of a run on this machine and the data root here.
 
-    From an object store the run is brought, with those it builds on and the data that it names.
+    From an object store the run is downloaded, with those it builds on and the data that it names.
 
     Raises:
         UsageError: for an address that is none, or where there is no run.
@@ -251,15 +251,15 @@ def _data_of(recipe: Recipe, train: bool) -> list[tuple[str, str]]:
     data, streams, networks = recipe.data, METHODS[recipe.method.name].streams, (recipe.teacher, recipe.student)
     calibration = recipe.calibration
     files = [*(network.weights for network in networks if network is not None), data.ood_index]
-    shown: list[str | None] = []
+    opened: list[str | None] = []
     if train:
-        shown = [(data.train or data.name) if "train" in streams else None, data.ood]
-        shown += [data.name] if calibration and calibration.per_class else []
+        opened = [(data.train or data.name) if "train" in streams else None, data.ood]
+        opened += [data.name] if calibration and calibration.per_class else []
         files += [calibration.file] if calibration else []
     # What a set of the user's looks like stands in its files, so one of its splits is needed in any case.
     test = [(data.name, "test")] if data.test or data.name not in DATASETS else []
-    return [*test, *((name, "train") for name in shown if name), *((name, "") for name in files if name)]
+    return [*test, *((name, "train") for name in opened if name), *((name, "") for name in files if name)]
 
 
-def _mirror(place: Location, known: bool) -> Mirror:
-    return Mirror(Remote(str(place), known=known), local_folder(place))
+def _mirror(location: Location, known: bool) -> Mirror:
+    return Mirror(Remote(str(location), known=known), local_folder(location))

@@ -115,7 +115,7 @@ def subject_of_recipe(experiment: Experiment, store: Path) -> Subject:
 
 
 def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
-    """Return what can be told of a teacher without training: figures in per cent, nats and counts.
+    """Return what is known of a teacher without training: figures in per cent, nats and counts.
 
     Raises:
         UsageError: if network, weights and data do not fit together.
@@ -146,7 +146,7 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
         test_missing=missing,
         invertible=probes["gradient_to_input"] and not any(health.values()),
         sha256=digest,
-        methods=_suitable(probes["gradient_to_input"], not any(health.values()), len(teacher.batch_norms)),
+        methods=_judge_methods(probes["gradient_to_input"], not any(health.values()), len(teacher.batch_norms)),
     )
 
 
@@ -169,7 +169,7 @@ def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tupl
     return network, sha256_of(outcome.weights) if isinstance(outcome.weights, Path) else None
 
 
-def plain(name: str) -> str:
+def as_file_name(name: str) -> str:
     """Return a set's name, which may be a path, as a part of a file's name."""
     return re.sub(r"[^\w.-]+", "_", name).strip("._")
 
@@ -190,7 +190,7 @@ def _batch_norm_health(teacher: Teacher) -> dict[str, list[str]]:
 
 
 def _probe(teacher: Teacher, spec: DataSpec, world: World) -> dict[str, Any]:
-    """Ask about Gaussian inputs: a teacher that is sure of a single class is hard to invert."""
+    """Ask it about Gaussian inputs: a teacher that is sure of a single class is hard to invert."""
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.randn(_PROBES, spec.channels, spec.size, spec.size, generator=generator)
     with torch.no_grad():
@@ -238,7 +238,7 @@ def _score(
     return Evaluator(images, spec, world, teacher).score_teacher() or Figures(), None
 
 
-def _suitable(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[str, str]:
+def _judge_methods(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[str, str]:
     """Say of every method that takes a teacher whether this one will do, and what else it wants."""
     verdicts = {}
     for name, method in METHODS.items():

@@ -37,7 +37,7 @@ def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student
     workspace = Workspace(None, run.path.resolve().parent)
     spec = run.data() or build_spec(outcome.experiment.recipe.data, workspace)
     bare = config.model_copy(update={"weights": None})
-    student = _built(bare, spec, workspace) if network is None else copied(network)
+    student = _build(bare, spec, workspace) if network is None else copied(network)
     outcome.load_into(student)
     return Student(student, spec)
 
@@ -55,22 +55,22 @@ def load_file(path: Path, network: nn.Module | str | None) -> Student:
     """
     try:
         with safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).get("data")
+            description = (file.metadata() or {}).get("data")
     except (SafetensorError, OSError) as error:
         raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from None
-    if told is None:
+    if description is None:
         raise UsageError(f"{path} does not say what its network wants to be shown: give a run's student.safetensors")
     if network is None:
         raise UsageError(f"{path} holds weights alone: give their architecture, as in student='lenet5'")
-    spec = checked(path, "restore it from a backup", lambda: DataSpec.from_dict(json.loads(told)))
+    spec = checked(path, "restore it from a backup", lambda: DataSpec.from_dict(json.loads(description)))
     if isinstance(network, str):
-        student = _built(NetworkConfig(model=network), spec, Workspace(None, path.parent))
+        student = _build(NetworkConfig(model=network), spec, Workspace(None, path.parent))
     else:
         student = copied(network)
     load_weights(student, path)
     return Student(student, spec)
 
 
-def _built(config: NetworkConfig, spec: DataSpec, workspace: Workspace) -> nn.Module:
+def _build(config: NetworkConfig, spec: DataSpec, workspace: Workspace) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         return build_network(config, spec, workspace, "student")

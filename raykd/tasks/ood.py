@@ -28,7 +28,7 @@ from raykd.models.teacher import Teacher
 from raykd.results import Ranking
 from raykd.spec import DataSpec
 from raykd.store.workspace import Workspace
-from raykd.tasks.inspect import Subject, load_subject, plain
+from raykd.tasks.inspect import Subject, as_file_name, load_subject
 
 logger = logging.getLogger(__name__)
 
@@ -54,39 +54,39 @@ def rank(subject: Subject, data: str, images: int | None, out: Path | None, work
         SetupError: if the file cannot be written.
     """
     spec, world = build_spec(subject.data, workspace), World.current()
-    path = out or Path(f"ood-{subject.title}-{plain(data)}.parquet")
+    path = out or Path(f"ood-{subject.title}-{as_file_name(data)}.parquet")
     if path.exists():
         raise UsageError(f"{path} exists already; remove it or give another --out")
-    shown = train_spec(data, spec, workspace.data, labelled=False)
+    teacher_spec = train_spec(data, spec, workspace.data, labelled=False)
     count = count_images(data, "train", workspace.data)
     if images is not None and not 0 < images <= count:
         raise UsageError(f"--images {images}: {data}/train has {count:,} images; ask for 1 to {count}")
     network, digest = load_subject(subject, spec, workspace)
     teacher = Teacher(network, channels=spec.channels, size=spec.size).to(world.device)
     entropies, predicted = [], []
-    told = time.monotonic()
+    reported = time.monotonic()
     seen = 0
-    for pixels, labels in _parts(data, shown, workspace.data):
-        for batch in evaluation_batches(Images(pixels, labels), shown, world, _BATCH):
+    for pixels, labels in _parts(data, teacher_spec, workspace.data):
+        for batch in evaluation_batches(Images(pixels, labels), teacher_spec, world, _BATCH):
             with torch.no_grad():
                 log_p = F.log_softmax(teacher(batch.images)[0].float(), dim=1)
             # 0 ln 0 is 0: a probability that underflows has a finite logarithm here.
             entropies.append(-(log_p.exp() * log_p).sum(1).cpu())
             predicted.append(log_p.argmax(1).cpu())
         seen += len(labels)
-        if time.monotonic() - told > _REPORT_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
             logger.info("%s of %s images of %s judged", f"{seen:,}", f"{count:,}", data)
     entropy, classes = torch.cat(entropies), torch.cat(predicted)
     # A stable order: equal entropies keep the order of the split.
     order = entropy.argsort(descending=True, stable=True)[:images]
-    about: dict[str, Any] = {"data": data, "split": "train", "of": count, "images": len(order)}
-    about |= {"teacher": subject.title, "teacher_sha256": digest, "classes": spec.num_classes}
-    write_index(path, order, entropy[order], classes[order], about)
+    metadata: dict[str, Any] = {"data": data, "split": "train", "of": count, "images": len(order)}
+    metadata |= {"teacher": subject.title, "teacher_sha256": digest, "classes": spec.num_classes}
+    write_index(path, order, entropy[order], classes[order], metadata)
     shares = classes[order].bincount(minlength=spec.num_classes)
     return Ranking(
         file=str(path),
-        **about,
+        **metadata,
         entropy_highest=float(entropy[order[0]]),
         entropy_lowest=float(entropy[order[-1]]),
         entropy_of_all=float(entropy.mean()),
@@ -95,9 +95,9 @@ def rank(subject: Subject, data: str, images: int | None, out: Path | None, work
     )
 
 
-def _parts(data: str, shown: DataSpec, data_root: Path | None) -> Iterable[tuple[Tensor, Tensor]]:
+def _parts(data: str, teacher_spec: DataSpec, data_root: Path | None) -> Iterable[tuple[Tensor, Tensor]]:
     """Yield (pixels, labels) of the split in order, a few hundred at a time."""
     files = find_split(data, "train", data_root)
     if files:
-        return parquet.read(files, lambda images: fit(images, shown))
-    return [load_images(data, "train", shown, data_root)]
+        return parquet.read(files, lambda images: fit(images, teacher_spec))
+    return [load_images(data, "train", teacher_spec, data_root)]

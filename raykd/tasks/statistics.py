@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from raykd.artifacts.class_statistics import collect, read_about, save_statistics, used_images
+from raykd.artifacts.class_statistics import collect, read_metadata, save_statistics, used_images
 from raykd.data.datasets import data_spec, train_spec
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
@@ -14,7 +14,7 @@ from raykd.models.teacher import Teacher
 from raykd.results import LayerWidth, StatisticsResult
 from raykd.spec import DataSpec
 from raykd.store.workspace import Workspace
-from raykd.tasks.inspect import Subject, load_subject, plain
+from raykd.tasks.inspect import Subject, as_file_name, load_subject
 
 _SPLIT = "train"
 
@@ -38,9 +38,9 @@ def measure_statistics(
     """
     spec, world = build_spec(subject.data, workspace), World.current()
     name = data or workspace.located(subject.data).name
-    path = out or Path(f"statistics-{subject.title}-{plain(name)}-{per_class}.safetensors")
+    path = out or Path(f"statistics-{subject.title}-{as_file_name(name)}-{per_class}.safetensors")
     _check_target(path)
-    shown = _shown_as(name, spec, workspace)
+    teacher_spec = _spec_for_teacher(name, spec, workspace)
     network, digest = load_subject(subject, spec, workspace)
     if digest is None:
         raise UsageError(
@@ -49,16 +49,16 @@ def measure_statistics(
         )
     teacher = MomentTeacher(Teacher(network, channels=spec.channels, size=spec.size).to(world.device))
     opened = OpenedData(workspace.data)
-    images = opened.open("calibration", name, _SPLIT, shown)
-    moments = collect(teacher, images, shown, world, per_class=per_class)
-    about: dict[str, Any] = {"teacher_sha256": digest, "data": name, "split": _SPLIT, "per_class": per_class}
-    counts = used_images(images, shown, per_class)
-    save_statistics(path, moments, teacher.layers, {**about, "counts": counts, "mean": spec.mean, "std": spec.std})
+    images = opened.open("calibration", name, _SPLIT, teacher_spec)
+    moments = collect(teacher, images, teacher_spec, world, per_class=per_class)
+    metadata: dict[str, Any] = {"teacher_sha256": digest, "data": name, "split": _SPLIT, "per_class": per_class}
+    counts = used_images(images, teacher_spec, per_class)
+    save_statistics(path, moments, teacher.layers, {**metadata, "counts": counts, "mean": spec.mean, "std": spec.std})
     return StatisticsResult(
         file=str(path),
         bytes=path.stat().st_size,
         teacher=subject.title,
-        **about,
+        **metadata,
         classes=spec.num_classes,
         counts=counts,
         layers=[LayerWidth(name, width) for name, width in zip(teacher.layers, teacher.widths, strict=True)],
@@ -73,14 +73,14 @@ def _check_target(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder; give the name of a file")
     try:
-        read_about(path)
+        read_metadata(path)
     except (UsageError, CorruptError):
         raise UsageError(
             f"--out {path} exists and is no file of statistics by class, so it is left alone; give another name"
         ) from None
 
 
-def _shown_as(name: str, spec: DataSpec, workspace: Workspace) -> DataSpec:
+def _spec_for_teacher(name: str, spec: DataSpec, workspace: Workspace) -> DataSpec:
     """Return how the teacher must be shown the images of a set that may be another than its own."""
     if name != spec.name:
         theirs = data_spec(name, data_root=workspace.data)

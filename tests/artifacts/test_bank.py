@@ -110,12 +110,12 @@ def test_what_a_worker_holds_follows_the_memory_and_the_wish(
     monkeypatch.setattr(module, "free_device_memory", lambda device: int(share * 2))
     world = _Two(1, 2, torch.device("cpu"))
     runtime = Runtime.model_validate({"bank": wish})
-    assert module._held(files, world, runtime) == (classes, dtype)
+    assert module.choose_members(files, world, runtime) == (classes, dtype)
 
 
 def test_one_generator_for_all_classes_is_always_a_copy(tmp_path: Path) -> None:
     files = write(tmp_path / "run", made((EVERY,), conditions=3))
-    held = module._held(files, _Two(0, 2, torch.device("cpu")), Runtime(bank="exchange"))
+    held = module.choose_members(files, _Two(0, 2, torch.device("cpu")), Runtime(bank="exchange"))
     assert held[0] == (EVERY,)
     bank = files.load(*held[:1])
     assert bank.conditions == 3

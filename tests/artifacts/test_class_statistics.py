@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raykd.artifacts import class_statistics as module
-from raykd.artifacts.class_statistics import collect, load_statistics, read_about, save_statistics, used_images
+from raykd.artifacts.class_statistics import collect, load_statistics, read_metadata, save_statistics, used_images
 from raykd.data.datasets import Images
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, SetupError, UsageError
@@ -163,7 +163,7 @@ def test_a_file_gives_back_what_was_saved(path: Path, teacher: MomentTeacher) ->
     for pair, saved in zip(found, made(teacher), strict=True):
         assert all(torch.equal(values, other) for values, other in zip(pair, saved, strict=True))
     layers = {"classes": 3, "layers": teacher.layers, "counts": [5, 5, 5]}
-    assert read_about(path) == {**ABOUT, "mean": [0.3], "std": [0.6], **layers}
+    assert read_metadata(path) == {**ABOUT, "mean": [0.3], "std": [0.6], **layers}
     with safe_open(path, "pt") as file:
         assert set(file.keys()) == {f"{name}.{kind}" for name in teacher.layers for kind in ("mean", "var")}
         assert all(isinstance(value, str) for value in file.metadata().values())
@@ -237,7 +237,7 @@ def test_damage_is_named(path: Path, teacher: MomentTeacher) -> None:
 
 def test_other_files_are_no_statistics(path: Path, teacher: MomentTeacher) -> None:
     with pytest.raises(UsageError, match="no statistics file"):
-        read_about(path.parent / "gone.safetensors")
+        read_metadata(path.parent / "gone.safetensors")
     with safe_open(path, "pt") as file:
         header = file.metadata()
     save_file({"x": torch.zeros(1)}, path, {**header, "version": json.dumps(2)})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, alone_in
+from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, locked_folder
 from raykd.data import parquet
 from raykd.data.datasets import DATASETS, data_spec, load_images, train_spec
 from raykd.data.ledger import OpenedData
@@ -179,13 +179,13 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_folder_is_held_by_one_writer(tmp_path: Path) -> None:
     with (
-        alone_in(tmp_path / "made"),
+        locked_folder(tmp_path / "made"),
         pytest.raises(UsageError, match="in use by another process"),
-        alone_in(tmp_path / "made"),
+        locked_folder(tmp_path / "made"),
     ):
         pass
-    with alone_in(tmp_path / "made"):
+    with locked_folder(tmp_path / "made"):
         pass
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file"), alone_in(tmp_path / "file"):
+    with pytest.raises(UsageError, match="is a file"), locked_folder(tmp_path / "file"):
         pass

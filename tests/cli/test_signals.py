@@ -16,7 +16,7 @@ import pytest
 from tests.architecture.imports import ROOT
 from tests.cli.conftest import Raykd, WriteRecipe
 
-ENDLESS = {"steps": 10_000_000, "report_every": 2, "global_batch": 8}
+ENDLESS = {"steps": 20_000, "report_every": 2, "global_batch": 8}  # few enough images not to be compiled
 PATIENCE = 120  # seconds, on a busy machine
 
 
@@ -119,11 +119,11 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 
 def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     from raykd.reporting import progress
-    from raykd.reporting.follow import News
+    from raykd.reporting.follow import RunUpdate
 
     display = progress._Live(keep_bars=True)
     row = {"step": 2, "images_per_second": 4.0, "steps_per_second": 1.0, "loss/kd": 0.5, "accuracy/top1": 50.0}
-    display.show(News("a-run", 2, 12, [row], False))
+    display.show(RunUpdate("a-run", 2, 12, [row], False))
     with display._bars.console.capture() as captured:
         display._bars.console.print(*display._bars.get_renderables(), display._figures)
     display.close()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from raykd.cli.app import app
-from raykd.cli.inner import read_words
+from raykd.cli.inner import parse_inner_command
 from raykd.cluster import package as packages
 from raykd.cluster.config import Cluster, cluster_names, load_cluster
 from raykd.cluster.dashboard import dashboard_address
@@ -106,7 +106,7 @@ def test_what_is_written_can_be_run(tmp_path: Path) -> None:
 
 
 def submission(folder: Path, *words: str, cluster: Cluster = CLUSTER) -> Submission:
-    return Submission.create(read_words(app, words, folder), collect(folder, None), cluster)
+    return Submission.create(parse_inner_command(app, words, folder), collect(folder, None), cluster)
 
 
 def test_a_job_is_called_like_its_run(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def every_field(annotation: Any) -> set[str]:
     return set().union(*(every_field(part) for part in get_args(annotation)))
 
 
+@pytest.mark.slow
+@pytest.mark.beside_ray
 def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [(name, pairs) for name in recipe_names() for pairs in [[], *VARIANTS.get(name, [])]]
     reads = Reads(monkeypatch)

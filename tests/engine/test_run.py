@@ -48,8 +48,8 @@ def one_thread() -> Iterator[None]:
 
 
 def rows(directory: Path) -> list[dict[str, Any]]:
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if not k.endswith("_per_second")} for x in lines]
+    reports = RunDirectory(directory).rows()
+    return [{k: v for k, v in row.items() if not k.endswith("_per_second")} for row in reports]
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from raykd.reporting import board as module
-from raykd.reporting.board import board, written
+from raykd.reporting.board import format_parameters, search_board
 from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialResult
 
 
@@ -28,7 +28,7 @@ def report(complete: int = 0, pruned: int = 0, failed: int = 0, running: int = 1
 
 
 def test_a_pipe_gets_a_line_for_each_trial_that_ended(capsys: pytest.CaptureFixture[str]) -> None:
-    with board() as show:
+    with search_board() as show:
         for one in (report(), report(), report(complete=2, pruned=1), report(complete=2, pruned=1), report(complete=3)):
             show(one)
     told = capsys.readouterr()
@@ -58,4 +58,4 @@ def test_a_terminal_gets_a_table() -> None:
 
 
 def test_values_are_written_on_a_line() -> None:
-    assert written({"a.b": 0.5, "c": "x", "d": [1, 2]}) == "a.b=0.5, c=x, d=[1, 2]"
+    assert format_parameters({"a.b": 0.5, "c": "x", "d": [1, 2]}) == "a.b=0.5, c=x, d=[1, 2]"

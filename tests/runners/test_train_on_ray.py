@@ -98,7 +98,7 @@ def assert_same_end(directory: Path, other: Path) -> None:
 
 
 def curves(directory: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    rows = RunDirectory(directory).rows()
     return [{k: v for k, v in row.items() if not k.endswith("_per_second")} for row in rows]
 
 

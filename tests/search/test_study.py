@@ -1,6 +1,8 @@
 """The study: what is proposed, what counts, and what a dead tuner leaves; without Ray."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from raykd.errors import SetupError, UsageError
+from raykd.errors import CorruptError, SetupError, UsageError
 from raykd.recipe.recipe import load_recipe
 from raykd.results import TrialCounts, TrialFailure
 from raykd.search.grid import count_trials, make_grid
@@ -21,6 +23,7 @@ from raykd.search.study import (
     TUNER,
     best_trials,
     draw_values,
+    end,
     ended_trials,
     enqueue,
     learn_from_earlier,
@@ -268,3 +271,33 @@ def test_the_figures_are_there(tmp_path: Path, objectives: tuple[str, ...]) -> N
     assert set(written) == {kind + end for kind in kinds for end in ends} | ({"pareto"} if len(ends) > 1 else set())
     for name in written:
         assert "Plotly.newPlot" in (tmp_path / "figures" / f"{name}.html").read_text()
+
+
+CHANGES = [
+    "UPDATE trial_values SET value = value + 1 WHERE trial_id = 2",
+    "UPDATE trial_params SET param_value = 2.5 WHERE trial_id = 3 AND param_name = 'method.temperature'",
+    "UPDATE trial_intermediate_values SET intermediate_value = 0.25 WHERE trial_id = 3",
+    "UPDATE trial_user_attributes SET value_json = '7' WHERE trial_id = 2 AND key = 'images made'",
+    "DELETE FROM trial_values WHERE trial_id = 2",
+]
+
+
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_a_trial_that_is_not_as_it_was_recorded_is_named(tmp_path: Path, change: str | None) -> None:
+    searched = space(tmp_path, space={"method.temperature": {"uniform": [1, 9]}})
+    study = opened(tmp_path, searched)
+    for number, values in enumerate(([50.0], [60.0], None)):
+        trial = study.ask()
+        draw_values(trial, searched)
+        trial.set_user_attr("images made", 100 * number)
+        trial.report(0.5, 1)
+        end(study, trial, values)
+    study.trials[0].set_user_attr("note", "it may be commented on")
+    if change is None:
+        assert [trial.values for trial in opened(tmp_path, searched).trials] == [[50.0], [60.0], [0.5]]
+        return
+    with closing(sqlite3.connect(tmp_path / "made-0" / "study.db")) as database:
+        assert database.execute(change).rowcount == 1
+        database.commit()
+    with pytest.raises(CorruptError, match=r"study.db is damaged \(.+\); restore it"):
+        opened(tmp_path, searched)

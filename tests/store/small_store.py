@@ -223,7 +223,7 @@ def _search() -> None:
     from raykd.search.setup import plan_search
     from raykd.search.space_file import load_space
     from raykd.search.study import RUN as RUN_ID
-    from raykd.search.study import draw_values, open_study
+    from raykd.search.study import draw_values, end, open_study
 
     planned = plan_search(load_space("space.yaml"), Path("runs"))
     study = open_study(planned.space, planned.objectives, planned.folder, None)
@@ -231,5 +231,5 @@ def _search() -> None:
         trial = study.ask()
         values = draw_values(trial, planned.space)
         trial.set_user_attr(RUN_ID, planned.space.make_experiment(values).run_id)
-        study.tell(trial, [float(number)] * len(planned.objectives))
+        end(study, trial, [float(number)] * len(planned.objectives))
     _must("tune", "space.yaml")

@@ -57,7 +57,7 @@ def test_an_outage_is_outlasted(
 def test_a_store_that_is_known_may_be_out_at_the_first_contact(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command starts was sent to a store that answered then."""
     monkeypatch.setattr(remote, "_GOOGLE_PATIENCE", timedelta(seconds=1))
-    monkeypatch.setattr(remote, "_FIRST", ())
+    monkeypatch.setattr(remote, "FIRST_PAUSES", ())
     address = f"{server.scheme}://{server.new_bucket()}/store"
     Remote(address).write("early", b"there")
     server.stop()
@@ -65,22 +65,22 @@ def test_a_store_that_is_known_may_be_out_at_the_first_contact(server: Server, m
     with pytest.raises(SetupError, match="could not open"):
         Remote(address)
     folder = Remote(address, known=True)
-    assert folder.peek("early") is None
-    folder.sweep("early")
+    assert folder.try_read("early") is None
+    folder.try_remove("early")
     assert folder.read("early") == b"there"
 
 
 def test_a_store_that_is_gone_is_given_up_in_the_end(
     s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_LATER", (0.01,))
+    monkeypatch.setattr(remote, "PAUSES", (0.01,))
     folder = Remote(f"s3://{s3.new_bucket()}/store")
     s3.stop()
     try:
         with pytest.raises(SetupError, match=r"could not write s3://bucket-\d+/store/status.json .*same command"):
             folder.write("status.json", b"{}")
-        assert folder.glance("run") == []
-        assert folder.peek("run/status.json") is None
+        assert folder.try_list("run") == []
+        assert folder.try_read("run/status.json") is None
     finally:
         s3.start()
 

@@ -67,6 +67,20 @@ def test_rows_after_a_step_are_dropped_and_what_is_no_row_is_left_out(run: RunDi
     assert [row["step"] for row in parse_rows((run.path / "metrics.jsonl").read_text())] == [2, 4]
 
 
+def test_a_digit_that_flipped_and_a_line_cut_off_by_a_kill(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (2, 4):
+        run.append_row({"step": step, "loss/kd": 0.5})
+    file = run.path / "metrics.jsonl"
+    file.write_text(file.read_text() + '{"step": 6, "loss')
+    assert [row["step"] for row in run.rows()] == [2, 4]
+    assert not caplog.records, "a kill is no damage"
+    file.write_text(file.read_text().replace("0.5", "0.7", 1))
+    assert [row["step"] for row in run.rows()] == [4]
+    assert "not as they were written: 1" in caplog.text
+    file.write_text('{"step": 2, "loss/kd": 0.5}\n')
+    assert run.rows() == [{"step": 2, "loss/kd": 0.5}], "rows of earlier releases have no sum"
+
+
 def test_the_record_counts_and_not_what_its_names_mean_by_now(run: RunDirectory, tmp_path: Path) -> None:
     (run.path / "recipe.yaml").write_text(dump_recipe(load_recipe("dafl_digits")))
     assert run.experiment().recipe.name == "kd_digits"

@@ -15,6 +15,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import GROWTH_SECONDS, token_source
 from raykd.errors import SetupError
+from raykd.files import describe
 from raykd.runners.ray.internals import ON_LOOPBACK
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def _start(cluster: Cluster, workers: int) -> None:
             **ON_LOOPBACK,
         )
     except Exception as error:  # a slow machine's is a plain one
-        raise SetupError(f"Ray did not start on this machine: {_first_line(error)}") from None
+        raise SetupError(f"Ray did not start on this machine: {describe(error)}") from None
 
 
 def _join(cluster: Cluster) -> None:
@@ -177,12 +178,8 @@ def _join(cluster: Cluster) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         token = token_source()
         hint = f"the token is the one of {token}" if token else "no token was found: does it ask for one?"
-        raise SetupError(f"no Ray cluster can be joined at {address} ({_first_line(error)}); {hint}") from None
+        raise SetupError(f"no Ray cluster can be joined at {address} ({describe(error)}); {hint}") from None
 
 
 def _sum_up(amounts: dict[str, float]) -> str:
     return " and ".join(f"{amount:g} {name}s" for name, amount in amounts.items())
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

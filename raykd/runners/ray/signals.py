@@ -43,7 +43,7 @@ class RunSignals:
         """Remove the folder, in the driver."""
         shutil.rmtree(self.here, ignore_errors=True)
         if self._remote is not None:
-            self._remote.sweep(f"{_FOLDER}/{self.job}")
+            self._remote.try_remove(f"{_FOLDER}/{self.job}")
 
     def ask_to_stop(self) -> None:
         """Ask the workers to save and stop."""
@@ -75,7 +75,7 @@ class RunSignals:
     def _names(self) -> list[str]:
         if self._remote is None:
             return [path.name for path in self.here.glob("*")]
-        return self._remote.glance(f"{_FOLDER}/{self.job}")
+        return self._remote.try_list(f"{_FOLDER}/{self.job}")
 
     def _put(self, name: str, content: str) -> None:
         if self._remote is None:

@@ -289,4 +289,4 @@ def _read_rows(task: WorkerTask, run: RunDirectory) -> list[dict[str, Any]]:
     mirror = task.workspace.mirror
     if mirror is None:
         return run.rows()
-    return parse_rows((mirror.remote.peek(f"{run.name}/{METRICS}") or b"").decode(errors="replace"))
+    return parse_rows((mirror.remote.try_read(f"{run.name}/{METRICS}") or b"").decode(errors="replace"))

@@ -59,35 +59,38 @@ def experiment_of(
             f"what lies in memory is kept in the store as files, and {store} is an object store: give out=FOLDER"
         )
     workspace = open_workspace(store, data_root) if in_memory else Workspace(None, local_folder(store))
-    given: list[str] = []
+    overrides: list[str] = []
     if data is not None:
         streams = METHODS[load_recipe(source, pairs).method.name].streams
-        given += _data_pairs(data, workspace, alone="train" if "train" in streams else "test")
+        overrides += _data_pairs(data, workspace, default_split="train" if "train" in streams else "test")
     if ood is not None:
         name = str(ood)
         if not isinstance(ood, str | Path):
-            name, splits = _stored(ood, workspace, alone="train")
+            name, splits = _store_images(ood, workspace, default_split="train")
             if "train" not in splits:
                 raise UsageError("ood is shown in training: give (images, labels), or {'train': ...}")
-        given.append(_pair("data.ood", name))
+        overrides.append(_pair("data.ood", name))
     for role, network in (("teacher", teacher), ("student", student)):
         if isinstance(network, nn.Module):
-            recipe = load_recipe(source, [*given, *pairs])
+            recipe = load_recipe(source, [*overrides, *pairs])
             workspace.pull_data(recipe, train=False)
             spec = build_spec(recipe.data, workspace)
-            given.append(_pair(role, network_section(network, spec, workspace)))
+            overrides.append(_pair(role, network_section(network, spec, workspace)))
         elif isinstance(network, Mapping):
-            given.append(_pair(role, dict(network)))
+            overrides.append(_pair(role, dict(network)))
         elif isinstance(network, str | Path):
-            given.append(_pair(role, {"recipe" if role == "teacher" else "model": str(network)}))
+            overrides.append(_pair(role, {"recipe" if role == "teacher" else "model": str(network)}))
         elif network is not None:
             raise UsageError(f"{role} is a {type(network).__name__}: give a name, a section, or an nn.Module")
-    return resolve(load_recipe(source, [*given, *pairs]))
+    return resolve(load_recipe(source, [*overrides, *pairs]))
 
 
 def network_section(network: nn.Module, spec: DataSpec, workspace: Workspace) -> dict[str, Any]:
-    """Keep the weights of a network in the store; return the section that names them, and how the network is made."""
-    return {"factory": _importable(network, spec) or register(network), "weights": workspace.keep_network(network)}
+    """Keep the weights of a network in the store; return the section that names them and its class."""
+    return {
+        "factory": _importable_class(network, spec) or register(network),
+        "weights": workspace.keep_network(network),
+    }
 
 
 def data_section(data: Images, workspace: Workspace) -> DataConfig:
@@ -96,11 +99,11 @@ def data_section(data: Images, workspace: Workspace) -> DataConfig:
         return DataConfig(name=str(data))
     if isinstance(data, Mapping) and "name" in data:
         return DataConfig(**data)
-    name, splits = _stored(data, workspace, alone="test")
+    name, splits = _store_images(data, workspace, default_split="test")
     return DataConfig(name=name, test="test" in splits)
 
 
-def require_this_process(experiment: Experiment) -> None:
+def refuse_networks_of_this_process(experiment: Experiment) -> None:
     """Refuse networks that only this process knows, for workers that are others.
 
     Raises:
@@ -119,26 +122,26 @@ def _pair(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value)}"
 
 
-def _data_pairs(data: Images, workspace: Workspace, alone: str) -> list[str]:
+def _data_pairs(data: Images, workspace: Workspace, default_split: str) -> list[str]:
     if isinstance(data, str | Path):
         return [_pair("data.name", str(data))]
-    name, splits = _stored(data, workspace, alone)
+    name, splits = _store_images(data, workspace, default_split)
     described = {key: None for key in ("num_classes", "channels")}
     fields = {"name": name, "test": "test" in splits, **described}
     return [_pair(f"data.{key}", value) for key, value in fields.items()]
 
 
-def _stored(data: Images, workspace: Workspace, alone: str) -> tuple[str, set[str]]:
-    """Write images into the store; return their name there and the splits. A pair without a split is ``alone``."""
-    given = dict(data) if isinstance(data, Mapping) else {alone: data}
-    classes = given.pop("classes", None)
-    if not given or not given.keys() <= _SPLITS:
-        raise UsageError(f"data in memory has the splits {sorted(map(str, given))}; give 'train', 'test' or both")
-    splits = {split: read_arrays(images) for split, images in given.items()}
+def _store_images(data: Images, workspace: Workspace, default_split: str) -> tuple[str, set[str]]:
+    """Write images into the store; return their name there and the splits. A bare pair is of ``default_split``."""
+    by_split = dict(data) if isinstance(data, Mapping) else {default_split: data}
+    classes = by_split.pop("classes", None)
+    if not by_split or not by_split.keys() <= _SPLITS:
+        raise UsageError(f"data in memory has the splits {sorted(map(str, by_split))}; give 'train', 'test' or both")
+    splits = {split: read_arrays(images) for split, images in by_split.items()}
     return STORED + write_arrays(workspace.store / "data", splits, classes), set(splits)
 
 
-def _importable(network: nn.Module, spec: DataSpec) -> str | None:
+def _importable_class(network: nn.Module, spec: DataSpec) -> str | None:
     """Name the class of a network where Python, in any process, makes the same network of it."""
     kind = type(network)
     if kind.__module__ == "__main__" or "." in kind.__qualname__:
@@ -148,8 +151,8 @@ def _importable(network: nn.Module, spec: DataSpec) -> str | None:
     try:
         with torch.random.fork_rng(devices=[]):
             sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
-            made = load_factory(target, **sizes)
-        return target if same_network(made, network, images) else None
+            network_of_class = load_factory(target, **sizes)
+        return target if same_network(network_of_class, network, images) else None
     except RaykdError:
         return None
     except Exception:  # of the user's own code, which may want other arguments or images
