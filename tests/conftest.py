@@ -49,7 +49,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--half", choices=("ray", "rest"), help="only the tests marked ray or beside_ray, or only the others")
+    parser.addoption("--half", choices=("ray", "rest"), help="only the tests marked ray and beside_ray, or the rest")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -110,7 +110,7 @@ def _load_or_compute(query: TeacherQuery, world: World, store: Path) -> Tensor |
                 logger.info("the teacher's logits of %d images: read", count)
                 return logits
         began = time.monotonic()
-        logits = _compute(query, world)
+        logits = compute(query, world)
         if world.rank == 0:
             logger.info("the teacher's logits of %d images: computed in %.1f s", count, time.monotonic() - began)
             try:
@@ -133,7 +133,7 @@ def _images_key(images: Images, spec: DataSpec) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compute(query: TeacherQuery, world: World) -> Tensor:
+def compute(query: TeacherQuery, world: World) -> Tensor:
     """Let every worker answer its share (rows rank, rank + size, ...) in equal batches, and put the shares together."""
     count = len(query.images.labels)
     share = -(-count // world.size)

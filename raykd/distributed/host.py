@@ -53,7 +53,7 @@ def prepare_host(threads: int | None = None) -> HostReport:
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    resident = _keep_freed_memory()
+    resident = keep_freed_memory()
     routed, error = _route_products_to_onednn()
     return HostReport(
         threads=torch.get_num_threads(),
@@ -81,7 +81,7 @@ def compile_obstacle(device: str = "cpu") -> str | None:
     return None
 
 
-def _keep_freed_memory() -> bool:
+def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of returning it to the kernel.
 
     By default every tensor above 32 MiB is mapped, faulted in page by page and unmapped on each
@@ -111,14 +111,14 @@ def _route_products_to_onednn() -> tuple[bool, float | None]:
     if before is None or torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
         return False, None
     settings.fp32_precision = "bf16"
-    error = _product_error()
+    error = product_error()
     routed = error < _FLOAT32_ERROR
     if not routed:
         settings.fp32_precision = before
     return routed, error
 
 
-def _product_error() -> float:
+def product_error() -> float:
     """Return the largest relative error of a 512 x 512 float32 product."""
     rng = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 512, 512, generator=rng)

@@ -63,8 +63,8 @@ class Evaluator:
         labelled: bool = True,
     ) -> None:
         """Keep this worker's share and compute the teacher's logits; without images there is nothing to score."""
-        self._images, self._spec, self._world = images, spec, world
-        self._extra_evaluators = {
+        self.images, self._spec, self._world = images, spec, world
+        self.extra_evaluators = {
             name: evaluator for name, evaluator in (extra_evaluators or {}).items() if evaluator is not None
         }
         self._teacher_logits: Tensor | None = None
@@ -78,10 +78,10 @@ class Evaluator:
         """Return the figures of a student over the whole split; none where there is no split."""
         figures = {
             f"{prefix}/{name}": value
-            for prefix, evaluator in self._extra_evaluators.items()
+            for prefix, evaluator in self.extra_evaluators.items()
             for name, value in evaluator.score(student).items()
         }
-        if self._images is None:
+        if self.images is None:
             return figures
         return {**score(self._logits(student), self._labels, self._teacher_logits, self._world), **figures}
 
@@ -92,6 +92,6 @@ class Evaluator:
         return Figures.from_dict(score(self._teacher_logits, self._labels, None, self._world))
 
     def _logits(self, network: nn.Module) -> Tensor:
-        assert self._images is not None, "only called where there are images"
-        batches = evaluation_batches(self._images, self._spec, self._world, _BATCH)
+        assert self.images is not None, "only called where there are images"
+        batches = evaluation_batches(self.images, self._spec, self._world, _BATCH)
         return compute_logits(network, (batch.images for batch in batches), self._world)

@@ -68,7 +68,7 @@ class Lsgdfd(ShardedMethod, BankMethod):
     makes_images = True
     sharded_by = "classes"
     matches_statistics = True
-    _members: Members | None
+    members: Members | None
     _waiting: dict[str, Tensor]
 
     def __init__(self, config: LsgdfdConfig, context: MethodContext) -> None:
@@ -109,14 +109,14 @@ class Lsgdfd(ShardedMethod, BankMethod):
         """Update this worker's members of the wave, beginning the next wave where one has ended."""
         if self.milestone:
             del self._waves[0]
-            self._wave, self._members = self._wave + 1, None
+            self._wave, self.members = self._wave + 1, None
         wave = self._waves[0]
         share, index = self._share(wave), self._progress[wave.classes[0]]
-        if share and self._members is None:
+        if share and self.members is None:
             self._start_wave(share, index)
         self.begin_step()
         zeros = [torch.zeros((), device=self.world.device) for _ in _METRICS]
-        values = self._update(self._members, index) if self._members else zeros
+        values = self._update(self.members, index) if self.members else zeros
         self._progress.update(dict.fromkeys(wave.classes, index + 1))
         # The engine averages over workers; weighted so, what comes out is the mean over the wave's members.
         weight = len(share) * self.world.size / len(wave.classes)
@@ -141,12 +141,12 @@ class Lsgdfd(ShardedMethod, BankMethod):
 
     def sample(self, num_images: int, seed: int) -> Tensor:
         """Return images of this worker's present members in turn, by their running statistics."""
-        bank = self._members.bank if self._members else build_bank((0,), self._config, self.context)
+        bank = self.members.bank if self.members else build_bank((0,), self._config, self.context)
         return sample_bank(bank, bank.classes, num_images, seed, self.world)
 
     def products(self) -> dict[str, dict[str, Tensor]]:
         """Return this worker's members of the wave that has just ended."""
-        bank = self._members.bank if self._members and self.milestone else None
+        bank = self.members.bank if self.members and self.milestone else None
         return {f"class_{cls:05d}": bank.member_state(cls) for cls in bank.classes} if bank else {}
 
     def products_manifest(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Lsgdfd(ShardedMethod, BankMethod):
 
     def shard(self) -> dict[str, Tensor]:
         """Return this worker's members that have begun and are not finished."""
-        return {**self._waiting, **({} if self._members is None or self.milestone else self._members.shard())}
+        return {**self._waiting, **({} if self.members is None or self.milestone else self.members.shard())}
 
     def load_shard(self, parts: Mapping[str, Tensor]) -> None:
         """Take this worker's members that have begun, whoever trained them before.
@@ -180,16 +180,16 @@ class Lsgdfd(ShardedMethod, BankMethod):
         self._progress = progress
         self._waves = plan_waves(progress, self.context.steps, self.world.size, self._capacity)
         self.total_steps = self.steps_done + sum(self.context.steps - progress[w.classes[0]] for w in self._waves)
-        self._members = None
+        self.members = None
         self._waiting = {}
 
     def _share(self, wave: Wave) -> tuple[int, ...]:
         return wave.share(self.world.rank, self.world.size)
 
     def _start_wave(self, share: tuple[int, ...], index: int) -> None:
-        self._members = Members(share, self._images, self._config, self.context)
+        self.members = Members(share, self._images, self._config, self.context)
         if index:
-            self._members.load(self._waiting, index)
+            self.members.load(self._waiting, index)
             self._waiting = {name: part for name, part in self._waiting.items() if int(name.split("/")[0]) not in share}
         self._targets = self._objective.targets(None if self._global else share)
 

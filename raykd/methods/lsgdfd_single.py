@@ -99,7 +99,7 @@ class LsgdfdSingle(BankMethod):
         """Update the generator by the global batch."""
         index = self.begin_step()
         objective = self._objective
-        z, labels = self._draw(index, index)
+        z, labels = self.draw(index, index)
         with self.world.autocast():
             images = self._generate(z)
         shifted, logits, moments = objective.teacher_forward(images, index, self._classes if self._by_class else 1)
@@ -111,7 +111,7 @@ class LsgdfdSingle(BankMethod):
         )
         if self.milestone:
             refresh_running_stats(
-                self.generator, self._config.settle_passes, lambda p: self._draw(index, p, REFRESH)[0], self.world
+                self.generator, self._config.settle_passes, lambda p: self.draw(index, p, REFRESH)[0], self.world
             )
         metrics = {
             "loss/class": terms.label,
@@ -135,7 +135,7 @@ class LsgdfdSingle(BankMethod):
         """Return what the bank consists of."""
         return bank_manifest(self.context, self._config.generator, [EVERY], self._conditions)
 
-    def _draw(self, index: int, number: int, stream: int = 0) -> tuple[Tensor, Tensor]:
+    def draw(self, index: int, number: int, stream: int = 0) -> tuple[Tensor, Tensor]:
         """Draw this worker's latents (1, B, latent [+ K]), sorted by label if that is appended, and the labels (B,)."""
         context = self.context
         z = self.world.randn(

@@ -137,8 +137,8 @@ class MomentTeacher(nn.Module):
                 "to; use a method that needs none, or a variant of the network with BatchNorm, such as lenet5_bn"
             )
         self.widths = [len(mean) for mean, _ in self.running()]
-        self._taps = [_MomentTap() for _ in self.layers]
-        for layer, tap in zip(self._norms(), self._taps, strict=True):
+        self.taps = [_MomentTap() for _ in self.layers]
+        for layer, tap in zip(self._norms(), self.taps, strict=True):
             layer.register_forward_pre_hook(tap, with_kwargs=True)
 
     def running(self) -> Moments:
@@ -165,12 +165,12 @@ class MomentTeacher(nn.Module):
             raise UsageError(
                 f"{len(images)} images cannot be {groups} groups of equal size; give every group equally many images"
             )
-        for tap in self._taps:
+        for tap in self.taps:
             tap.groups = groups
         try:
             logits, features = self.teacher(images)
         finally:
-            taken = [tap.take() for tap in self._taps]
+            taken = [tap.take() for tap in self.taps]
         moments = [pair for pair in taken if pair is not None]
         if len(moments) < len(taken):
             missing = [name for name, pair in zip(self.layers, taken, strict=True) if pair is None]

@@ -71,8 +71,8 @@ class Teacher(nn.Module):
                 handle.remove()
         _refuse_probabilities(logits)
         self._num_classes: int = logits.shape[1]
-        self._tap = _Tap()
-        self._feature_layer(names).register_forward_pre_hook(self._tap, with_kwargs=True)
+        self.tap = _Tap()
+        self._feature_layer(names).register_forward_pre_hook(self.tap, with_kwargs=True)
         with torch.no_grad():
             features = self(probe)[1]
         if len(features) != len(probe):
@@ -118,9 +118,9 @@ class Teacher(nn.Module):
             raise UsageError(
                 f"the teacher takes images [B, {', '.join(map(str, self.image_shape))}], got {list(images.shape)}"
             )
-        self._tap.armed = True
+        self.tap.armed = True
         logits = _logits(self.network(images))
-        features = self._tap.take()
+        features = self.tap.take()
         if features is None:
             raise UsageError(f"the teacher ran without its feature layer; {NAME_LAYER}")
         return logits, features.flatten(1)

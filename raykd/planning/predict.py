@@ -199,13 +199,18 @@ def measure(experiment: Experiment, runtime: Runtime, site: TrialSite, store: Pa
 
 def _run_task(task: str, payload: Mapping[str, Any], site: TrialSite) -> dict[str, Any]:
     """Run a task of ``profile.answer`` in a process of its own; raise here the error that it returns."""
-    answer = _in_a_process(task, payload, site)
+    answer = run_in_process(task, payload, site)
     if "error" in answer:
         raise error_from_dict(answer)
     return answer
 
 
-def _in_a_process(task: str, payload: Mapping[str, Any], site: TrialSite) -> dict[str, Any]:
+def run_in_process(task: str, payload: Mapping[str, Any], site: TrialSite) -> dict[str, Any]:
+    """Return the answer of a task of ``profile.answer`` that a process of its own has run, an error as data.
+
+    Raises:
+        RunFailed: if the process ended without an answer.
+    """
     # Ranks are those of the process that asks, if torchrun has started it.
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     path = os.pathsep.join(filter(None, (str(Path(raykd.__file__).parents[1]), os.environ.get("PYTHONPATH"))))

@@ -114,7 +114,7 @@ def test_runs_share_what_was_computed_once(
 ) -> None:
     caplog.set_level(logging.INFO, "raykd")
     run(resolve(recipe(weights)), place(tmp_path, "cached"))
-    monkeypatch.setattr(module, "_compute", None)  # a second computation would fail
+    monkeypatch.setattr(module, "compute", None)  # a second computation would fail
     run(
         resolve(recipe(weights, "seed=1", "student.model=lenet5_half", "method.temperature=2")),
         place(tmp_path, "cached"),
@@ -214,14 +214,14 @@ def test_batches_that_round_otherwise_are_asked_about_live(tmp_path: Path, caplo
 
 
 def test_of_runs_at_once_one_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, asking = module._compute, []
+    plain, asking = module.compute, []
 
     def slowly(*arguments: Any) -> Tensor:
         asking.append(threading.get_ident())
         time.sleep(0.3)
         return plain(*arguments)
 
-    monkeypatch.setattr(module, "_compute", slowly)
+    monkeypatch.setattr(module, "compute", slowly)
     found: list[Tensor] = []
     cases = [(made_teacher(), made_images()) for _ in range(4)]
 

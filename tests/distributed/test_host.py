@@ -35,7 +35,7 @@ def restored() -> Iterator[None]:
 @pytest.fixture
 def no_mallopt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the allocator of the test process as it is: that setting cannot be undone."""
-    monkeypatch.setattr(host, "_keep_freed_memory", lambda: False)
+    monkeypatch.setattr(host, "keep_freed_memory", lambda: False)
 
 
 def child(code: str) -> str:
@@ -93,7 +93,7 @@ def test_importing_changes_nothing() -> None:
 def test_inexact_products_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = SimpleNamespace(fp32_precision="none")
     monkeypatch.setattr(torch.backends.mkldnn, "matmul", stand_in, raising=False)
-    monkeypatch.setattr(host, "_product_error", lambda: 4e-3)
+    monkeypatch.setattr(host, "product_error", lambda: 4e-3)
     report = host.prepare_host()
     assert (report.matmul, report.matmul_error) == ("default", 4e-3)
     assert stand_in.fp32_precision == "none"
@@ -102,7 +102,7 @@ def test_inexact_products_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_mallopt")
 def test_the_probe_sees_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     rng_state = torch.get_rng_state()
-    assert host._product_error() < 1e-5
+    assert host.product_error() < 1e-5
     assert torch.equal(torch.get_rng_state(), rng_state), "the probe must not draw from the run"
     matmul = torch.Tensor.__matmul__
 
@@ -112,7 +112,7 @@ def test_the_probe_sees_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
         return matmul(a.bfloat16(), b.bfloat16()).float()
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
-    assert host._product_error() > 1e-3
+    assert host.product_error() > 1e-3
 
 
 @pytest.mark.usefixtures("no_mallopt")
@@ -125,7 +125,7 @@ def test_torch_without_the_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch
 def test_other_c_libraries_keep_their_allocator(libc: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: libc)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("called into another libc"))
-    assert not host._keep_freed_memory()
+    assert not host.keep_freed_memory()
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

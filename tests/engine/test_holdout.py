@@ -32,15 +32,15 @@ def rows(pixels: Tensor) -> set[bytes]:
 def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     where = Workspace(None, tmp_path)
     whole, rest = built(where), built(where, "data.holdout=0.1")
-    apart = rest.evaluator._extra_evaluators["holdout"]
-    before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, apart._images
+    apart = rest.evaluator.extra_evaluators["holdout"]
+    before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, apart.images
     assert isinstance(before, Images) and isinstance(shown, Images) and isinstance(held_out, Images)
     everything = rows(before.pixels)
     assert len(held_out.labels) == round(0.1 * len(before.labels))
     assert rows(shown.pixels) | rows(held_out.pixels) == everything
     assert not rows(shown.pixels) & rows(held_out.pixels)
     again = built(where, "data.holdout=0.1", "seed=5")
-    theirs = again.evaluator._extra_evaluators["holdout"]._images
+    theirs = again.evaluator.extra_evaluators["holdout"].images
     assert theirs is not None
     assert torch.equal(theirs.pixels, held_out.pixels)
 

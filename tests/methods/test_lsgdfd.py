@@ -57,7 +57,7 @@ def over_pixels(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 def objective(method: Lsgdfd, kind: str, whole: bool, roll: tuple[int, int]) -> tuple[dict[str, Tensor], Tensor]:
     """Return the terms as means over members, and the loss, by a loop over classes and by sums."""
-    members, teacher = method._members, teacher_of_patterns().network
+    members, teacher = method.members, teacher_of_patterns().network
     assert members is not None
     z = members.latents(11, 0)
     images = members.bank(z).roll(roll, (2, 3)).unflatten(0, (CLASSES, EACH))
@@ -88,11 +88,11 @@ def test_a_step_is_the_gradient_of_the_equations(kind: str, which: str, jitter: 
     fields = {"statistics": which, "moments": kind, "jitter": jitter, "settle_passes": 0, **WEIGHTS}
     method = lsgdfd(generator_optim=PLAIN_SGD, **fields)
     method._start_wave(tuple(range(CLASSES)), 0)
-    assert method._members is not None
-    bank = method._members.bank
+    assert method.members is not None
+    bank = method.members.bank
     before = {name: p.detach().clone() for name, p in bank.named_parameters()}
     with torch.no_grad():
-        plain = copy.deepcopy(bank)(method._members.latents(11, 0))
+        plain = copy.deepcopy(bank)(method.members.latents(11, 0))
     untouched = copy.deepcopy(method)
     seen = shift_seen(method)
     metrics = method.step({})
@@ -102,9 +102,9 @@ def test_a_step_is_the_gradient_of_the_equations(kind: str, which: str, jitter: 
     terms, loss = objective(untouched, kind, which == "global", shifts[0])
     for name, value in terms.items():
         torch.testing.assert_close(metrics[f"loss/{name}"], value.detach(), rtol=1e-6, atol=1e-9)
-    assert untouched._members is not None
+    assert untouched.members is not None
     loss.backward()
-    for name, p in untouched._members.bank.named_parameters():
+    for name, p in untouched.members.bank.named_parameters():
         assert p.grad is not None
         moved = before[name] - dict(bank.named_parameters())[name].detach()
         torch.testing.assert_close(moved, p.grad, rtol=1e-5, atol=1e-8, msg=name)
@@ -155,8 +155,8 @@ def test_at_the_end_the_running_statistics_are_those_of_the_parameters_as_they_a
     def error(passes: int) -> float:
         method = lsgdfd(pattern_setting(steps=10), settle_passes=passes)
         advance(method, 10)
-        assert method._members is not None
-        bank = method._members.bank
+        assert method.members is not None
+        bank = method.members.bank
         kept = [buffer.clone() for buffer in bank.buffers()]
         with torch.no_grad():
             for _ in range(100):
@@ -172,8 +172,8 @@ def test_settled_images_look_like_those_of_training() -> None:
     def difference(passes: int) -> float:
         method = lsgdfd(pattern_setting(steps=20, each=16), settle_passes=passes)
         advance(method, 20)
-        assert method._members is not None
-        bank, z = method._members.bank, torch.randn(CLASSES, 64, 6, generator=torch.Generator().manual_seed(5))
+        assert method.members is not None
+        bank, z = method.members.bank, torch.randn(CLASSES, 64, 6, generator=torch.Generator().manual_seed(5))
         with torch.no_grad():
             as_in_training, by_running = copy.deepcopy(bank)(z), bank.eval()(z)
         return float((as_in_training - by_running).square().mean().sqrt() / as_in_training.std())
@@ -189,8 +189,8 @@ def test_samples_are_held_out_take_turns_and_do_not_disturb() -> None:
     first, again, other = method.sample(6, 1), method.sample(6, 1), method.sample(6, 2)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert method._members is not None
-    bank = copy.deepcopy(method._members.bank).eval()
+    assert method.members is not None
+    bank = copy.deepcopy(method.members.bank).eval()
     z = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(first, bank.mixed(z, torch.tensor([0, 1, 2, 3, 0, 1])).detach())
     assert advance(method, 3) == advance(control, 3)

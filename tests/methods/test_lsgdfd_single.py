@@ -68,7 +68,7 @@ def test_a_step_is_the_gradient_of_the_equations(conditional: bool, statistics: 
         weights = {"class_weight": 0.7, "moment_weight": 1.3, "tv_weight": 0.0, "l2_weight": 0.0}
         method = single(conditional=conditional, statistics=statistics, generator_optim=PLAIN_SGD, **weights)
         generator = copy.deepcopy(method.generator)
-        z, labels = method._draw(0, 0)
+        z, labels = method.draw(0, 0)
         method.step({})
         images, teacher = generator(z), teacher_of_patterns().network
         logits = teacher(images)
@@ -100,12 +100,12 @@ def test_every_class_has_its_turn(batch: int, workers: int) -> None:
     methods = [single(replace(pattern_setting(world=place), global_batch=batch)) for place in places]
     counts = torch.zeros(CLASSES, dtype=torch.int64)
     for step in range(CLASSES):
-        drawn = [method._draw(step, step) for method in methods]
+        drawn = [method.draw(step, step) for method in methods]
         labels = torch.cat([labels for _, labels in drawn])
         z = torch.cat([z[0] for z, _ in drawn])
         assert torch.equal(z[:, 6:].argmax(1), labels)
         assert all(torch.equal(own, own.sort().values) for _, own in drawn)
-        alone_z, alone_labels = single(replace(pattern_setting(), global_batch=batch))._draw(step, step)
+        alone_z, alone_labels = single(replace(pattern_setting(), global_batch=batch)).draw(step, step)
         key = z[:, 0].argsort(), alone_z[0, :, 0].argsort()
         assert torch.equal(z[key[0]], alone_z[0][key[1]])
         assert torch.equal(labels[key[0]], alone_labels[key[1]])

@@ -156,9 +156,9 @@ def test_every_step_has_its_noise_whoever_draws_it() -> None:
         for _ in range(steps):
             for worker in team:
                 worker.step({})
-                if worker._members is not None:
-                    index = worker._progress[worker._members.bank.classes[0]] - 1
-                    for cls, z in zip(worker._members.bank.classes, worker._members.latents(11, index), strict=True):
+                if worker.members is not None:
+                    index = worker._progress[worker.members.bank.classes[0]] - 1
+                    for cls, z in zip(worker.members.bank.classes, worker.members.latents(11, index), strict=True):
                         found.setdefault(cls, []).append(z)
         return found
 

@@ -181,7 +181,7 @@ def compiled_and_plain(teacher: MomentTeacher, images: Tensor, groups: int, back
         results.append((logits.detach(), features.detach(), [(m.detach(), v.detach()) for m, v in moments], gradient))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-4)
-    assert all((tap.groups, tap.held) == (0, None) for tap in teacher._taps)
+    assert all((tap.groups, tap.held) == (0, None) for tap in teacher.taps)
 
 
 def test_it_compiles_without_a_graph_break(network: Net) -> None:
@@ -206,7 +206,7 @@ def test_nothing_is_left_behind(network: Net) -> None:
     assert features() is None
     with pytest.raises(UsageError, match="takes images"):
         teacher(torch.zeros(2, 3, 9, 9))
-    assert all((tap.groups, tap.held) == (0, None) for tap in teacher._taps)
+    assert all((tap.groups, tap.held) == (0, None) for tap in teacher.taps)
 
 
 def test_the_wrapped_teacher_and_a_deep_copy_work_on_their_own(network: Net) -> None:

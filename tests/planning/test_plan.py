@@ -56,7 +56,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "teacher.safetensors")
-    monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: trial.answer(task, told))
+    monkeypatch.setattr(prediction, "run_in_process", lambda task, told, site: trial.answer(task, told))
     monkeypatch.setattr(trial, "prepare_host", lambda threads: None)
     torch.set_num_threads(1)
 
@@ -98,7 +98,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             "test_missing": None,
         }
 
-    monkeypatch.setattr(prediction, "_in_a_process", answer)
+    monkeypatch.setattr(prediction, "run_in_process", answer)
     return asked
 
 
@@ -242,14 +242,14 @@ def test_a_wave_too_large_is_refused_with_one_that_fits(tmp_path: Path, monkeypa
 @pytest.mark.usefixtures("made_up")
 def test_members_that_learn_together_are_tried_with_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard_by_classes(monkeypatch, by_images_of_members)
-    answer = prediction._in_a_process
+    answer = prediction.run_in_process
 
     def together(task: str, told: Told, where: TrialSite) -> dict[str, Any]:
         images = tried(told)["schedule"]["global_batch"] // 40
         found = answer(task, told, where)
         return {**found, "seconds": 1.0 + images} if task == "measure" else found
 
-    monkeypatch.setattr(prediction, "_in_a_process", together)
+    monkeypatch.setattr(prediction, "run_in_process", together)
     one = recipe(schedule={"steps": 400, "report_every": 100, "global_batch": 40 * 64})
     found = predict(resolve(one), Runtime(wave=40), site(tmp_path), tmp_path / "a", memory=None)
     axis = found.axis
@@ -262,14 +262,14 @@ def test_members_that_learn_together_are_tried_with_few_images(tmp_path: Path, m
 
 @pytest.mark.usefixtures("made_up")
 def test_a_bank_too_large_to_copy_is_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = prediction._in_a_process
+    answer = prediction.run_in_process
 
     def with_bank(task: str, told: Told, where: TrialSite) -> dict[str, Any]:
         found = answer(task, told, where)
         bank = {"mode": "copy", "members": 40, "bytes": GIB // 2, "dtype": "float32"}
         return {**found, "bank": bank} if task == "measure" else found
 
-    monkeypatch.setattr(prediction, "_in_a_process", with_bank)
+    monkeypatch.setattr(prediction, "run_in_process", with_bank)
     one = recipe(schedule={**SHORT, "global_batch": 32})
     told = refusal(tmp_path, one, WorkerBudget(4, round(1.5 * GIB), 0, 1, None))
     assert "bank: exchange in the cluster file (1.41 GiB) instead of a copy" in told

@@ -138,11 +138,11 @@ def test_an_error_of_all_workers_is_data_and_that_of_one_is_raised(
     words.open()
     error, second = UsageError("no such data"), World(1, 2, torch.device("cpu"))
     with pytest.raises(UsageError, match="no such data"):
-        worker._settle(words, second, error)
+        worker.answer_for(words, second, error)
     assert words.failures() == [error_to_dict(error)]
     first = World(0, 2, torch.device("cpu"))
-    assert worker._settle(words, first, error) == error_to_dict(error)
-    assert worker._settle(RunSignals(tmp_path, "gone"), first, error) == error_to_dict(error)
+    assert worker.answer_for(words, first, error) == error_to_dict(error)
+    assert worker.answer_for(RunSignals(tmp_path, "gone"), first, error) == error_to_dict(error)
 
 
 @pytest.mark.ray

@@ -140,7 +140,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     except WorkerFailed:
         raise  # the other worker raises too, and Ray starts all of them anew
     except RaykdError as error:
-        return _settle(task.signals, World.current(), error)
+        return answer_for(task.signals, World.current(), error)
 
 
 def after_others(train: Callable[[], RunResult], asked_to_stop: Callable[[], bool]) -> RunResult:
@@ -158,7 +158,7 @@ def after_others(train: Callable[[], RunResult], asked_to_stop: Callable[[], boo
             time.sleep(_POLL_SECONDS)
 
 
-def _settle(signals: RunSignals, world: World, error: RaykdError) -> dict[str, Any]:
+def answer_for(signals: RunSignals, world: World, error: RaykdError) -> dict[str, Any]:
     """Return the error once every worker has failed; if some go on, raise it.
 
     Those would wait for this one in a collective until its timeout. An exception makes Ray end them and start anew,
