@@ -9,7 +9,7 @@ B images of C channels and S x S pixels, K classes.
 import copy
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ from raykd.models.weights import first_line
 logger = logging.getLogger(__name__)
 
 RETURN_LOGITS = "return the logits [B, C] as one tensor, or an object that has them as .logits"
+BATCH_DEPENDENT = (
+    "its answer to an image depends on the images around it, as with BatchNorm without running statistics: give a "
+    "network that keeps them (track_running_stats), or figures depend on how images are batched"
+)
 _PROBES = 4
 _TOLERANCE = 1e-3  # of logits of two memory layouts, relative to their largest
 
@@ -111,12 +115,25 @@ def adapt(
         if not torch.equal(shown, images):
             logger.info("the %s writes into the images it is given: it is given copies", role)
             network.register_forward_pre_hook(CopiedInput())
+        if depends_on_batch(copy.deepcopy(network).eval(), images):
+            logger.warning("the %s: %s", role, BATCH_DEPENDENT)
         obstacle = _obstacle_to_channels_last(network, images, logits)
     if obstacle is None:
         return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
     logger.info("the %s does not take the channels_last layout (%s): it runs in the contiguous one", role, obstacle)
     network.register_forward_pre_hook(ContiguousInput())
     return network.to(memory_format=torch.contiguous_format)
+
+
+def depends_on_batch(network: Callable[[Tensor], Tensor], images: Tensor) -> bool:
+    """Return whether logits [B, K] of images change with the images around them, or cannot be had of one alone."""
+    try:
+        with torch.no_grad():
+            logits = network(images)
+            alone = torch.cat([network(image) for image in images.split(1)])
+    except ValueError:  # BatchNorm without running statistics, of one value a channel
+        return True
+    return not _are_close(alone, logits)
 
 
 def _obstacle_to_channels_last(network: nn.Module, images: Tensor, expected: Tensor) -> str | None:

@@ -29,7 +29,7 @@ AVERAGED = ("ema", "swa", "averag")
 _OF_OPTIMIZERS = ("optim", "sched", "scaler", "amp")
 _COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 """Last parts of the names of counters that inference never reads: of BatchNorm, profilers and averaging."""
-_SIDE_HEADS = ("aux", "aux1", "aux2", "AuxLogits", "aux_classifier")
+_SIDE_HEADS = {"aux", "aux1", "aux2", "AuxLogits", "aux_classifier"}
 """First parts of the names of heads that only train a network."""
 MAX_LISTED = 3  # keys named in a message
 _MAX_DEPTH = 4
@@ -174,12 +174,12 @@ def _shared_first_part(state: State) -> set[str]:
 
 def _drop_extras(state: State, expected: State) -> tuple[State, list[str]]:
     """Leave out counters and side heads that the network lacks; return the rest, and what was left out."""
-    heads = {key.partition(".")[0] for key in expected}
+    side_heads = _SIDE_HEADS - {key.partition(".")[0] for key in expected}
     extras = [
         key
         for key in state
-        if key not in expected
-        and (_is_counter(key) or (key.partition(".")[0] in _SIDE_HEADS and key.partition(".")[0] not in heads))
+        if (_is_counter(key) and (key not in expected or _differs(key, state, expected)))
+        or (key not in expected and key.partition(".")[0] in side_heads)
     ]
     return {key: value for key, value in state.items() if key not in extras}, extras
 

@@ -67,7 +67,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 def _read_arrays(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: torch.from_numpy(np.ascontiguousarray(file[key])) for key in file.files}
+            return {key: torch.from_numpy(np.array(file[key], order="C")) for key in file.files}
     except ValueError as error:
         if "pickle" in str(error).lower():
             raise UsageError(f"{path} holds pickled Python objects, not only arrays; {CONVERT}") from error

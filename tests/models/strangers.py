@@ -62,7 +62,7 @@ class _Square(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
         return 2 * x.view(len(x), -1).view(x.shape) * slope
 
 
@@ -78,6 +78,14 @@ class InPlace(Flattens):
     def forward(self, images: Tensor) -> Any:
         images.sub_(0.5).div_(0.5)
         return super().forward(images)
+
+
+class Untracked(Flattens):
+    """Its BatchNorm keeps no running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False)
 
 
 class Lazy(nn.Module):

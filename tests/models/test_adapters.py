@@ -72,6 +72,13 @@ def test_images_are_not_written_into(caplog: pytest.LogCaptureFixture) -> None:
     assert "writes into the images" in caplog.text
 
 
+def test_answers_that_depend_on_the_batch_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    adapt(Flattens(), SHAPE, CLASSES, "teacher")
+    assert not caplog.records
+    adapt(strangers.build("Untracked"), SHAPE, CLASSES, "teacher")
+    assert "depends on the images around it" in caplog.text
+
+
 def test_lazy_layers_get_their_sizes_before_weights_are_loaded() -> None:
     state = torch.get_rng_state()
     network = Lazy()
