@@ -1,4 +1,4 @@
-"""A sampler's trials: which are proposed, how their ends are recorded, and whose checkpoints go; without Ray."""
+"""A sampler's trials: which are proposed, and when there are enough; without Ray."""
 
 from pathlib import Path
 
