@@ -31,7 +31,7 @@ VARIANTS = {
 
 
 ELSEWHERE = {"Change.at", "Change.values"}
-"""Changes on the way, read in test_changes."""
+"""Changes on the way, read in test_fit."""
 CONSENT = {"LsgdfdConfig.large_latent"}
 """Fields that permit what the recipe's validation would refuse; nothing is left to read when it runs."""
 

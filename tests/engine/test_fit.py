@@ -1,4 +1,4 @@
-"""Numbers that change during a training, runs that are left at a step, and runs that begin where another stood."""
+"""A training step by step: numbers that change on the way, runs left at a step, and runs that begin with another's."""
 
 import json
 import os
@@ -134,26 +134,11 @@ def test_what_the_donor_did_later_is_not_inherited(tmp_path: Path, plain: Path) 
     assert [row["step"] for row in rows(plain)] == [2, 4, 6, 8]
 
 
-def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path, plain: Path) -> None:
-    donor, heir = trained(tmp_path, CHANGES, until=4), tmp_path / "heir"
-    (donor / "checkpoints/step_0000004/state.pt").write_bytes(b"torn")
-    assert not fork(RunDirectory(heir), RunDirectory(donor), 4)
-    assert not fork(RunDirectory(heir), RunDirectory(donor), 6), "it never was there"
-    assert not heir.exists()
-
-
 def test_a_damaged_heir_is_left_to_its_own_run(tmp_path: Path, plain: Path) -> None:
     torn = tmp_path / "heir/checkpoints/step_0000002"
     torn.mkdir(parents=True)
     assert fork(RunDirectory(tmp_path / "heir"), RunDirectory(plain), 6)
     assert [path.name for path in torn.parent.iterdir()] == [torn.name]
-
-
-def test_who_has_begun_inherits_nothing(tmp_path: Path) -> None:
-    donor = trained(tmp_path, CHANGES, until=4)
-    heir = trained(tmp_path / "other", CHANGES, until=2)
-    assert fork(RunDirectory(heir), RunDirectory(donor), 4)
-    assert [path.name for path in (heir / "checkpoints").iterdir()] == ["step_0000002"]
 
 
 def test_a_result_tells_of_the_whole(changed: Path) -> None:

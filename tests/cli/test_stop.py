@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.imports import ROOT
-from tests.cli.conftest import Raykd, WriteRecipe
+from tests.cli.conftest import WriteRecipe
 
 ENDLESS = {"steps": 20_000, "report_every": 2, "global_batch": 8}  # few enough images not to be compiled
 PATIENCE = 120  # seconds, on a busy machine
@@ -115,23 +115,6 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == ""
-
-
-def test_a_terminal_gets_a_live_display(raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raykd.reporting import progress
-    from raykd.reporting.follow import RunUpdate
-
-    display = progress._Live(keep_bars=True)
-    row = {"step": 2, "images_per_second": 4.0, "steps_per_second": 1.0, "loss/kd": 0.5, "accuracy/top1": 50.0}
-    display.show(RunUpdate("a-run", 2, 12, [row], False))
-    with display._bars.console.capture() as captured:
-        display._bars.console.print(*display._bars.get_renderables(), display._figures)
-    display.close()
-    shown = captured.get()
-    assert "a-run" in shown
-    assert "2/12" in shown
-    assert "ETA 0:10" in shown
-    assert "top-1 50.00%" in shown
 
 
 LISTENING = """

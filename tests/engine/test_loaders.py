@@ -1,52 +1,24 @@
-"""Learning from other images: what a recipe may say, what is opened, and what a student is shown, be it one image."""
+"""What a run opens and shows: images of another domain, be it one, and what a held-out part leaves."""
 
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from raykd.config.runtime import Runtime
-from raykd.data import parquet
-from raykd.data.datasets import load_images
+from raykd.data.datasets import Images, load_images
 from raykd.data.streams import TrainStream
 from raykd.distributed.world import World
-from raykd.engine.build import build
+from raykd.engine.build import Built, build
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
-from raykd.models import build_model
 from raykd.recipe.experiment import resolve
-from raykd.recipe.recipe import Recipe, load_recipe
-from raykd.store.checkpoint import save_weights
+from raykd.recipe.recipe import load_recipe
 from raykd.store.workspace import Workspace
-
-CLASSES = 3  # of the other images; the task has ten
-
-
-def other_images(root: Path, count: int = 9) -> None:
-    """Write small images in colour."""
-    rng = np.random.default_rng(0)
-    records = [(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8).tobytes(), row % CLASSES) for row in range(count)]
-    about = {"name": "ours", "split": "train", "count": str(count), "shape": "[8, 8, 3]", "encoding": parquet.RAW}
-    parquet.write(root / "ours", "train", records, {**about, "classes": '["a", "b", "c"]'})
-
-
-def made(root: Path, *pairs: str, data: str = "{name: digits, ood: ours, ood_images: 5}") -> Recipe:
-    """A short run of a teacher with strong opinions, on digits, whose students see other images."""
-    other_images(root)
-    torch.manual_seed(0)
-    network = build_model("lenet5", num_classes=10, channels=1, size=32)
-    list(network.parameters())[-2].data.mul_(20)
-    save_weights(network.state_dict(), root / "teacher.safetensors")
-    teacher = f"teacher={{model: lenet5, weights: {root / 'teacher.safetensors'}}}"
-    schedule = "schedule={steps: 4, report_every: 2, global_batch: 32}"
-    return load_recipe("blind_kd_mnist", [f"data={data}", teacher, schedule, *pairs])
-
-
-def workspace(root: Path) -> Workspace:
-    return Workspace(root, root / "runs")
+from tests.engine.other_images import made, workspace
 
 
 def test_only_the_other_images_are_opened(tmp_path: Path) -> None:
@@ -89,21 +61,6 @@ def test_of_one_image_many_are_made(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.cat([share.images for share in shares]), batches[1].images)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "pairs", "says"),
-    [
-        ("blind_kd_mnist", ["data.ood=null"], "'blind_kd' needs other images: give 'data.ood'"),
-        ("kd_digits", ["data.ood=usps"], "'kd' takes no other images: leave out 'data.ood'"),
-        ("noise_digits", ["data.ood=usps"], "'noise' takes no other images"),
-        ("kd_digits", ["data.ood_images=3"], "'ood_images' chooses of the set that 'ood' names"),
-        ("blind_kd_mnist", ["data.ood_images=0"], "ood_images"),
-    ],
-)
-def test_a_recipe_names_other_images_where_they_are_wanted(recipe: str, pairs: list[str], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        load_recipe(recipe, pairs)
-
-
 def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = made(tmp_path, "data.ood=theirs")
     with pytest.raises(UsageError, match="unknown data set 'theirs'"):
@@ -121,3 +78,55 @@ def test_what_no_recipe_of_before_could_say_changes_no_run_id() -> None:
         for pairs in ([], ["data.ood=fashion-mnist"], ["data.ood_images=1"])
     )
     assert len({whole, other, one}) == 3
+
+
+SMALL = ["schedule={steps: 4, report_every: 2, global_batch: 30}"]
+
+
+def built(where: Workspace, *pairs: str, recipe: str = "supervised_digits_lenet5") -> Built:
+    return build(resolve(load_recipe(recipe, [*SMALL, *pairs])), World.alone(), Runtime(), where)
+
+
+def rows(pixels: Tensor) -> set[bytes]:
+    return {row.numpy().tobytes() for row in pixels}
+
+
+def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
+    where = Workspace(None, tmp_path)
+    whole, rest = built(where), built(where, "data.holdout=0.1")
+    apart = rest.evaluator.extra_evaluators["holdout"]
+    before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, apart.images
+    assert isinstance(before, Images) and isinstance(shown, Images) and isinstance(held_out, Images)
+    everything = rows(before.pixels)
+    assert len(held_out.labels) == round(0.1 * len(before.labels))
+    assert rows(shown.pixels) | rows(held_out.pixels) == everything
+    assert not rows(shown.pixels) & rows(held_out.pixels)
+    again = built(where, "data.holdout=0.1", "seed=5")
+    theirs = again.evaluator.extra_evaluators["holdout"].images
+    assert theirs is not None
+    assert torch.equal(theirs.pixels, held_out.pixels)
+
+
+def test_its_figures_stand_beside_those_of_the_test_split(tmp_path: Path) -> None:
+    recipe = load_recipe("supervised_digits_lenet5", [*SMALL, "data.holdout=0.2"])
+    place = RunContext(World.alone(), Workspace(None, tmp_path), Runtime(), LocalReporter)
+    result = run(resolve(recipe), place)
+    assert result.last is not None
+    assert {"accuracy/top1", "holdout/accuracy/top1"} <= result.last.to_dict().keys()
+    assert result.data_opened["train"] == ["digits/train"]
+    plain = load_recipe("supervised_digits_lenet5", SMALL)
+    assert resolve(plain).run_id != resolve(recipe).run_id
+    assert not any(key.startswith("holdout") for key in run(resolve(plain), place).student.to_dict())
+
+
+def test_other_images_measure_agreement_alone(tmp_path: Path) -> None:
+    recipe = made(tmp_path).model_copy(update={"data": made(tmp_path).data.model_copy(update={"holdout": 0.4})})
+    figures = build(resolve(recipe), World.alone(), Runtime(), workspace(tmp_path))
+    found = figures.evaluator.score(figures.method.student)
+    assert "holdout/agreement" in found
+    assert "holdout/accuracy/top1" not in found
+
+
+def test_a_method_without_images_has_none_to_hold_out() -> None:
+    with pytest.raises(UsageError, match="'dafl' learns from no images of which 'data.holdout' could be a part"):
+        load_recipe("dafl_digits", ["data.holdout=0.1"])

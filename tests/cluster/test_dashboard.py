@@ -1,4 +1,4 @@
-"""An address of a cluster that takes jobs from anybody, or shows the token on the way, is warned of."""
+"""Where Ray takes jobs, and an address that is none."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,24 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from raykd.cluster.dashboard import dashboard_address
 from raykd.cluster.jobs import _warn_of_open_dashboard
+from raykd.cluster.submission import load_job_cluster
+from raykd.errors import UsageError
+from tests.cluster.test_submission import CLUSTER
+
+
+@pytest.mark.parametrize("address", ["http://me:hush@far:8265", "http://far:99999", "far:8265"])
+def test_rays_variable_holds_an_address_or_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://far:8265/")
+    assert dashboard_address(CLUSTER) == "http://far:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
+    for ask in (lambda: load_job_cluster(None), lambda: dashboard_address(CLUSTER)):
+        with pytest.raises(
+            UsageError, match="RAY_API_SERVER_ADDRESS in the environment: a dashboard is http:"
+        ) as caught:
+            ask()
+        assert "hush" not in str(caught.value)
 
 
 @contextmanager

@@ -7,8 +7,6 @@ import pytest
 
 import raykd as package
 from raykd.cli.app import app
-from raykd.cli.names import complete_recipe, packaged_recipes
-from raykd.recipe.recipe import recipe_names
 from tests.cli.conftest import Raykd
 
 OPTIONS = {
@@ -106,19 +104,6 @@ def test_a_slip_is_answered_with_what_was_meant(raykd: Raykd, arguments: list[st
     assert slip.exit_code == 2
     assert hint in slip.stderr
     assert slip.stdout == ""
-
-
-def test_names_are_told_without_loading_recipes() -> None:
-    assert list(packaged_recipes()) == recipe_names()
-    assert all(packaged_recipes().values()), "a recipe's first line is a comment on it"
-
-
-def test_the_shell_completes_recipes() -> None:
-    command = app.commands["train"]
-    context = click.Context(command)
-    items = complete_recipe(context, command.params[0], "dafl_dig")
-    assert [item.value for item in items] == ["dafl_digits"]
-    assert [item.type for item in complete_recipe(context, command.params[0], "./my")] == ["file"]
 
 
 def test_commands_import_nothing_heavy_at_once() -> None:

@@ -1,6 +1,5 @@
 """Sets of image files as Parquet: class folders and the sets that are kept like them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +11,7 @@ from torchvision import datasets
 from raykd.data import parquet
 from raykd.data.convert import convert
 from raykd.data.datasets import data_spec, load_images
-from tests.data.test_convert import Truth, check, draw, md5, write_idx
+from tests.data.test_sources import Truth, check, draw, md5
 
 
 def write_folders(root: Path, truth: Truth, names: list[str], test_folder: str = "test") -> Truth:
@@ -95,23 +94,3 @@ def test_image_files_are_stored_byte_for_byte(tmp_path: Path) -> None:
     small = load_images("garden", "train", data_spec("cifar10"), tmp_path / "out")
     assert small.pixels.shape == (8, 3, 32, 32)
     assert small.pixels[-1, 0].float().mean() == pytest.approx(200, abs=3)
-
-
-@pytest.mark.parametrize("kind", ["files", "arrays"])
-def test_images_can_be_resized_once_and_for_all(tmp_path: Path, kind: str) -> None:
-    source, name = tmp_path / "source", "mnist" if kind == "arrays" else "imagefolder"
-    if kind == "arrays":
-        write_idx(source, draw(28, 1), pack=True)
-    else:
-        write_folders(source, every_class(28, 3), ["rose", "tulip"])
-    whole = convert(name, source, tmp_path / "whole")
-    small = convert(name, source, tmp_path / "small", size=8)
-    assert small.name == f"{whole.name}-8"
-    header = parquet.read_header(parquet.find_files(small.folder, "train")[0])
-    assert (header.shape[:2], header.raw) == ((8, 8), True)
-    spec = replace(data_spec(whole.name, data_root=tmp_path / "whole"), size=8)
-    for split in ("train", "test"):
-        expected = load_images(whole.name, split, spec, tmp_path / "whole")
-        found = load_images(small.name, split, spec, tmp_path / "small")
-        assert torch.equal(found.pixels, expected.pixels)
-        assert torch.equal(found.labels, expected.labels)

@@ -21,7 +21,7 @@ MEMBER = 8 * 32 * 64 + 2 * 32 + 9 * 32 * 32 + 2 * 32 + 9 * 32 * 16 + 2 * 16 + 9 
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: trial.answer(task, told))
+    monkeypatch.setattr(prediction, "run_in_process", lambda task, told, site: trial.answer(task, told))
     monkeypatch.setattr(trial, "prepare_host", lambda threads: None)
     torch.set_num_threads(1)
 
