@@ -116,6 +116,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     if recipe.bank is not None:
         networks["bank"] = load_bank(experiment, spec, world, runtime, workspace)
     opened = OpenedData(workspace.data)
+    _inherit_ledgers(experiment, opened, workspace)
     statistics = None
     if recipe.calibration is not None:
         assert teacher is not None, "calibration is a teacher's"
@@ -146,6 +147,14 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         test, spec, world, teacher, {"holdout": holdout_evaluator(stream_context), "referee": referee}
     )
     return Built(method, streams, teacher, evaluator, opened, spec, teacher_sha256)
+
+
+def _inherit_ledgers(experiment: Experiment, opened: OpenedData, workspace: Workspace) -> None:
+    """Record what the runs that this one builds on have opened: its generators', its referee's, and its teacher's."""
+    for run_id in {experiment.bank_id, experiment.referee_id} - {None}:
+        opened.inherit(workspace.run(str(run_id)).environment().get("data_opened") or {})
+    if experiment.teacher is not None:
+        opened.inherit(workspace.run(experiment.teacher.run_id).environment().get("data_opened") or {}, of_teacher=True)
 
 
 def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:

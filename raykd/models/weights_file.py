@@ -66,7 +66,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: torch.from_numpy(np.array(file[key], order="C")) for key in file.files}
     except ValueError as error:
         if "pickle" in str(error).lower():

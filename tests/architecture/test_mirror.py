@@ -23,6 +23,7 @@ COVERED_BY = {
     "models/alexnet": "models/test_zoo",
     "models/densenet": "models/test_zoo",
     "models/googlenet": "models/test_zoo",
+    "models/key_layouts": "models/test_weights_file",
     "models/lenet": "models/test_zoo",
     "models/mlp": "models/test_zoo",
     "models/mobilenet": "models/test_zoo",

@@ -31,7 +31,7 @@ def test_a_student_is_trained_and_selected_without_an_image(tmp_path: Path) -> N
     recipe = load_recipe("dafl_digits", [DESCRIBED, f"teacher={{model: lenet5, weights: {teacher}}}", *SMALL])
     place = RunContext(World.alone(), Workspace(None, tmp_path / "runs"), Runtime(), LocalReporter)
     result = run(resolve(recipe), place)
-    assert result.data_opened == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
+    assert result.data_opened == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": [], "teacher": []}
     assert result.blind is not None
     assert set(result.blind.to_dict()) == {"step"}
     lines = (tmp_path / "runs" / resolve(recipe).run_id / "metrics.jsonl").read_text().splitlines()
@@ -64,6 +64,6 @@ def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> 
             return
         result = run(resolve(recipe), place)
     environment = json.loads((place.workspace.store / resolve(recipe).run_id / "environment.json").read_text())
-    expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"]}
+    expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"], "teacher": []}
     assert environment["data_opened"] == result.data_opened == expected
     assert len(environment["teacher_sha256"]) == 64

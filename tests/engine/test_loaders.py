@@ -24,7 +24,7 @@ from tests.engine.other_images import made, workspace
 def test_only_the_other_images_are_opened(tmp_path: Path) -> None:
     result = run(resolve(made(tmp_path)), RunContext(World.alone(), workspace(tmp_path), Runtime(), LocalReporter))
     assert result.data_opened == {
-        "train": [], "synthetic": [], "ood": ["ours/train"], "calibration": [], "test": ["digits/test"],
+        "train": [], "synthetic": [], "ood": ["ours/train"], "calibration": [], "test": ["digits/test"], "teacher": [],
     }  # fmt: skip
     assert result.selected == "last"
 
