@@ -13,7 +13,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from raykd.files import MANIFEST, checked, damaged, describe, is_file, is_folder
 logger = logging.getLogger(__name__)
 
 _KEEP = 2
+_STEP = "step_"
 _STATE = "state.pt"
 _SUM = "sha256"
 _RESTORE = "restore the checkpoint from a backup, or remove it to go on from the one before it"
@@ -276,14 +277,19 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     save_file(own, path, dict(metadata) if metadata else None)
 
 
-def step_of(path: Path) -> int:
+def is_checkpoint(path: PurePath) -> bool:
+    """Tell by its name alone whether a directory is a checkpoint, not a copy made by hand or one half written."""
+    return path.name.startswith(_STEP) and path.name.removeprefix(_STEP).isdecimal()
+
+
+def step_of(path: PurePath) -> int:
     """Return the step that a checkpoint directory is named by."""
-    return int(path.name.removeprefix("step_"))
+    return int(path.name.removeprefix(_STEP))
 
 
 def step_name(step: int) -> str:
     """Return what the checkpoint directory of a step is called."""
-    return f"step_{step:07d}"
+    return f"{_STEP}{step:07d}"
 
 
 def shard_path(folder: Path, step: int, name: str) -> Path:
@@ -300,8 +306,7 @@ def _remove(path: Path) -> None:
 
 
 def _steps(folder: Path) -> list[Path]:
-    steps = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdecimal()]
-    return sorted(steps, key=step_of)
+    return sorted(filter(is_checkpoint, folder.glob(f"{_STEP}*")), key=step_of)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
