@@ -34,9 +34,10 @@ from raykd.generators import EVERY, GeneratorBank, GeneratorConfig, member_param
 from raykd.generators.waves import Wave
 from raykd.recipe.experiment import Experiment
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import read_tensors, save_weights, sealed
+from raykd.store.checkpoint import save_weights
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
+from raykd.tensors import checksum_metadata, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def write_products(run: RunDirectory, products: Mapping[str, Mapping[str, Tensor
     make_folder(folder)
     for name, tensors in products.items():
         with replacing(product_path(run, name)) as staging:
-            save_weights(tensors, staging, sealed(tensors))
+            save_weights(tensors, staging, checksum_metadata(tensors))
 
 
 def product_path(run: RunDirectory, name: str) -> Path:
@@ -63,7 +64,7 @@ def check_products(run: RunDirectory, world: World) -> None:
     """See whether the members that are there are whole; each worker reads a share. Every worker must call it.
 
     Raises:
-        CorruptError: on all workers, if one of them finds another.
+        CorruptError: on all workers, if one of them finds a damaged member.
     """
 
     def check_share() -> None:

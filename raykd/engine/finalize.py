@@ -26,6 +26,7 @@ from raykd.results import SELECTIONS, Figures, RunResult
 from raykd.store.checkpoint import save_weights
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
+from raykd.tensors import checksum_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ def _save_student(built: Built, selection: Selection, run: RunDirectory) -> dict
 
     def save() -> None:
         with run.writing(), replacing(run.student) as staging:
-            save_weights(selection.weights[chosen], staging, built.spec.to_metadata())
+            weights = selection.weights[chosen]
+            save_weights(weights, staging, checksum_metadata(weights, built.spec.to_dict()))
 
     built.method.world.agree(save, on_first=True)
     return figures

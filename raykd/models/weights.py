@@ -14,13 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raykd.errors import CorruptError, UsageError, did_you_mean
 from raykd.models import in_memory
+from raykd.tensors import read_tensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 CONVERT = (
@@ -89,10 +88,7 @@ def _taken(function: Callable[..., object], kwargs: Mapping[str, Any]) -> dict[s
 
 
 def _read_safetensors(path: Path) -> object:
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from error
+    return read_tensors(path, "restore it from a backup")
 
 
 def _read_torch(path: Path) -> object:

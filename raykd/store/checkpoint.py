@@ -6,8 +6,6 @@
 Nothing in them can execute, and no path is stored, so a run directory may be moved.
 """
 
-import hashlib
-import json
 import logging
 import pickle
 import shutil
@@ -22,14 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raykd.errors import CorruptError, SetupError
-from raykd.files import MANIFEST, checked, damaged, describe, is_file, is_folder, read_json, sha256_of, write_json
+from raykd.files import MANIFEST, checked, describe, is_folder, read_json, sha256_of, write_json
+from raykd.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
 _KEEP = 2
 _STEP = "step_"
 _STATE = "state.pt"
-_SUM = "sha256"
 _RESTORE = "restore the checkpoint from a backup, or remove it to go on from the one before it"
 
 
@@ -236,39 +234,6 @@ def _read_state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}, not an object")
     return state
-
-
-def read_tensors(path: Path, advice: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file; where it bears the sum of its own content, it must be that.
-
-    Raises:
-        CorruptError: if it is missing or damaged.
-    """
-    if not is_file(path):
-        raise CorruptError(f"{path} is missing; {advice}")
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (OSError, SafetensorError) as error:
-        raise damaged(path, describe(error), advice) from None
-    if _SUM in header and header[_SUM] != sum_of_tensors({}, tensors):
-        raise damaged(path, "it differs from its checksum", advice)
-    return tensors
-
-
-def sealed(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the metadata by which a file of tensors that stands alone tells whether it is whole."""
-    return {_SUM: sum_of_tensors({}, weights)}
-
-
-def sum_of_tensors(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of a header and of tensors with their names, whatever their order."""
-    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

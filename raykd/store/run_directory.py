@@ -51,7 +51,8 @@ from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict
 from raykd.results import RunResult
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import manifest_files, read_tensors, step_name, sum_of_tensors
+from raykd.store.checkpoint import manifest_files, step_name
+from raykd.tensors import read_tensors, sum_of_tensors
 
 logger = logging.getLogger(__name__)
 
