@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raykd.distributed.memory import is_out_of_memory
 from raykd.errors import CorruptError, SetupError
 from raykd.files import MANIFEST, checked, describe, is_folder, read_json, sha256_of, write_json
 from raykd.tensors import read_tensors
@@ -90,6 +91,8 @@ def write_checkpoint(
 ) -> Path:
     """Write into ``folder``/step_N, which appears under that name only when it is complete.
 
+    Of those that are there the one before it stays; later ones, which the run has passed over as unfit, are removed.
+
     ``shards`` are the sums of all workers' ``write_shard``, which has left those files here, or ``elsewhere``: then
     workers of other machines have sent theirs to the store.
 
@@ -120,7 +123,9 @@ def write_checkpoint(
             f"could not write checkpoint {final.name} ({error}); the one before it is intact: "
             "free some space or mend the storage, then run the same command"
         ) from None
-    for old in [*_steps(folder)[:-_KEEP], *folder.glob(".shards-*")]:
+    # What is of a later step was passed over to come here: it must not outlive this one and be found again.
+    kept = [path for path in _steps(folder) if step_of(path) <= checkpoint.step][-_KEEP:]
+    for old in [*(path for path in _steps(folder) if path not in kept), *folder.glob(".shards-*")]:
         _remove(old)
     return final
 
@@ -230,6 +235,8 @@ def _read_state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise ValueError("it holds pickled Python objects, not only tensors") from None
     except Exception as error:  # torch raises whatever such bytes make of its reader
+        if is_out_of_memory(error):
+            raise
         raise ValueError(describe(error)) from None
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}, not an object")

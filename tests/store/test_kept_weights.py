@@ -27,9 +27,7 @@ def keep_copy(workspace: Workspace, network: nn.Module) -> str:
 
 
 @pytest.mark.parametrize("keep", [keep_in_memory, keep_copy])
-def test_a_flipped_byte_of_kept_weights_is_noticed(
-    tmp_path: Path, keep: Callable[[Workspace, nn.Module], str]
-) -> None:
+def test_a_flipped_byte_of_kept_weights_is_noticed(tmp_path: Path, keep: Callable[[Workspace, nn.Module], str]) -> None:
     workspace = Workspace(None, tmp_path / "runs")
     network = nn.Linear(2, 2)
     sha256 = keep(workspace, network)
