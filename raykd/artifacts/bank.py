@@ -20,11 +20,11 @@ from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
 from raykd.files import (
     MANIFEST,
-    checked,
     damaged,
     is_file,
     is_folder,
     make_folder,
+    parse_content,
     read_json,
     replacing,
     sha256_of,
@@ -152,7 +152,7 @@ class BankFiles:
             tensors = read_tensors(path, _RESTORE)
             if sha256_of(path) != manifest["files"][path.name]:
                 raise damaged(path, "it differs from its checksum", _RESTORE)
-            checked(path, _RESTORE, partial(bank.load_member, label, tensors))
+            parse_content(path, _RESTORE, partial(bank.load_member, label, tensors))
         return bank.eval().requires_grad_(False)
 
 
@@ -171,7 +171,7 @@ def open_bank(run: RunDirectory) -> BankFiles:
         state = "has not finished its bank" if run.has_bank else "has no bank"
         raise UsageError(f"run {run.name} {state}; `raykd train` makes one of a recipe for it, and goes on with one")
     manifest = read_json(file, _RESTORE)
-    return checked(file, _RESTORE, lambda: _parse_manifest(run.bank, manifest))  # type: ignore[no-any-return]
+    return parse_content(file, _RESTORE, lambda: _parse_manifest(run.bank, manifest))  # type: ignore[no-any-return]
 
 
 def _parse_manifest(folder: Path, manifest: Mapping[str, Any]) -> BankFiles:

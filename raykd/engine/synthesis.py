@@ -18,7 +18,7 @@ from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
 from raykd.errors import CorruptError, UsageError
-from raykd.files import MANIFEST, checked, damaged, is_file, locked, make_folder, read_json, sha256_of, write_json
+from raykd.files import MANIFEST, damaged, is_file, locked, make_folder, parse_content, read_json, sha256_of, write_json
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.results import SyntheticSet
@@ -182,7 +182,7 @@ def _write_manifest(folder: SyntheticFolder, bounds: PixelRange) -> None:
 def _verify(folder: Path) -> None:
     advice = "delete it and run this again"
     manifest = read_json(folder / MANIFEST, advice)
-    sums = checked(folder / MANIFEST, advice, lambda: dict(manifest["files"]))
+    sums = parse_content(folder / MANIFEST, advice, lambda: dict(manifest["files"]))
     for name, expected in sums.items():
         if not is_file(folder / name) or sha256_of(folder / name) != expected:
             raise damaged(folder / name, "it differs from its checksum", advice)

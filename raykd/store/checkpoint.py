@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raykd.distributed.memory import is_out_of_memory
 from raykd.errors import CorruptError, SetupError
-from raykd.files import MANIFEST, checked, describe, is_folder, read_json, sha256_of, write_json
+from raykd.files import MANIFEST, describe, is_folder, parse_content, read_json, sha256_of, write_json
 from raykd.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         files[_STATE]  # what is not vouched for is not read
         return {"step": int(found["step"]), "world_size": int(found["world_size"]), "files": files}
 
-    return checked(file, _RESTORE, read)  # type: ignore[no-any-return]
+    return parse_content(file, _RESTORE, read)  # type: ignore[no-any-return]
 
 
 def manifest_files(path: Path) -> Sums:
@@ -212,7 +212,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     files = [path / name for name in sorted(manifest["files"]) if name.endswith(".safetensors")]
     shards = [file for file in files if file.name.startswith("shard_")]
     weights = {file.stem: read_tensors(file, _RESTORE) for file in files if file not in shards}
-    state = checked(path / _STATE, _RESTORE, lambda: _read_state(path / _STATE))
+    state = parse_content(path / _STATE, _RESTORE, lambda: _read_state(path / _STATE))
     return Checkpoint(manifest["step"], manifest["world_size"], weights, state, shard=_Parts(shards))
 
 

@@ -32,13 +32,13 @@ from safetensors import SafetensorError
 from raykd.config.yaml_file import load_yaml
 from raykd.errors import CorruptError, InProgress, SetupError, UsageError
 from raykd.files import (
-    checked,
     damaged,
     describe,
     is_file,
     is_folder,
     locked,
     make_folder,
+    parse_content,
     parse_json,
     read_json,
     replacing,
@@ -193,7 +193,7 @@ class RunDirectory:
         file, advice = self.path / name, "what it says is taken as unknown"
         try:
             found = read_json(file, advice)
-            checked(file, advice, lambda: _check_types(found, types))
+            parse_content(file, advice, lambda: _check_types(found, types))
         except FileNotFoundError:
             return {}
         except CorruptError as error:
@@ -285,11 +285,7 @@ class RunDirectory:
             found = read_json(file, _RESTORE)
         except FileNotFoundError:
             return None
-        return checked(file, _RESTORE, lambda: DataSpec.from_dict(found))  # type: ignore[no-any-return]
-
-    def sample_sheets(self) -> list[Path]:
-        """Return the pictures of generated images, by step."""
-        return sorted((self.path / SAMPLES).glob("step_*.png"))
+        return parse_content(file, _RESTORE, lambda: DataSpec.from_dict(found))  # type: ignore[no-any-return]
 
     @contextmanager
     def writing(self) -> Iterator[None]:

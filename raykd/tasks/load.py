@@ -8,8 +8,8 @@ from torch import nn
 
 from raykd.engine.build import build_network, build_spec
 from raykd.errors import UsageError
-from raykd.files import checked
-from raykd.models.in_memory import copied
+from raykd.files import parse_content
+from raykd.models.in_memory import copy_network
 from raykd.models.student import Student
 from raykd.models.weights import load_weights
 from raykd.recipe.sections import NetworkConfig
@@ -39,7 +39,7 @@ def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student
     workspace = Workspace(None, run.path.resolve().parent)
     spec = run.data() or build_spec(outcome.experiment.recipe.data, workspace)
     bare = config.model_copy(update={"weights": None})
-    student = _build(bare, spec, workspace) if network is None else copied(network)
+    student = _build(bare, spec, workspace) if network is None else copy_network(network)
     outcome.load_into(student)
     return Student(student, spec)
 
@@ -60,11 +60,11 @@ def load_file(path: Path, network: nn.Module | str | None) -> Student:
         raise UsageError(f"{path} does not say what its network wants to be shown: give a run's student.safetensors")
     if network is None:
         raise UsageError(f"{path} holds weights alone: give their architecture, as in student='lenet5'")
-    spec = checked(path, _RESTORE, lambda: DataSpec.from_dict(json.loads(description)))
+    spec = parse_content(path, _RESTORE, lambda: DataSpec.from_dict(json.loads(description)))
     if isinstance(network, str):
         student = _build(NetworkConfig(model=network), spec, Workspace(None, path.parent))
     else:
-        student = copied(network)
+        student = copy_network(network)
     load_weights(student, path)
     return Student(student, spec)
 
