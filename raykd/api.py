@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from raykd.cluster.config import Cluster, load_cluster
+from raykd.cluster.config import Cluster, choose_cluster
 from raykd.config.data_root import data_place
 from raykd.config.data_root import data_root as default_data_root
 from raykd.config.overrides import override_pairs
@@ -132,7 +132,7 @@ def train(
         Interrupted: once a stop was asked for and the run has saved.
         RaykdError: for what the caller must mend.
     """
-    site = _site(cluster, Cluster(name="here", workers=0), out, data_root)
+    site = _site(cluster, 0, out, data_root)
     experiment = _experiment(
         recipe, overrides, seed, site, {"teacher": teacher, "student": student, "data": data, "ood": ood}
     )
@@ -145,7 +145,7 @@ def train_seeds(recipe: str | Path | Experiment, seeds: int, **options: Any) -> 
     Takes the options of ``train``, and raises what that raises.
     """
     where = {name: options.pop(name, None) for name in ("cluster", "out", "data_root")}
-    site = _site(where["cluster"], Cluster(name="here", workers=0), where["out"], where["data_root"])
+    site = _site(where["cluster"], 0, where["out"], where["data_root"])
     given = {role: options.pop(role, None) for role in ("teacher", "student", "data", "ood")}
     first = _experiment(recipe, options.pop("overrides", ()), options.pop("seed", None), site, given)
     how = {"progress": True, "should_stop": None, "tune_host": False, **options}
@@ -180,7 +180,7 @@ def tune(
         SearchStopped: once a stop was asked for and the trials at work have saved.
         RaykdError: for what the caller must mend.
     """
-    site = _site(cluster, Cluster(name="here"), out, data_root)
+    site = _site(cluster, 1, out, data_root)
     if isinstance(space, Search):
         planned = space
     else:
@@ -218,7 +218,7 @@ def table(
         BatchStopped: once a stop was asked for and the trials at work have saved.
         RaykdError: for what the caller must mend; a run that fails is told of in the table.
     """
-    site = _site(cluster, Cluster(name="here"), out, data_root)
+    site = _site(cluster, 1, out, data_root)
     filled = name if isinstance(name, Table) else load_table(str(name))
     with interruptible(should_stop) as stop:
         return fill_table(
@@ -252,7 +252,7 @@ def plan(
         UsageError: if it cannot fit into a worker's memory, saying what would.
         RaykdError: as the run itself would.
     """
-    site = _site(cluster, Cluster(name="here", workers=0), None, data_root)
+    site = _site(cluster, 0, None, data_root)
     experiment = _experiment(recipe, overrides, None, site, {})
     refuse_networks_of_this_process(experiment)
     # Nothing is asked of an object store: a plan needs no credentials.
@@ -426,9 +426,9 @@ def synthesize(
 
 
 def _site(
-    cluster: str | Path | Cluster | None, here: Cluster, out: Location | None, data_root: Location | None
+    cluster: str | Path | Cluster | None, workers: int, out: Location | None, data_root: Location | None
 ) -> _Site:
-    place = here if cluster is None else cluster if isinstance(cluster, Cluster) else load_cluster(str(cluster))
+    place = choose_cluster(cluster, workers=workers)
     return _Site(place, out or place.storage, data_root or data_place(place.data_root))
 
 

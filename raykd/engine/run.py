@@ -184,7 +184,7 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
     if step and previous_sha256 != built.teacher_sha256:
         raise UsageError(
             f"the teacher's weights are not those that run {directory.name} began with "
-            f"(sha256 {previous_sha256} then, {built.teacher_sha256} now): put them back, or use another --out"
+            f"(sha256 {previous_sha256} then, {built.teacher_sha256} now): put them back, or use another store"
         )
     environment = {
         **describe_environment(context.world),

@@ -41,7 +41,7 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
         CorruptError: if the bank or what is in ``out`` is damaged.
     """
     if images < 1:
-        raise UsageError(f"--images {images}: a set has 1 image or more")
+        raise UsageError(f"images is {images}; a set has 1 image or more")
     origin = _find_generators(run)
     experiment, workspace = origin.experiment(), Workspace(data_root, origin.path.resolve().parent)
     recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)

@@ -362,7 +362,7 @@ class RunDirectory:
         """
         busy = (
             f"run {self.path.name} is in progress in another process; wait for it, "
-            "or give this one another seed or another --out"
+            "or give this one another seed or another store"
         )
         with ExitStack() as held:
             try:
@@ -373,7 +373,7 @@ class RunDirectory:
             except OSError as error:
                 raise SetupError(
                     f"run directory {self.path} cannot be made or opened ({describe(error)}); mend the storage, or "
-                    "give another --out"
+                    "use another store"
                 ) from None
             held.callback(self._remove_if_unused)
             yield
