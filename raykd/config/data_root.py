@@ -6,19 +6,19 @@ from pathlib import Path
 from raykd.errors import UsageError, masked
 
 
-def data_root() -> Path | None:
-    """Return the folder of the data sets that the environment names.
+def data_folder(given: str | Path | None = None) -> Path | None:
+    """Return the folder of the data sets that a caller names, or else the environment.
 
     Raises:
-        UsageError: if it names an object store, which what only reads folders cannot open.
+        UsageError: if it is an object store, which what only reads folders cannot open.
     """
-    root = data_place()
-    if root and "://" in root:
+    root = given or data_place()
+    if root and "://" in str(root):
         raise UsageError(
-            f"RAYKD_DATA is {masked(root)!r}, and this command reads folders of this machine: copy what it needs and "
-            "name the folder (train, tune, table and evaluate read object stores)"
+            f"{'data_root' if given else 'RAYKD_DATA'} is {masked(str(root))!r}, and this command reads folders of "
+            "this machine: copy what it needs and name the folder (train, tune, table and evaluate read object stores)"
         )
-    return Path(root) if root else None
+    return Path(root).expanduser() if root else None
 
 
 def data_place(of_cluster: str | None = None) -> str | None:
