@@ -133,8 +133,8 @@ def test_a_stretch_does_not_find_again_what_was_unfit(
         run(resolve(recipe), place)
     for path in sorted((ours / "checkpoints").iterdir()):
         make_unfit(path)
-    for path in ("status.json", "student.safetensors"):
-        (ours / path).unlink()
+    for name in ("status.json", "student.safetensors"):
+        (ours / name).unlink()
     backup.rename(ours / "checkpoints/step_0000002")
     assert_same_run(trained(tmp_path, CHANGES), changed)
     assert sum("using the one before it" in line for line in caplog.messages) == 2, "each is told of once"

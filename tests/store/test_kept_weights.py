@@ -34,7 +34,11 @@ def test_a_flipped_byte_of_kept_weights_is_noticed(tmp_path: Path, keep: Callabl
     path = workspace.kept_weights(sha256)
     assert path is not None
     flip(path)
-    for read in (lambda: workspace.kept_weights(sha256), lambda: find_weights(STORED + sha256, workspace)):
+    reads: list[Callable[[], object]] = [
+        lambda: workspace.kept_weights(sha256),
+        lambda: find_weights(STORED + sha256, workspace),
+    ]
+    for read in reads:
         with pytest.raises(CorruptError, match=f"{sha256}.safetensors is damaged .*or give the network again"):
             read()
     assert keep(workspace, network) == sha256
