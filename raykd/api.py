@@ -2,25 +2,25 @@
 
 Runs land in the same run directories, so a program and a shell go on with each other's. What is wrong is raised as a
 ``RaykdError`` whose text says what to do. A program's process stays as it is: its threads, its random numbers, its
-arithmetic's settings; ``tune_host=True`` lets a run set allocator, threads and matrix products for speed.
+environment, its arithmetic's settings; ``tune_host=True`` lets a run set allocator, threads and matrix products for
+speed.
 
 Ctrl-C while a run goes on lets it save and raises ``Interrupted``; the same call goes on from there.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
-from raykd.cluster.config import Cluster, load_cluster
-from raykd.config.data_root import data_place
-from raykd.config.data_root import data_root as default_data_root
+from raykd.cluster.config import Cluster, choose_cluster
+from raykd.config.data_root import data_folder, data_place
 from raykd.config.overrides import override_pairs
+from raykd.distributed.host import preserved_process
 from raykd.distributed.world import World
 from raykd.engine import synthesis
 from raykd.engine.build import build_spec
@@ -69,7 +69,7 @@ from raykd.tasks.objects import (
     refuse_networks_of_this_process,
 )
 from raykd.tasks.statistics import measure_statistics
-from raykd.tasks.subject import find_subject
+from raykd.tasks.subject import open_subject
 
 Overrides = Mapping[str, Any] | Sequence[str]
 """Fields of a recipe: ``{"schedule.steps": 100}`` or ``["schedule.steps=100"]``."""
@@ -132,7 +132,7 @@ def train(
         Interrupted: once a stop was asked for and the run has saved.
         RaykdError: for what the caller must mend.
     """
-    site = _site(cluster, Cluster(name="here", workers=0), out, data_root)
+    site = _site(cluster, 0, out, data_root)
     experiment = _experiment(
         recipe, overrides, seed, site, {"teacher": teacher, "student": student, "data": data, "ood": ood}
     )
@@ -144,8 +144,9 @@ def train_seeds(recipe: str | Path | Experiment, seeds: int, **options: Any) -> 
 
     Takes the options of ``train``, and raises what that raises.
     """
+    _check_count("seeds", seeds)
     where = {name: options.pop(name, None) for name in ("cluster", "out", "data_root")}
-    site = _site(where["cluster"], Cluster(name="here", workers=0), where["out"], where["data_root"])
+    site = _site(where["cluster"], 0, where["out"], where["data_root"])
     given = {role: options.pop(role, None) for role in ("teacher", "student", "data", "ood")}
     first = _experiment(recipe, options.pop("overrides", ()), options.pop("seed", None), site, given)
     how = {"progress": True, "should_stop": None, "tune_host": False, **options}
@@ -180,12 +181,16 @@ def tune(
         SearchStopped: once a stop was asked for and the trials at work have saved.
         RaykdError: for what the caller must mend.
     """
-    site = _site(cluster, Cluster(name="here"), out, data_root)
+    _check_count("trials", trials)
+    site = _site(cluster, 1, out, data_root)
     if isinstance(space, Search):
+        if overrides or trials is not None:
+            raise UsageError("a search is planned already: give overrides and trials with a space's name")
         planned = space
     else:
         planned = plan_search(load_space(str(space), _pairs(overrides), trials), local_folder(site.store))
-    with interruptible(should_stop) as stop, search_board() if progress else nullcontext(_show_nothing) as show:
+    board = search_board() if progress else nullcontext(_show_nothing)
+    with preserved_process(), interruptible(should_stop) as stop, board as show:
         return tune_runner.search(
             planned, site.cluster, store=site.store, data_root=site.data_root, should_stop=stop, show=show
         )
@@ -218,9 +223,10 @@ def table(
         BatchStopped: once a stop was asked for and the trials at work have saved.
         RaykdError: for what the caller must mend; a run that fails is told of in the table.
     """
-    site = _site(cluster, Cluster(name="here"), out, data_root)
+    _check_count("seeds", seeds)
+    site = _site(cluster, 1, out, data_root)
     filled = name if isinstance(name, Table) else load_table(str(name))
-    with interruptible(should_stop) as stop:
+    with preserved_process(), interruptible(should_stop) as stop:
         return fill_table(
             filled,
             site.cluster,
@@ -252,7 +258,7 @@ def plan(
         UsageError: if it cannot fit into a worker's memory, saying what would.
         RaykdError: as the run itself would.
     """
-    site = _site(cluster, Cluster(name="here", workers=0), None, data_root)
+    site = _site(cluster, 0, None, data_root)
     experiment = _experiment(recipe, overrides, None, site, {})
     refuse_networks_of_this_process(experiment)
     # Nothing is asked of an object store: a plan needs no credentials.
@@ -284,7 +290,7 @@ def evaluate(
             register(network)
     where = _directory(run)
     directory, root = pull_run(where, data_root or data_place())
-    with _own_random_state():
+    with preserved_process():
         return replace(evaluate_run(directory, root, World.current()), directory=str(where))
 
 
@@ -319,8 +325,8 @@ def inspect(
     *,
     overrides: Overrides = (),
     data: Images | None = None,
-    data_root: Path | None = None,
-    store: Path = STORE,
+    data_root: str | Path | None = None,
+    store: str | Path = STORE,
 ) -> Inspection:
     """Tell what a teacher is worth before training: its size, accuracy, health, and whether it can be inverted.
 
@@ -335,14 +341,19 @@ def inspect(
         UsageError: if network, weights and data do not fit together.
         CorruptError: if weights or data are damaged.
     """
-    root = data_root or default_data_root()
-    with _own_random_state():
+    with preserved_process():
         if not isinstance(teacher, nn.Module):
-            return inspect_teacher(find_subject(str(teacher), _pairs(overrides), store), Workspace(root, store))
+            if data is not None:
+                raise UsageError(
+                    "data says what a network in memory knows; of a recipe give overrides={'data.name': ...}"
+                )
+            return inspect_teacher(*open_subject(str(teacher), _pairs(overrides), store, data_root))
+        if overrides:
+            raise UsageError("overrides are fields of a recipe, and a network in memory has none: leave them out")
         if data is None:
             raise UsageError("what does the network know? Give data=NAME, a section, or (images, labels)")
         with TemporaryDirectory(prefix="raykd-inspect-") as folder:
-            workspace = Workspace(root, Path(folder))
+            workspace = Workspace(data_folder(data_root), Path(folder))
             section = data_section(data, workspace)
             named = network_section(teacher, build_spec(section, workspace), workspace)
             return inspect_teacher(Subject(section, TeacherConfig(**named)), workspace)
@@ -354,9 +365,9 @@ def statistics(
     overrides: Overrides = (),
     data: str | None = None,
     per_class: int = 100,
-    out: Path | None = None,
-    data_root: Path | None = None,
-    store: Path = STORE,
+    out: str | Path | None = None,
+    data_root: str | Path | None = None,
+    store: str | Path = STORE,
 ) -> StatisticsResult:
     """Measure what a teacher's BatchNorm layers see of each class, into a file that ``calibration.file`` names.
 
@@ -372,9 +383,9 @@ def statistics(
     Raises:
         RaykdError: for what the caller must mend.
     """
-    subject = find_subject(str(teacher), _pairs(overrides), store)
-    with _own_random_state():
-        return measure_statistics(subject, data, per_class, out, Workspace(data_root or default_data_root(), store))
+    subject, workspace = open_subject(str(teacher), _pairs(overrides), store, data_root)
+    with preserved_process():
+        return measure_statistics(subject, data, per_class, Path(out) if out else None, workspace)
 
 
 def ood(
@@ -383,9 +394,9 @@ def ood(
     *,
     overrides: Overrides = (),
     images: int | None = None,
-    out: Path | None = None,
-    data_root: Path | None = None,
-    store: Path = STORE,
+    out: str | Path | None = None,
+    data_root: str | Path | None = None,
+    store: str | Path = STORE,
 ) -> Ranking:
     """Rank images of another domain by how unsure a teacher is of them, into an index that ``data.ood_index`` names.
 
@@ -401,13 +412,13 @@ def ood(
     Raises:
         RaykdError: for what the caller must mend.
     """
-    subject = find_subject(str(teacher), _pairs(overrides), store)
-    with _own_random_state():
-        return ranking.rank(subject, data, images, out, Workspace(data_root or default_data_root(), store))
+    subject, workspace = open_subject(str(teacher), _pairs(overrides), store, data_root)
+    with preserved_process():
+        return ranking.rank(subject, data, images, Path(out) if out else None, workspace)
 
 
 def synthesize(
-    run: Location | RunResult, images: int, out: Path | str, *, data_root: Path | None = None
+    run: Location | RunResult, images: int, out: str | Path, *, data_root: str | Path | None = None
 ) -> SyntheticSet:
     """Write images of a run's generators as a data set; the same call goes on with an unfinished one.
 
@@ -421,14 +432,14 @@ def synthesize(
         RaykdError: for what the caller must mend.
     """
     directory, _ = pull_run(_directory(run), None, checkpoints="all")
-    with _own_random_state():
-        return synthesis.synthesize(directory, images, Path(out), data_root or default_data_root(), World.current())
+    with preserved_process():
+        return synthesis.synthesize(directory, images, Path(out), data_folder(data_root), World.current())
 
 
 def _site(
-    cluster: str | Path | Cluster | None, here: Cluster, out: Location | None, data_root: Location | None
+    cluster: str | Path | Cluster | None, workers: int, out: Location | None, data_root: Location | None
 ) -> _Site:
-    place = here if cluster is None else cluster if isinstance(cluster, Cluster) else load_cluster(str(cluster))
+    place = choose_cluster(cluster, workers=workers)
     return _Site(place, out or place.storage, data_root or data_place(place.data_root))
 
 
@@ -449,7 +460,7 @@ def _experiment(
         return recipe
     if not asked:
         return resolve(load_recipe(str(recipe), pairs))
-    with _own_random_state():
+    with preserved_process():
         return experiment_of(str(recipe), pairs, store=site.store, data_root=site.data_root, **asked)
 
 
@@ -460,8 +471,8 @@ def _train(
     if cluster.workers != 0:
         refuse_networks_of_this_process(experiment)
     shown = following(experiment.runs, str(site.store), elsewhere=elsewhere) if progress else nullcontext()
-    random_state = nullcontext() if tune_host else _own_random_state()
-    with random_state, interruptible(should_stop) as stop, shown:
+    process = nullcontext() if tune_host else preserved_process()
+    with process, interruptible(should_stop) as stop, shown:
         result = train_runner.train(
             experiment, cluster, store=site.store, data_root=site.data_root, should_stop=stop, tune_host=tune_host
         )
@@ -476,12 +487,9 @@ def _directory(run: Location | RunResult) -> Location:
     return run.directory
 
 
-@contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Leave the caller's random numbers of torch as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
+def _check_count(name: str, count: int | None) -> None:
+    if count is not None and count < 1:
+        raise UsageError(f"{name} is {count}; it must be 1 or more")
 
 
 def _show_nothing(report: SearchResult) -> None:

@@ -170,7 +170,7 @@ def describe(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
-def checked(path: Path, advice: str, read: Callable[[], Any]) -> Any:
+def parse_content(path: Path, advice: str, read: Callable[[], Any]) -> Any:
     """Return what ``read`` makes of a file's content, whose shape may be another than expected.
 
     Raises:

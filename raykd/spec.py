@@ -3,7 +3,6 @@
 Shapes: B batch, C channels, H W image.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -46,13 +45,6 @@ class DataSpec:
                 )
         if min(self.std) <= 0:
             raise UsageError(f"data {self.name!r}: std {list(self.std)} must be above 0")
-
-    def to_metadata(self) -> dict[str, str]:
-        """Return what a network of this data must be shown, as a weights file carries it: JSON under ``data``.
-
-        One key, since the order of several in such a file is left to chance, and equal runs write equal files.
-        """
-        return {"data": json.dumps(self.to_dict())}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``DataSpec.from_dict`` reads back."""

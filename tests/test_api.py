@@ -1,6 +1,7 @@
 """What a program or a notebook does with raykd: own networks and images in memory, no file written by hand."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -227,3 +228,75 @@ def test_what_the_command_line_prints_is_the_result(tmp_path: Path) -> None:
     assert json.loads(told) == result.to_dict()
     assert RunResult.from_dict(json.loads(told)) == result
     assert raykd.train("supervised_digits_lenet5", overrides=pairs, progress=False) == result
+
+
+def test_a_run_is_looked_at_wherever_its_store_is(tmp_path: Path) -> None:
+    """Its images lie in that store, not in ``runs``; folders may be texts or paths."""
+    result = trained(teacher=Own(), student=Own(), out="elsewhere")
+    assert result.directory is not None
+    for store in ("runs", tmp_path / "runs"):
+        found = raykd.inspect(result.directory, store=store, data_root=str(tmp_path))
+        assert found.test.top1 == result.student.top1
+    Path("ranked.parquet").touch()
+    with pytest.raises(UsageError, match="ranked.parquet exists already; remove it, or write to another file"):
+        raykd.ood(result.directory, "digits", out="ranked.parquet", store="runs", data_root=str(tmp_path))
+    with pytest.raises(UsageError, match="^. is a folder; give the name of a file"):
+        raykd.statistics(result.directory, out=".", store="runs", data_root=str(tmp_path))
+    with pytest.raises(UsageError, match="^images is 0; a set has 1 image or more"):
+        raykd.synthesize(result, 0, "made", data_root=str(tmp_path))
+    with pytest.raises(UsageError, match="the teacher's run .* is not in elsewhere/; train it"):
+        raykd.inspect("dafl_digits", store="elsewhere")
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "no seeds": (lambda: raykd.train_seeds("dafl_digits", 0), "seeds is 0; it must be 1 or more"),
+    "no seeds of a table": (lambda: raykd.table("digits", seeds=0), "seeds is 0; it must be 1 or more"),
+    "no trials": (lambda: raykd.tune("smallest", trials=-1), "trials is -1; it must be 1 or more"),
+    "overrides of a network": (
+        lambda: raykd.inspect(network(), data=pair(), overrides=SHORT),
+        "overrides are fields of a recipe, and a network in memory has none",
+    ),
+    "data of a recipe": (lambda: raykd.inspect("dafl_digits", data="digits"), "data says what a network in memory"),
+    "a store elsewhere": (
+        lambda: raykd.inspect("dafl_digits", store="s3://bucket/runs"),
+        "store is s3://bucket/runs, and this reads folders of this machine",
+    ),
+    "data elsewhere": (
+        lambda: raykd.ood("dafl_digits", "usps", data_root="s3://bucket/data"),
+        "data_root is 's3://bucket/data', and this command reads folders",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_meant_is_refused_in_a_line(case: str) -> None:
+    call, says = REFUSED[case]
+    Path("runs").mkdir()
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", ["tune", "table"])
+def test_a_search_and_a_table_leave_the_process_as_it_is(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """Ray itself is not needed to see it: what its runner does to a process is done here."""
+
+    def work(*_: object, **__: object) -> str:
+        torch.rand(3)
+        os.environ.update(RAY_worker_niceness="1", TUNE_OF_TESTS="1", RAY_AUTH_MODE_OF_TESTS="1")
+        for name in ("optuna", "ray.tune.tune"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        return "done"
+
+    def settings() -> list[Any]:
+        levels = [logging.getLogger(name).level for name in ("optuna", "ray.tune.tune")]
+        return [torch.random.get_rng_state().tolist(), dict(os.environ), levels]
+
+    monkeypatch.setattr("raykd.api.tune_runner.search", work)
+    monkeypatch.setattr("raykd.api.fill_table", work)
+    before = settings()
+    told: object = raykd.tune("student_architecture", progress=False) if verb == "tune" else raykd.table("digits")
+    assert told == "done"
+    assert os.environ.pop("RAY_AUTH_MODE_OF_TESTS") == "1", "Ray has read that"
+    assert settings() == before

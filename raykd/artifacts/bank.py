@@ -20,11 +20,11 @@ from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
 from raykd.files import (
     MANIFEST,
-    checked,
     damaged,
     is_file,
     is_folder,
     make_folder,
+    parse_content,
     read_json,
     replacing,
     sha256_of,
@@ -34,9 +34,10 @@ from raykd.generators import EVERY, GeneratorBank, GeneratorConfig, member_param
 from raykd.generators.waves import Wave
 from raykd.recipe.experiment import Experiment
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import read_tensors, save_weights, sealed
+from raykd.store.checkpoint import save_weights
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
+from raykd.tensors import checksum_metadata, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def write_products(run: RunDirectory, products: Mapping[str, Mapping[str, Tensor
     make_folder(folder)
     for name, tensors in products.items():
         with replacing(product_path(run, name)) as staging:
-            save_weights(tensors, staging, sealed(tensors))
+            save_weights(tensors, staging, checksum_metadata(tensors))
 
 
 def product_path(run: RunDirectory, name: str) -> Path:
@@ -63,7 +64,7 @@ def check_products(run: RunDirectory, world: World) -> None:
     """See whether the members that are there are whole; each worker reads a share. Every worker must call it.
 
     Raises:
-        CorruptError: on all workers, if one of them finds another.
+        CorruptError: on all workers, if one of them finds a damaged member.
     """
 
     def check_share() -> None:
@@ -151,7 +152,7 @@ class BankFiles:
             tensors = read_tensors(path, _RESTORE)
             if sha256_of(path) != manifest["files"][path.name]:
                 raise damaged(path, "it differs from its checksum", _RESTORE)
-            checked(path, _RESTORE, partial(bank.load_member, label, tensors))
+            parse_content(path, _RESTORE, partial(bank.load_member, label, tensors))
         return bank.eval().requires_grad_(False)
 
 
@@ -170,7 +171,7 @@ def open_bank(run: RunDirectory) -> BankFiles:
         state = "has not finished its bank" if run.has_bank else "has no bank"
         raise UsageError(f"run {run.name} {state}; `raykd train` makes one of a recipe for it, and goes on with one")
     manifest = read_json(file, _RESTORE)
-    return checked(file, _RESTORE, lambda: _parse_manifest(run.bank, manifest))  # type: ignore[no-any-return]
+    return parse_content(file, _RESTORE, lambda: _parse_manifest(run.bank, manifest))  # type: ignore[no-any-return]
 
 
 def _parse_manifest(folder: Path, manifest: Mapping[str, Any]) -> BankFiles:

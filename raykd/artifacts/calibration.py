@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from raykd.artifacts.class_statistics import collect, load_statistics, read_metadata, save_statistics, used_images
+from raykd.config.data_root import find_file
 from raykd.data.datasets import Images, load_images
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
@@ -77,7 +78,8 @@ def class_statistics(
                 f"set calibration.from_teacher=false and calibration.per_class={BY_PRODUCT_IMAGES}"
             )
     else:
-        path = find_file(str(config.file), workspace.data)
+        advice = "make it by `raykd statistics`, or set the data root by RAYKD_DATA"
+        path = find_file(str(config.file), workspace.data, "statistics file", advice)
     metadata = world.agree(lambda: read_metadata(path))
     opened.note("calibration", _entry(metadata["data"], metadata["split"], metadata["per_class"]))
     return world.agree(lambda: load_statistics(path, moments, teacher_sha256, spec))
@@ -141,19 +143,3 @@ def _save(
 
 def _entry(data: str, split: str, per_class: int) -> str:
     return f"{data}/{split} ({per_class} of each class)"
-
-
-def find_file(name: str, data_root: Path | None) -> Path:
-    """Return the file of that name in the current directory, or else under the data root.
-
-    Raises:
-        UsageError: naming the places looked at.
-    """
-    candidates = [Path(name)] + ([data_root / name] if data_root else [])
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked = " and ".join(map(str, candidates))
-    raise UsageError(
-        f"no file {name!r} (looked at {looked}); `raykd statistics` makes it, RAYKD_DATA sets the data root"
-    )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,11 +21,11 @@ from raykd.data.datasets import Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.errors import SetupError, UsageError
-from raykd.files import damaged, describe, is_file, replacing
+from raykd.files import damaged, is_file, replacing
 from raykd.methods.base import ClassMoments
 from raykd.models.moments import MomentTeacher
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import sum_of_tensors
+from raykd.tensors import read_tensor_file, sum_of_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -215,12 +215,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file, and be sure that it is whole."""
     if not is_file(path):
         raise UsageError(f"no statistics file {path}; `raykd statistics` makes one")
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (OSError, SafetensorError) as error:
-        raise damaged(path, describe(error), _ADVICE) from None
+    header, tensors = read_tensor_file(path, _ADVICE)
     if header.pop("format", None) != _FORMAT:
         raise UsageError(f"{path} holds something else than statistics by class; `raykd statistics` makes these")
     if header.pop("version", None) != _VERSION:

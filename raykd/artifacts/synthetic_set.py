@@ -99,13 +99,13 @@ class SyntheticFolder:
             CorruptError: if one of them is damaged.
         """
         if self.folder.name in DATASETS:
-            raise UsageError(f"--out {self.folder}: {self.folder.name!r} is the name of a real set; choose another")
+            raise UsageError(f"{self.folder} is called as the real set {self.folder.name!r}; choose another folder")
         found = sorted(self.folder.glob("[!.]*"))
         others = [path.name for path in found if path not in self.files and path.name != MANIFEST]
         present = [path for path in found if path in self.files]
         if others or (found and not present):
             raise UsageError(
-                f"--out {self.folder} holds something else than this set of {self.rows:,} images "
+                f"{self.folder} holds something else than this set of {self.rows:,} images "
                 f"({', '.join(others[:3]) or MANIFEST}); choose another folder, or empty it"
             )
         for path in present:
@@ -127,7 +127,7 @@ class SyntheticFolder:
         for key, value in expected.items():
             if metadata.get(key) != value:
                 raise UsageError(
-                    f"--out {self.folder} holds a set whose {key} is {metadata.get(key)!r}, not {value!r}; "
+                    f"{self.folder} holds a set whose {key} is {metadata.get(key)!r}, not {value!r}; "
                     "choose another folder, or empty it"
                 )
 
@@ -205,11 +205,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
         SetupError: if the folder cannot be made.
     """
     if folder.is_file():
-        raise UsageError(f"--out {folder} is a file; give a folder that is empty or not there yet")
+        raise UsageError(f"{folder} is a file; give a folder that is empty or not there yet")
     try:
         make_folder(folder)
     except OSError as error:
-        raise SetupError(f"--out {folder} cannot be used as a folder: {error}") from error
-    busy = f"--out {folder} is in use by another process; wait for it, or choose another"
+        raise SetupError(f"{folder} cannot be used as a folder: {error}") from error
+    busy = f"{folder} is in use by another process; wait for it, or choose another"
     with locked(folder, wait=False, busy=busy):
         yield

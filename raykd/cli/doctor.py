@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from raykd.cli.command import Command
-from raykd.config.data_root import data_root
+from raykd.config.data_root import data_folder
 
 
 @click.command(cls=Command, example="raykd doctor")
@@ -19,7 +19,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     from raykd.cli import output
     from raykd.tasks.doctor import diagnose
 
-    result = diagnose(data_root(), Path("runs"))
+    result = diagnose(data_folder(), Path("runs"))
     if as_json:
         output.print_json(result)
     else:

@@ -29,7 +29,7 @@ def list_(cluster: str | None, as_json: bool) -> None:
 
     found = _api(cluster).all()
     if as_json:
-        output.print_json({"jobs": [_told(job) for job in found]})
+        output.print_json({"jobs": [_job_to_dict(job) for job in found]})
         return
     rows = [[job.run, job.metadata.get("command", ""), job.status, job.started or "", job.ended or ""] for job in found]
     output.print_table("jobs", ["run", "command", "status", "started", "ended"], rows)
@@ -45,9 +45,9 @@ def status(run: str, cluster: str | None, as_json: bool) -> None:
 
     job = _api(cluster).find(run)
     if as_json:
-        output.print_json(_told(job))
+        output.print_json(_job_to_dict(job))
     else:
-        output.print_pairs({name: value for name, value in _told(job).items() if value not in (None, "")})
+        output.print_pairs({name: value for name, value in _job_to_dict(job).items() if value not in (None, "")})
 
 
 @jobs.command(cls=Command, example="raykd jobs logs -f {recipe} --cluster gpu_cluster")
@@ -88,7 +88,7 @@ def _api(cluster: str | None) -> "Jobs":
     return connect(load_job_cluster(cluster))
 
 
-def _told(job: "SubmittedJob") -> dict[str, Any]:
+def _job_to_dict(job: "SubmittedJob") -> dict[str, Any]:
     return {
         "run": job.run,
         "job": job.id,

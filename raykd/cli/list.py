@@ -7,7 +7,7 @@ import click
 
 from raykd.cli.command import Command
 from raykd.cli.names import packaged_recipes, packaged_tables
-from raykd.config.data_root import data_root
+from raykd.config.data_root import data_folder
 
 Entry = dict[str, Any]
 
@@ -42,7 +42,7 @@ def _models() -> Iterable[Entry]:
 def _datasets() -> Iterable[Entry]:
     from raykd.tasks.doctor import data_sets
 
-    for spec, splits in data_sets(data_root()):
+    for spec, splits in data_sets(data_folder()):
         shape = f"{spec.channels}x{spec.size}x{spec.size}, {spec.num_classes} classes"
         state = ", ".join(splits) if splits else "not under the data root"
         yield {"name": spec.name, "description": f"{shape}; {state}", "splits": splits}

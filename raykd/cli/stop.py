@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from raykd.store.run_directory import RunDirectory
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_RECENT_SECONDS = 3.0  # seconds; what works through others asks several times in each
-_GRACE_SECONDS = 5.0  # seconds for tidying up where nothing is to be saved
+_RECENT_SECONDS = 3.0  # what works through others asks several times in each of them
+_GRACE_SECONDS = 5.0  # to tidy up where nothing is to be saved
 
 
 class Stop:

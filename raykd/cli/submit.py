@@ -59,7 +59,7 @@ def submit(
     submission = Submission.create(request, package, target)
     package.check()
     if dry_run:
-        _tell(submission, as_json)
+        _print_plans(submission, as_json)
         return
     with tempfile.TemporaryDirectory(prefix="raykd-job-") as folder, stop.tidying():
         jobs = connect(target)
@@ -83,7 +83,7 @@ def submit(
         raise click.exceptions.Exit(code)
 
 
-def _tell(submission: Any, as_json: bool) -> None:
+def _print_plans(submission: Any, as_json: bool) -> None:
     from raykd.cli import output
     from raykd.cli.plan import durations, print_plan
 

@@ -42,13 +42,13 @@ def table(
     run that ends.
     """
     from raykd import api
-    from raykd.cluster.config import Cluster, load_cluster
+    from raykd.cluster.config import choose_cluster
     from raykd.recipe.table import load_table
     from raykd.store.run_directory import runs_in
     from raykd.store.workspace import local_folder
 
     plan = load_table(name)
-    place = Cluster(name="here") if cluster is None else load_cluster(cluster)
+    place = choose_cluster(cluster, workers=1)
     store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
     with stop.tidying():

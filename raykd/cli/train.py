@@ -47,14 +47,14 @@ def train(
     a run that was stopped, and reads one that is finished. Ctrl-C saves and stops.
     """
     from raykd import api
-    from raykd.cluster.config import Cluster, load_cluster
+    from raykd.cluster.config import choose_cluster
     from raykd.recipe.experiment import resolve
     from raykd.recipe.recipe import load_recipe
     from raykd.store.run_directory import RunDirectory
     from raykd.store.workspace import local_folder
 
     base = resolve(load_recipe(recipe, overrides))
-    place = Cluster(name="here", workers=0) if cluster is None else load_cluster(cluster)
+    place = choose_cluster(cluster, workers=0)
     store, first = local_folder(out or place.storage), base.recipe.seed
     runs = [run for seed in range(first, first + seeds) for run in base.with_seed(seed).runs]
     stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")

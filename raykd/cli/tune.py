@@ -45,14 +45,14 @@ def tune(
     for `raykd train`.
     """
     from raykd import api
-    from raykd.cluster.config import Cluster, load_cluster
+    from raykd.cluster.config import choose_cluster
     from raykd.search.setup import plan_search
     from raykd.search.space_file import load_space
     from raykd.store.run_directory import runs_in
     from raykd.store.workspace import local_folder
 
     chosen = load_space(space, overrides, trials)
-    place = Cluster(name="here") if cluster is None else load_cluster(cluster)
+    place = choose_cluster(cluster, workers=1)
     store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
     with stop.tidying():

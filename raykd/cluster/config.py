@@ -128,6 +128,21 @@ def check_dashboard(url: str) -> str:
     return url.rstrip("/")
 
 
+def choose_cluster(given: str | Path | Cluster | None, *, workers: int) -> Cluster:
+    """Return the cluster that a verb is given, by its name or file or itself; default: this machine.
+
+    Args:
+        given: what the verb is given.
+        workers: of this machine's Ray, if that is meant; 0 for this process, without Ray.
+
+    Raises:
+        UsageError: as ``load_cluster``.
+    """
+    if given is None:
+        return Cluster(name="here", workers=workers)
+    return given if isinstance(given, Cluster) else load_cluster(str(given))
+
+
 def load_cluster(source: str) -> Cluster:
     """Load a cluster file: a path, or a name in ./clusters or among the packaged ones.
 

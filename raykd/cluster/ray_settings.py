@@ -19,6 +19,8 @@ _SETTINGS = {
     # Endless by default, and a hang would look like a slow step.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
 }
+_before_import: dict[str, str] = {}
+"""What was set when Ray was not imported yet: its processes are given the same later, wherever that was taken back."""
 _START_SECONDS = 60
 GROWTH_SECONDS = 1800
 """How long machines are waited for that an autoscaler adds: to be found, to boot, and to install what they need."""
@@ -31,7 +33,10 @@ def apply_ray_settings(cluster: Cluster) -> None:
     start_seconds = GROWTH_SECONDS if cluster.grows_to else _START_SECONDS
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_seconds))
     if "ray" in sys.modules:
+        for name, value in _before_import.items():
+            os.environ.setdefault(name, value)
         return
+    found = dict(os.environ)
     if cluster.address == "local":
         # Ray ends workers, its own controller first, when the machine's memory is 95 % full, whoever fills it.
         os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
@@ -42,6 +47,7 @@ def apply_ray_settings(cluster: Cluster) -> None:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if token_source() is not None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _before_import.update({name: value for name, value in os.environ.items() if name not in found})
 
 
 def token_source() -> str | None:

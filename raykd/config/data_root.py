@@ -1,4 +1,4 @@
-"""Where data sets are looked for when nobody says: the environment's data root."""
+"""Where data sets are looked for when nobody says, and where the files are that a recipe names."""
 
 import os
 from pathlib import Path
@@ -6,21 +6,41 @@ from pathlib import Path
 from raykd.errors import UsageError, masked
 
 
-def data_root() -> Path | None:
-    """Return the folder of the data sets that the environment names.
+def data_folder(given: str | Path | None = None) -> Path | None:
+    """Return the folder of the data sets that a caller names, or else the environment.
 
     Raises:
-        UsageError: if it names an object store, which what only reads folders cannot open.
+        UsageError: if it is an object store, which what only reads folders cannot open.
     """
-    root = data_place()
-    if root and "://" in root:
+    root = given or data_place()
+    if root and "://" in str(root):
         raise UsageError(
-            f"RAYKD_DATA is {masked(root)!r}, and this command reads folders of this machine: copy what it needs and "
-            "name the folder (train, tune, table and evaluate read object stores)"
+            f"{'data_root' if given else 'RAYKD_DATA'} is {masked(str(root))!r}, and this command reads folders of "
+            "this machine: copy what it needs and name the folder (train, tune, table and evaluate read object stores)"
         )
-    return Path(root) if root else None
+    return Path(root).expanduser() if root else None
 
 
 def data_place(of_cluster: str | None = None) -> str | None:
     """Return the data root of a cluster, or else that of the environment: a path, or an object store's address."""
     return of_cluster or os.environ.get("RAYKD_DATA") or None
+
+
+def find_file(name: str, root: Path | None, kind: str, advice: str) -> Path:
+    """Return the file of that name in the current directory, or else under a data root.
+
+    Args:
+        name: a relative or absolute path.
+        root: the data root, if there is one.
+        kind: what a message calls such a file, as in ``weights file``.
+        advice: what a user can do where there is none.
+
+    Raises:
+        UsageError: naming the places looked at.
+    """
+    places = [Path(name)] + ([root / name] if root else [])
+    for place in places:
+        if place.is_file():
+            return place
+    looked = " and ".join(map(str, places))
+    raise UsageError(f"no {kind} {name!r} (looked at {looked}); {advice}")

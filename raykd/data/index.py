@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from raykd.config.data_root import find_file
 from raykd.data.datasets import count_images
 from raykd.errors import CorruptError, MissingData, SetupError, UsageError
 from raykd.files import replacing
@@ -60,7 +61,11 @@ def best_rows(name: str, data: str, images: int | None, data_root: Path | None, 
         UsageError: if it ranks another set, or holds fewer images.
         CorruptError: if it is damaged.
     """
-    path = _find_index(name, data, data_root)
+    advice = f"make it: raykd ood TEACHER --data {data} --out {name}"
+    try:
+        path = find_file(name, data_root, "index file", advice)
+    except UsageError as error:
+        raise MissingData(str(error)) from None
     try:
         table = pq.read_table(path)
         metadata = json.loads((table.schema.metadata or {})[_FORMAT.encode()])
@@ -76,21 +81,10 @@ def best_rows(name: str, data: str, images: int | None, data_root: Path | None, 
             f"make another by `raykd ood TEACHER --data {data}`"
         )
     if images is not None and images > len(rows):
-        raise UsageError(f"data.ood_images {images}: {path} holds {len(rows):,}; make it again with --images {images}")
+        raise UsageError(f"data.ood_images {images}: {path} holds {len(rows):,}; make it again with {images:,} images")
     if teacher_sha256 is not None and metadata["teacher_sha256"] != teacher_sha256:
         logger.warning("%s was ranked by another teacher (%s) than this run's", path, metadata["teacher"])
     return rows[:images].sort().values
-
-
-def _find_index(name: str, data: str, data_root: Path | None) -> Path:
-    candidates = [Path(name)] + ([data_root / name] if data_root else [])
-    index = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if index is None:
-        looked = " and ".join(str(candidate) for candidate in candidates)
-        raise MissingData(
-            f"no index file {name!r} (looked at {looked}); make it: raykd ood TEACHER --data {data} --out {name}"
-        )
-    return index
 
 
 def _rows_sha256(rows: Tensor) -> str:

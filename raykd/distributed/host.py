@@ -5,11 +5,14 @@ platform is another: it is safe to call `prepare_host` anywhere, once, before th
 """
 
 import ctypes
+import logging
 import os
 import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +64,31 @@ def prepare_host(threads: int | None = None) -> HostReport:
         matmul="onednn" if routed else "default",
         matmul_error=error,
     )
+
+
+@contextmanager
+def preserved_process() -> Iterator[None]:
+    """Leave a process that is somebody else's as it was: torch's random numbers, Ray's variables, levels of logs.
+
+    What tells of Ray's token stays: the library has read it once and for all.
+    """
+    environment = _variables_of_ray()
+    loggers = [logging.getLogger(name) for name in ("optuna", "ray", "ray.tune.tune")]
+    levels = [logger.level for logger in loggers]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for name in _variables_of_ray().keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _variables_of_ray() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k.startswith(("RAY_", "TUNE_")) and not k.startswith("RAY_AUTH_")}
 
 
 def compile_obstacle(device: str = "cpu") -> str | None:

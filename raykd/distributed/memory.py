@@ -1,13 +1,15 @@
 """How much memory this process may still take: of the machine, of its container, of a device.
 
-Planning and loading both ask here, so that what was planned is what fits.
+Planning and loading both ask here, so that what was planned is what fits. Which errors say that there was none left.
 """
 
 import os
+import re
 from pathlib import Path
 
 import torch
 
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory", re.IGNORECASE)
 _MEMINFO = Path("/proc/meminfo")
 _CONTAINER = Path("/sys/fs/cgroup")
 _ASSUMED = 4 * 2**30
@@ -34,6 +36,11 @@ def free_device_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + reserve
     free = free_memory()
     return _ASSUMED if free is None else free
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the host or a device, of whatever make, had no memory left to give."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _free_on_machine() -> int | None:

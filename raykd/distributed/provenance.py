@@ -24,7 +24,7 @@ _PACKAGES = (
 )
 
 
-def describe(world: World) -> dict[str, Any]:
+def describe_environment(world: World) -> dict[str, Any]:
     """Return versions and hardware, ready for JSON."""
     return {
         "python": platform.python_version(),

@@ -11,6 +11,7 @@ from torch import nn
 
 from raykd.artifacts.bank import load_bank, open_bank, require_run
 from raykd.artifacts.calibration import class_statistics
+from raykd.config.data_root import find_file
 from raykd.config.runtime import Runtime
 from raykd.data.datasets import data_spec, find_split
 from raykd.data.index import best_rows
@@ -313,12 +314,7 @@ def find_weights(name: str, workspace: Workspace) -> Path:
         if kept is None:
             raise UsageError(f"the weights {name!r} are not in {workspace.store}/weights: bring that folder along")
         return kept
-    places = [Path(name)] + ([workspace.data / name] if workspace.data else [])
-    for place in places:
-        if place.is_file():
-            return place
-    looked = " and ".join(str(place) for place in places)
-    raise UsageError(f"no weights file {name!r} (looked at {looked}; RAYKD_DATA sets the data root)")
+    return find_file(name, workspace.data, "weights file", "put it there, or set the data root by RAYKD_DATA")
 
 
 def _compiler(runtime: Runtime, recipe: Recipe, world: World) -> Compiler:

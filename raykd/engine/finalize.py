@@ -24,8 +24,9 @@ from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import SELECTIONS, Figures, RunResult
 from raykd.store.checkpoint import save_weights
-from raykd.store.run_directory import RunDirectory
+from raykd.store.run_directory import RunDirectory, selected_by
 from raykd.store.workspace import Workspace
+from raykd.tensors import checksum_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def finalize(
     """Write what others will use and return the result; every worker must call it."""
     world, recipe, run = built.method.world, experiment.recipe, workspace.run(experiment.run_id)
     has_student = "student" in built.method.roles
-    figures = _save_student(built, selection, run) if has_student else {}
+    figures = _save_student(built, selection, run, selected_by(recipe)) if has_student else {}
     quality = _measure_images(experiment, built, workspace)
     if world.rank == 0:
         _write_statistics(recipe, built, run)
@@ -50,7 +51,7 @@ def finalize(
     return RunResult(
         run=experiment.run_id,
         seed=recipe.seed,
-        selected=_chosen(built) if has_student else None,
+        selected=selected_by(recipe) if has_student else None,
         last=figures.get("last"),
         blind=figures.get("blind"),
         best=figures.get("best"),
@@ -64,14 +65,9 @@ def finalize(
     )
 
 
-def _chosen(built: Built) -> str:
-    """Name the selection that counts."""
-    return "last" if built.method.streams else "blind"
-
-
-def _save_student(built: Built, selection: Selection, run: RunDirectory) -> dict[str, Figures]:
+def _save_student(built: Built, selection: Selection, run: RunDirectory, chosen: str) -> dict[str, Figures]:
     """Score the three selections once more and save the chosen weights."""
-    student, chosen = built.method.student, _chosen(built)
+    student = built.method.student
     figures = {}
     for name in SELECTIONS:
         student.load_state_dict(selection.weights[name])
@@ -80,7 +76,8 @@ def _save_student(built: Built, selection: Selection, run: RunDirectory) -> dict
 
     def save() -> None:
         with run.writing(), replacing(run.student) as staging:
-            save_weights(selection.weights[chosen], staging, built.spec.to_metadata())
+            weights = selection.weights[chosen]
+            save_weights(weights, staging, checksum_metadata(weights, built.spec.to_dict()))
 
     built.method.world.agree(save, on_first=True)
     return figures

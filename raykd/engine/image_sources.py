@@ -181,7 +181,7 @@ class MethodSource:
         return torch.empty(0, dtype=torch.int64)
 
     def images(self, rows: range) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images of all rows, block by block; see ``Rows``."""
+        """Yield the images of all rows, block by block; see ``ImageSource.images``."""
         for number in range(rows.start // _BLOCK, -(-rows.stop // _BLOCK)):
             first = number * _BLOCK
             inside = range(max(rows.start, first), min(rows.stop, first + _BLOCK))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raykd.artifacts.bank import check_products
 from raykd.config.runtime import Runtime
-from raykd.distributed.provenance import describe
+from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
 from raykd.engine.build import Built, build, check
 from raykd.engine.finalize import finalize
@@ -184,10 +184,10 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
     if step and previous_sha256 != built.teacher_sha256:
         raise UsageError(
             f"the teacher's weights are not those that run {directory.name} began with "
-            f"(sha256 {previous_sha256} then, {built.teacher_sha256} now): put them back, or use another --out"
+            f"(sha256 {previous_sha256} then, {built.teacher_sha256} now): put them back, or use another store"
         )
     environment = {
-        **describe(context.world),
+        **describe_environment(context.world),
         "data_opened": built.opened.by_role(),
         "teacher_sha256": built.teacher_sha256,
     }

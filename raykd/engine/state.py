@@ -4,12 +4,14 @@ Parameters are equal on all workers; batch-normalisation buffers are not, since 
 The checkpoint therefore keeps every worker's buffers, and evaluation uses their average.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from raykd.distributed.memory import is_out_of_memory
 from raykd.distributed.world import World
 from raykd.engine.selection import Selection, Weights
 from raykd.files import describe
@@ -18,6 +20,7 @@ from raykd.store.checkpoint import Checkpoint, UnfitCheckpoint, read_checkpoint
 
 _UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What torch, and a method, make of tensors of other names and shapes."""
+_DEVICES = re.compile(r"\b(CUDA|HIP|MPS|XPU)\b")
 
 
 def averaged_weights(network: nn.Module, world: World) -> Weights:
@@ -66,7 +69,7 @@ def restore(path: Path | None, method: Method, selection: Selection) -> float:
         try:
             return _load(path, method, selection)
         except _UNFIT as error:
-            if "CUDA" in str(error):  # the device's failure, not the file's
+            if is_out_of_memory(error) or _DEVICES.search(str(error)):  # a failure of the machine, not of the file
                 raise
             raise unfit(path, error) from error
 

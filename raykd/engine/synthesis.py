@@ -18,7 +18,7 @@ from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
 from raykd.errors import CorruptError, UsageError
-from raykd.files import MANIFEST, checked, damaged, is_file, locked, make_folder, read_json, sha256_of, write_json
+from raykd.files import MANIFEST, damaged, is_file, locked, make_folder, parse_content, read_json, sha256_of, write_json
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.results import SyntheticSet
@@ -41,7 +41,7 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
         CorruptError: if the bank or what is in ``out`` is damaged.
     """
     if images < 1:
-        raise UsageError(f"--images {images}: a set has 1 image or more")
+        raise UsageError(f"images is {images}; a set has 1 image or more")
     origin = _find_generators(run)
     experiment, workspace = origin.experiment(), Workspace(data_root, origin.path.resolve().parent)
     recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
@@ -182,7 +182,7 @@ def _write_manifest(folder: SyntheticFolder, bounds: PixelRange) -> None:
 def _verify(folder: Path) -> None:
     advice = "delete it and run this again"
     manifest = read_json(folder / MANIFEST, advice)
-    sums = checked(folder / MANIFEST, advice, lambda: dict(manifest["files"]))
+    sums = parse_content(folder / MANIFEST, advice, lambda: dict(manifest["files"]))
     for name, expected in sums.items():
         if not is_file(folder / name) or sha256_of(folder / name) != expected:
             raise damaged(folder / name, "it differs from its checksum", advice)

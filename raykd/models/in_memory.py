@@ -29,7 +29,7 @@ def register(network: nn.Module) -> str:
     shapes = {key: [list(tensor.shape), str(tensor.dtype)] for key, tensor in network.state_dict().items()}
     content = [kind.__module__, kind.__qualname__, _ADDRESS.sub("", repr(network)), shapes]
     name = PREFIX + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    _NETWORKS[name] = copied(network).cpu()
+    _NETWORKS[name] = copy_network(network).cpu()
     return name
 
 
@@ -45,10 +45,10 @@ def build_registered(name: str) -> nn.Module:
             f"{name} was a network in the memory of the program that began this run: give it again, as teacher=NETWORK "
             "or student=NETWORK to raykd.train, evaluate or load"
         )
-    return copied(network)
+    return copy_network(network)
 
 
-def copied(network: nn.Module) -> nn.Module:
+def copy_network(network: nn.Module) -> nn.Module:
     """Return a copy that shares nothing with a network.
 
     Raises:
@@ -76,5 +76,5 @@ def same_network(one: nn.Module, other: nn.Module, images: torch.Tensor) -> bool
         return False
     one.load_state_dict(theirs)
     with torch.no_grad():
-        answers = [copied(network).cpu().eval()(images) for network in (one, other)]
+        answers = [copy_network(network).cpu().eval()(images) for network in (one, other)]
     return all(isinstance(answer, torch.Tensor) for answer in answers) and torch.equal(*answers)

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from raykd.errors import CorruptError, UsageError
+from raykd.tensors import read_tensors
 
 CONVERT = (
     "load it where you trust it and save only the tensors: torch.save(model.state_dict(), FILE) or "
@@ -39,10 +38,7 @@ def read_weights(path: Path) -> object:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from error
+    return read_tensors(path, "restore it from a backup")
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:

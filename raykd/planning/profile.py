@@ -24,7 +24,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from raykd.config.runtime import Runtime
 from raykd.data.datasets import Images
 from raykd.distributed.host import prepare_host
-from raykd.distributed.provenance import describe
+from raykd.distributed.provenance import describe_environment
 from raykd.distributed.simulated import SimulatedWorld
 from raykd.distributed.world import World
 from raykd.engine.build import Built, build
@@ -197,7 +197,7 @@ def _state_bytes(optimizer: Optimizer) -> int:
 
 
 def _device(world: World) -> str:
-    environment = describe(world)
+    environment = describe_environment(world)
     return (
         environment["gpu"]
         or f"{environment['cpu']}, {environment['threads_per_worker']} of {environment['cores']} cores"

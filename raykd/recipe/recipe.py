@@ -127,11 +127,6 @@ class Recipe(Config):
         return segments
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the packaged recipes."""
-    return sorted(_RECIPES.files())
-
-
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     """Load a packaged recipe by name, or a file by path, and apply ``KEY=VALUE`` overrides.
 

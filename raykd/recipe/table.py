@@ -98,11 +98,6 @@ class Entry:
         return tuple(run.run_id for run in self.runs)
 
 
-def table_names() -> list[str]:
-    """Return the names of the packaged tables."""
-    return sorted(_TABLES.files())
-
-
 def load_table(source: str) -> Table:
     """Load a packaged table by name, or a file by path.
 
@@ -128,7 +123,7 @@ def table_entries(table: Table, *, quick: bool, seeds: int | None = None) -> lis
         UsageError: if there is no reduced budget, or a cell's recipe or override is wrong, naming row and column.
     """
     if quick and table.quick is None:
-        raise UsageError(f"table {table.name!r} has no reduced budget: leave --quick out")
+        raise UsageError(f"table {table.name!r} has no reduced budget: fill it without quick")
     columns = (quick and table.quick and table.quick.columns) or tuple(table.columns)
     count = seeds or (table.quick.seeds if quick and table.quick else table.seeds)
     entries = []

@@ -37,7 +37,10 @@ class Follower:
     """Looks at the runs that a command works at, one after another."""
 
     def __init__(self, runs: Sequence["Experiment"], read: Callable[[str], str]) -> None:
-        """Remember what is there already: it is no update. ``read`` returns a file of the store, "" without one."""
+        """Remember the steps reported so far, which are not told again.
+
+        ``read`` returns the content of a file of the store, by its path there; "" where there is none.
+        """
         self._read = read
         self._since = time.time()
         self._seen = {one.run_id: self._status(one.run_id).get("step", 0) for one in runs}

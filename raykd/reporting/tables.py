@@ -113,7 +113,7 @@ def _spread(mean: Figures, sd: Figures) -> dict[str, Spread]:
     return {name: Spread(value, deviations[name]) for name, value in mean.to_dict().items() if name != "step"}
 
 
-def format_figure(cell: TableCell, selection: str) -> str:
+def format_accuracy(cell: TableCell, selection: str) -> str:
     """Write a cell's accuracy as mean and deviation; the deviation of one seed alone is left out."""
     measured = cell.measured
     spread = None if measured is None else getattr(measured, selection).get(METRIC)
@@ -129,7 +129,7 @@ def format_measured(cell: TableCell) -> str:
     if cell.measured is None:
         return "failed" if cell.reasons else "not run yet"
     missing = len(cell.runs) - len(cell.measured.seeds)
-    figure = format_figure(cell, cell.measured.selected)
+    figure = format_accuracy(cell, cell.measured.selected)
     return figure + (f" ({missing} of {len(cell.runs)} seeds missing)" if missing else "")
 
 
@@ -156,7 +156,7 @@ def table_lines(report: TableResult, column: str) -> list[list[str]]:
                 row.name + (" (control)" if row.control else ""),
                 format_published(cell),
                 format_measured(cell) + (f", {measured.selected}" if measured else ""),
-                *(format_figure(cell, selection) for selection in SELECTIONS),
+                *(format_accuracy(cell, selection) for selection in SELECTIONS),
                 "" if measured is None or measured.teacher is None else f"{measured.teacher:.2f}",
                 str(len(measured.seeds)) if measured else "",
                 f"{cell.steps:,} x {cell.global_batch:,}" if cell.steps is not None else "",

@@ -6,14 +6,12 @@
 Nothing in them can execute, and no path is stored, so a run directory may be moved.
 """
 
-import hashlib
-import json
 import logging
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -21,14 +19,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raykd.distributed.memory import is_out_of_memory
 from raykd.errors import CorruptError, SetupError
-from raykd.files import MANIFEST, checked, damaged, describe, is_file, is_folder, read_json, sha256_of, write_json
+from raykd.files import MANIFEST, describe, is_folder, parse_content, read_json, sha256_of, write_json
+from raykd.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
 _KEEP = 2
+_STEP = "step_"
 _STATE = "state.pt"
-_SUM = "sha256"
 _RESTORE = "restore the checkpoint from a backup, or remove it to go on from the one before it"
 
 
@@ -91,6 +91,8 @@ def write_checkpoint(
 ) -> Path:
     """Write into ``folder``/step_N, which appears under that name only when it is complete.
 
+    Of those that are there the one before it stays; later ones, which the run has passed over as unfit, are removed.
+
     ``shards`` are the sums of all workers' ``write_shard``, which has left those files here, or ``elsewhere``: then
     workers of other machines have sent theirs to the store.
 
@@ -121,7 +123,9 @@ def write_checkpoint(
             f"could not write checkpoint {final.name} ({error}); the one before it is intact: "
             "free some space or mend the storage, then run the same command"
         ) from None
-    for old in [*_steps(folder)[:-_KEEP], *folder.glob(".shards-*")]:
+    # What is of a later step was passed over to come here: it must not outlive this one and be found again.
+    kept = [path for path in _steps(folder) if step_of(path) <= checkpoint.step][-_KEEP:]
+    for old in [*(path for path in _steps(folder) if path not in kept), *folder.glob(".shards-*")]:
         _remove(old)
     return final
 
@@ -187,7 +191,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         files[_STATE]  # what is not vouched for is not read
         return {"step": int(found["step"]), "world_size": int(found["world_size"]), "files": files}
 
-    return checked(file, _RESTORE, read)  # type: ignore[no-any-return]
+    return parse_content(file, _RESTORE, read)  # type: ignore[no-any-return]
 
 
 def manifest_files(path: Path) -> Sums:
@@ -208,7 +212,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     files = [path / name for name in sorted(manifest["files"]) if name.endswith(".safetensors")]
     shards = [file for file in files if file.name.startswith("shard_")]
     weights = {file.stem: read_tensors(file, _RESTORE) for file in files if file not in shards}
-    state = checked(path / _STATE, _RESTORE, lambda: _read_state(path / _STATE))
+    state = parse_content(path / _STATE, _RESTORE, lambda: _read_state(path / _STATE))
     return Checkpoint(manifest["step"], manifest["world_size"], weights, state, shard=_Parts(shards))
 
 
@@ -231,43 +235,12 @@ def _read_state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise ValueError("it holds pickled Python objects, not only tensors") from None
     except Exception as error:  # torch raises whatever such bytes make of its reader
+        if is_out_of_memory(error):
+            raise
         raise ValueError(describe(error)) from None
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}, not an object")
     return state
-
-
-def read_tensors(path: Path, advice: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file; where it bears the sum of its own content, it must be that.
-
-    Raises:
-        CorruptError: if it is missing or damaged.
-    """
-    if not is_file(path):
-        raise CorruptError(f"{path} is missing; {advice}")
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (OSError, SafetensorError) as error:
-        raise damaged(path, describe(error), advice) from None
-    if _SUM in header and header[_SUM] != sum_of_tensors({}, tensors):
-        raise damaged(path, "it differs from its checksum", advice)
-    return tensors
-
-
-def sealed(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the metadata by which a file of tensors that stands alone tells whether it is whole."""
-    return {_SUM: sum_of_tensors({}, weights)}
-
-
-def sum_of_tensors(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of a header and of tensors with their names, whatever their order."""
-    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -276,14 +249,19 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     save_file(own, path, dict(metadata) if metadata else None)
 
 
-def step_of(path: Path) -> int:
+def is_checkpoint(path: PurePath) -> bool:
+    """Tell by its name alone whether a directory is a checkpoint, not a copy made by hand or one half written."""
+    return path.name.startswith(_STEP) and path.name.removeprefix(_STEP).isdecimal()
+
+
+def step_of(path: PurePath) -> int:
     """Return the step that a checkpoint directory is named by."""
-    return int(path.name.removeprefix("step_"))
+    return int(path.name.removeprefix(_STEP))
 
 
 def step_name(step: int) -> str:
     """Return what the checkpoint directory of a step is called."""
-    return f"step_{step:07d}"
+    return f"{_STEP}{step:07d}"
 
 
 def shard_path(folder: Path, step: int, name: str) -> Path:
@@ -300,8 +278,7 @@ def _remove(path: Path) -> None:
 
 
 def _steps(folder: Path) -> list[Path]:
-    steps = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdecimal()]
-    return sorted(steps, key=step_of)
+    return sorted(filter(is_checkpoint, folder.glob(f"{_STEP}*")), key=step_of)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

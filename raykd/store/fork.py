@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from raykd.store.checkpoint import find_fault, step_name
+from raykd.store.checkpoint import find_fault, is_checkpoint, step_name
 from raykd.store.run_directory import RunDirectory
 
 
@@ -14,7 +14,7 @@ def fork(heir: RunDirectory, donor: RunDirectory, step: int) -> bool:
     ``heir`` has a checkpoint now: without the donor's it trains those steps itself, to the same weights.
     """
     folder = heir.checkpoints
-    if any(folder.glob("step_*")):
+    if any(map(is_checkpoint, folder.glob("*"))):
         return True
     source = donor.checkpoints / step_name(step)
     if find_fault(source) is not None:

@@ -2,8 +2,8 @@
 
 The engine reads and writes local files only. Before a run, what others have done is downloaded; after each report,
 what is new is uploaded, the manifest of a checkpoint behind its files and ``status.json`` last, so that whoever reads
-the remote side finds whole checkpoints. Every worker uploads what it alone holds, so nothing passes through the bucket
-twice.
+the remote side finds whole checkpoints. ``search.json`` is last too, in both directions: it tells how many trials its
+study holds. Every worker uploads what it alone holds, so nothing passes through the bucket twice.
 
 What is here of a file that is not text bears the time of the file there, so that one of another attempt, as long as
 its successor, is told from it.
@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from raykd.files import MANIFEST, locked, parse_json
-from raykd.store.checkpoint import manifest_files
+from raykd.store.checkpoint import is_checkpoint, manifest_files, step_of
 from raykd.store.remote import Entry, Remote
 from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
@@ -157,8 +157,7 @@ def _is_copy(path: Path, entry: Entry) -> bool:
 
 def _upload_order(path: str) -> tuple[int, str]:
     """Order files so that one that vouches for others comes behind them."""
-    name = PurePosixPath(path).name
-    return (0 if name not in (MANIFEST, STATUS) else 1 if name == MANIFEST else 2), path
+    return {MANIFEST: 1, STATUS: 2, _SEARCH: 2}.get(PurePosixPath(path).name, 0), path
 
 
 def _is_hidden(path: Path) -> bool:
@@ -176,8 +175,6 @@ def _manifests_in(folder: Path) -> list[str]:
 
 def _last_step(paths: Collection[str]) -> int:
     """Return the step of the newest checkpoint that has a manifest, or -1."""
-    parts = [PurePosixPath(path).parts for path in paths]
-    return max(
-        (int(one[1].removeprefix("step_")) for one in parts if one[0] == CHECKPOINTS and one[-1] == MANIFEST),
-        default=-1,
-    )
+    folders = [path.parent for path in map(PurePosixPath, paths) if path.name == MANIFEST]
+    saved = [folder for folder in folders if folder.parent == PurePosixPath(CHECKPOINTS) and is_checkpoint(folder)]
+    return max(map(step_of, saved), default=-1)

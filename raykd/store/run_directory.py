@@ -32,13 +32,13 @@ from safetensors import SafetensorError
 from raykd.config.yaml_file import load_yaml
 from raykd.errors import CorruptError, InProgress, SetupError, UsageError
 from raykd.files import (
-    checked,
     damaged,
     describe,
     is_file,
     is_folder,
     locked,
     make_folder,
+    parse_content,
     parse_json,
     read_json,
     replacing,
@@ -51,7 +51,8 @@ from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict
 from raykd.results import RunResult
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import manifest_files, read_tensors, step_name, sum_of_tensors
+from raykd.store.checkpoint import manifest_files, step_name
+from raykd.tensors import read_tensors, sum_of_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class RunDirectory:
         file, advice = self.path / name, "what it says is taken as unknown"
         try:
             found = read_json(file, advice)
-            checked(file, advice, lambda: _check_types(found, types))
+            parse_content(file, advice, lambda: _check_types(found, types))
         except FileNotFoundError:
             return {}
         except CorruptError as error:
@@ -284,11 +285,7 @@ class RunDirectory:
             found = read_json(file, _RESTORE)
         except FileNotFoundError:
             return None
-        return checked(file, _RESTORE, lambda: DataSpec.from_dict(found))  # type: ignore[no-any-return]
-
-    def sample_sheets(self) -> list[Path]:
-        """Return the pictures of generated images, by step."""
-        return sorted((self.path / SAMPLES).glob("step_*.png"))
+        return parse_content(file, _RESTORE, lambda: DataSpec.from_dict(found))  # type: ignore[no-any-return]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -365,7 +362,7 @@ class RunDirectory:
         """
         busy = (
             f"run {self.path.name} is in progress in another process; wait for it, "
-            "or give this one another seed or another --out"
+            "or give this one another seed or another store"
         )
         with ExitStack() as held:
             try:
@@ -376,7 +373,7 @@ class RunDirectory:
             except OSError as error:
                 raise SetupError(
                     f"run directory {self.path} cannot be made or opened ({describe(error)}); mend the storage, or "
-                    "give another --out"
+                    "use another store"
                 ) from None
             held.callback(self._remove_if_unused)
             yield

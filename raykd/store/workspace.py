@@ -20,14 +20,17 @@ from raykd.files import is_file, make_folder, replacing, sha256_of
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig
-from raykd.store.checkpoint import read_tensors, save_weights, sealed
+from raykd.store.checkpoint import save_weights
 from raykd.store.mirror import Mirror, Saved
 from raykd.store.remote import Remote, check_address, is_remote
 from raykd.store.run_directory import STATUS, RunDirectory, parse_status
+from raykd.tensors import checksum_metadata, read_tensors
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS_ADVICE = "put the teacher's own file back where its recipe names it, and remove this copy"
+_WEIGHTS_ADVICE = (
+    "put the teacher's own file back where its recipe names it, or give the network again, and remove this copy"
+)
 
 Location = str | Path
 """A folder's path, or its address in an object store."""
@@ -90,6 +93,8 @@ class Workspace:
     def kept_weights(self, sha256: str) -> Path | None:
         """Return the store's copy of a teacher's weights, by the sum of the file that they came in, if it has one.
 
+        One that ``keep_weights`` wrote bears the sum of its own content; one of ``keep_network`` is that file itself.
+
         Raises:
             CorruptError: if it is damaged.
         """
@@ -98,7 +103,7 @@ class Workspace:
             self.mirror.pull_once(self._name_of(path))
         if not is_file(path):
             return None
-        read_tensors(path, _WEIGHTS_ADVICE)
+        read_tensors(path, _WEIGHTS_ADVICE, sha256=sha256)
         return path
 
     def keep_weights(self, sha256: str, network: nn.Module) -> None:
@@ -110,14 +115,14 @@ class Workspace:
         path, weights = self._weights(sha256), network.state_dict()
         if is_file(path):
             try:
-                read_tensors(path, "it is written again")
+                read_tensors(path, "it is written again", sha256=sha256)
                 return
             except CorruptError as error:
                 logger.warning("%s", error)
         try:
             make_folder(path.parent)
             with replacing(path) as staging:
-                save_weights(weights, staging, sealed(weights))
+                save_weights(weights, staging, checksum_metadata(weights))
             if self.mirror is not None:
                 self.mirror.push_file(path, self._name_of(path))
         except (OSError, SafetensorError) as error:

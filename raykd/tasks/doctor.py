@@ -13,7 +13,7 @@ from raykd.data.datasets import DATASETS, data_spec, load_images
 from raykd.data.parquet import find_splits
 from raykd.distributed.host import compile_obstacle, prepare_host
 from raykd.distributed.memory import free_memory
-from raykd.distributed.provenance import describe
+from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
 from raykd.errors import RaykdError
 from raykd.spec import DataSpec
@@ -31,7 +31,7 @@ def diagnose(data_root: Path | None, store: Path) -> dict[str, Any]:
     The state is ok, missing (something optional), or broken (something needed, so not ok).
     """
     world = World.current()
-    environment = describe(world)
+    environment = describe_environment(world)
     packages = environment["packages"]
     checks = [
         _check(

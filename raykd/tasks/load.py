@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from raykd.engine.build import build_network, build_spec
-from raykd.errors import CorruptError, UsageError
-from raykd.files import checked
-from raykd.models.in_memory import copied
+from raykd.errors import UsageError
+from raykd.files import parse_content
+from raykd.models.in_memory import copy_network
 from raykd.models.student import Student
 from raykd.models.weights import load_weights
 from raykd.recipe.sections import NetworkConfig
@@ -18,6 +17,9 @@ from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tasks.evaluate import open_run
+from raykd.tensors import DESCRIPTION, read_tensor_file
+
+_RESTORE = "give the file itself, or restore it from a backup"
 
 
 def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student:
@@ -37,7 +39,7 @@ def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student
     workspace = Workspace(None, run.path.resolve().parent)
     spec = run.data() or build_spec(outcome.experiment.recipe.data, workspace)
     bare = config.model_copy(update={"weights": None})
-    student = _build(bare, spec, workspace) if network is None else copied(network)
+    student = _build(bare, spec, workspace) if network is None else copy_network(network)
     outcome.load_into(student)
     return Student(student, spec)
 
@@ -53,20 +55,16 @@ def load_file(path: Path, network: nn.Module | str | None) -> Student:
         UsageError: if the architecture is not given or another, or no run has written the file.
         CorruptError: if it is damaged.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            description = (file.metadata() or {}).get("data")
-    except (SafetensorError, OSError) as error:
-        raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from None
+    description = read_tensor_file(path, _RESTORE)[0].get(DESCRIPTION)
     if description is None:
         raise UsageError(f"{path} does not say what its network wants to be shown: give a run's student.safetensors")
     if network is None:
         raise UsageError(f"{path} holds weights alone: give their architecture, as in student='lenet5'")
-    spec = checked(path, "restore it from a backup", lambda: DataSpec.from_dict(json.loads(description)))
+    spec = parse_content(path, _RESTORE, lambda: DataSpec.from_dict(json.loads(description)))
     if isinstance(network, str):
         student = _build(NetworkConfig(model=network), spec, Workspace(None, path.parent))
     else:
-        student = copied(network)
+        student = copy_network(network)
     load_weights(student, path)
     return Student(student, spec)
 

@@ -56,11 +56,11 @@ def rank(subject: Subject, data: str, images: int | None, out: Path | None, work
     spec, world = build_spec(subject.data, workspace), World.current()
     path = out or Path(f"ood-{subject.title}-{as_file_name(data)}.parquet")
     if path.exists():
-        raise UsageError(f"{path} exists already; remove it or give another --out")
+        raise UsageError(f"{path} exists already; remove it, or write to another file")
     teacher_spec = train_spec(data, spec, workspace.data, labelled=False)
     count = count_images(data, "train", workspace.data)
     if images is not None and not 0 < images <= count:
-        raise UsageError(f"--images {images}: {data}/train has {count:,} images; ask for 1 to {count}")
+        raise UsageError(f"images is {images:,}, and {data}/train has {count:,}; ask for 1 to {count:,}")
     network, digest = load_subject(subject, spec, workspace)
     teacher = Teacher(network, channels=spec.channels, size=spec.size).to(world.device)
     entropies, predicted = [], []

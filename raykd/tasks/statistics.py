@@ -71,12 +71,12 @@ def _check_target(path: Path) -> None:
     if not path.exists():
         return
     if path.is_dir():
-        raise UsageError(f"--out {path} is a folder; give the name of a file")
+        raise UsageError(f"{path} is a folder; give the name of a file to write")
     try:
         read_metadata(path)
     except (UsageError, CorruptError):
         raise UsageError(
-            f"--out {path} exists and is no file of statistics by class, so it is left alone; give another name"
+            f"{path} exists and is no file of statistics by class, so it is left alone; give another name"
         ) from None
 
 
@@ -86,7 +86,7 @@ def _spec_for_teacher(name: str, spec: DataSpec, workspace: Workspace) -> DataSp
         theirs = data_spec(name, data_root=workspace.data)
         if theirs.num_classes != spec.num_classes:
             raise UsageError(
-                f"--data {name!r} has {theirs.num_classes} classes, the teacher has {spec.num_classes}; "
+                f"data {name!r} has {theirs.num_classes} classes, the teacher has {spec.num_classes}; "
                 "name a set of the same classes"
             )
     return train_spec(name, spec, workspace.data)

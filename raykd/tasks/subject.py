@@ -3,13 +3,35 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from raykd.errors import UsageError
+from raykd.config.data_root import data_folder
+from raykd.errors import UsageError, masked
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.remote import is_remote
 from raykd.store.run_directory import RunDirectory
-from raykd.store.workspace import pull_run
+from raykd.store.workspace import Workspace, pull_run
 from raykd.tasks.inspect import Subject, subject_of_file, subject_of_recipe, subject_of_run
+
+
+def open_subject(
+    source: str, overrides: Iterable[str], store: str | Path, data_root: str | Path | None
+) -> tuple[Subject, Workspace]:
+    """Return a teacher, see ``find_subject``, and where its data and weights are.
+
+    What the recipe of a run names in its store lies beside the run, wherever that was moved to.
+
+    Raises:
+        UsageError: as ``find_subject``, or if a folder is an object store.
+        CorruptError: if the run is damaged.
+    """
+    if is_remote(store):
+        raise UsageError(
+            f"store is {masked(str(store))}, and this reads folders of this machine: give the address of a run in it"
+        )
+    data, folder = data_folder(data_root), Path(store).expanduser()
+    subject = find_subject(source, overrides, folder)
+    beside = folder if subject.run is None else subject.run.path.resolve().parent
+    return subject, Workspace(data, beside)
 
 
 def find_subject(source: str, overrides: Iterable[str], store: Path) -> Subject:

@@ -12,7 +12,7 @@ PACKAGE = "raykd"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd", "raykd.errors"),
     ("raykd.config", "raykd.files", "raykd.results"),
-    ("raykd.distributed", "raykd.losses"),
+    ("raykd.distributed", "raykd.losses", "raykd.tensors"),
     ("raykd.spec",),
     ("raykd.models", "raykd.generators", "raykd.data"),
     ("raykd.methods",),

@@ -155,7 +155,7 @@ def test_a_folder_with_anything_else_is_refused(root: Path) -> None:
         SyntheticFolder(root / "made", SPEC, 40, FACTS).present()
     with pytest.raises(UsageError, match="whose count is '12', not '13'"):
         SyntheticFolder(root / "made", SPEC, 13, FACTS).present()
-    with pytest.raises(UsageError, match="'mnist' is the name of a real set"):
+    with pytest.raises(UsageError, match="is called as the real set 'mnist'; choose another folder"):
         SyntheticFolder(root / "mnist", SPEC, 12, FACTS).present()
     (root / "other").mkdir()
     (root / "other" / "notes.txt").touch()

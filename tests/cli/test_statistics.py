@@ -92,7 +92,7 @@ def test_of_a_finished_run(raykd: Raykd, tiny: WriteRecipe) -> None:
     [
         (["gone.yaml"], 2, "gone"),
         (["mine.yaml", "--per-class", "1"], 2, "per_class is 1"),
-        (["mine.yaml", "--data", "cifar100"], 2, "--data 'cifar100' has 100 classes, the teacher has 10"),
+        (["mine.yaml", "--data", "cifar100"], 2, "data 'cifar100' has 100 classes, the teacher has 10"),
         (["mine.yaml", "--data", "mnist"], 2, "RAYKD_DATA"),
         (["mine.yaml", "--data", "digit"], 2, "did you mean 'digits'?"),
         (["mine.yaml", "--out", "mine.safetensors"], 2, "no file of statistics by class"),

@@ -37,7 +37,7 @@ def test_a_set_is_made_and_described(raykd: Raykd, run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}", "--images", "0", "--out", "made"], "--images 0"),
+        (["{run}", "--images", "0", "--out", "made"], "images is 0; a set has 1"),
         (["{run}", "--images", "30"], "--out"),
         (["nowhere", "--images", "30", "--out", "made"], "nowhere does not exist"),
         (["{run}", "--images", "30", "--out", "runs"], "something else"),

@@ -18,9 +18,9 @@ def place(tmp_path: Path) -> Path:
 
 def test_mistakes_with_an_index_are_told(place: Path) -> None:
     path = ranked(place, 40)
-    with pytest.raises(UsageError, match="exists already; remove it"):
+    with pytest.raises(UsageError, match="exists already; remove it, or write to another file"):
         ranked(place, 40)
-    with pytest.raises(UsageError, match="--images 61: ours/train has 60 images"):
+    with pytest.raises(UsageError, match="images is 61, and ours/train has 60"):
         ranked(place, 61, "other.parquet")
     with pytest.raises(UsageError, match="no index file 'no.parquet'.*raykd ood TEACHER --data ours --out no.parquet"):
         best_rows("no.parquet", "ours", None, place, None)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from raykd.distributed.provenance import describe
+from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
 
 
 def test_versions_and_workers_are_told_as_plain_data() -> None:
-    told = describe(replace(World.alone(), size=3))
+    told = describe_environment(replace(World.alone(), size=3))
     assert json.loads(json.dumps(told)) == told
     assert torch.__version__.startswith(told["packages"]["torch"])  # the build, as +cpu, may be left out
     assert (told["workers"], told["gpu"]) == (3, None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
+from raykd.files import MANIFEST, sha256_of, write_json
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import Change
@@ -51,6 +53,15 @@ def trained(root: Path, recipe_changes: tuple[Change, ...], until: int | None = 
             with pytest.raises(Interrupted, match=f"stopped at step {until} of 8"):
                 run(resolve(recipe), place)
         return directory(recipe, place)
+
+
+def make_unfit(checkpoint: Path) -> None:
+    """Give a checkpoint a state of another run, for which its manifest vouches."""
+    torch.save({"method": {"steps_done": 4}}, checkpoint / "state.pt")
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    size = (checkpoint / "state.pt").stat().st_size
+    manifest["files"]["state.pt"] = {"sha256": sha256_of(checkpoint / "state.pt"), "bytes": size}
+    write_json(checkpoint / MANIFEST, manifest)
 
 
 def figures(of: Path) -> list[dict[str, Any]]:
@@ -109,6 +120,24 @@ def test_a_stop_at_every_step_of_every_stretch_loses_nothing(tmp_path: Path, cha
         ours = directory(recipe, place)
     assert_same_run(ours, changed)
     assert rows(ours) == rows(changed)
+
+
+def test_a_stretch_does_not_find_again_what_was_unfit(
+    tmp_path: Path, changed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest two are of another run, and the one before them is back from a backup."""
+    ours = trained(tmp_path, CHANGES, until=2)
+    backup = shutil.copytree(ours / "checkpoints/step_0000002", tmp_path / "backup")
+    with shrunk(8, tmp_path) as (place, load):
+        recipe = load("dafl_digits", SHORT).model_copy(update={"changes": CHANGES})
+        run(resolve(recipe), place)
+    for path in sorted((ours / "checkpoints").iterdir()):
+        make_unfit(path)
+    for name in ("status.json", "student.safetensors"):
+        (ours / name).unlink()
+    backup.rename(ours / "checkpoints/step_0000002")
+    assert_same_run(trained(tmp_path, CHANGES), changed)
+    assert sum("using the one before it" in line for line in caplog.messages) == 2, "each is told of once"
 
 
 @pytest.mark.parametrize("links", [True, False])

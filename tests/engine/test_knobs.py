@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from raykd.cli.names import packaged_recipes
 from raykd.config.base import Config
 from raykd.engine.run import RunContext, run
 from raykd.recipe.experiment import Experiment, resolve
-from raykd.recipe.recipe import Recipe, load_recipe, recipe_names
+from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.results import RunResult
 from tests.golden.shrunk import shrunk
 
@@ -98,7 +99,7 @@ def check_ledger(experiment: Experiment, result: RunResult, place: RunContext) -
 @pytest.mark.slow
 @pytest.mark.beside_ray
 def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [(name, pairs) for name in recipe_names() for pairs in [[], *VARIANTS.get(name, [])]]
+    runs = [(name, pairs) for name in packaged_recipes() for pairs in [[], *VARIANTS.get(name, [])]]
     reads = Reads(monkeypatch)
     read: set[str] = set()
     unread: dict[str, set[str]] = {}

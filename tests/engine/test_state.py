@@ -1,16 +1,19 @@
 """From a running method to files and back, bit for bit."""
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from raykd.config.optim import Adam
+from raykd.distributed.world import World
 from raykd.engine.selection import Selection
 from raykd.engine.state import averaged_weights, capture, restore
+from raykd.errors import CorruptError
 from raykd.methods import METHODS, Method
 from raykd.methods.base import BankMethod
-from raykd.store.checkpoint import latest_checkpoint, write_checkpoint, write_shard
+from raykd.store.checkpoint import UnfitCheckpoint, latest_checkpoint, read_checkpoint, write_checkpoint, write_shard
 from tests.methods.toy import (
     STEPS,
     advance,
@@ -19,6 +22,7 @@ from tests.methods.toy import (
     made_setting,
     made_teacher,
 )
+from tests.store.test_checkpoint import made
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -58,3 +62,35 @@ def test_going_on_from_files_is_bit_exact(name: str, tmp_path: Path) -> None:
     assert_same(second_selection.state_dict(), whole_selection.state_dict())
     assert_same(second_selection.weights, whole_selection.weights)
     assert len(rows) == STEPS
+
+
+OF_THE_MACHINE = (
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes."),
+    RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", OF_THE_MACHINE, ids=str)
+def test_a_failure_of_the_machine_makes_no_checkpoint_unfit(tmp_path: Path, error: Exception) -> None:
+    path = write_checkpoint(tmp_path, made(5))
+    method = mock.Mock(world=World.alone(), load_state_dict=mock.Mock(side_effect=error))
+    with pytest.raises(type(error)) as caught:
+        restore(path, method, mock.Mock())
+    assert caught.value is error
+    method.load_state_dict.side_effect = RuntimeError("size mismatch for w: a shape of [2]")
+    with pytest.raises(UnfitCheckpoint, match="is not of this run .size mismatch"):
+        restore(path, method, mock.Mock())
+
+
+def test_a_file_is_not_damaged_because_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_checkpoint(tmp_path, made(5))
+    monkeypatch.setattr(torch, "load", mock.Mock(side_effect=OF_THE_MACHINE[0]))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        read_checkpoint(path)
+    monkeypatch.setattr(torch, "load", mock.Mock(side_effect=RuntimeError("failed finding central directory")))
+    with pytest.raises(CorruptError, match="state.pt is damaged"):
+        read_checkpoint(path)

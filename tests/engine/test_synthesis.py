@@ -224,7 +224,7 @@ def test_a_single_generator_is_labelled_by_the_teacher_or_by_what_was_asked(stor
 
 
 def test_runs_that_cannot_serve_say_what_would(store: Path, run: Path) -> None:
-    with pytest.raises(UsageError, match="--images 0"):
+    with pytest.raises(UsageError, match="^images is 0; a set has 1 image or more"):
         synthesize(RunDirectory(run), 0, store / "made", None, World.alone())
     with pytest.raises(UsageError, match="does not exist; no recipe.yaml"):
         synthesize(RunDirectory(store / "nowhere"), 10, store / "made", None, World.alone())

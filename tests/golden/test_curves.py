@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raykd.recipe.recipe import recipe_names
+from raykd.cli.names import packaged_recipes
 from tests.golden.curves import COMMAND, FOLDER, STEPS, measure, path_of, read_golden
 
 # Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9; an error in a loss is far larger.
@@ -30,7 +30,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sources")
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", packaged_recipes())
 def test_the_first_steps_are_what_they_were(name: str, sources: Path) -> None:
     assert path_of(name).is_file(), f"no golden curve yet; run `{COMMAND} {name}`"
     ours, golden = measure(name, sources), read_golden(name)
@@ -41,7 +41,7 @@ def test_the_first_steps_are_what_they_were(name: str, sources: Path) -> None:
 
 def test_every_curve_is_of_a_recipe_and_whole() -> None:
     names = {path.stem for path in FOLDER.glob("*.json")}
-    assert names <= set(recipe_names()), f"run `{COMMAND}`"
+    assert names <= set(packaged_recipes()), f"run `{COMMAND}`"
     curves = [curve for name in names for curve in read_golden(name)["losses"].values()]
     assert {len(curve) for curve in curves} == {STEPS}
 

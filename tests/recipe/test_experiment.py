@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import BaseModel
 
+from raykd.cli.names import packaged_recipes
 from raykd.config.yaml_file import union_members
 from raykd.errors import UsageError
 from raykd.methods.kd import KdConfig
 from raykd.recipe.experiment import _always_hashed, _hashed_fields, experiment_from_dict, resolve
-from raykd.recipe.recipe import Recipe, load_recipe, recipe_names
+from raykd.recipe.recipe import Recipe, load_recipe
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
 SMALL = ["schedule.steps=4", "schedule.report_every=2", "schedule.global_batch=16"]
@@ -80,7 +81,7 @@ def test_ids_of_packaged_recipes_stay(name: str, run_id: str) -> None:
     assert resolve(load_recipe(name)).run_id == run_id
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", packaged_recipes())
 def test_the_record_is_read_back_whole_without_looking_up_a_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = resolve(load_recipe(name))
     record = plain(experiment.to_dict())

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from raykd.cli.names import packaged_recipes
 from raykd.config.optim import Sgd
 from raykd.config.yaml_file import load_yaml
 from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
-from raykd.recipe.recipe import Recipe, dump_recipe, load_recipe, recipe_from_dict, recipe_names
+from raykd.recipe.recipe import Recipe, dump_recipe, load_recipe, recipe_from_dict
 
 PACKAGED = Path(__file__).parents[2] / "raykd" / "recipes"
 MADE = """
@@ -63,7 +64,7 @@ def restated(variant: Path, scratch: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", packaged_recipes())
 def test_packaged_recipes_load_and_round_trip(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
@@ -74,14 +75,14 @@ def test_packaged_recipes_load_and_round_trip(name: str, tmp_path: Path) -> None
     assert recipe_from_dict(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", packaged_recipes())
 def test_packaged_recipes_name_recipes_that_exist(name: str) -> None:
     recipe = load_recipe(name)
     named = [*recipe.controls, *([recipe.teacher.recipe] if recipe.teacher else [])]
-    assert {other for other in named if other} <= set(recipe_names()) - {name}
+    assert {other for other in named if other} <= set(packaged_recipes()) - {name}
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", packaged_recipes())
 def test_packaged_recipes_restate_nothing_they_inherit(name: str, tmp_path: Path) -> None:
     assert restated(PACKAGED / f"{name}.yaml", tmp_path) == []
 

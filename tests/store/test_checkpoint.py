@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,6 +107,16 @@ def test_two_are_kept_and_the_newest_is_found_by_number(tmp_path: Path) -> None:
         write_checkpoint(tmp_path, made(step))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_10000000", "step_9999999"]
     assert latest_checkpoint(tmp_path) == tmp_path / "step_10000000"
+
+
+def test_what_was_passed_over_does_not_outlive_what_is_written_in_its_stead(tmp_path: Path) -> None:
+    """Two that are unfit, and the good one before them: the run goes on from that, and none of its steps are lost."""
+    for step in (6, 8):
+        write_checkpoint(tmp_path, made(step))
+    shutil.copytree(write_checkpoint(tmp_path / "backup", made(4)), tmp_path / "step_0000004")
+    write_checkpoint(tmp_path, made(5))
+    assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_0000004", "step_0000005"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "step_0000005"
 
 
 def test_a_copy_made_by_hand_is_left_alone(tmp_path: Path) -> None:
