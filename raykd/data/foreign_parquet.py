@@ -2,8 +2,8 @@
 
 A column holds the image files, as bytes or as a struct of ``bytes`` and ``path``, another the labels. Which these are,
 and what the classes are called, the schema's metadata ``huggingface`` says (features ``Image`` and ``ClassLabel``), or
-else the columns' types and names. Files lie as ``train-00000-of-00002.parquet``, as ``train/0000.parquet``, or as a single
-one; "validation", "valid" and "val" will do for "test".
+else the columns' types and names. Files lie as ``train-00000-of-00002.parquet``, as ``train/0000.parquet``, or as a
+single one; "validation", "valid" and "val" will do for "test".
 """
 
 import json

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from raykd.config.base import Config
 
-
 _MOST_OF_UNIT_IMAGES, _OF_BYTES = 1.5, 10
 
 
@@ -48,8 +47,8 @@ class DataConfig(Config):
         # One alone may be beyond what images in [0, 1] have, as in the constants that undo a normalisation.
         if given and (min(given) > _MOST_OF_UNIT_IMAGES or max(given) > _OF_BYTES):
             raise ValueError(
-                f"'mean' and 'std' are of images in [0, 1], and {list(self.mean or ())} and {list(self.std or ())} look "
-                "like those of images from 0 to 255: divide both by 255"
+                f"'mean' and 'std' are of images in [0, 1]: mean {list(self.mean or ())} and std {list(self.std or ())}"
+                " look like those of 0 to 255; divide both by 255"
             )
         for key in ("ood_images", "ood_index", "ood_balanced"):
             if getattr(self, key) and self.ood is None:
