@@ -20,6 +20,7 @@ from raykd.files import describe
 _DEEPEST = 65535  # of 16 bits
 # PIL opens a photo with a preview inside as two frames; nobody takes that for an animation.
 _ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
+_PROGRAM = "EPS"  # which an interpreter would run: no image to be opened unasked
 _GREY = ("1", "L", "LA", "La")
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -84,6 +85,8 @@ def examine(image: bytes, name: str, advice: str) -> Examined:
 def _opened(image: bytes, name: str, advice: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(image)) as opened:
+            if opened.format == _PROGRAM:
+                raise UnidentifiedImageError
             opened.load()
             yield opened
     except Image.DecompressionBombError:

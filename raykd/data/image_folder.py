@@ -115,7 +115,10 @@ class _Walk:
                 _refuse_lone_companion(path)
                 self._leave("hidden", path)
             elif not path.is_dir():
-                files.append(path)
+                if path.exists() and not path.is_file():  # a pipe, which would be waited for
+                    self._leave("no file and no folder", path)
+                else:
+                    files.append(path)
             elif _identity(path) in around:
                 self._leave("links that lead back to a folder around them", path)
             else:

@@ -131,6 +131,7 @@ def test_of_several_frames_the_first_is_taken(image_format: str) -> None:
     [
         (b"", "it is empty"),
         (b"these are my notes", "it is no image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "it is no image"),
         (encoded(Image.fromarray(COLOUR))[:60], ""),
         (encoded(Image.fromarray(COLOUR), "JPEG")[:-40], "truncated"),
         (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF")[:150], ""),

@@ -60,6 +60,7 @@ def test_other_files_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     source = folders(tmp_path / "pets")
     (source / "train" / "cat" / "notes.txt").write_text("mine")
     Image.new("L", (8, 8)).save(source / "train" / "loose.png")
+    os.mkfifo(source / "train" / "cat" / "pipe.png")
     assert convert("imagefolder", source, tmp_path / "out").counts == {"train": 6, "test": 6}
     assert f"left out, without the ending of an image: {source}/train/cat/notes.txt" in caplog.text
     assert f"left out, in no folder of a class: {source}/train/loose.png" in caplog.text
