@@ -38,6 +38,10 @@ class MissingData(UsageError):
     """Images, or a choice of them, that are not where they are looked for; other runs may have theirs."""
 
 
+class ForeignFormat(MissingData):
+    """Images that are there, and must be converted first."""
+
+
 class InProgress(UsageError):
     """A run that another process is at; it can be waited for."""
 

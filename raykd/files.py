@@ -170,6 +170,16 @@ def describe(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
+def as_text(path: Path) -> str:
+    """Return a path as text that can be printed, also where its name is no UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a file's name is UTF-8, which is what can be printed and written into other files."""
+    return name == os.fsencode(name).decode(errors="replace")
+
+
 def parse_content(path: Path, advice: str, read: Callable[[], Any]) -> Any:
     """Return what ``read`` makes of a file's content, whose shape may be another than expected.
 

@@ -10,15 +10,17 @@ from raykd.cli.command import Command
 @click.command(cls=Command, example="raykd data mnist --out data --download")
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Data root to write to.")
-@click.option("--source", type=click.Path(path_type=Path), help="Where the set's files lie.")
+@click.option(
+    "--source", type=click.Path(path_type=Path), help="Where the set's files lie: a folder, or a Parquet file."
+)
 @click.option("--download", is_flag=True, help="Fetch missing files from the set's own site.")
 @click.option("--size", type=click.IntRange(min=1), help="Resize to so many pixels now; NAME-SIZE is the set's name.")
 @click.pass_obj
 def data(stop: object, name: str, out: Path, source: Path | None, download: bool, size: int | None) -> None:
     """Write the data set NAME as Parquet files under --out.
 
-    NAME is a torchvision set, or imagefolder for a --source folder of class folders. Then set
-    RAYKD_DATA to the --out folder.
+    NAME is a torchvision set, or imagefolder for a --source folder of class folders, or parquet for
+    a --source file or folder as Hugging Face has them. Then set RAYKD_DATA to the --out folder.
     """
     from raykd.cli import output
     from raykd.cli.stop import Stop

@@ -42,10 +42,13 @@ def _models() -> Iterable[Entry]:
 def _datasets() -> Iterable[Entry]:
     from raykd.tasks.doctor import data_sets
 
-    for spec, splits in data_sets(data_folder()):
-        shape = f"{spec.channels}x{spec.size}x{spec.size}, {spec.num_classes} classes"
-        state = ", ".join(splits) if splits else "not under the data root"
-        yield {"name": spec.name, "description": f"{shape}; {state}", "splits": splits}
+    for name, spec, splits, fault in data_sets(data_folder()):
+        if spec is None:
+            description = str(fault)
+        else:
+            shape = f"{spec.channels}x{spec.size}x{spec.size}, {spec.num_classes} classes"
+            description = f"{shape}; {', '.join(splits) if splits else 'not under the data root'}"
+        yield {"name": name, "description": description, "splits": splits}
 
 
 def _recipes() -> Iterable[Entry]:

@@ -1,7 +1,9 @@
-"""Convert a torchvision set or a folder of images to a Parquet set."""
+"""Convert a torchvision set, a folder of images or Parquet files of others to a Parquet set."""
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -9,9 +11,16 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from urllib.error import URLError
 
-from raykd.data import parquet
-from raykd.data.sources import SOURCES, Source, Split, open_celeba, resized
+from PIL import Image
+
+from raykd.data import foreign_parquet, parquet
+from raykd.data.datasets import EMBEDDED
+from raykd.data.sources import SOURCES, Source, open_celeba
+from raykd.data.split import Split, checked, resized
 from raykd.errors import RaykdError, SetupError, UsageError, unknown
+from raykd.files import as_text, is_text
+
+logger = logging.getLogger(__name__)
 
 
 class Converted(NamedTuple):
@@ -27,7 +36,7 @@ def convert(
     source_dir: Path | None,
     out_dir: Path,
     *,
-    splits: Sequence[str] = ("train", "test"),
+    splits: Sequence[str] | None = None,
     download: bool = False,
     attribute: str | None = None,
     set_name: str | None = None,
@@ -36,54 +45,95 @@ def convert(
     """Write ``<out_dir>/<name>/{split}-*.parquet``, so that ``out_dir`` serves as data root.
 
     Args:
-        name: a key of ``SOURCES``; ``imagefolder`` takes any folder of class folders.
-        source_dir: where the set's files lie, or are downloaded to. Without it they are
-            downloaded to a temporary folder in ``out_dir``.
+        name: a key of ``SOURCES``; ``imagefolder`` takes any folder of class folders, ``parquet`` files of others.
+        source_dir: where the set's files lie, or are downloaded to; of ``parquet`` a file or a folder. Without it they
+            are downloaded to a temporary folder in ``out_dir``.
         out_dir: the data root to write to.
         splits: of "train" and "test"; "test" is the validation split of sets without a labelled
-            test.
+            test. If None, both; of ``parquet`` those that are there.
         download: fetch missing files from the set's site. Nothing is fetched otherwise.
         attribute: of celeba, the attribute that makes its two classes ("Male" if None).
-        set_name: what the set is to be called. If None, ``name``, or for an image folder its folder's name, and then
-            the size, as in ``imagenet-32``.
+        set_name: what the set is to be called. If None, ``name``, or for an image folder or Parquet files their
+            folder's name, and then the size, as in ``imagenet-32``.
         size: side in pixels to which images are resized now, once and for all; None leaves them as they are.
 
     Raises:
-        UsageError: if name, split or attribute is unknown, files of the source are missing, or the
-            set is there already.
+        UsageError: if name, split or attribute is unknown, files of the source are missing or of a kind that cannot be
+            taken, or the set is there already.
         SetupError: if a download fails.
-        CorruptError: if a file of the source is damaged.
+        CorruptError: if a file of the source is damaged; each is decoded. Nothing is left of the set then.
     """
     source = _select_source(name, source_dir, splits, download, attribute)
-    if set_name is None:
-        set_name = source_dir.resolve().name if name == "imagefolder" and source_dir else name
-        set_name += f"-{size}" if size else ""
+    set_name = set_name or _default_name(name, source_dir, size)
+    _check_name(set_name, out_dir)
     folder = out_dir / set_name
+    if splits is None:
+        splits = source.splits(source_dir) if source.splits and source_dir else ("train", "test")
     for split in splits:
         if parquet.find_files(folder, split):
             raise UsageError(f"{folder} holds {split}-*.parquet already; remove them or choose another --out")
-    with _source_folder(source_dir, out_dir) as root:
+    with _source_folder(source_dir, out_dir) as root, warnings.catch_warnings():
+        # Up to its limit PIL only warns of many pixels; beyond it an image is refused.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         opened: dict[str, Split] = {}
-        for split in splits:
+        for split in splits or ("train",):
             with _explaining_failures(name, source, root, download):
                 original = source.open(root, split, download)
-                opened[split] = resized(original, size) if size else original
+                opened[split] = resized(original, size) if size else checked(original)
         _check_splits(opened, set_name)
-        constants = next(iter(opened.values()))
-        counts = {
-            split: parquet.write(folder, split, data.records, _metadata(set_name, split, data, constants, name))
-            for split, data in opened.items()
-        }
+        counts = _write(folder, opened, set_name, name)
+    for line in dict.fromkeys(line for data in opened.values() for line in data.remarks.lines()):
+        logger.warning("%s", line)
+    if "test" not in counts and source.splits:
+        logger.warning("there is no split to test on: recipes on this set need data.test=false")
     return Converted(set_name, folder, counts)
 
 
+def _default_name(name: str, source: Path | None, size: int | None) -> str:
+    if source is not None and name == "imagefolder":
+        name = source.resolve().name
+    elif source is not None and name == "parquet":
+        name = foreign_parquet.set_name(source)
+    return f"{name}-{size}" if size else name
+
+
+def _check_name(name: str, out_dir: Path) -> None:
+    """Refuse a name by which no recipe could ask for the set.
+
+    Raises:
+        UsageError: saying what to rename.
+    """
+    if not is_text(name) or not is_text(str(out_dir)):
+        raise UsageError(f"{as_text(out_dir / name)}: the name is no UTF-8 text, as a set's must be: rename the folder")
+    if not name or name.startswith(".") or name in EMBEDDED:
+        what = "comes with raykd" if name in EMBEDDED else "is no name of a set: it is empty, or begins with a dot"
+        raise UsageError(f"the set would be called as its folder, and {name!r} {what}: rename the folder")
+
+
+def _write(folder: Path, opened: Mapping[str, Split], set_name: str, source: str) -> dict[str, int]:
+    """Write all splits, or none: return how many images each has."""
+    constants = next(iter(opened.values()))
+    counts: dict[str, int] = {}
+    try:
+        for split, data in opened.items():
+            counts[split] = 0
+            records = ((record.image, record.label) for record in data.records)
+            counts[split] = parquet.write(folder, split, records, _metadata(set_name, split, data, constants, source))
+    except BaseException:
+        for split in counts:
+            for path in parquet.find_files(folder, split):
+                path.unlink()
+        raise
+    return counts
+
+
 def _select_source(
-    name: str, source_dir: Path | None, splits: Sequence[str], download: bool, attribute: str | None
+    name: str, source_dir: Path | None, splits: Sequence[str] | None, download: bool, attribute: str | None
 ) -> Source:
     if name not in SOURCES:
         raise unknown("data source", name, SOURCES)
     source = SOURCES[name]
-    for split in splits:
+    for split in splits or ():
         if split not in ("train", "test"):
             raise unknown("split", split, ("train", "test"))
     if download and not source.downloads:
@@ -122,7 +172,7 @@ def _explaining_failures(name: str, source: Source, root: Path, download: bool) 
             raise SetupError(f"{name} could not be downloaded: {error}") from error
         download_hint = ", or pass --download" if source.downloads else ""
         raise UsageError(
-            f"{name} cannot be read from {root}: {error}; put there {source.expects}{download_hint}"
+            f"{name} cannot be read from {as_text(root)}: {error}; put there {source.expects}{download_hint}"
         ) from error
 
 
@@ -132,10 +182,18 @@ def _check_splits(opened: dict[str, Split], set_name: str) -> None:
         if not data.count:
             raise UsageError(f"{set_name}: split {split!r} has no images")
         if data.classes != first.classes:
-            differing = sorted(set(data.classes) ^ set(first.classes))
+            only = [sorted(set(a.classes) - set(b.classes)) for a, b in ((first, data), (data, first))]
+            case = [{each.casefold() for each in names} for names in only]
             raise UsageError(
-                f"{set_name}: splits {first_name!r} and {split!r} have different classes; only one has {differing}"
+                f"{set_name}: splits {first_name!r} and {split!r} have different classes; only {first_name} has "
+                f"{_shortened(only[0])}, only {split} has {_shortened(only[1])}"
+                + (", which differ in case alone" if case[0] & case[1] else "")
+                + ": give both the same"
             )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return str(list(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _metadata(set_name: str, split: str, data: Split, first: Split, source: str) -> dict[str, str]:

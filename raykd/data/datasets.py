@@ -126,8 +126,8 @@ def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, r
         UsageError: if name or split is unknown, the files are not there or do not fit into memory.
         CorruptError: if a file is damaged.
     """
-    if name in _EMBEDDED:
-        images = _EMBEDDED[name](split, spec)
+    if name in EMBEDDED:
+        images = EMBEDDED[name](split, spec)
         return images if rows is None else Images(images.pixels[rows], images.labels[rows])
     files = find_split(name, split, data_root)
     count = parquet.read_header(files[0]).count
@@ -158,8 +158,8 @@ def count_images(name: str, split: str, data_root: Path | None) -> int:
         UsageError: if the files are not there.
         CorruptError: if the first is damaged.
     """
-    if name in _EMBEDDED:
-        return len(_EMBEDDED[name](split, DATASETS[name]).labels)
+    if name in EMBEDDED:
+        return len(EMBEDDED[name](split, DATASETS[name]).labels)
     return parquet.read_header(find_split(name, split, data_root)[0]).count
 
 
@@ -169,7 +169,7 @@ def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
     Raises:
         MissingData: if they are not there, saying how to make them.
     """
-    if name in _EMBEDDED:
+    if name in EMBEDDED:
         return []
     if name not in DATASETS:
         return _split_files(_find_folder(name, data_root), name, split)
@@ -199,7 +199,7 @@ def _load_digits(split: str, spec: DataSpec) -> Images:
     )
 
 
-_EMBEDDED: dict[str, Callable[[str, DataSpec], Images]] = {"digits": _load_digits}
+EMBEDDED: dict[str, Callable[[str, DataSpec], Images]] = {"digits": _load_digits}
 
 
 def _spec_from_header(name: str, header: parquet.Header) -> DataSpec:
@@ -218,7 +218,7 @@ def _spec_from_header(name: str, header: parquet.Header) -> DataSpec:
 
 def train_header(name: str, data_root: Path | None) -> parquet.Header | None:
     """Read the header of a set's training files; None where there are none."""
-    if name in _EMBEDDED or (data_root is None and not _is_path(name)):
+    if name in EMBEDDED or (data_root is None and not _is_path(name)):
         return None
     folder = Path(name) if data_root is None or _is_path(name) else data_root / name
     files = parquet.find_files(folder, "train")
@@ -241,6 +241,8 @@ def _find_folder(name: str, data_root: Path | None) -> Path:
     if data_root is not None and data_root.is_dir():
         folders = [path.name for path in data_root.iterdir() if path.is_dir() and parquet.find_splits(path)]
     if data_root is None or name not in folders:
+        if data_root is not None:
+            _refuse_foreign(data_root / name)
         if _resized_from(name) is not None:
             raise MissingData(f"data set {name!r} is not under the data root; {_how_to_make(name)}")
         raise unknown("data set", name, {*DATASETS, *folders})
@@ -251,12 +253,24 @@ def _split_files(folder: Path, name: str, split: str) -> list[Path]:
     files = parquet.find_files(folder, split)
     if not files:
         splits = parquet.find_splits(folder)
+        if not splits:
+            _refuse_foreign(folder)
         raise MissingData(
             f"data set {name!r}: no file matches {folder}/{split}-*.parquet"
             + (f" (splits there: {', '.join(splits)}); " if splits else "; ")
             + _how_to_make(name)
         )
     return files
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder of which no file is called as a set's are, though there are Parquet files in it.
+
+    Raises:
+        ForeignFormat: saying how to convert them.
+    """
+    if next(folder.rglob("*.parquet"), None) is not None:
+        raise parquet.foreign(folder, folder)
 
 
 def _how_to_make(name: str) -> str:

@@ -8,7 +8,6 @@ raykd.artifacts.synthetic_set).
 """
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -18,22 +17,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch import Tensor
 
-from raykd.errors import CorruptError, RaykdError
+from raykd.data.decode import decode
+from raykd.errors import CorruptError, ForeignFormat, RaykdError
 from raykd.files import describe
 
 RAW = "raw uint8, row-major, H*W*C bytes"
 SHARD_BYTES = 60 * 2**20  # of image bytes: with labels and footers a file stays below 64 MiB
 _FILE_NAME = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<total>\d{5})\.parquet")
 _SUM = "sha256"
+_OWN = {"name", "count", "shape", "encoding", "classes"}  # keys of the metadata, of which others' files have none
 _ROWS = 512  # read and decoded at a time
 _DECODERS = min(8, os.cpu_count() or 1)
 
@@ -94,9 +95,12 @@ def read_header(file: Path) -> Header:
     """Read a file's metadata, and none of its images.
 
     Raises:
+        ForeignFormat: if the file is sound, and of another format, such as Hugging Face's.
         CorruptError: if the file is damaged or its metadata incomplete.
     """
     metadata = read_metadata(file)
+    if not is_own(metadata):
+        raise foreign(file, file.parent)
     try:
         height, width, channels = json.loads(metadata["shape"])
         constants = {key: tuple(json.loads(metadata[key])) for key in ("mean", "std") if key in metadata}
@@ -121,11 +125,25 @@ def read_metadata(file: Path) -> dict[str, str]:
     Raises:
         CorruptError: if the file is damaged.
     """
-    with _opened(file) as opened:
-        found = {key.decode(): value.decode() for key, value in (opened.schema_arrow.metadata or {}).items()}
+    with open_file(file) as opened:
+        stored = (opened.schema_arrow.metadata or {}).items()
+        found = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in stored}
         if _SUM in found and found.pop(_SUM) != _sum_of(found):
             raise ValueError("its metadata differs from its checksum")
         return found
+
+
+def foreign(what: Path, source: Path) -> ForeignFormat:
+    """Return the error for Parquet of another format, to be converted from the folder ``source``."""
+    return ForeignFormat(
+        f"{what} is Parquet of another format, such as Hugging Face's: convert it by "
+        f"`raykd data parquet --source {quote(str(source))} --out DATA`, and set RAYKD_DATA to that folder"
+    )
+
+
+def is_own(metadata: Mapping[str, str]) -> bool:
+    """Tell whether a file's metadata is of this format, complete or not."""
+    return not metadata.keys().isdisjoint(_OWN)
 
 
 def _sum_of(metadata: Mapping[str, str]) -> str:
@@ -138,7 +156,7 @@ def check(file: Path) -> None:
     Raises:
         CorruptError: if it is damaged.
     """
-    with _opened(file) as opened:
+    with open_file(file) as opened:
         for _ in opened.iter_batches(_ROWS):
             pass
 
@@ -154,10 +172,26 @@ def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
     with ThreadPoolExecutor(_DECODERS) as pool:
         for file in files:
             header, first = read_header(file), 0
-            with _opened(file) as opened:
+            with open_file(file) as opened:
                 for batch in opened.iter_batches(_ROWS, columns=["image", "label"]):
                     yield _decoded(file, header, batch, range(first, first + len(batch)), fit, pool)
                     first += len(batch)
+
+
+@contextmanager
+def open_file(file: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file, and say which one is damaged: the libraries below speak of bytes and pages only.
+
+    Raises:
+        CorruptError: if it cannot be opened, or what is read of it inside the block cannot be.
+    """
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            yield opened
+    except RaykdError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
+        raise CorruptError(f"{file} cannot be read ({describe(error)}); copy or write it again") from error
 
 
 def row_groups(file: Path) -> list[int]:
@@ -166,7 +200,7 @@ def row_groups(file: Path) -> list[int]:
     Raises:
         CorruptError: if the file is damaged.
     """
-    with _opened(file) as opened:
+    with open_file(file) as opened:
         return [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
 
 
@@ -177,7 +211,7 @@ def read_rows(file: Path, group: int, rows: Tensor, fit: Fit) -> Iterator[tuple[
         CorruptError: if the file is damaged.
     """
     header = read_header(file)
-    with ThreadPoolExecutor(_DECODERS) as pool, _opened(file) as opened:
+    with ThreadPoolExecutor(_DECODERS) as pool, open_file(file) as opened:
         # Without threads of its own: this reads ahead of a training, beside it.
         table = opened.read_row_group(group, columns=["image", "label"], use_threads=False)
         for chunk in rows.split(_ROWS):
@@ -267,33 +301,10 @@ def _shards(records: Iterable[tuple[bytes, int]], shard_bytes: int) -> Iterator[
         yield images, labels
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[pq.ParquetFile]:
-    """Open a file, and say which one is damaged: the libraries below speak of bytes and pages only."""
-    try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
-            yield opened
-    except RaykdError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
-        raise CorruptError(f"{file} cannot be read ({describe(error)}); copy or write it again") from error
-
-
 def _decode_row(file: Path, channels: int, fit: Fit, row: int, image: bytes) -> Tensor:
-    try:
-        pixels = decode(image, channels)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise CorruptError(f"{file}: image {row} is damaged ({error}); write the set again") from error
-    return fit(pixels)
+    return fit(decode(image, channels, f"{file}: image {row}", "write the set again"))
 
 
 def _from_raw(images: list[bytes], shape: tuple[int, int, int]) -> Tensor:
     pixels = np.frombuffer(bytearray().join(images), dtype=np.uint8).reshape(len(images), *shape)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
-def decode(image: bytes, channels: int) -> Tensor:
-    """Decode one image file to uint8 pixels (1, C, H, W), C being 1 or 3."""
-    with Image.open(io.BytesIO(image)) as opened:
-        pixels = np.array(opened.convert("RGB" if channels == 3 else "L"))
-    return torch.from_numpy(pixels.reshape(1, *pixels.shape[:2], channels)).permute(0, 3, 1, 2)

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from raykd.config.base import Config
 
+_MOST_OF_UNIT_IMAGES, _OF_BYTES = 1.5, 10
+
 
 class DataConfig(Config):
     """Which data set, and how its images reach the network. ``data: NAME`` is short for ``{name: NAME}``.
@@ -41,6 +43,13 @@ class DataConfig(Config):
             raise ValueError("data is described by num_classes, channels and size together")
         if self.num_classes is not None and (self.size is None or self.test):
             raise ValueError("described data needs a size and test: false, since it has no images")
+        given = [max(values) for values in (self.mean, self.std) if values]
+        # One alone may be beyond what images in [0, 1] have, as in the constants that undo a normalisation.
+        if given and (min(given) > _MOST_OF_UNIT_IMAGES or max(given) > _OF_BYTES):
+            raise ValueError(
+                f"'mean' and 'std' are of images in [0, 1]: mean {list(self.mean or ())} and std {list(self.std or ())}"
+                " look like those of 0 to 255; divide both by 255"
+            )
         for key in ("ood_images", "ood_index", "ood_balanced"):
             if getattr(self, key) and self.ood is None:
                 raise ValueError(f"{key!r} chooses of the set that 'ood' names; there is none here")

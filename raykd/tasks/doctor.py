@@ -5,17 +5,18 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from raykd.data.datasets import DATASETS, data_spec, load_images
-from raykd.data.parquet import find_splits
+from raykd.data.datasets import DATASETS, data_spec, find_split, load_images
+from raykd.data.parquet import find_splits, read_header
 from raykd.distributed.host import compile_obstacle, prepare_host
 from raykd.distributed.memory import free_memory
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
-from raykd.errors import RaykdError
+from raykd.errors import CorruptError, RaykdError, UsageError
+from raykd.files import as_text, is_text
 from raykd.spec import DataSpec
 
 _GIB = 2**30
@@ -53,17 +54,40 @@ def diagnose(data_root: Path | None, store: Path) -> dict[str, Any]:
     return {"ok": all(check["state"] != "broken" for check in checks), "checks": checks}
 
 
-def data_sets(data_root: Path | None) -> Iterator[tuple[DataSpec, list[str]]]:
-    """Yield the data sets known here, each with the splits that can be read."""
+class DataSet(NamedTuple):
+    """A data set that is known here: its spec, the splits that can be read, or the ``fault`` for which none can be."""
+
+    name: str
+    spec: DataSpec | None
+    splits: list[str]
+    fault: RaykdError | None = None
+
+
+def data_sets(data_root: Path | None) -> Iterator[DataSet]:
+    """Yield the data sets known here, also those under the data root that cannot be read."""
     folders: dict[str, list[str]] = {}
     if data_root is not None and data_root.is_dir():
         for path in sorted(data_root.iterdir()):
-            if path.is_dir() and (splits := find_splits(path)):
+            if path.is_dir() and not path.name.startswith(".") and (splits := find_splits(path)):
                 folders[path.name] = list(splits)
     for spec in DATASETS.values():
-        yield spec, folders.pop(spec.name, []) or _without_files(spec)
+        if spec.name in folders:
+            yield _found(spec.name, folders.pop(spec.name), data_root)
+        else:
+            yield DataSet(spec.name, spec, _without_files(spec))
     for name, splits in folders.items():
-        yield data_spec(name, data_root=data_root), splits
+        yield _found(name, splits, data_root)
+
+
+def _found(name: str, splits: list[str], data_root: Path | None) -> DataSet:
+    if not is_text(name):
+        return DataSet(as_text(Path(name)), None, [], UsageError("its name is no UTF-8 text: rename the folder"))
+    try:
+        for split in splits:
+            read_header(find_split(name, split, data_root)[0])
+        return DataSet(name, data_spec(name, data_root=data_root), splits)
+    except RaykdError as error:
+        return DataSet(name, None, [], error)
 
 
 def _without_files(spec: DataSpec) -> list[str]:
@@ -134,12 +158,15 @@ def _data(data_root: Path | None) -> Iterator[Check]:
         data_root = None
     else:
         yield _check("data root", data_root)
-    try:
-        there = [f"{spec.name} ({', '.join(splits)})" for spec, splits in data_sets(data_root) if splits]
-    except RaykdError as error:
-        yield _check("data sets", error, "broken", "make that set again: raykd data NAME --source FOLDER --out DIR")
-    else:
-        yield _check("data sets", ", ".join(there) or "none")
+    sets = list(data_sets(data_root))
+    for each in sets:
+        if isinstance(each.fault, CorruptError):
+            advice = "make that set again: raykd data NAME --source FOLDER --out DIR"
+            yield _check(f"data set {each.name}", each.fault, "broken", advice)
+        elif each.fault is not None:
+            yield _check(f"data set {each.name}", "not as raykd reads it", "missing", str(each.fault))
+    there = [f"{each.name} ({', '.join(each.splits)})" for each in sets if each.splits]
+    yield _check("data sets", ", ".join(there) or "none")
 
 
 def _disk(store: Path) -> Check:

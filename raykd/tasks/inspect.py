@@ -18,7 +18,7 @@ from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, build_spec, find_weights
 from raykd.engine.evaluator import Evaluator
-from raykd.errors import UsageError
+from raykd.errors import ForeignFormat, UsageError
 from raykd.files import sha256_of
 from raykd.methods import METHODS
 from raykd.methods.base import PATCHES
@@ -234,6 +234,8 @@ def _score(
         return Figures(), "no test split (test: false)"
     try:
         images = OpenedData(workspace.data).open("test", workspace.located(data).name, "test", spec)
+    except ForeignFormat:  # not for want of images
+        raise
     except UsageError as error:
         return Figures(), str(error)
     return Evaluator(images, spec, world, teacher).score_teacher() or Figures(), None

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
+from raykd.config.yaml_file import explain
 from raykd.data.arrays import read_arrays, write_arrays
 from raykd.engine.build import build_spec
 from raykd.errors import RaykdError, UsageError
@@ -94,11 +96,18 @@ def network_section(network: nn.Module, spec: DataSpec, workspace: Workspace) ->
 
 
 def data_section(data: Images, workspace: Workspace) -> DataConfig:
-    """Return what a recipe says of a data set: one of a name, of images in memory, or a section as it stands."""
+    """Return what a recipe says of a data set: one of a name, of images in memory, or a section as it stands.
+
+    Raises:
+        UsageError: for an unknown or a wrong field, or images that cannot be taken.
+    """
     if isinstance(data, str | Path):
         return DataConfig(name=str(data))
     if isinstance(data, Mapping) and "name" in data:
-        return DataConfig(**data)
+        try:
+            return DataConfig.model_validate(dict(data))
+        except ValidationError as error:
+            raise explain(error, "data", DataConfig, dict(data)) from None
     name, splits = _store_images(data, workspace, default_split="test")
     return DataConfig(name=name, test="test" in splits)
 

@@ -6,7 +6,6 @@ from tests.architecture.imports import PACKAGE, ROOT
 
 # Architectures and results that one parametrised test compares, and what is tested through a command line or on Ray.
 COVERED_BY = {
-    "cli/data": "cli/test_command",
     "cli/inner": "cluster/test_submission",
     "cli/jobs": "cluster/test_jobs",
     "cli/output": "cli/test_summary",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from raykd.data import parquet
 from raykd.methods import METHODS
 from raykd.models import MODELS
 from tests.cli.conftest import Raykd
@@ -36,8 +37,11 @@ def test_every_name_has_a_line(raykd: Raykd, kind: str, names: set[str]) -> None
 
 
 def test_data_sets_say_whether_they_are_there(raykd: Raykd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "usps").mkdir()
-    (tmp_path / "usps/test-00000-of-00001.parquet").touch()
+    metadata = {
+        "name": "usps", "split": "test", "count": "1", "shape": "[16, 16, 1]", "encoding": parquet.RAW,
+        "classes": json.dumps([str(digit) for digit in range(10)]),
+    }  # fmt: skip
+    parquet.write(tmp_path / "usps", "test", [(bytes(256), 0)], metadata)
     monkeypatch.setenv("RAYKD_DATA", str(tmp_path))
     found = entries(raykd, "datasets")
     assert found["usps"] == "1x32x32, 10 classes; test"

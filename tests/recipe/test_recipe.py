@@ -236,3 +236,28 @@ def test_published_figures_are_of_the_recipes_own_data_and_networks() -> None:
     for pair in ("data.ood=fashion-mnist", "student.model=lenet5", "teacher={recipe: supervised_mnist_lenet5_bn}"):
         assert load_recipe("blind_kd_mnist", [pair]).published == {}
     assert load_recipe("blind_kd_mnist", ["data.ood=digits", "published={student: 90}"]).published == {"student": 90}
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+        ([33.3], [78.6]),
+        ([104, 117, 123], [1, 1, 1]),
+        ([128], None),
+    ],
+)
+def test_constants_of_bytes_are_refused(mean: list[float], std: list[float] | None) -> None:
+    given = {"data.mean": mean, "data.std": std}
+    pairs = [f"{key}={value}" for key, value in given.items() if value is not None]
+    with pytest.raises(UsageError, match=r"of images in \[0, 1\].*divide both by 255"):
+        load_recipe("kd_digits", pairs)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [([0.0], [1.0]), ([0.5], [0.5]), ([-2.118], [4.367]), ([2.118], [1.0]), ([0.0], [1 / 255]), ([1.6], [0.4])],
+)
+def test_unusual_constants_of_unit_images_are_taken(mean: list[float], std: list[float]) -> None:
+    data = load_recipe("kd_digits", [f"data.mean={mean}", f"data.std={std}"]).data
+    assert (data.mean, data.std) == (tuple(mean), tuple(std))
