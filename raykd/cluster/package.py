@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pathspec
-import yaml
 
 import raykd
 from raykd.cluster.config import Cluster
+from raykd.config.yaml_file import dump_yaml
 from raykd.errors import UsageError
 from raykd.store.remote import is_remote
 from raykd.store.run_directory import RunDirectory
@@ -81,7 +81,7 @@ class Package:
                 shutil.copytree(source, folder / "raykd" / name, dirs_exist_ok=True)
         cluster_path = Path(FOLDER) / f"{cluster.name}.yaml"
         (folder / FOLDER).mkdir()
-        (folder / cluster_path).write_text(yaml.safe_dump(remote_content(cluster), sort_keys=False))
+        (folder / cluster_path).write_text(dump_yaml(remote_content(cluster)))
         return cluster_path
 
 

@@ -139,6 +139,29 @@ def test_numbers_without_a_point_are_floats(made: Path) -> None:
         assert optim.lr == lr
 
 
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("schedule.steps=0100", "schedule.steps: 0100 is octal to some and decimal to others: write 100"),
+        ("schedule.steps=12:30", r"schedule.steps: got '12:30'; .* \(write digits, such as 100\)"),
+        ("student_optim.lr=1:30", r"student_optim.lr: got '1:30'; .* \(write digits, such as 0.1 or 1e-3\)"),
+        ("student.weights=1e5", r"student.weights: got 100000.0; .* \(put it in quotes if text is meant\)"),
+        ("student.weights=no", r"got False; .* \(yes, no, on and off are true and false to YAML: put it in quotes"),
+        ("data=no", "yes, no, on and off"),
+    ],
+)
+def test_what_yaml_takes_for_another_kind_is_told_with_what_to_write(pair: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_recipe("kd_digits", [pair])
+
+
+def test_a_number_that_is_text_stays_text(made: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(made), ["data='1e5'", "student.weights='0100'"])
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+    assert (recipe.data.name, recipe.student and recipe.student.weights) == ("1e5", "0100")
+
+
 def test_overrides_take_the_type_of_their_field() -> None:
     pairs = ["method.entropy_weight=3", "schedule.steps=7", "data.augment=[crop, flip]", "seed=2"]
     recipe = load_recipe("dafl_digits", [*pairs, "student_optim={name: sgd, lr: 0.1}"])
