@@ -6,11 +6,9 @@ A weights file gives tensors and nothing else; no code in it is ever executed.
 import importlib
 import inspect
 import pickle
-import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from raykd.errors import CorruptError, UsageError, did_you_mean
 from raykd.models import in_memory
+from raykd.surroundings import folder_searched
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 CONVERT = (
@@ -57,7 +56,8 @@ def load_factory(target: str, **kwargs: Any) -> nn.Module:
     """Call the function (or class) ``target``, written ``module:function``, and return its network.
 
     Of the arguments it is given those that it has parameters for.
-    The module is looked for in the current directory, then on ``sys.path``. ``in-memory:NAME`` is a network that this
+    The module is looked for in the current directory, then on ``sys.path``; what it imports, in the standard
+    library before both. ``in-memory:NAME`` is a network that this
     process was given as an object (see ``raykd.models.in_memory``).
 
     Raises:
@@ -68,7 +68,7 @@ def load_factory(target: str, **kwargs: Any) -> nn.Module:
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
         raise UsageError(f"factory must be 'module:function', got {target!r}")
-    with _current_directory_first():
+    with folder_searched(str(Path.cwd()), module_name):
         function = _find(module_name, attribute)
         taken = _taken(function, kwargs)
         try:
@@ -193,14 +193,3 @@ def _find(module_name: str, attribute: str) -> Callable[..., object]:
         raise UsageError(f"module {module_name!r} has no function {attribute!r}{hint}")
     function: Callable[..., object] = candidate
     return function
-
-
-@contextmanager
-def _current_directory_first() -> Iterator[None]:
-    entry = str(Path.cwd())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the user's code may have tidied it away
-            sys.path.remove(entry)

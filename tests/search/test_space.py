@@ -11,8 +11,8 @@ from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.search.dimension import from_parameter, to_parameter
-from raykd.search.objectives import default_objective, metric_name
 from raykd.search.grid import list_given
+from raykd.search.objectives import default_objective, metric_name
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space, space_files
 
