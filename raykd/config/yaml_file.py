@@ -11,10 +11,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from raykd.errors import UsageError, did_you_mean, masked
+from raykd.errors import UsageError, did_you_mean, shortened
 
 _MAX_BYTES = 1_000_000
-_MAX_SHOWN = 200  # characters of a value that is wrong, which may be a whole section
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 _SECTION = "section"
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
@@ -155,12 +154,6 @@ def dump_yaml(content: Mapping[str, Any]) -> str:
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
 
 
-def shortened(value: object) -> str:
-    """Return a value as a message shows it: its beginning, if it is long."""
-    text = masked(repr(value))
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
-
-
 def section_error(text: str) -> PydanticCustomError:
     """Return the error for a validator of a whole section to raise, whose content ``explain`` does not repeat."""
     return PydanticCustomError(_SECTION, "{text}", {"text": text})
@@ -179,6 +172,9 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
             lines.append(f"{path!r} is required")
         elif not path:  # of the file as a whole, which is too much to repeat
             lines.append(item["msg"].removeprefix("Value error, "))
+        elif item["type"] == "union_tag_invalid":
+            context = item["ctx"]
+            lines.append(f"{path}: got the name {shortened(context['tag'])}; it is one of {context['expected_tags']}")
         elif item["type"].startswith("union_tag") or item["type"] == _SECTION:
             lines.append(f"{path}: {item['msg']}")
         else:
