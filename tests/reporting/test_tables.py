@@ -100,3 +100,12 @@ def test_figures_that_not_all_seeds_have_are_left_out() -> None:
         "mean": {"seconds": 2.0, "last": {"accuracy/top1": 3.0}},
         "sd": {"seconds": pytest.approx(2**0.5), "last": {"accuracy/top1": pytest.approx(2**0.5)}},
     }
+
+
+def test_text_from_outside_is_shown_as_text(parts: tuple[Table, list[Entry]]) -> None:
+    table, entries = parts
+    hostile = table.model_copy(update={"title": "<script>alert(1)</script>\x1b[31m", "source": "a\n# b | c"})
+    text = markdown(report_of((hostile, entries), {}))
+    assert "# &lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m\n" in text
+    assert "- source: a # b \\| c\n" in text
+    assert "\x1b" not in text and "<" not in text
