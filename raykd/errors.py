@@ -82,6 +82,22 @@ def masked(text: str) -> str:
     return text
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
+MAX_SHOWN = 200
+"""Characters of a value that a message repeats."""
+
+
+def printable(text: str) -> str:
+    """Return a text from outside as it may reach a terminal or a file: control characters are written out."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def shortened(value: object) -> str:
+    """Return a value as a message shows it: its beginning, if it is long, without secrets."""
+    text = masked(repr(value))
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
 def did_you_mean(got: str, allowed: Iterable[str], inside: str = "") -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``allowed``, all ``inside`` a section; or an empty string."""
     matches = get_close_matches(got, list(allowed), n=1, cutoff=0.5)
@@ -91,5 +107,5 @@ def did_you_mean(got: str, allowed: Iterable[str], inside: str = "") -> str:
 def unknown(kind: str, got: str, allowed: Iterable[str]) -> UsageError:
     """Build the error for a name that is not in a table, with the nearest match and the whole list."""
     names = sorted(allowed)
-    hint = did_you_mean(got, names)
-    return UsageError(f"unknown {kind} {got!r}{hint} (known: {', '.join(names)})")
+    hint = did_you_mean(got, names) if len(got) <= MAX_SHOWN else ""  # comparing takes as long as both are, squared
+    return UsageError(f"unknown {kind} {shortened(got)}{hint} (known: {', '.join(names)})")

@@ -7,9 +7,11 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from the middle of an import
     from raykd.cli.stop import Stop
+    from raykd.surroundings import name_user
 
     stop = Stop()
     stop.install()
+    name_user()
     from raykd.cli.app import app
 
     app.main(prog_name="raykd", obj=stop)

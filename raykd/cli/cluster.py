@@ -42,9 +42,9 @@ def validate(names: tuple[str, ...], as_json: bool) -> None:
         output.print_json({"problems": found})
     else:
         for name, problems in found.items():
-            click.echo(f"{name}: {'ok' if not problems else ''}".rstrip())
+            output.echo(f"{name}: {'ok' if not problems else ''}".rstrip())
             for problem in problems:
-                click.echo(f"- {problem}")
+                output.echo(f"- {problem}")
     if code:
         raise click.exceptions.Exit(code)
 

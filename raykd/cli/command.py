@@ -1,18 +1,25 @@
 """What all commands share: an example in the help, and errors as one line and an exit code."""
 
+import errno
 import logging
 import os
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from raykd.cli.names import small_recipe
 from raykd.cli.stop import Stop
-from raykd.errors import RaykdError
+from raykd.errors import MAX_SHOWN, RaykdError, SetupError, printable
 
+# What a disk, a file system or its rights refuse.
+_OF_THE_DISK = frozenset(
+    {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+)
+# Of torch's errors, which are RuntimeErrors, those for want of memory, and for a size that no memory has.
+_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "not enough memory")
 _ISSUES = "please report it with that file"
 
 
@@ -47,26 +54,46 @@ class Command(click.Command):
         except KeyboardInterrupt:
             click.echo("raykd: interrupted", err=True)
             ctx.exit(stop.exit_code)
-        except RaykdError as error:
+        except (RaykdError, OSError, MemoryError, RuntimeError) as caught:
+            error = _as_users(caught)
+            if error is None:
+                self._report_fault(ctx, stop, caught)
             if debug:
                 traceback.print_exc()
             if stop.signum is not None:
-                click.echo(f"raykd: {error}", err=True)
+                click.echo(f"raykd: {printable(str(error))}", err=True)
                 ctx.exit(stop.exit_code)
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except Exception as error:
-            if stop.signum is not None:  # what a signal broke off says nothing of the program
-                ctx.exit(stop.exit_code)
-            path = _save_traceback(ctx.params.get("out"))
+            self._report_fault(ctx, stop, error)
+
+    def _report_fault(self, ctx: click.Context, stop: Stop, error: BaseException) -> NoReturn:
+        if stop.signum is None:  # what a signal broke off says nothing of the program
+            path = _save_traceback(ctx.params.get("out"), error)
             click.echo(
-                f"error: {type(error).__name__}: {error}\n"
+                f"error: {type(error).__name__}: {printable(str(error))}\n"
                 f"This is a fault of raykd; the traceback is in {path}, {_ISSUES}.",
                 err=True,
             )
-            if debug:
-                traceback.print_exc()
-            ctx.exit(1)
+            if os.environ.get("RAYKD_DEBUG"):
+                traceback.print_exception(error)
+        ctx.exit(1 if stop.signum is None else stop.exit_code)
+
+
+def _as_users(error: BaseException) -> RaykdError | None:
+    """Return an error as one that a user can act on, of the disk or of memory; None if it is raykd's fault."""
+    if isinstance(error, RaykdError):
+        return error
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        where = f"{str(error.filename)[:MAX_SHOWN]!r}: " if error.filename else ""
+        return SetupError(f"{where}{error.strerror}; give a folder that can be written, or mend the storage")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OF_MEMORY):
+        return SetupError(
+            "there is not enough memory: lower schedule.global_batch, data.size or the networks' widths; `raykd plan` "
+            "tells what a run needs"
+        )
+    return None
 
 
 class _StderrHandler(logging.Handler):
@@ -74,7 +101,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        click.echo(prefix + self.format(record), err=True)
+        click.echo(prefix + printable(self.format(record)), err=True)
 
 
 def start_logging() -> None:
@@ -85,15 +112,16 @@ def start_logging() -> None:
         logger.addHandler(_StderrHandler())
 
 
-def _save_traceback(out: str | Path | None) -> Path:
+def _save_traceback(out: str | Path | None, error: BaseException) -> Path:
+    text = "".join(traceback.format_exception(error))
     name = f"raykd-error-{os.getpid()}.log"
     for folder in [Path(out)] if out and "://" not in str(out) else []:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(traceback.format_exc())
+            (folder / name).write_text(text)
             return folder / name
         except OSError:
             continue
     path = Path(tempfile.gettempdir()) / name
-    path.write_text(traceback.format_exc())
+    path.write_text(text)
     return path

@@ -26,6 +26,6 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         output.print_pairs({check["name"]: check["value"] for check in result["checks"]})
         for check in result["checks"]:
             if check["advice"]:
-                click.echo(f"{check['state']}: {check['name']}: {check['advice']}", err=True)
+                output.echo(f"{check['state']}: {check['name']}: {check['advice']}", err=True)
     if not result["ok"]:
         ctx.exit(3)

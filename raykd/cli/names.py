@@ -7,6 +7,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from raykd.errors import printable
+
+_LONGEST_NAME = 255  # bytes, on all usual file systems
+
 
 class StoreType(click.ParamType[str]):
     """A folder's path, or an address such as s3://BUCKET/FOLDER."""
@@ -23,6 +27,16 @@ class StoreType(click.ParamType[str]):
                 return check_address(value)
             except UsageError as error:
                 self.fail(str(error), parameter, context)
+        if not value or printable(value) != value or "\n" in value:
+            self.fail(f"{value!r} is no folder's name: it is empty, or has control characters.", parameter, context)
+        for part in Path(value).parts:
+            if len(part.encode(errors="surrogateescape")) > _LONGEST_NAME:
+                self.fail(
+                    f"{part[:20]!r}... is no folder's name: it has {len(part)} letters, and {_LONGEST_NAME} bytes are "
+                    "allowed.",
+                    parameter,
+                    context,
+                )
         if Path(value).is_file():
             self.fail(f"Directory {value!r} is a file.", parameter, context)
         return str(value)

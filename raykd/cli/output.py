@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raykd.errors import printable
+
 if TYPE_CHECKING:
     from raykd.results import Figures
 
@@ -17,6 +19,11 @@ COLUMNS = {
     "ece": "ECE %",
 }
 _WIDTH_IN_A_PIPE = 120
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line in which there may be text from outside."""
+    click.echo(printable(text), err=err)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -43,11 +50,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
     lines = [list(row) for row in rows]
     kept = [i for i, _ in enumerate(columns) if i == 0 or any(line[i] for line in lines)]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title)), title_justify="left")
     for index in kept:
-        table.add_column(columns[index], justify="left" if index == 0 else "right")
+        table.add_column(Text(printable(columns[index])), justify="left" if index == 0 else "right")
     for line in lines:
-        table.add_row(*(Text(line[index]) for index in kept))
+        table.add_row(*(Text(printable(line[index])) for index in kept))
     _print(table)
 
 
@@ -55,7 +62,7 @@ def print_pairs(pairs: Mapping[str, object]) -> None:
     """Print names and values in two columns; a value is never cut."""
     width = max(map(len, pairs), default=0)
     for name, value in pairs.items():
-        click.echo(f"{name:<{width}}  {value}")
+        echo(f"{name:<{width}}  {value}")
 
 
 def format_count(value: float) -> str:

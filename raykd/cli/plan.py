@@ -38,11 +38,11 @@ def print_plan(found: "Plan") -> None:
     from raykd.cli import output
 
     for run in found.runs:
-        click.echo(f"{run.run}: {run.state}")
+        output.echo(f"{run.run}: {run.state}")
         if run.state == "to train":
             output.print_pairs({f"  {name}": value for name, value in _lines(run.to_dict(), found.workers).items()})
         elif run.reason is not None:
-            click.echo(f"  {run.reason}")
+            output.echo(f"  {run.reason}")
     notes = {f"note {i}": note for i, note in enumerate(found.notes or (), start=1)}
     output.print_pairs({"in all": ", ".join(durations(found.total)), **notes})
 

@@ -68,5 +68,5 @@ def _print(report: "TableResult", as_json: bool) -> None:
     for column, title in report.columns.items():
         output.print_table(f"{report.title}: {title}", HEADER, table_lines(report, column))
     for note in list_notes(report):
-        click.echo(f"- {note}")
+        output.echo(f"- {note}")
     output.print_pairs({**summarize_costs(report), "directory": report.directory})

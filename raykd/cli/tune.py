@@ -91,7 +91,7 @@ def _print_stage(report: "SearchResult") -> None:
     ]
     output.print_table(f"{report.study}: best trials", columns, rows)
     for failed in report.reasons:
-        click.echo(f"- trial {failed.trial} failed: {failed.reason}")
+        output.echo(f"- trial {failed.trial} failed: {failed.reason}")
     figures = ", ".join(report.figures or ()) or "none"
     made = {f"images made {when}": output.format_count(images) for when, images in (report.images_made or {}).items()}
     output.print_pairs({**report.trials.to_dict(), **made, "figures": figures, "directory": report.directory})

@@ -13,6 +13,7 @@ from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
 
+MOST_WORKERS = 100_000
 _CLUSTERS = Catalog("cluster", folder="clusters", listing="clusters", extensible=True)
 
 
@@ -90,6 +91,8 @@ class Cluster(Runtime):
         low, high = (workers, workers) if isinstance(workers, int) else workers
         if low < 0 or high < low or (low == 0 and not isinstance(workers, int)):
             raise ValueError("workers is a number from 0, or [min, max] with 1 <= min <= max")
+        if high > MOST_WORKERS:
+            raise ValueError(f"at most {MOST_WORKERS:,} workers")
         return workers
 
     @model_validator(mode="after")

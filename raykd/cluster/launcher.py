@@ -118,7 +118,7 @@ def read_launcher(source: str) -> Launcher:
         except ValueError as error:
             raise UsageError(f"{path}: {error}") from None
         return Launcher("slurm", path, options.get("job-name") or path.name, dict(options), file)
-    content = load_yaml(path)
+    content = load_yaml(path, foreign=True)
     if "cluster_name" in content:
         return Launcher("ray", path, str(content["cluster_name"]), content, file)
     if "apiVersion" in content:

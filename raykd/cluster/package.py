@@ -1,6 +1,6 @@
 """What a submitted job takes along: the working directory without what is ignored, raykd itself, its cluster file."""
 
-import os
+import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,13 +10,15 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pathspec
-import yaml
 
 import raykd
 from raykd.cluster.config import Cluster
+from raykd.config.yaml_file import dump_yaml
 from raykd.errors import UsageError
 from raykd.store.remote import is_remote
 from raykd.store.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 100 * 2**20
 """More than this is data, which a cluster reads from its own storage."""
@@ -32,6 +34,7 @@ _ALWAYS_IGNORED = (
 _DERIVED = ("logits", "searches", "synthetic", "weights", ".ray")
 """Folders of a store, beside its runs, that may be large."""
 _LARGEST_LISTED = 5
+_MAX_FILES = 100_000  # links may lead anywhere, also to a data set whose files would take hours to count
 _PASSWORD = re.compile("passw|secret|token", re.IGNORECASE)  # in the name of a database's option
 
 
@@ -53,16 +56,17 @@ class Package:
         Raises:
             UsageError: with the largest folders and files.
         """
-        if self.total <= MAX_BYTES:
+        if self.total <= MAX_BYTES and len(self.files) <= _MAX_FILES:
             return
         sums: dict[str, int] = {}
         for path, size in self.files.items():
             top = path.parts[0] + ("/" if len(path.parts) > 1 else "")
             sums[top] = sums.get(top, 0) + size
+        count = len(self.files) if len(self.files) <= _MAX_FILES else f"more than {_MAX_FILES:,}"
         largest = sorted(sums.items(), key=lambda one: -one[1])[:_LARGEST_LISTED]
         raise UsageError(
-            f"{self.root} has {_mib(self.total)} in {len(self.files)} files, and a job takes along at most "
-            f"{_mib(MAX_BYTES)}; the largest: {', '.join(f'{name} {_mib(size)}' for name, size in largest)}. List what "
+            f"{self.root} has {_mib(self.total)} in {count} files, and a job takes along at most {_mib(MAX_BYTES)} in "
+            f"{_MAX_FILES:,}; the largest: {', '.join(f'{name} {_mib(size)}' for name, size in largest)}. List what "
             "is not needed in .gitignore or .rayignore, or give another --working-dir; data belong into data_root"
         )
 
@@ -71,51 +75,82 @@ class Package:
         for path in self.files:
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.root / path, target)
+            try:
+                shutil.copyfile(self.root / path, target)
+            except OSError as error:
+                raise _unreadable(self.root / path, error) from None
         package = Path(raykd.__file__).parent
         unwanted = shutil.ignore_patterns("__pycache__", "*.py[cod]")
-        shutil.copytree(package, folder / "raykd", ignore=unwanted, dirs_exist_ok=True)
+        # Without their times: Ray packs a zip, which knows none before 1980, and reproducible builds have such.
+        shutil.copytree(package, folder / "raykd", ignore=unwanted, dirs_exist_ok=True, copy_function=shutil.copyfile)
         for name in ("clusters", "search_spaces"):  # as in a wheel, which a checkout is not
             source = package.parent / name
             if source.is_dir() and not (package / name).exists():
-                shutil.copytree(source, folder / "raykd" / name, dirs_exist_ok=True)
+                shutil.copytree(source, folder / "raykd" / name, dirs_exist_ok=True, copy_function=shutil.copyfile)
         cluster_path = Path(FOLDER) / f"{cluster.name}.yaml"
         (folder / FOLDER).mkdir()
-        (folder / cluster_path).write_text(yaml.safe_dump(remote_content(cluster), sort_keys=False))
+        (folder / cluster_path).write_text(dump_yaml(remote_content(cluster)))
         return cluster_path
 
 
 def collect(root: Path, data_root: Path | None) -> Package:
     """Find the files of a working directory, without what version control, .gitignore and .rayignore leave out.
 
-    Runs, with what their store derives of them, and the data root are left out wherever they are.
+    Runs, with what their store derives of them, and the data root are left out wherever they are. Links are followed,
+    as Ray does, except back to a folder that they lie in. Pipes and devices are left out, and links that lead nowhere.
+
+    Raises:
+        UsageError: for a folder that cannot be read, or a name that is no text.
     """
     root = root.resolve()
     data = data_root.resolve() if data_root else None
     files: dict[PurePosixPath, int] = {}
     always_ignored = pathspec.GitIgnoreSpec.from_lines(_ALWAYS_IGNORED)
-    for path in _walk(root, [(root, always_ignored)], data):
+    for path in _walk(root, [(root, always_ignored)], data, (root,)):
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{ascii(str(path))}: a name that is no UTF-8 cannot travel: rename the file") from None
         files[PurePosixPath(path.relative_to(root).as_posix())] = path.stat().st_size
+        if len(files) > _MAX_FILES:
+            break  # refused by ``Package.check``
     return Package(root, files)
 
 
-def _walk(folder: Path, specs: list[tuple[Path, pathspec.GitIgnoreSpec]], data: Path | None) -> Iterator[Path]:
+def _walk(
+    folder: Path, specs: list[tuple[Path, pathspec.GitIgnoreSpec]], data: Path | None, inside: tuple[Path, ...]
+) -> Iterator[Path]:
+    """Yield the files of a folder; ``inside`` are the folders, without links, that lead to it."""
     for name in _IGNORE_FILES:
         if (folder / name).is_file():
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
             specs = [*specs, (folder, pathspec.GitIgnoreSpec.from_lines(lines))]
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    folders = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    folders = {path.name for path in entries if path.is_dir()}
     runs = {name for name in folders if RunDirectory(folder / name).has_begun}
     skipped = {*_IGNORE_FILES, *runs, *(_DERIVED if runs else ())}
-    for entry in entries:
-        path, is_folder = Path(entry.path), entry.name in folders
-        if entry.name in skipped or path == data or _ignored(path, is_folder, specs):
+    for path in entries:
+        is_folder = path.name in folders
+        if path.name in skipped or _ignored(path, is_folder, specs):
             continue
         if is_folder:
-            yield from _walk(path, specs, data)
+            real = path.resolve()
+            if real != data and real not in inside:
+                yield from _walk(path, specs, data, (*inside, real))
         elif path.is_file():
             yield path
+        elif path.is_symlink():
+            logger.warning("%s is left out: it is a link that leads nowhere", path)
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path} cannot be read ({error.strerror}), and a job takes along what is in its working directory: make it "
+        "readable, or list it in .gitignore or .rayignore"
+    )
 
 
 def _ignored(path: Path, is_folder: bool, specs: list[tuple[Path, pathspec.GitIgnoreSpec]]) -> bool:

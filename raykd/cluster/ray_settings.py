@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raykd.cluster.config import Cluster
+from raykd.config.data_root import expanded
 from raykd.errors import SetupError
+from raykd.surroundings import name_user
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -28,6 +30,9 @@ GROWTH_SECONDS = 1800
 
 def apply_ray_settings(cluster: Cluster) -> None:
     """Set Ray's variables that the user has not set; call it before ``ray`` is imported, which reads the token ones."""
+    name_user()  # Ray looks into the home directory, whether or not there is one
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(expanded(path, "RAY_AUTH_TOKEN_PATH"))
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     start_seconds = GROWTH_SECONDS if cluster.grows_to else _START_SECONDS
@@ -54,8 +59,11 @@ def token_source() -> str | None:
     """Name where Ray will find its token, in Ray's own order, or return None."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "RAY_AUTH_TOKEN"
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return str(path) if path.is_file() else None
+    try:
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+        return str(path) if path.is_file() else None
+    except (OSError, RuntimeError):  # a home that is not there, or may not be entered
+        return None
 
 
 @contextmanager

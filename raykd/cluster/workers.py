@@ -1,5 +1,7 @@
 """How many workers a recipe may have on a cluster."""
 
+import math
+
 from raykd.cluster.config import Cluster
 from raykd.errors import UsageError
 from raykd.methods import METHODS
@@ -22,11 +24,10 @@ def fitting_workers(experiment: Experiment, cluster: Cluster) -> list[int]:
     low, high = cluster.worker_range
     if high == 0:
         return [0]
-    dividing = [
-        count
-        for count in range(1, max([high, *(batch // 2 for batch in batches.values())]) + 1)
-        if all(batch % count == 0 and batch // count >= 2 for batch in batches.values())
-    ]
+    if batches:
+        dividing = [count for count in _divisors(math.gcd(*batches.values())) if 2 * count <= min(batches.values())]
+    else:
+        dividing = list(range(1, high + 1))
     fitting = [count for count in dividing if low <= count <= high]
     if not fitting:
         listed = ", ".join(f"{name}: {batch}" for name, batch in batches.items())
@@ -37,3 +38,9 @@ def fitting_workers(experiment: Experiment, cluster: Cluster) -> list[int]:
             f"({listed}); these would: {near}. Set workers in the cluster file, or schedule.global_batch"
         )
     return fitting
+
+
+def _divisors(number: int) -> list[int]:
+    """Return the divisors of a number, ascending, in as many steps as its root."""
+    low = [count for count in range(1, math.isqrt(number) + 1) if number % count == 0]
+    return sorted({*low, *(number // count for count in low)})

@@ -1,4 +1,4 @@
-"""Where data sets are looked for when nobody says, and where the files are that a recipe names."""
+"""Folders that the environment names, what ``~`` stands for, and where the files are that a recipe names."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,28 @@ def data_folder(given: str | Path | None = None) -> Path | None:
 
 def data_place(of_cluster: str | None = None) -> str | None:
     """Return the data root of a cluster, or else that of the environment: a path, or an object store's address."""
-    return of_cluster or os.environ.get("RAYKD_DATA") or None
+    root = of_cluster or os.environ.get("RAYKD_DATA")
+    if not root or "://" in root:
+        return root or None
+    return str(expanded(root, "data_root" if of_cluster else "RAYKD_DATA"))
+
+
+def expanded(path: str | Path, source: str) -> Path:
+    """Return a path with the folder that ``~`` stands for: an env file or a batch script has no shell that writes it.
+
+    Args:
+        path: the path.
+        source: what a message says names it.
+
+    Raises:
+        UsageError: if nobody can tell which folder that is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no HOME, or no such user
+        raise UsageError(
+            f"{source} is {str(path)!r}, and no home is known here for its '~': write the whole path"
+        ) from None
 
 
 def find_file(name: str, root: Path | None, kind: str, advice: str) -> Path:

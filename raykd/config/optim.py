@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from raykd.config.base import Config
@@ -45,6 +45,7 @@ class Cosine(Config):
         return self.floor + (1 - self.floor) * wave
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Annotated[Constant | MultiStep | Cosine, Field(discriminator="name")]
 
 
@@ -67,6 +68,12 @@ class Sgd(_Optimizer):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "Sgd":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0: give one, such as 0.9, or leave nesterov out")
+        return self
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Build the fused torch optimizer."""
         return torch.optim.SGD(
@@ -83,7 +90,7 @@ class Adam(_Optimizer):
     """Adam with coupled (l2) weight decay, as the distillation papers use it."""
 
     name: Literal["adam"]
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Build the fused torch optimizer."""
@@ -94,7 +101,7 @@ class AdamW(_Optimizer):
     """Adam with decoupled weight decay."""
 
     name: Literal["adamw"]
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Build the fused torch optimizer."""

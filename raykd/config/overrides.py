@@ -41,7 +41,7 @@ def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[s
             inner = parent.get(section)
             parent[section] = inner if isinstance(inner, dict) else {}
             parent = parent[section]
-        parent[leaf] = parse_value(text)
+        parent[leaf] = parse_value(text, key)
         result = expand_data_name(result)
     if _method_name(result) != _method_name(raw):
         raise UsageError("method.name cannot be overridden: pick another recipe")

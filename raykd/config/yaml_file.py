@@ -1,6 +1,7 @@
 """Read a YAML mapping the strict way: plain data only, no aliases, no duplicate keys; and say where it is wrong."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,10 +11,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from raykd.errors import UsageError, did_you_mean, masked
+from raykd.errors import UsageError, did_you_mean, shortened
 
 _MAX_BYTES = 1_000_000
-_MAX_SHOWN = 200  # characters of a value that is wrong, which may be a whole section
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 _SECTION = "section"
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
@@ -47,6 +47,53 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Ambiguous(yaml.constructor.ConstructorError):
+    """A number that different readers take for different ones."""
+
+
+class _Loader(_StrictLoader):
+    """The strict loader for files of ours, whose numbers are what a reader takes for numbers, as Python does.
+
+    YAML 1.1 takes 0100 for 64, 12:30 for 750 and 1e-3 for text. Here the first is refused, the second is text and the
+    third a number. Hexadecimal and binary numbers bear their base, and stay.
+    """
+
+    def construct_yaml_int(self, node: Any) -> int:
+        if _LEADING_ZERO.fullmatch(node.value):
+            problem = (
+                f"{node.value} is octal to some and decimal to others: write {int(node.value)}, or, where text is "
+                f"meant, {node.value!r} in quotes"
+            )
+            raise _Ambiguous(None, None, problem, node.start_mark)
+        return int(node.value, 0)
+
+    def construct_yaml_float(self, node: Any) -> float:
+        return float(_INFINITE.sub(r"\1\2", node.value))
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts text in quotes which our loader, or YAML 1.1, would take for a number."""
+
+
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_LEADING_ZERO = re.compile(rf"[-+]?0_?{_DIGITS}")
+_INFINITE = re.compile(r"([-+]?)\.(inf|nan)", re.IGNORECASE)
+_NUMBERS = {
+    "tag:yaml.org,2002:int": rf"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|{_DIGITS})",
+    "tag:yaml.org,2002:float": rf"[-+]?(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?"
+    rf"|[-+]?{_DIGITS}[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), list("-+.0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
 def read_text(path: Path) -> str:
     """Read a user's text file.
 
@@ -61,15 +108,19 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read as text ({error})") from None
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path, *, foreign: bool = False) -> dict[str, Any]:
     """Read a mapping from a YAML file.
+
+    Args:
+        path: the file.
+        foreign: whether its format is another tool's, which takes numbers as YAML 1.1 does (``defaultMode: 0644``).
 
     Raises:
         UsageError: with file and line, for anything but a plain mapping of plain data under 1 MB.
     """
     text = read_text(path)
     try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  a SafeLoader made stricter
+        data = yaml.load(text, Loader=_StrictLoader if foreign else _Loader)  # noqa: S506  SafeLoaders made stricter
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: {error.problem}") from None
@@ -82,12 +133,25 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_value(text: str) -> Any:
-    """Read one value of a KEY=VALUE pair as YAML."""
+def parse_value(text: str, key: str = "") -> Any:
+    """Read one value of a KEY=VALUE pair as YAML.
+
+    Raises:
+        UsageError: with the key, for what is no plain data.
+    """
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        return yaml.load(text, Loader=_Loader)  # noqa: S506
+    except _Ambiguous as error:
+        raise UsageError(f"{f'{key}: ' if key else ''}{error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise UsageError(f"cannot read the value {text!r}; quote it, as in KEY='\"text\"'") from None
+        raise UsageError(
+            f"{f'{key}: ' if key else ''}cannot read the value {shortened(text)}; quote it, as in KEY='\"text\"'"
+        ) from None
+
+
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """Return plain data as YAML that ``load_yaml`` reads back to equal data."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
 
 
 def section_error(text: str) -> PydanticCustomError:
@@ -108,13 +172,26 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
             lines.append(f"{path!r} is required")
         elif not path:  # of the file as a whole, which is too much to repeat
             lines.append(item["msg"].removeprefix("Value error, "))
+        elif item["type"] == "union_tag_invalid":
+            context = item["ctx"]
+            lines.append(f"{path}: got the name {shortened(context['tag'])}; it is one of {context['expected_tags']}")
         elif item["type"].startswith("union_tag") or item["type"] == _SECTION:
             lines.append(f"{path}: {item['msg']}")
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            value = masked(repr(item["input"]))
-            lines.append(f"{path}: got {value if len(value) <= _MAX_SHOWN else value[:_MAX_SHOWN] + '...'}; {message}")
+            message = item["msg"].removeprefix("Value error, ") + _hint(item["type"], item["input"])
+            lines.append(f"{path}: got {shortened(item['input'])}; {message}")
     return UsageError(f"{source}: " + "; ".join(lines))
+
+
+def _hint(error_type: str, value: Any) -> str:
+    """Say what to write where YAML has taken a value for another kind than was meant."""
+    if isinstance(value, bool) and error_type in ("literal_error", "string_type", "model_type"):
+        return " (yes, no, on and off are true and false to YAML: put it in quotes if text is meant)"
+    if isinstance(value, int | float) and error_type in ("string_type", "model_type"):
+        return " (put it in quotes if text is meant)"
+    if error_type in ("int_parsing", "float_parsing") and isinstance(value, str):
+        return f" (write digits, such as {'100' if error_type == 'int_parsing' else '0.1 or 1e-3'})"
+    return ""
 
 
 def _locate(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> tuple[list[str], list[str]]:

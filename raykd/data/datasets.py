@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raykd.data import parquet
 from raykd.data.pixels import fit, require_memory
-from raykd.errors import CorruptError, MissingData, SetupError, UsageError, unknown
+from raykd.errors import CorruptError, MissingData, SetupError, UsageError, did_you_mean, unknown
 from raykd.spec import DataSpec
 
 
@@ -245,6 +245,11 @@ def _find_folder(name: str, data_root: Path | None) -> Path:
             _refuse_foreign(data_root / name)
         if _resized_from(name) is not None:
             raise MissingData(f"data set {name!r} is not under the data root; {_how_to_make(name)}")
+        if data_root is not None and not data_root.is_dir():
+            raise MissingData(
+                f"no data set {name!r}{did_you_mean(name, DATASETS)}: the data root {data_root} is not there; correct "
+                "RAYKD_DATA, or data_root in the cluster file"
+            )
         raise unknown("data set", name, {*DATASETS, *folders})
     return data_root / name
 

@@ -149,7 +149,8 @@ def _find_columns(files: Sequence[Path]) -> _Columns:
     metadata = parquet.read_metadata(file)
     if parquet.is_own(metadata):
         raise UsageError(
-            f"{as_text(file)} is a file of this package already: set RAYKD_DATA to {as_text(file.resolve().parent.parent)}"
+            f"{as_text(file)} is a file of this package already: set RAYKD_DATA to "
+            f"{as_text(file.resolve().parent.parent)}"
         )
     with parquet.open_file(file) as opened:
         types = {field.name: field.type for field in opened.schema_arrow}

@@ -137,8 +137,8 @@ def _refuse_lone_companion(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_APPLE_DOUBLE)) == _APPLE_DOUBLE and not image.exists():
             raise CorruptError(
-                f"{as_text(path)} is what macOS keeps beside an image, and {as_text(image)} itself is not there: copy it "
-                "again, or remove this file"
+                f"{as_text(path)} is what macOS keeps beside an image, and {as_text(image)} itself is not there: copy "
+                "it again, or remove this file"
             )
 
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from raykd.surroundings import name_user
+
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -54,6 +56,7 @@ def prepare_host(threads: int | None = None) -> HostReport:
     Args:
         threads: intra-op threads, or None to leave torch's own choice.
     """
+    name_user()
     if threads is not None:
         torch.set_num_threads(threads)
     resident = keep_freed_memory()

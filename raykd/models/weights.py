@@ -7,9 +7,7 @@ network by names and shapes, whoever wrote it; whatever was undone or left out o
 import importlib
 import inspect
 import logging
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +17,7 @@ from raykd.errors import UsageError, did_you_mean
 from raykd.models import in_memory
 from raykd.models.key_layouts import LAYOUTS
 from raykd.models.weights_file import CONVERT, read_weights
+from raykd.surroundings import folder_searched
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +283,8 @@ def _listed(keys: Collection[str]) -> str:
 def load_factory(target: str, arguments: Mapping[str, Any] | None = None, **sizes: Any) -> nn.Module:
     """Call the function (or class) ``target``, written ``module:function``, and return its network.
 
-    The module is looked for in the current directory, then on ``sys.path``. ``in-memory:NAME`` is a network that this
+    The module is looked for in the current directory, then on ``sys.path``; what it imports, in the standard library
+    before both. ``in-memory:NAME`` is a network that this
     process was given as an object (see ``raykd.models.in_memory``).
 
     Args:
@@ -300,7 +300,7 @@ def load_factory(target: str, arguments: Mapping[str, Any] | None = None, **size
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
         raise UsageError(f"factory must be 'module:function', got {target!r}")
-    with _current_directory_first():
+    with folder_searched(str(Path.cwd()), module_name):
         function = _find(module_name, attribute)
         given = {**_parameters_among(function, sizes), **(arguments or {})}
         _check_call(function, given, target)
@@ -369,14 +369,3 @@ def _find(module_name: str, attribute: str) -> Callable[..., object]:
         raise UsageError(f"module {module_name!r} has no function {attribute!r}{hint}")
     function: Callable[..., object] = candidate
     return function
-
-
-@contextmanager
-def _current_directory_first() -> Iterator[None]:
-    entry = str(Path.cwd())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the user's code may have tidied it away
-            sys.path.remove(entry)

@@ -215,7 +215,8 @@ def run_in_process(task: str, payload: Mapping[str, Any], site: TrialSite) -> di
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     path = os.pathsep.join(filter(None, (str(Path(raykd.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, "-m", "raykd.planning.profile", task],
+        # -P: files of the working directory may be called like the standard library's.
+        [sys.executable, "-P", "-m", "raykd.planning.profile", task],
         input=json.dumps(payload),
         env={**inherited, "PYTHONPATH": path, **site.environment},
         capture_output=True,

@@ -5,14 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.base import Config
 from raykd.config.catalog import Catalog
 from raykd.config.optim import Optimizer
 from raykd.config.overrides import dotted_fields, expand_data_name, float_fields, override
-from raykd.config.yaml_file import explain, load_yaml
+from raykd.config.yaml_file import dump_yaml, explain, load_yaml
 from raykd.errors import UsageError, did_you_mean
 from raykd.methods import METHODS, MethodConfig
 from raykd.recipe.sections import (
@@ -159,7 +158,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that ``load_recipe`` reads back to an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def _read_with_base(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class DataConfig(Config):
     """
 
     name: str
-    size: int | None = Field(default=None, gt=0, description="network input size; default: the set's")
+    size: int | None = Field(default=None, gt=0, le=4096, description="network input size; default: the set's")
     mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
     std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
     num_classes: int | None = Field(default=None, gt=1, description="of data described, not held")
@@ -173,7 +173,7 @@ class ScheduleConfig(Config):
 
     steps: int = Field(gt=0)
     report_every: int = Field(gt=0, description="steps between evaluations and checkpoints")
-    global_batch: int = Field(gt=1)
+    global_batch: int = Field(gt=1, le=2**20, description="images of a step, of all workers together")
 
 
 class Change(Config):

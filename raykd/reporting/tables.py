@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from raykd.errors import printable
 from raykd.recipe.table import Entry, Table
 from raykd.reporting.seeds import over_seeds
 from raykd.results import (
@@ -195,15 +196,21 @@ def summarize_costs(report: TableResult) -> dict[str, str]:
 
 def markdown(report: TableResult) -> str:
     """Return the report as a Markdown document: a table for each column, then notes and what it took."""
-    parts = [f"# {report.title}"]
+    parts = [f"# {_escaped(report.title)}"]
     for column, title in report.columns.items():
         lines = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)], *table_lines(report, column)]
-        table = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
-        parts += [f"## {title}", table]
+        table = "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines)
+        parts += [f"## {_escaped(title)}", table]
     parts.append(
         "Top-1 in per cent, mean ± sample standard deviation over seeds. *Measured* is the student that counts: the "
         "blind choice where no training data was seen, else the last; *best* peeks at the test split."
     )
-    parts.append("\n".join(f"- {note}" for note in list_notes(report)))
-    parts.append("\n".join(f"- {name}: {text}" for name, text in summarize_costs(report).items()))
+    parts.append("\n".join(f"- {_escaped(note)}" for note in list_notes(report)))
+    parts.append("\n".join(f"- {name}: {_escaped(text)}" for name, text in summarize_costs(report).items()))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Return a text from outside as Markdown that shows it: on one line, no HTML, no end of a cell."""
+    line = " ".join(printable(text).split())
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")

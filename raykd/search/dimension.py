@@ -57,8 +57,12 @@ class Dimension(Config):
         if self.choice is not None:  # by type too: 1, 1.0 and True are equal in Python and not in a recipe
             return any(value == choice and type(value) is type(choice) for choice in self.choice)
         low, high = self.bounds or (0, 0)
-        whole = self.integer is None or isinstance(value, int)
+        whole = self.integer is None or isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return isinstance(value, int | float) and not isinstance(value, bool) and whole and low <= value <= high
+
+    def as_drawn(self, value: Any) -> Any:
+        """Return a value that ``contains`` takes in the type that is drawn: of a count a whole number, also for 1e2."""
+        return value if self.integer is None else int(value)
 
     def applies(self, drawn: Mapping[str, Any]) -> bool:
         """Tell whether the field is drawn, given the values ``drawn`` for the fields above it."""

@@ -20,7 +20,8 @@ def count_trials(space: SearchSpace) -> int:
 
 def list_given(space: SearchSpace) -> list[Values]:
     """Return the values of the points, then of the grid if there is one, each once."""
-    return _without_repeats([*space.points, *(make_grid(space) if space.sampler.name == "grid" else [])])
+    points = [{key: space.space[key].as_drawn(value) for key, value in point.items()} for point in space.points]
+    return _without_repeats([*points, *(make_grid(space) if space.sampler.name == "grid" else [])])
 
 
 def make_grid(space: SearchSpace) -> list[Values]:

@@ -133,6 +133,11 @@ class SearchSpace(Config):
             for key, value in point.items():
                 if key not in self.space:
                     raise ValueError(f"a point names {key!r}, which is not in the space{did_you_mean(key, self.space)}")
+                if self.space[key].choice is None and isinstance(value, str):
+                    raise ValueError(
+                        f"a point has {key!r} at the text {value!r}, and a number in {list(self.space[key].samples)} "
+                        "is allowed: write digits without quotes"
+                    )
                 if not self.space[key].contains(value):
                     raise ValueError(f"a point has {key!r} at {value!r}, outside of {list(self.space[key].samples)}")
         return self

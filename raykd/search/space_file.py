@@ -63,7 +63,7 @@ def _parse_pair(pair: str) -> tuple[str, Any]:
     key, equals, text = pair.partition("=")
     if not equals or not key:
         raise UsageError(f"expected KEY=VALUE, as in schedule.steps=100; got {pair!r}")
-    return key, parse_value(text)
+    return key, parse_value(text, key)
 
 
 def _fix(space: SearchSpace, fixed: Values, path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
+from raykd.config.data_root import expanded
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, SetupError, UsageError
@@ -203,7 +204,7 @@ def open_workspace(store: Location, data_root: Location | None, *, known: bool =
 
     Raises:
         UsageError: for an address that is none.
-        SetupError: if an object store does not answer or does not let us in.
+        SetupError: if an object store does not answer or does not let us in, or there is no folder for its copy.
     """
     mirror = _mirror(store, known) if is_remote(store) else None
     data_mirror = _mirror(data_root, known) if data_root and is_remote(data_root) else None
@@ -216,12 +217,22 @@ def local_folder(location: Location) -> Path:
     Of an object store that is a folder of its own below ``RAYKD_CACHE`` (default: ``~/.cache/raykd``).
     """
     if not is_remote(location):
-        return Path(location).expanduser().absolute()
+        return expanded(location, "a folder").absolute()
     address = check_address(str(location))
     cache = os.environ.get("RAYKD_CACHE")
-    folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "raykd"
+    folder = expanded(cache, "RAYKD_CACHE") if cache else _default_cache()
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", address.partition("?")[0])
-    return folder.expanduser().absolute() / f"{readable}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    return folder.absolute() / f"{readable}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+
+
+def _default_cache() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raykd"
+    except RuntimeError:
+        raise SetupError(
+            "an object store needs a folder of this machine for what it holds of it, and no home is known here: set "
+            "RAYKD_CACHE to a folder that can be written"
+        ) from None
 
 
 def pull_run(

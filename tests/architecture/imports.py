@@ -10,7 +10,7 @@ PACKAGE = "raykd"
 # Bottom-up. A module may import modules of the rows above its own and of its own package;
 # two entries of one row are siblings and do not import each other. The longest prefix wins.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("raykd", "raykd.errors"),
+    ("raykd", "raykd.errors", "raykd.surroundings"),
     ("raykd.config", "raykd.files", "raykd.results"),
     ("raykd.distributed", "raykd.losses", "raykd.tensors"),
     ("raykd.spec",),

@@ -62,7 +62,7 @@ def test_a_folder_as_large_as_data_is_refused_with_its_largest_parts(tmp_path: P
     with pytest.raises(UsageError) as caught:
         collect(tmp_path, None).check()
     told = str(caught.value)
-    assert "300.0 MiB in 4 files, and a job takes along at most 100.0 MiB" in told
+    assert "300.0 MiB in 4 files, and a job takes along at most 100.0 MiB in 100,000;" in told
     assert "the largest: images/ 200.0 MiB, weights.pt 100.0 MiB, small.txt" in told
     assert ".rayignore" in told
     (tmp_path / ".rayignore").write_text("images/\nweights.pt\n")
@@ -103,3 +103,40 @@ def test_what_does_not_fit_a_job_is_refused(changes: dict[str, Any], says: str) 
 
 def test_the_limit_is_below_rays_own() -> None:
     assert packages.MAX_BYTES < 512 * 2**20
+
+
+def test_links_are_followed_and_lead_to_an_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    here = tmp_path / "here"
+    written(tmp_path / "shared", "models/net.py", "one.txt", "data/mnist/train.parquet")
+    written(here, "sub/mine.py")
+    links = {"models": "../shared/models", "one.txt": "../shared/one.txt", "data": "../shared/data", "sub/up": ".."}
+    for name, target in {**links, "loop": ".", "self": "self", "gone": "nowhere"}.items():
+        (here / name).symlink_to(target)
+    (tmp_path / "shared/models/again").symlink_to(here)
+    os.mkfifo(here / "pipe")
+    assert taken(here, tmp_path / "shared/data") == ["models/net.py", "one.txt", "sub/mine.py"]
+    assert [f"{here / name} is left out: it is a link that leads nowhere" for name in ("gone", "self")] == (
+        caplog.messages
+    )
+
+
+def test_a_link_to_more_files_than_a_job_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, *(f"images/{number}.png" for number in range(5)))
+    monkeypatch.setattr(packages, "_MAX_FILES", 3)
+    with pytest.raises(UsageError, match=r"in more than 3 files, .*the largest: images/"):
+        collect(tmp_path, None).check()
+
+
+def test_a_name_that_cannot_travel_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).touch()
+    with pytest.raises(UsageError, match=r"caf\\udce9.txt': a name that is no UTF-8 cannot travel"):
+        collect(tmp_path, None)
+
+
+def test_files_travel_without_their_times(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    written(here, "old.txt")
+    os.utime(here / "old.txt", (1, 1))
+    there.mkdir()
+    collect(here, None).write(there, CLUSTER)
+    assert min(path.stat().st_mtime for path in there.rglob("*") if path.is_file()) > 1e9

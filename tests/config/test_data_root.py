@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raykd.config.data_root import data_folder, data_place, find_file
+from raykd.config.data_root import data_folder, data_place, expanded, find_file
 from raykd.errors import UsageError
 
 
@@ -35,3 +35,16 @@ def test_a_file_here_comes_before_one_under_the_data_root(tmp_path: Path, monkey
         find_file("y", root, "weights file", "bring it")
     with pytest.raises(UsageError, match=r"looked at y\); bring it$"):
         find_file("y", None, "weights file", "bring it")
+
+
+def test_the_home_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/users/me")
+    monkeypatch.setenv("RAYKD_DATA", "~/data")
+    assert data_folder() == Path("/users/me/data")
+    assert data_place("~/theirs") == "/users/me/theirs"
+    assert data_place("s3://bucket/~x") == "s3://bucket/~x"
+
+
+def test_a_home_that_nobody_knows_is_named() -> None:
+    with pytest.raises(UsageError, match=r"RAYKD_DATA is '~no-such-user/data', and no home is known .* whole path"):
+        expanded("~no-such-user/data", "RAYKD_DATA")

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from raykd.data import parquet
 from raykd.data import pixels as pixels_module
 from raykd.data.datasets import DATASETS, data_spec, find_split, load_images
-from raykd.errors import CorruptError, UsageError
+from raykd.errors import CorruptError, MissingData, UsageError
 from tests.data.conftest import PIXELS
 
 
@@ -139,3 +139,10 @@ def test_real_sets_have_their_published_counts_and_constants() -> None:
         if split == "train":
             mean = (images.pixels.double() / 255).mean().item()
             assert data_spec(name).mean[0] == pytest.approx(mean, abs=1e-3)
+
+
+def test_a_data_root_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        MissingData, match=r"no data set .flowers.: the data root \S+/gone is not there; correct RAYKD_DATA"
+    ):
+        data_spec("flowers", data_root=tmp_path / "gone")

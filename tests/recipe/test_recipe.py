@@ -227,7 +227,7 @@ def test_the_hash_changes_with_everything_else(made: Path, pair: str) -> None:
 )  # fmt: skip
 def test_hostile_names_are_refused(made: Path, name: str) -> None:
     data = load_recipe(str(made)).model_dump(mode="json")
-    with pytest.raises(UsageError, match="letters, digits"):
+    with pytest.raises(UsageError, match="letters, digits|no control characters"):
         recipe_from_dict({**data, "name": name})
 
 
@@ -261,3 +261,26 @@ def test_constants_of_bytes_are_refused(mean: list[float], std: list[float] | No
 def test_unusual_constants_of_unit_images_are_taken(mean: list[float], std: list[float]) -> None:
     data = load_recipe("kd_digits", [f"data.mean={mean}", f"data.std={std}"]).data
     assert (data.mean, data.std) == (tuple(mean), tuple(std))
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("schedule.steps=0100", "schedule.steps: 0100 is octal to some and decimal to others: write 100"),
+        ("schedule.steps=12:30", r"schedule.steps: got '12:30'; .* \(write digits, such as 100\)"),
+        ("student_optim.lr=1:30", r"student_optim.lr: got '1:30'; .* \(write digits, such as 0.1 or 1e-3\)"),
+        ("student.weights=1e5", r"student.weights: got 100000.0; .* \(put it in quotes if text is meant\)"),
+        ("student.weights=no", r"got False; .* \(yes, no, on and off are true and false to YAML: put it in quotes"),
+        ("data=no", "yes, no, on and off"),
+    ],
+)
+def test_what_yaml_takes_for_another_kind_is_told_with_what_to_write(pair: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_recipe("kd_digits", [pair])
+
+
+def test_a_number_that_is_text_stays_text(made: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(made), ["data='1e5'", "student.weights='0100'"])
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+    assert (recipe.data.name, recipe.student and recipe.student.weights) == ("1e5", "0100")

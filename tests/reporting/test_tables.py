@@ -86,3 +86,12 @@ def test_a_control_is_marked_and_the_reduced_budget_stated(tmp_path: Path) -> No
     assert "other (control)" in text
     assert "- budget: nearly nothing" in text
     assert "7 x 128" in text
+
+
+def test_text_from_outside_is_shown_as_text(parts: tuple[Table, list[Entry]]) -> None:
+    table, entries = parts
+    hostile = table.model_copy(update={"title": "<script>alert(1)</script>\x1b[31m", "source": "a\n# b | c"})
+    text = markdown(report_of((hostile, entries), {}))
+    assert "# &lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m\n" in text
+    assert "- source: a # b \\| c\n" in text
+    assert "\x1b" not in text and "<" not in text

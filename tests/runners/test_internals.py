@@ -28,6 +28,19 @@ def test_ray_knows_the_options_that_keep_it_on_the_loopback_device() -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
+def test_workers_search_the_drivers_folders_behind_the_library() -> None:
+    from raykd.runners.ray.internals import behind_library
+    from raykd.surroundings import library_folders
+
+    folders = behind_library()._py_driver_sys_path
+    folders.extend(["/here"])
+    path = ["/packages"]
+    for folder in folders:  # as a worker does
+        path.insert(0, folder)
+    library = library_folders()
+    assert path[: len(library) + 1] == [*library, "/here"]
+
+
 def test_elastic_training_takes_only_numbers_that_fit() -> None:
     from ray.train import ScalingConfig
 

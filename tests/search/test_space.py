@@ -125,3 +125,31 @@ def test_a_condition_decides_what_is_drawn(tmp_path: Path) -> None:
 def test_a_slip_is_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         made(tmp_path, **changes)
+
+
+def test_numbers_with_an_exponent_are_numbers_in_every_place(tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text(
+        "recipe: kd_digits\n"
+        "overrides: {method.temperature: 1E1}\n"
+        "space:\n"
+        "  student_optim.lr: {loguniform: [1e-4, 1e-2]}\n"
+        "  method.alpha: {choice: [1e-1, .5]}\n"
+        "  schedule.steps: {int: [500, 1e3]}\n"
+        "  student_optim.weight_decay: {uniform: [0, 1e-3], when: {method.alpha: 1e-1}}\n"
+        "points: [{student_optim.lr: 1e-3, method.alpha: 5e-1, schedule.steps: 6e2}]\n"
+    )
+    space = load_space(str(path), ["schedule.report_every=1e2"])
+    assert space.space["method.alpha"].choice == (0.1, 0.5)
+    assert space.space["student_optim.weight_decay"].when == {"method.alpha": 0.1}
+    (point,) = list_given(space)
+    assert point == {"student_optim.lr": 0.001, "method.alpha": 0.5, "schedule.steps": 600}
+    assert type(point["schedule.steps"]) is int
+    assert space.make_recipe({}).schedule.report_every == 100
+
+
+def test_a_point_in_quotes_is_text(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"at the text '12:30', and a number in \[.*\] is allowed: write digits without"
+    ):
+        made(tmp_path, recipe="kd_digits", space={"student_optim.lr": RATE}, points=[{"student_optim.lr": "12:30"}])

@@ -4,13 +4,16 @@
 and not in a run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ray.job_config import JobConfig
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+
+from raykd.surroundings import library_folders
 
 HEAD_RESOURCE = "node:__internal_head__"
 """A resource that Ray gives to its head node alone.
@@ -25,6 +28,23 @@ ON_LOOPBACK: Mapping[str, Any] = MappingProxyType({"_node_ip_address": "127.0.0.
 Its processes listen on the loopback device, and no other machine reaches them. If Ray renames the option, ``ray.init``
 refuses to start.
 """
+
+
+class _WorkerPath(list[str]):
+    """The folders that Ray puts, one by one, at the front of a worker's ``sys.path``: the last one comes first."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Take the driver's folders, and the standard library after them, so before them on the path."""
+        super().extend([*folders, *reversed(library_folders())])
+
+
+def behind_library() -> JobConfig:
+    """Return options of a job whose workers look for modules in the driver's directory behind the standard library.
+
+    Ray would put it first, and a ``profile.py`` in it would break every worker. Folders of the library that a node
+    does not have are passed over there. If Ray renames the list, its own order is at work.
+    """
+    return JobConfig(_py_driver_sys_path=_WorkerPath(reversed(library_folders())))
 
 
 class FittingPolicy(ElasticScalingPolicy):  # type: ignore[misc]

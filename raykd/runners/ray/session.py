@@ -16,7 +16,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import GROWTH_SECONDS, token_source
 from raykd.errors import SetupError
 from raykd.files import describe
-from raykd.runners.ray.internals import ON_LOOPBACK
+from raykd.runners.ray.internals import ON_LOOPBACK, behind_library
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +151,7 @@ def _start(cluster: Cluster, workers: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
+            job_config=behind_library(),
             **ON_LOOPBACK,
         )
     except Exception as error:  # a slow machine's is a plain one
@@ -174,7 +175,7 @@ def _join(cluster: Cluster) -> None:
                 "and does its head node run?"
             ) from None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=behind_library())
     except (OSError, RuntimeError, ValueError) as error:
         token = token_source()
         hint = f"the token is the one of {token}" if token else "no token was found: does it ask for one?"

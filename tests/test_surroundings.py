@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raykd.surroundings import folder_searched, library_folders, name_user, put_library_first
+
+LIBRARY = os.path.dirname(os.__file__)
+
+
+def test_the_library_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", ["/here", LIBRARY, "/packages"])
+    put_library_first()
+    assert sys.path == [LIBRARY, "/here", "/packages"]
+    assert library_folders() == [LIBRARY]
+
+
+def test_a_users_folder_is_searched_behind_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = ["/other", LIBRARY, "/packages"]
+    monkeypatch.setattr("sys.path", list(before))
+    with folder_searched(str(tmp_path), "mine"):
+        assert sys.path == [LIBRARY, str(tmp_path), "/other", "/packages"]
+        sys.path.insert(0, "/added")
+    assert sys.path == ["/added", *before]
+
+
+def test_the_module_that_is_asked_for_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "profile.py").touch()
+    monkeypatch.setattr("sys.path", [LIBRARY])
+    for name, first in (("profile", str(tmp_path)), ("queue", LIBRARY)):
+        with folder_searched(str(tmp_path), name):
+            assert sys.path[0] == first
+
+
+def test_files_called_like_the_librarys_do_no_harm(tmp_path: Path) -> None:
+    for name in ("profile", "statistics", "queue", "token", "calendar"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    done = subprocess.run(
+        [sys.executable, "-m", "raykd", "inspect", "nowhere.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.splitlines()[0][:6]) == (2, "error:"), done.stderr
+
+
+def test_a_process_without_user_and_home_gets_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # nobody's
+    name_user()
+    assert (os.environ["USER"], os.environ["HOME"]) == (str(2**31 - 7), "/")
+    monkeypatch.setenv("HOME", "/mine")
+    monkeypatch.setenv("USER", "me")
+    name_user()
+    assert (os.environ["USER"], os.environ["HOME"]) == ("me", "/mine")
