@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raykd.files import make_folder, replacing, write_json, write_text
 from raykd.recipe.recipe import dump_recipe
 from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
+from raykd.search.attributes import CHANGES, REASON, RUN, START, TEST_ACCURACY
 from raykd.search.dimension import from_parameter
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.space import SearchSpace, Values
@@ -54,9 +55,7 @@ def build_report(
         trials=TrialCounts(target, **{name: len(found) for name, found in of_state.items()}),
         at_work=[_at_work(trial, space) for trial in of_state["running"]],
         best=[_describe(trial, space, objectives) for trial in shown],
-        reasons=[
-            TrialFailure(trial.number, trial.user_attrs.get("reason", "not told")) for trial in of_state["failed"]
-        ],
+        reasons=[TrialFailure(trial.number, trial.user_attrs.get(REASON, "not told")) for trial in of_state["failed"]],
     )
 
 
@@ -137,8 +136,8 @@ def _describe(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str])
         trial.number,
         values=dict(zip(objectives, trial.values, strict=True)),
         parameters=read_values(trial, space),
-        run=attributes.get("run"),
-        test_top1=attributes.get("test/accuracy/top1"),
-        start=attributes.get("start"),
-        changes=attributes.get("changes"),
+        run=attributes.get(RUN),
+        test_top1=attributes.get(TEST_ACCURACY),
+        start=attributes.get(START),
+        changes=attributes.get(CHANGES),
     )

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from raykd.errors import CorruptError, SetupError, UsageError, masked
 from raykd.files import damaged, describe, is_file, is_free, locked, make_folder, read_json
+from raykd.search.attributes import EARLIER, GENERATION, REPEATS, SUM, SUMMED, TOO_MANY, TUNER
 from raykd.search.dimension import Dimension, from_parameter, to_parameter
 from raykd.search.grid import canonical_key, count_trials, list_given
 from raykd.search.objectives import OBJECTIVES
@@ -34,40 +35,6 @@ from raykd.search.study_storage import STUDY, open_storage
 
 logger = logging.getLogger(__name__)
 
-# User attributes of trials. Studies of earlier releases have them too: the strings stay.
-RUN = "run"
-"""Id of the run, the first of its seeds."""
-DIRECTORY = "directory"
-"""Where the run lies, for whoever reads the study in a dashboard."""
-TUNER = "tuner"
-"""Name of the process that works at the trial, or did."""
-REASON = "reason"
-"""Why the trial failed."""
-REPEATS = "repeats"
-"""Number of the trial that a dead tuner left, which this one goes on with."""
-TOO_MANY = "too many"
-"""True for a trial that was given back: another tuner of the study had asked for the same one, or the last one."""
-EARLIER = "earlier"
-"""Name of the earlier search that the trial is copied from."""
-FOUND = "found"
-"""Ids of its runs that were finished before the search asked for them, so that they are not the search's to tidy."""
-GENERATION = "generation"
-"""Of a member of a population: the generation, from 0."""
-IMAGES_MADE = "images made"
-"""How many images were generated, by the trial or, as attribute of the study, before all trials."""
-TEST_ACCURACY = "test/accuracy/top1"
-"""Accuracy on the test split, in per cent: to be read, never searched by."""
-SUM = "sha256"
-"""Of a trial that is complete or pruned: the sum of its parameters, values, reports and the attributes named above."""
-
-_SUMMED = (
-    RUN,
-    DIRECTORY,
-    FOUND,
-    GENERATION,
-    IMAGES_MADE,
-    TEST_ACCURACY,
-)  # others are for people to add, in a dashboard
 _NOT_OF_THIS_SEARCH = (TOO_MANY, EARLIER)
 _OF_DISKS = (
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
@@ -182,7 +149,7 @@ def draw_values(trial: Trial, space: SearchSpace) -> Values:
     return space.draw(draw_field)
 
 
-def end(study: Study, trial: Trial, values: Sequence[float] | None) -> None:
+def end_trial(study: Study, trial: Trial, values: Sequence[float] | None) -> None:
     """Record what a trial has reached, or by None that it is pruned, with the sum of what the study holds of it."""
     trial.set_user_attr(SUM, _sum_of(study.get_trials(deepcopy=False)[trial.number], values))
     study.tell(trial, values, TrialState.PRUNED if values is None else TrialState.COMPLETE)
@@ -195,7 +162,7 @@ def _is_as_recorded(trial: FrozenTrial) -> bool:
 
 
 def _sum_of(trial: FrozenTrial, values: Sequence[float] | None) -> str:
-    attributes = {name: trial.user_attrs.get(name) for name in _SUMMED}
+    attributes = {name: trial.user_attrs.get(name) for name in SUMMED}
     content = [trial.params, values and [*map(float, values)], sorted(trial.intermediate_values.items()), attributes]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -15,22 +15,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from raykd.distributed.world import World
 from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment
+from raykd.search.attributes import DIRECTORY, FOUND, IMAGES_MADE, REASON, RUN, TEST_ACCURACY, TOO_MANY, TUNER
 from raykd.search.space import SearchSpace, Values
-from raykd.search.study import (
-    DIRECTORY,
-    FOUND,
-    IMAGES_MADE,
-    REASON,
-    RUN,
-    TEST_ACCURACY,
-    TOO_MANY,
-    TUNER,
-    best_trials,
-    draw_values,
-    end,
-    ended_trials,
-    own_trials,
-)
+from raykd.search.study import best_trials, draw_values, end_trial, ended_trials, own_trials
 from raykd.store.run_directory import CHECKPOINTS
 from raykd.store.workspace import Workspace
 
@@ -149,7 +136,7 @@ class StudyTrials:
                 self._fail(trial, reason)
             case Pruned(report):
                 self.record_report(trial, report)  # that it was ended at, which nobody else has reported
-                end(self.study, trial, None)
+                end_trial(self.study, trial, None)
                 for run in self._created_runs(trial):
                     self.prune(run)
             case Complete(report, images_made, test_accuracy):
@@ -161,7 +148,7 @@ class StudyTrials:
                 trial.set_user_attr(IMAGES_MADE, images_made)
                 if test_accuracy is not None:
                     trial.set_user_attr(TEST_ACCURACY, test_accuracy)
-                end(self.study, trial, list(values.values()))
+                end_trial(self.study, trial, list(values.values()))
                 return True
         return False
 

@@ -7,7 +7,8 @@ import pytest
 from ray.tune.search import Searcher
 
 from raykd.runners.ray.searcher import StudySearcher
-from raykd.runners.ray.trial import FAILED, FINAL, IMAGES_MADE, INTERRUPTED, OUTAGE, REPORT, TEST_ACCURACY
+from raykd.runners.ray.trial import FAILED, FINAL, INTERRUPTED, OUTAGE, REPORT
+from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.proposer import Sampling
 from raykd.search.trials import Complete, Failed, Pruned, TrialOutcome, TrialReport
 from tests.search.test_proposer import trials_of

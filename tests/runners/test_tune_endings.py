@@ -16,9 +16,9 @@ from optuna.trial import TrialState
 
 from raykd.errors import SetupError
 from raykd.recipe.experiment import resolve
+from raykd.search.attributes import RUN
 from raykd.search.setup import SearchStopped, plan_search
 from raykd.search.space_file import load_space
-from raykd.search.study import RUN
 from raykd.store.run_directory import RunDirectory
 from tests.runners import runs
 from tests.runners.test_tune import SMALL, searched, study_of, written

@@ -7,11 +7,12 @@ import pytest
 from optuna.trial import Trial, TrialState
 
 from raykd.recipe.experiment import resolve
+from raykd.search.attributes import IMAGES_MADE, REASON, TEST_ACCURACY, TOO_MANY, TUNER
 from raykd.search.dimension import Dimension
 from raykd.search.population import Population
 from raykd.search.proposer import Proposer, Sampling, make_proposer
 from raykd.search.space import SearchSpace, Values
-from raykd.search.study import IMAGES_MADE, REASON, TEST_ACCURACY, TOO_MANY, TUNER, started_trials
+from raykd.search.study import started_trials
 from raykd.search.trials import DONE, Complete, Failed, Proposal, Pruned, StudyTrials, TrialOutcome, TrialReport
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace

@@ -14,16 +14,15 @@ from optuna.trial import TrialState
 from raykd.errors import CorruptError, SetupError, UsageError
 from raykd.recipe.recipe import load_recipe
 from raykd.results import TrialCounts, TrialFailure
+from raykd.search.attributes import RUN, TUNER
 from raykd.search.grid import count_trials, make_grid
 from raykd.search.report import build_report, read_values, write_figures, write_search
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.search.study import (
-    RUN,
-    TUNER,
     best_trials,
     draw_values,
-    end,
+    end_trial,
     ended_trials,
     enqueue,
     learn_from_earlier,
@@ -291,7 +290,7 @@ def test_a_trial_that_is_not_as_it_was_recorded_is_named(tmp_path: Path, change:
         draw_values(trial, searched)
         trial.set_user_attr("images made", 100 * number)
         trial.report(0.5, 1)
-        end(study, trial, values)
+        end_trial(study, trial, values)
     study.trials[0].set_user_attr("note", "it may be commented on")
     if change is None:
         assert [trial.values for trial in opened(tmp_path, searched).trials] == [[50.0], [60.0], [0.5]]

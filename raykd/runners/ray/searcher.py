@@ -7,7 +7,8 @@ from optuna.trial import Trial
 from ray.tune.search import Searcher
 
 from raykd.recipe.experiment import Experiment
-from raykd.runners.ray.trial import FAILED, FINAL, IMAGES_MADE, INTERRUPTED, OUTAGE, REPORT, TEST_ACCURACY
+from raykd.runners.ray.trial import FAILED, FINAL, INTERRUPTED, OUTAGE, REPORT
+from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.proposer import Proposer
 from raykd.search.trials import (
     DONE,

@@ -29,11 +29,12 @@ from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.worker import WorkerTask, after_others
+from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.objectives import metric_name
 from raykd.store.checkpoint import Checkpoint
 from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
 
-# Keys of what a trial reports to Tune beside its objectives.
+# Keys of what a trial reports to Tune beside its objectives, TEST_ACCURACY and IMAGES_MADE.
 REPORT = "report"
 """Number of the report, counted from 1 over all seeds of the trial."""
 FINAL = "final"
@@ -42,12 +43,8 @@ FAILED = "failed"
 """Why the trial has no result."""
 INTERRUPTED = "interrupted"
 """The trial has saved and can go on."""
-OUTAGE = "broken"
+OUTAGE = "outage"
 """Beside INTERRUPTED: why no trial can go on until somebody mends it, such as a full disk."""
-TEST_ACCURACY = "test"
-"""Top-1 accuracy on the test split in per cent, the mean over the seeds."""
-IMAGES_MADE = "images made"
-"""How many images the trial has generated, those of frozen sets that were not there among them."""
 
 _WAIT_SECONDS = 0.2
 _REMOTE_WAIT_SECONDS = 2.0

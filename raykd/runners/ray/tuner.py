@@ -26,10 +26,11 @@ from raykd.runners.ray.session import connected, room_for, what_is_free
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.trial import TrialTask, make_sets, read_run_id, run_trial
 from raykd.runners.ray.worker import WorkerTask
+from raykd.search.attributes import IMAGES_MADE
 from raykd.search.proposer import Proposer, make_proposer
 from raykd.search.report import build_report, write_figures, write_search
 from raykd.search.setup import Search, SearchStopped, shared_sources
-from raykd.search.study import IMAGES_MADE, best_trials, ended_trials, open_study, registered_tuner, started_trials
+from raykd.search.study import best_trials, ended_trials, open_study, registered_tuner, started_trials
 from raykd.search.trials import Segment, StudyTrials
 from raykd.store.workspace import Workspace
 
