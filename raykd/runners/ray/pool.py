@@ -1,7 +1,6 @@
 """The driver's side of a batch on Ray: start runs that are ready, restart those that die, record those that end."""
 
 import logging
-import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,7 +14,6 @@ from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
 from raykd.errors import RaykdError, error_from_dict, error_to_dict
-from raykd.files import write_text
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -23,7 +21,7 @@ from raykd.runners.outcome import BatchStopped, RunOutcome
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.session import connected, room_for
 from raykd.runners.ray.signals import RunSignals
-from raykd.runners.ray.worker import WorkerTask, after_others
+from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -129,7 +127,9 @@ class RunPool:
         first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {first_line[:200]}"
         if isinstance(error, RayTaskError) or deaths > self._cluster.max_failures:
-            self._record(run_id, run, RunOutcome(None, f"its process died {deaths} times ({reason})"))
+            told = f"its process died {deaths} times ({reason})"
+            self._workspace.note_failure(run_id, told)
+            self._record(run_id, run, RunOutcome(None, told))
             return
         logger.warning("the process of %s died (%s); starting it again", run_id, reason)
         self._waiting = {run_id: run, **self._waiting}
@@ -167,6 +167,4 @@ def _return_errors(task: WorkerTask, train: Callable[[], RunResult]) -> dict[str
     except RaykdError as error:
         return error_to_dict(error)
     except Exception as error:  # a fault of ours must not take the other runs with it
-        log = task.workspace.run(task.resolved.run_id).error_log
-        write_text(log, traceback.format_exc())
-        return error_to_dict(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))
+        return error_to_dict(RaykdError(describe_fault(task, error)))

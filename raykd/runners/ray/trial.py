@@ -3,7 +3,6 @@
 import math
 import threading
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +19,15 @@ from raykd.engine.build import build_network, build_spec
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
-from raykd.errors import RaykdError, SetupError, error_to_dict
-from raykd.files import MANIFEST, write_text
+from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
+from raykd.files import MANIFEST
 from raykd.methods import METHODS
 from raykd.methods.base import mean_images_per_step
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
 from raykd.runners.ray.driver import run_on_ray
-from raykd.runners.ray.worker import WorkerTask, after_others
+from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
 from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.objectives import metric_name
 from raykd.store.checkpoint import Checkpoint
@@ -134,9 +133,7 @@ def run_trial(config: dict[str, Any]) -> None:
     except RaykdError as error:
         result = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it
-        log = task.workspace.run(first.run_id).error_log
-        write_text(log, traceback.format_exc())
-        result = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
+        result = {FAILED: describe_fault(task, error)}
     tune.report(result)
 
 
@@ -177,6 +174,8 @@ def make_sets(config: dict[str, Any]) -> dict[str, Any]:
         return {"made": make_image_sets(task.resolved, World.current(), task.workspace)}
     except RaykdError as error:
         return error_to_dict(error)
+    except Exception as error:  # a fault of ours, which the driver tells as any other failure
+        return error_to_dict(RunFailed(f"the frozen sets could not be made: {describe_fault(task, error)}"))
 
 
 def _count_missing_images(task: WorkerTask, run: Experiment) -> int:

@@ -11,11 +11,13 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, SetupError, error_from_dict
+from raykd.files import describe
 from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
@@ -171,7 +173,14 @@ class Tuning:
             if self._should_stop():  # whole files stay, and the next command goes on behind them
                 ray.cancel(task, force=True)
                 return
-        result = ray.get(task)
+        try:
+            result = ray.get(task)
+        except RayError as error:
+            reason = f"{type(error).__name__}: {describe(error)}"
+            raise RunFailed(
+                f"the process that made the frozen sets died ({reason}); the same command goes on behind the last "
+                "whole file"
+            ) from None
         if "made" not in result:
             raise error_from_dict(result)
         made_before = self._study.user_attrs.get(IMAGES_MADE, 0)  # by this command before it was stopped
