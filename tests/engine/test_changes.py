@@ -14,6 +14,7 @@ import torch
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
+from raykd.errors import SetupError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import Change
@@ -140,6 +141,12 @@ def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path, plain: P
     assert not fork(RunDirectory(heir), RunDirectory(donor), 4)
     assert not fork(RunDirectory(heir), RunDirectory(donor), 6), "it never was there"
     assert not heir.exists()
+
+
+def test_a_disk_that_takes_no_heir_is_named(tmp_path: Path, plain: Path) -> None:
+    (tmp_path / "heir").symlink_to("/proc")
+    with pytest.raises(SetupError, match="could not write into run directory heir .*the same command"):
+        fork(RunDirectory(tmp_path / "heir"), RunDirectory(plain), 6)
 
 
 def test_a_damaged_heir_is_left_to_its_own_run(tmp_path: Path, plain: Path) -> None:
