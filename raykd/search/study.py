@@ -28,13 +28,17 @@ from raykd.search.attributes import EARLIER, GENERATION, REPEATS, SUM, SUMMED, T
 from raykd.search.dimension import Dimension, from_parameter, to_parameter
 from raykd.search.grid import canonical_key, count_trials, list_given
 from raykd.search.objectives import OBJECTIVES
-from raykd.search.report import REPORT
 from raykd.search.samplers import SeededByTrial
 from raykd.search.space import SearchSpace, Values
 from raykd.search.study_storage import STUDY, open_storage
+from raykd.store.mirror import REPORT
 
 logger = logging.getLogger(__name__)
 
+_GIVEN = "fixed_params"
+"""System attribute in which Optuna keeps the values that a trial was enqueued with."""
+_TAKING_OVER = ".taking-over"
+"""Name of the file in the tuners' folder that is locked while one of them looks for trials that others left."""
 _NOT_OF_THIS_SEARCH = (TOO_MANY, EARLIER)
 _OF_DISKS = (
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
@@ -130,7 +134,8 @@ def registered_tuner(study: Study, folder: Path) -> Iterator[str]:
     make_folder(tuners)
     own = tuners / uuid.uuid4().hex
     with locked(own, wait=True):
-        _take_over(study, tuners)
+        with locked(tuners / _TAKING_OVER, wait=True):  # of two that start together only one finds a trial left
+            _take_over(study, tuners, own)
         yield own.name
 
 
@@ -175,7 +180,7 @@ def enqueue(study: Study, space: SearchSpace) -> None:
             "trials is %d, and grid and points are %d: %d of them are left out", space.trials, len(given), left_out
         )
         given = given[: space.trials]
-    enqueued = {canonical_key(trial.system_attrs.get("fixed_params", {})) for trial in study.get_trials(deepcopy=False)}
+    enqueued = {canonical_key(trial.system_attrs.get(_GIVEN, {})) for trial in study.get_trials(deepcopy=False)}
     for values in given:
         if canonical_key(values) not in enqueued:
             study.enqueue_trial({key: to_parameter(value) for key, value in values.items()})
@@ -280,11 +285,23 @@ def best_trials(study: Study) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
-def _take_over(study: Study, tuners: Path) -> None:
+def _take_over(study: Study, tuners: Path, own: Path) -> None:
     """Enqueue the trials that dead tuners of this folder were at once more; their runs go on from checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_free(tuners / str(trial.user_attrs.get(TUNER))):
+        tuner = trial.user_attrs.get(TUNER)
+        # Without a tuner's name it was just being asked for, by one that died then if nobody else is there.
+        if not (_is_alone(study, tuners, own) if tuner is None else is_free(tuners / str(tuner))):
+            continue
+        if TOO_MANY not in trial.user_attrs:  # else its tuner died while it gave the trial back
             kept = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS, SUM)}
-            study.enqueue_trial(trial.params, user_attrs={**kept, REPEATS: trial.number})
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            values = {**trial.system_attrs.get(_GIVEN, {}), **trial.params}  # those not drawn yet among them
+            study.enqueue_trial(values, user_attrs={**kept, REPEATS: trial.number})
             logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _is_alone(study: Study, tuners: Path, own: Path) -> bool:
+    """Tell whether no other tuner is at the study: none that is alive here, and none ever of another folder."""
+    others = [path for path in tuners.glob("[!.]*") if path != own]
+    known = {trial.user_attrs[TUNER] for trial in study.get_trials(deepcopy=False) if TUNER in trial.user_attrs}
+    return all(map(is_free, others)) and known <= {path.name for path in others}
