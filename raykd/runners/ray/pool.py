@@ -13,7 +13,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
-from raykd.errors import RaykdError, error_from_dict, error_to_dict
+from raykd.errors import RaykdError, SetupError, error_from_dict, error_to_dict
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -52,6 +52,7 @@ class RunPool:
         self._working: dict[Any, tuple[str, Experiment]] = {}
         self._deaths: dict[str, int] = {}
         self._stopped = 0
+        self._outage: SetupError | None = None
         self._signals = RunSignals(workspace.addresses[0], f"trials-{uuid.uuid4().hex[:8]}")
 
     def run(self, should_stop: Callable[[], bool]) -> dict[str, RunOutcome]:
@@ -63,9 +64,8 @@ class RunPool:
                 concurrent = max(1, room_for(self._cluster) // workers)
                 logger.info("%d runs to do, %d at a time", len(self._waiting), concurrent)
                 while self._waiting or self._working:
-                    stopping = should_stop()
-                    if stopping:
-                        self._signals.ask_to_stop()
+                    if self._outage is not None or should_stop():
+                        self._ask_to_stop()
                         if not self._working:
                             break
                     else:
@@ -73,6 +73,8 @@ class RunPool:
                     self._collect()
         finally:
             self._signals.close()
+        if self._outage is not None:
+            raise self._outage
         if self._waiting or self._stopped:
             finished = sum(outcome.result is not None for outcome in self._outcomes.values())
             total = len(self._outcomes) + len(self._waiting) + self._stopped
@@ -135,9 +137,18 @@ class RunPool:
         self._waiting = {run_id: run, **self._waiting}
 
     def _record(self, run_id: str, run: Experiment, outcome: RunOutcome) -> None:
-        self._workspace.pull([run_id], World.alone(), checkpoints="none")
         self._outcomes[run_id] = outcome
-        self._on_outcome(run, outcome)
+        try:
+            self._workspace.pull([run_id], World.alone(), checkpoints="none")
+            self._on_outcome(run, outcome)
+        except SetupError as error:  # a full disk, a store that is gone: those at work save before it is raised
+            self._outage = self._outage or error
+
+    def _ask_to_stop(self) -> None:
+        try:
+            self._signals.ask_to_stop()
+        except SetupError as error:
+            raise (self._outage or error) from None
 
 
 def _count_images(recipe: Recipe) -> int:
