@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import Trial, TrialState
 
 from raykd.recipe.experiment import resolve
-from raykd.search.attributes import IMAGES_MADE, REASON, TEST_ACCURACY, TOO_MANY, TUNER
+from raykd.search.attributes import IMAGES_MADE, REASON, RUN, TEST_ACCURACY, TOO_MANY, TUNER
 from raykd.search.dimension import Dimension
 from raykd.search.population import Population
 from raykd.search.proposer import Proposer, Sampling, make_proposer
@@ -48,6 +48,20 @@ def test_a_space_chooses_its_proposer(tmp_path: Path) -> None:
     assert isinstance(proposer, Sampling)
     assert proposer.target == 3
     assert [trial.state for trial in trials.study.trials] == [TrialState.WAITING], "points come first"
+
+
+def test_the_run_of_a_trial_whose_process_died_says_so(tmp_path: Path) -> None:
+    """It would say for ever that it goes on; a run of an equal trial, which does go on, keeps saying so."""
+    trials = trials_of(tmp_path, space(tmp_path, trials=4))
+    proposals = [proposed(Sampling(trials)) for _ in range(2)]
+    runs = [trials.workspace.run(proposal.experiment.run_id) for proposal in proposals]
+    trials.ask().set_user_attr(RUN, runs[1].name)
+    for run, proposal in zip(runs, proposals, strict=True):
+        run.path.mkdir()
+        run.write_status(state="running", step=3)
+        trials.record_end(proposal.trial, Failed("its process died"))
+    assert [runs[0].status()[key] for key in ("state", "reason", "step")] == ["failed", "its process died", 3]
+    assert runs[1].status()["state"] == "running"
 
 
 def test_trials_are_proposed_until_the_target_is_at_work(tmp_path: Path) -> None:
