@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 import raykd
 from raykd.engine.stop import Interrupted
-from raykd.errors import CorruptError, UsageError
+from raykd.errors import UsageError
 from raykd.models import in_memory
 from raykd.results import RunResult
 from raykd.store.run_directory import RunDirectory
@@ -55,23 +54,6 @@ class Own(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.layers(images)
         return logits
-
-
-class Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """What torchvision's ToTensor leaves."""
-
-    classes = tuple("abcdefghij")
-
-    def __init__(self, pixels: Any, labels: Any) -> None:
-        self.pixels, self.labels = pixels, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        if index >= len(self):
-            raise IndexError
-        return torch.from_numpy(self.pixels[index])[None].float() / 255, int(self.labels[index])
 
 
 def network(width: int = 16, seed: int = 0) -> nn.Module:
@@ -195,13 +177,6 @@ def test_a_network_that_others_can_import_needs_not_be_given_again(tmp_path: Pat
     assert torch.equal(raykd.load(moved)(images), raykd.load(moved / "student.safetensors")(images))
 
 
-def test_a_class_that_makes_another_network_is_not_taken_for_it() -> None:
-    result = trained(teacher=Own(width=24), student=Own())
-    assert result.directory is not None
-    recipe = RunDirectory(Path(result.directory)).experiment().recipe
-    assert recipe.teacher is not None and str(recipe.teacher.factory).startswith("in-memory:")
-
-
 def test_another_process_says_what_it_lacks() -> None:
     teacher = network(32)
     result = trained(teacher=teacher)
@@ -214,34 +189,6 @@ def test_another_process_says_what_it_lacks() -> None:
     assert raykd.evaluate(result, teacher=teacher).student.agreement == result.student.agreement
     with pytest.raises(UsageError, match="only this process can make: train it without a cluster"):
         trained(cluster="local")
-
-
-def test_other_weights_or_images_are_another_run() -> None:
-    first = trained()
-    assert trained().run == first.run
-    assert trained(teacher=network(32, seed=1)).run != first.run
-    assert trained(data=pair(seed=1)).run != first.run
-    assert trained(seed=1).run == first.run.replace("-s0", "-s1")
-
-
-def test_images_are_where_the_method_wants_them() -> None:
-    free = trained()
-    assert [role for role, sets in free.data_opened.items() if sets] == ["test"]
-    shown = raykd.train("kd_digits", **options())
-    assert [role for role, sets in shown.data_opened.items() if sets] == ["train"]
-    assert shown.student.top1 is None
-    both = raykd.train("kd_digits", **options(data={"train": pair(), "test": Pictures(*pair(20, seed=1))}))
-    assert [role for role, sets in both.data_opened.items() if sets] == ["train", "test"]
-    assert both.student.top1 is not None
-    assert raykd.load(both, student=network()).classify(pair()[0]).names[0] in Pictures.classes
-    others = raykd.train("mosaickd_mnist", **options(ood=pair(60, seed=2)))
-    assert [role for role, sets in others.data_opened.items() if sets] == ["ood", "test"]
-    with pytest.raises(UsageError, match=r"data in memory has the splits \['valid'\]"):
-        trained(data={"valid": pair()})
-    with pytest.raises(UsageError, match="object store: give out=FOLDER"):
-        trained(out="s3://bucket/runs")
-    with pytest.raises(UsageError, match="student is a int: give a name, a section, or an nn.Module"):
-        trained(student=3)
 
 
 def test_a_teacher_in_memory_is_looked_at_before(tmp_path: Path) -> None:
@@ -280,19 +227,3 @@ def test_what_the_command_line_prints_is_the_result(tmp_path: Path) -> None:
     assert json.loads(told) == result.to_dict()
     assert RunResult.from_dict(json.loads(told)) == result
     assert raykd.train("supervised_digits_lenet5", overrides=pairs, progress=False) == result
-
-
-def test_a_bare_file_says_how_images_are_shown_but_not_to_whom(tmp_path: Path) -> None:
-    result = raykd.train("supervised_digits_lenet5", overrides=SHORT, progress=False)
-    alone = Path(shutil.copy(Path(str(result.directory)) / "student.safetensors", tmp_path / "mine.safetensors"))
-    student = raykd.load(alone, student="lenet5")
-    assert (student.spec.size, student.spec.class_names[3]) == (32, "3")
-    images = torch.rand(2, 1, 32, 32)
-    assert torch.equal(student(images), raykd.load(result)(images))
-    with pytest.raises(UsageError, match="give their architecture, as in student='lenet5'"):
-        raykd.load(alone)
-    with pytest.raises(UsageError, match="is for another architecture"):
-        raykd.load(alone, student=network())
-    alone.write_bytes(b"torn")
-    with pytest.raises(CorruptError, match="damaged or no safetensors"):
-        raykd.load(alone, student="lenet5")

@@ -12,7 +12,7 @@ Shapes: N images, C channels, H W image, K classes.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,14 @@ class SyntheticFolder:
     """A set of ``rows`` images in the making: which files it will have, and which are there.
 
     ``facts`` are what makes it this set and no other (bank, teacher, seed): they stand in every file's metadata,
-    and a file with others is refused.
+    and a file with others is refused. ``data_opened`` is what was opened, by role, for the generators that make it.
     """
 
     folder: Path
     spec: DataSpec
     rows: int
     facts: Mapping[str, str]
+    data_opened: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def files(self) -> dict[Path, range]:
@@ -167,6 +168,7 @@ class SyntheticFolder:
             "pixel_range": json.dumps({"low": bounds.low, "high": bounds.high}),
             "source": "raykd synthesize",
             "order": "every class once among as many rows as there are classes, in random order",
+            "data_opened": json.dumps(dict(self.data_opened)),
             **self.facts,
         }
         rows = pixels.permute(0, 2, 3, 1).contiguous().numpy().reshape(len(pixels), -1)

@@ -1,5 +1,6 @@
 """The ledger that proves what a run has opened."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,9 @@ from raykd.data.streamed import StreamedImages
 from raykd.errors import CorruptError, UsageError, unknown
 from raykd.spec import DataSpec
 
-Role = Literal["train", "synthetic", "ood", "calibration", "test"]
+Role = Literal["train", "synthetic", "ood", "calibration", "test", "teacher"]
+"""``teacher`` is what the teacher itself learned from, as far as a run of raykd tells."""
+_OF_SOURCES: tuple[Role, ...] = ("train", "synthetic", "ood", "calibration", "teacher")
 
 
 class OpenedData:
@@ -56,6 +59,8 @@ class OpenedData:
                     "give the real set as data.name and this one as data.train, or set data.test=false"
                 )
             role = "synthetic"
+            header = train_header(name, self._data_root)
+            self.inherit(header.data_opened if header is not None else {})
         # Recorded before it is read: a reading that fails half-way has seen images too.
         self.note(role, f"{name}/{split}")
 
@@ -63,6 +68,16 @@ class OpenedData:
         """Record images that another run opened, of which this one uses a result."""
         if entry not in self._opened[role]:
             self._opened[role].append(entry)
+
+    def inherit(self, found: Mapping[str, Any], *, of_teacher: bool = False) -> None:
+        """Record what was opened, by role, for a result that this run uses; its test split stays its own.
+
+        All that the run of the teacher has opened is what the teacher learned from, and recorded as that.
+        """
+        for role in _OF_SOURCES:
+            entries = found.get(role)
+            for entry in entries if isinstance(entries, list | tuple) else ():
+                self.note("teacher" if of_teacher else role, str(entry))
 
     def _is_synthetic(self, name: str) -> bool:
         try:

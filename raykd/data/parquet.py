@@ -15,9 +15,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,8 @@ class Header:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     synthetic: bool = False
+    data_opened: Mapping[str, Any] = field(default_factory=dict)
+    """Of a synthetic set: what was opened, by role, for the generators that made it."""
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
@@ -106,6 +109,7 @@ def read_header(file: Path) -> Header:
             mean=constants.get("mean"),
             std=constants.get("std"),
             synthetic=metadata.get("synthetic") == "true",
+            data_opened=dict(json.loads(metadata.get("data_opened", "{}"))),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"{file}: metadata is missing or wrong ({error!r}); write the set again") from error

@@ -120,18 +120,21 @@ class TrainStream:
 def evaluation_batches(images: Images, spec: DataSpec, world: World, batch_size: int) -> Iterator[Batch]:
     """Yield this worker's share (rows rank, rank + size, ...) in order.
 
-    ``batch_size`` is this worker's; the last batch may be shorter. Shares differ by at most one
-    image, so sum counts over workers.
+    ``batch_size`` is this worker's; the last batch may be shorter, but is no single image behind others: there are
+    networks that take none alone. Shares differ by at most one image, so sum counts over workers.
     """
     network_input = _NetworkInput(spec, world.device)
     pixels, labels = (
         images.pixels[world.rank :: world.size],
         images.labels[world.rank :: world.size],
     )
-    for some_pixels, some_labels in zip(pixels.split(batch_size), labels.split(batch_size), strict=True):
-        if len(some_labels):
-            unit = network_input.load(some_pixels)
-            yield Batch(network_input.normalise(unit), network_input.move(some_labels))
+    whole, rest = divmod(len(labels), batch_size)
+    sizes = [batch_size] * whole + [rest] * (rest > 0)
+    if rest == 1 and whole and batch_size > 2:
+        sizes[-2:] = [batch_size - 1, 2]
+    for some_pixels, some_labels in zip(pixels.split(sizes), labels.split(sizes), strict=True):
+        unit = network_input.load(some_pixels)
+        yield Batch(network_input.normalise(unit), network_input.move(some_labels))
 
 
 def _joined(pieces: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """From a recipe to what the engine runs: networks by role, streams, evaluator. Opens data through the ledger."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from raykd.files import is_file, sha256_of
 from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
 from raykd.models import build_model
+from raykd.models.adapters import adapt, check_images, materialise
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_factory, load_weights
 from raykd.recipe.experiment import Experiment
@@ -115,6 +116,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     if recipe.bank is not None:
         networks["bank"] = load_bank(experiment, spec, world, runtime, workspace)
     opened = OpenedData(workspace.data)
+    _inherit_ledgers(experiment, opened, workspace)
     statistics = None
     if recipe.calibration is not None:
         assert teacher is not None, "calibration is a teacher's"
@@ -145,6 +147,14 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         test, spec, world, teacher, {"holdout": holdout_evaluator(stream_context), "referee": referee}
     )
     return Built(method, streams, teacher, evaluator, opened, spec, teacher_sha256)
+
+
+def _inherit_ledgers(experiment: Experiment, opened: OpenedData, workspace: Workspace) -> None:
+    """Record what the runs that this one builds on have opened: its generators', its referee's, and its teacher's."""
+    for run_id in {experiment.bank_id, experiment.referee_id} - {None}:
+        opened.inherit(workspace.run(str(run_id)).environment().get("data_opened") or {})
+    if experiment.teacher is not None:
+        opened.inherit(workspace.run(experiment.teacher.run_id).environment().get("data_opened") or {}, of_teacher=True)
 
 
 def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:
@@ -189,32 +199,27 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
     """Build a network by name or the user's factory, with its weights if the recipe names a file.
 
     Raises:
-        UsageError: if its logits are not one per class of the data.
+        UsageError: if it does not take the data's images, or its logits are not one per class of the data.
     """
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
+    shape = (spec.channels, spec.size, spec.size)
     if config.factory is not None:
-        network = load_factory(config.factory)
+        network = load_factory(config.factory, config.factory_args, **sizes)
+        materialise(network, shape, role)
     else:
         assert config.model is not None, "validated by the recipe"
         network = build_model(config.model, **sizes)
     if config.weights is not None:
-        load_weights(network, find_weights(config.weights, workspace))
-    with torch.no_grad():
-        was_training = network.training
-        try:
-            output: Any = network.eval()(torch.zeros(2, spec.channels, spec.size, spec.size))
-        except Exception as error:
-            raise UsageError(
-                f"the {role} does not take images of {spec.channels} x {spec.size} x {spec.size} "
-                f"(data {spec.name!r}): {str(error).splitlines()[0]}; set data.size or another network"
-            ) from None
-        network.train(was_training)
-    classes = getattr(output, "logits", output).shape[-1]
-    if classes != spec.num_classes:
-        raise UsageError(
-            f"the {role} has {classes} classes, data {spec.name!r} has {spec.num_classes}; they must be equal"
-        )
+        file = find_weights(config.weights, workspace)
+        load_weights(network, file, entry=config.entry, map_keys=config.map_keys)
+    if config.factory is not None:
+        return adapt(network, shape, spec.num_classes, role, config.output)
+    check_images(network, shape, role)
     return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+
+
+_OWN_FILE: Mapping[str, Any] = {"entry": None, "map_keys": "name"}
+"""How files that raykd has written are read, whatever the user's own needed."""
 
 
 def load_teacher(
@@ -237,8 +242,9 @@ def load_teacher(
     assert config is not None, "asked of recipes with a teacher"
     if source is None:
         assert config.weights is not None, "validated by the recipe"
-        weights, digest = _teacher_weights(config.weights, sha256, workspace)
+        weights, digest, is_copy = _teacher_weights(config.weights, sha256, workspace)
     else:
+        is_copy = False
         config = _trained_network(source, spec, workspace)
         run = workspace.run(source.run_id)
         weights = run.student
@@ -255,7 +261,10 @@ def load_teacher(
             f"the teacher's weights are not those that run {experiment.run_id} was trained against (sha256 {sha256} "
             f"then, {digest} now): put them back"
         )
-    network = build_network(config.model_copy(update={"weights": str(weights)}), spec, workspace, "teacher")
+    update: dict[str, Any] = {"weights": str(weights)}
+    if is_copy:
+        update |= _OWN_FILE
+    network = build_network(config.model_copy(update=update), spec, workspace, "teacher")
     return Teacher(network, channels=spec.channels, size=spec.size), digest
 
 
@@ -274,11 +283,11 @@ def _trained_network(source: Experiment, spec: DataSpec, workspace: Workspace) -
     if source.recipe.student is None:
         raise UsageError(f"teacher recipe {source.recipe.name!r} trains no network that could teach")
     # The file is given beside it: a run's own student began with whatever weights its recipe names.
-    return TeacherConfig(**source.recipe.student.model_dump(exclude={"weights"}), weights="student")
+    return TeacherConfig(**source.recipe.student.model_dump(exclude={"weights", *_OWN_FILE}), weights="student")
 
 
-def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tuple[Path, str]:
-    """Return a teacher's weights file and its sha256: the store's copy where the recipe's file is gone or changed."""
+def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tuple[Path, str, bool]:
+    """Return a teacher's weights file, its sha256, and whether it is the store's copy: of a file gone or changed."""
     try:
         weights = find_weights(name, workspace)
         digest = sha256_of(weights)
@@ -286,9 +295,11 @@ def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tup
         stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
         if stored_copy is None or sha256 is None:
             raise
-        return stored_copy, sha256
+        return stored_copy, sha256, True
     stored_copy = None if sha256 in (None, digest) else workspace.kept_weights(str(sha256))
-    return (weights, digest) if stored_copy is None or sha256 is None else (stored_copy, sha256)
+    if stored_copy is None or sha256 is None:
+        return weights, digest, False
+    return stored_copy, sha256, True
 
 
 def find_weights(name: str, workspace: Workspace) -> Path:

@@ -1,9 +1,11 @@
 """Classifiers by name: the table of architectures and the one function that builds them."""
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import nn
 
 from raykd.errors import UsageError, unknown
@@ -65,6 +67,32 @@ def build_model(name: str, *, num_classes: int, channels: int, size: int) -> nn.
     if build is None:
         build = _build_by_pattern(name)
     return build(num_classes=num_classes, channels=channels, size=size)
+
+
+def find_model(shapes: Sequence[tuple[int, ...]]) -> str | None:
+    """Return the name of the built-in model whose tensors have these shapes, whatever they are called; None without.
+
+    Args:
+        shapes: of the tensors of a file in any order, counters of BatchNorm aside.
+    """
+    kernels = [shape for shape in shapes if len(shape) == 4]
+    matrices = [shape for shape in shapes if len(shape) == 2]
+    if not matrices:
+        return None
+    channels = min((kernel[1] for kernel in kernels if kernel[1] <= 4), default=1)
+    classes = min(matrix[0] for matrix in matrices)
+    # A wide ResNet of depth 6 n + 4 has 6 n + 1 convolutions and two or three for shortcuts; it ends at 64 widths.
+    depth, width = 6 * ((len(kernels) - 1) // 6) + 4, max((kernel[0] for kernel in kernels), default=0) // 64
+    for name in [*MODELS, *([f"wrn_{depth}_{width}"] if depth > 4 and width else [])]:
+        for size in (32,) if kernels and len(matrices) == 1 else (32, 28, 64):
+            try:
+                with torch.device("meta"):
+                    own = build_model(name, num_classes=classes, channels=channels, size=size).state_dict()
+            except (UsageError, RuntimeError):
+                continue
+            if Counter(tuple(own[key].shape) for key in own if "num_batches" not in key) == Counter(shapes):
+                return name
+    return None
 
 
 def _build_by_pattern(name: str) -> Callable[..., nn.Module]:

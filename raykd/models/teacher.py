@@ -42,10 +42,11 @@ class _Tap:
 class Teacher(nn.Module):
     """A frozen classifier that answers with logits and penultimate features.
 
-    The network itself is changed: its parameters require no gradient, it stays in evaluation mode
-    (BatchNorm uses its running statistics and keeps them), and convolution weights lie in
-    channels_last layout. Gradients flow to the images. The features are the input of
-    ``network.feature_layer`` if it has that attribute, else of the last linear layer that runs.
+    The network itself is changed: its parameters require no gradient, and it stays in evaluation mode
+    (BatchNorm uses its running statistics and keeps them). Gradients flow to the images. The features
+    are the input of ``network.feature_layer`` if it has that attribute, else of the last layer that
+    runs and gives one value per class: a linear one, or a convolution of 1 x 1 pixels, whose input
+    is averaged over its pixels.
     """
 
     def __init__(self, network: nn.Module, *, channels: int, size: int) -> None:
@@ -62,7 +63,7 @@ class Teacher(nn.Module):
         handles = [
             module.register_forward_hook(lambda *_, name=name: names.append(name))
             for name, module in network.named_modules()
-            if isinstance(module, nn.Linear)
+            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
         ]
         try:
             logits = self._try(probe)
@@ -72,7 +73,9 @@ class Teacher(nn.Module):
         _refuse_probabilities(logits)
         self._num_classes: int = logits.shape[1]
         self.tap = _Tap()
-        self._feature_layer(names).register_forward_pre_hook(self.tap, with_kwargs=True)
+        layer = self._feature_layer(names)
+        layer.register_forward_pre_hook(self.tap, with_kwargs=True)
+        self._pools_features = isinstance(layer, nn.Conv2d) and getattr(network, "feature_layer", None) is None
         with torch.no_grad():
             features = self(probe)[1]
         if len(features) != len(probe):
@@ -80,9 +83,6 @@ class Teacher(nn.Module):
                 f"the teacher's feature layer sees {len(features)} rows for {len(probe)} images; {NAME_LAYER}"
             )
         self._feature_width: int = features.shape[1]
-        for tensor in network.parameters():
-            if tensor.dim() == 4:
-                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
     @property
     def num_classes(self) -> int:
@@ -123,7 +123,7 @@ class Teacher(nn.Module):
         features = self.tap.take()
         if features is None:
             raise UsageError(f"the teacher ran without its feature layer; {NAME_LAYER}")
-        return logits, features.flatten(1)
+        return logits, (features.mean((2, 3)) if self._pools_features else features.flatten(1))
 
     def _probe(self) -> Tensor:
         """Make two images for a trial; black, since random ones would move the random state."""
@@ -149,15 +149,21 @@ class Teacher(nn.Module):
             if named not in modules:
                 raise UsageError(f"feature_layer {named!r} is no module of the teacher")
             return modules[named]
-        if not executed:
+        layers = [self.network.get_submodule(name) for name in executed]
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        for layer in (*layers[-1:], *linear[-1:]):
+            if self._is_head(layer):
+                return layer
+        if not linear:
             raise UsageError(f"the teacher has no linear layer that runs; {NAME_LAYER}")
-        last = self.network.get_submodule(executed[-1])
-        if last.out_features != self._num_classes:
-            raise UsageError(
-                f"the last linear layer {executed[-1]!r} gives {last.out_features} values but the "
-                f"teacher {self._num_classes} logits, so it is not the head; {NAME_LAYER}"
-            )
-        return last
+        raise UsageError(
+            f"the last linear layer {executed[layers.index(linear[-1])]!r} gives {linear[-1].out_features} values but "
+            f"the teacher {self._num_classes} logits, so it is not the head; {NAME_LAYER}"
+        )
+
+    def _is_head(self, layer: nn.Module) -> bool:
+        width = layer.out_features if isinstance(layer, nn.Linear) else getattr(layer, "out_channels", None)
+        return width == self._num_classes
 
 
 def _logits(output: object) -> Tensor:

@@ -1,67 +1,299 @@
 """Weights from a user's file, and architectures from a user's module.
 
-A weights file gives tensors and nothing else; no code in it is ever executed.
+A weights file gives tensors and nothing else; no code in it is ever executed. What stands in it is matched with the
+network by names and shapes, whoever wrote it; whatever was undone or left out on the way is logged.
 """
 
 import importlib
 import inspect
-import pickle
+import logging
 import sys
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raykd.errors import CorruptError, UsageError, did_you_mean
+from raykd.errors import UsageError, did_you_mean
 from raykd.models import in_memory
+from raykd.models.key_layouts import LAYOUTS
+from raykd.models.weights_file import CONVERT, read_weights
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-CONVERT = (
-    "load it where you trust it and save only the tensors: torch.save(model.state_dict(), FILE) or "
-    "safetensors.torch.save_file(model.state_dict(), FILE)"
-)
+logger = logging.getLogger(__name__)
+
+PREFIXES = ("module", "_orig_mod", "model", "net", "network", "backbone", "student", "teacher")
+"""What wrappers of networks (DataParallel, torch.compile, Lightning, ...) put in front of their names."""
+AVERAGED = ("ema", "swa", "averag")
+"""How entries of weights that were averaged over training are called."""
+_OF_OPTIMIZERS = ("optim", "sched", "scaler", "amp")
+_COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
+"""Last parts of the names of counters that inference never reads: of BatchNorm, profilers and averaging."""
+_SIDE_HEADS = {"aux", "aux1", "aux2", "AuxLogits", "aux_classifier"}
+"""First parts of the names of heads that only train a network."""
 MAX_LISTED = 3  # keys named in a message
+_MAX_DEPTH = 4
+
+State = Mapping[str, Tensor]
+MapKeys = Literal["name", "order"]
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Copy the weights in ``path`` (.safetensors, else a torch file) into ``module``.
+class _Candidate(NamedTuple):
+    """A group of tensors in a file: the entry that it lies under ("" at the top), and what lies beside them."""
 
-    Undoes the prefixes of DataParallel (``module.``) and torch.compile (``_orig_mod.``) and unwraps
-    checkpoints that hold the weights under ``state_dict`` or ``model``.
+    entry: str
+    state: State
+    others: Sequence[str]
+
+    @property
+    def is_averaged(self) -> bool:
+        return any(word in self.entry.lower() for word in AVERAGED)
+
+
+def load_weights(module: nn.Module, path: str | Path, *, entry: str | None = None, map_keys: MapKeys = "name") -> None:
+    """Copy the weights in a file into ``module``, in its own precision.
+
+    The file is .safetensors, its .index.json, .npz, or a torch file of tensors. Wrappers around the weights, prefixes
+    of their names and the layouts of common repositories (see ``raykd.models.key_layouts``) are undone where names and
+    shapes then fit in full; counters and side heads that the network lacks are left out.
+
+    Args:
+        module: the network.
+        path: the file.
+        entry: which group of tensors of a file with several, as in ``model_ema``; default: the one that fits, raw
+            weights before averaged ones.
+        map_keys: "order" pairs the tensors one after the other, whatever they are called.
 
     Raises:
-        UsageError: no such file, pickled code instead of tensors, or another network's weights.
+        UsageError: no such file or entry, pickled code instead of tensors, or another network's weights.
         CorruptError: the file is truncated or damaged.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"no weights file {path}")
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    loaded = read_weights(path)
+    candidates = _choose(list(_find_tensors(loaded, path)), entry, path, loaded)
     expected = module.state_dict()
-    state = _strip(_unwrap(read(path), path), expected)
-    # Counters that files from before torch 0.4.1 lack; BatchNorm with a momentum never reads them.
-    counters = {key: value for key, value in expected.items() if "num_batches_tracked" in key}
-    state = {**counters, **state}
-    _compare(state, expected, path)
-    module.load_state_dict(state)
+    fits = [(candidate, _match(candidate.state, expected, map_keys, path)) for candidate in candidates]
+    whole = [(candidate, fit) for candidate, fit in fits if not _faults(fit.state, expected)]
+    if not whole:
+        candidate, fit = max(fits, key=lambda pair: len(pair[1].state.keys() & expected.keys()))
+        raise _misfit(fit, expected, candidate, path)
+    candidate, fit = min(whole, key=lambda pair: pair[0].is_averaged)
+    for other, _ in whole:
+        if other.is_averaged and not candidate.is_averaged:
+            logger.info(
+                "%s holds averaged weights (%s) beside the raw ones (%s), which are taken; set 'entry: %s' to take the "
+                "averaged ones", path, other.entry, candidate.entry, other.entry,
+            )  # fmt: skip
+    if fit.how:
+        logger.info("%s: %s", path, fit.how)
+    if left_out := [*candidate.others, *(key for key in fit.left_out if "num_batches" not in key)]:
+        logger.info("%s: left out, since no network has them: %s", path, _listed(left_out))
+    module.load_state_dict({**{key: expected[key] for key in expected if _is_counter(key)}, **fit.state})
 
 
-def load_factory(target: str, **kwargs: Any) -> nn.Module:
+def _find_tensors(loaded: object, path: Path, entry: str = "", depth: int = 0) -> Iterator[_Candidate]:
+    """Yield the groups of tensors in what a file held, the outer ones first."""
+    if not isinstance(loaded, Mapping) or not loaded:
+        if depth == 0:
+            raise UsageError(f"{path} holds a {type(loaded).__name__}, not a state dict; {CONVERT}")
+        return
+    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    inner = {str(key): value for key, value in loaded.items() if isinstance(value, Mapping)}
+    if tensors:
+        yield _Candidate(entry, tensors, [str(key) for key in loaded if str(key) not in tensors])
+    for key, value in inner.items():
+        if depth < _MAX_DEPTH and not any(word in key.lower() for word in _OF_OPTIMIZERS):
+            yield from _find_tensors(value, path, f"{entry}.{key}".lstrip("."), depth + 1)
+
+
+def _choose(candidates: list[_Candidate], entry: str | None, path: Path, loaded: Any) -> list[_Candidate]:
+    if not candidates:
+        raise UsageError(f"{path} holds entries that are no tensors ({_listed(list(map(str, loaded)))}); {CONVERT}")
+    if entry is None:
+        return candidates
+    chosen = [candidate for candidate in candidates if candidate.entry == entry]
+    if not chosen:
+        known = [candidate.entry for candidate in candidates if candidate.entry]
+        raise UsageError(f"{path} has no entry {entry!r} of weights; it has {', '.join(known) or 'none by name'}")
+    return chosen
+
+
+class _Fit(NamedTuple):
+    """Tensors under the network's names, what was done to have them so, and the keys left out."""
+
+    state: State
+    how: str = ""
+    left_out: Sequence[str] = ()
+
+
+def _match(state: State, expected: State, map_keys: MapKeys, path: Path) -> _Fit:
+    """Return the tensors of a file by the names of the network, as far as they can be told."""
+    if map_keys == "order":
+        return _by_order(state, expected, path)
+    kept, left_out = _drop_extras(_strip(state, expected), expected)
+    if _faults(kept, expected):
+        for layout in LAYOUTS:
+            renamed = _renamed(kept, layout.rename(kept), expected)
+            if not _faults(renamed, expected):
+                return _Fit(renamed, f"its names are those of {layout.name}", left_out)
+    return _Fit(kept, "", left_out)
+
+
+def _renamed(state: State, names: Mapping[str, str], expected: State) -> State:
+    renamed = {names.get(key, key): value for key, value in state.items()}
+    return _drop_extras(renamed, expected)[0] if len(renamed) == len(state) else state
+
+
+def _strip(state: State, expected: State) -> State:
+    """Undo what wrappers put in front of names, each name by itself; where two would become one, undo nothing."""
+    prefixes = {*PREFIXES, *(_shared_first_part(state) - {key.partition(".")[0] for key in expected})}
+    outer = _shared_first_part(expected)  # of a network that wraps another itself
+
+    def stripped(key: str) -> str:
+        bare = key if key in expected else key.replace("_orig_mod.", "")
+        while bare not in expected:
+            if within := [f"{name}.{bare}" for name in outer if f"{name}.{bare}" in expected]:
+                return within[0]
+            first, dot, rest = bare.partition(".")
+            if not dot or first not in prefixes:
+                break
+            bare = rest
+        return bare
+
+    names = {key: stripped(key) for key in state}
+    if len(set(names.values())) < len(names):
+        return state
+    return {names[key]: value for key, value in state.items()}
+
+
+def _shared_first_part(state: State) -> set[str]:
+    """Return the first part of all names, counters aside, if it is the same one; else nothing."""
+    found = {key.partition(".")[0] for key in state if not _is_counter(key)}
+    return found if len(found) == 1 else set()
+
+
+def _drop_extras(state: State, expected: State) -> tuple[State, list[str]]:
+    """Leave out counters and side heads that the network lacks; return the rest, and what was left out."""
+    side_heads = _SIDE_HEADS - {key.partition(".")[0] for key in expected}
+    extras = [
+        key
+        for key in state
+        if (_is_counter(key) and (key not in expected or _differs(key, state, expected)))
+        or (key not in expected and key.partition(".")[0] in side_heads)
+    ]
+    return {key: value for key, value in state.items() if key not in extras}, extras
+
+
+def _is_counter(key: str) -> bool:
+    return key.rpartition(".")[2] in _COUNTERS
+
+
+def _by_order(state: State, expected: State, path: Path) -> _Fit:
+    """Pair tensors one after the other; which is only told from files that keep their order."""
+    if ".safetensors" in path.name or path.suffix == ".npz":
+        raise UsageError(
+            f"{path} sorts its tensors by name, so their order says nothing: use 'map_keys: order' with a torch file "
+            "(torch.save(model.state_dict(), FILE))"
+        )
+    ours = [key for key in expected if not _is_counter(key)]
+    theirs = [key for key in state if not _is_counter(key)]
+    pairs = dict(zip(theirs, ours, strict=False))
+    if _order_decides(state, expected):
+        changed = sum(key != name for key, name in pairs.items())
+        how = f"{changed} of its {len(theirs)} tensors are paired by their order, as in {theirs[-1]} -> {ours[-1]}"
+        return _Fit({name: state[key] for key, name in pairs.items()}, how)
+    if len(theirs) != len(ours):
+        raise UsageError(f"{path} has {len(theirs)} tensors, the network {len(ours)}: no order pairs them")
+    key = next(key for key, name in pairs.items() if state[key].shape != expected[name].shape)
+    raise UsageError(
+        f"{path} has other shapes in this order: {key} is {list(state[key].shape)}, and {pairs[key]} in its place is "
+        f"{list(expected[pairs[key]].shape)}; choose the model it was saved from"
+    )
+
+
+def _order_decides(state: State, expected: State) -> bool:
+    """Return whether the tensors of both have the same shapes one after the other, counters aside."""
+    ours = [tensor.shape for key, tensor in expected.items() if not _is_counter(key)]
+    return ours == [tensor.shape for key, tensor in state.items() if not _is_counter(key)]
+
+
+def _faults(state: State, expected: State) -> list[str]:
+    """Return the names that only one of both has, or whose shapes differ; counters aside."""
+    missing = [key for key in expected if key not in state and not _is_counter(key)]
+    unexpected = [key for key in state if key not in expected]
+    return missing + unexpected + [key for key in expected.keys() & state.keys() if _differs(key, state, expected)]
+
+
+def _differs(key: str, state: State, expected: State) -> bool:
+    return state[key].shape != expected[key].shape
+
+
+def _misfit(fit: _Fit, expected: State, candidate: _Candidate, path: Path) -> UsageError:
+    """Return the error that says how the weights of a file and a network differ, and what to do."""
+    state = fit.state
+    missing = [key for key in expected if key not in state and not _is_counter(key)]
+    unexpected = [key for key in state if key not in expected]
+    if missing or unexpected:
+        kinds = (("missing", missing), ("unexpected", unexpected))
+        parts = " and ".join(f"{len(keys)} {kind} ({_listed(keys)})" for kind, keys in kinds if keys)
+        if _order_decides(candidate.state, expected):
+            sorted_file = ".safetensors" in path.name or path.suffix == ".npz"
+            advice = (
+                "but shapes of the same order: if it is this network, save it as a torch file, which keeps the order, "
+                "and set 'map_keys: order'" if sorted_file else
+                "but the same shapes in the same order: if it is this network, set 'map_keys: order'"
+            )  # fmt: skip
+            return UsageError(f"{path} has other names ({parts} keys), {advice}")
+        return UsageError(
+            f"{path} is for another architecture: {parts} keys; {_suggestion(state)}choose the model it was saved from"
+        )
+    wrong = [key for key in expected if key in state and _differs(key, state, expected)]
+    key = wrong[-1]
+    got, want = list(state[key].shape), list(expected[key].shape)
+    # Nothing but the first sizes of the last layer differ: the same network for other classes.
+    head = {name.rpartition(".")[0] for name in wrong}
+    tail = list(expected)[-1].rpartition(".")[0]
+    if head == {tail} and got[1:] == want[1:]:
+        return UsageError(
+            f"{path} is for {got[0]} classes, the model was built for {want[0]}; "
+            "choose the data the weights were trained on"
+        )
+    listed = ", ".join(
+        f"{name}: {list(state[name].shape)} in the file, {list(expected[name].shape)} in the model"
+        for name in wrong[:MAX_LISTED]
+    )
+    return UsageError(
+        f"{path} has {len(wrong)} tensors of other shapes ({listed}); {_suggestion(state)}choose the model and the "
+        "data it was trained on"
+    )
+
+
+def _suggestion(state: State) -> str:
+    """Name the built-in model whose weights these could be, if there is one."""
+    from raykd.models import find_model
+
+    found = find_model([tuple(tensor.shape) for key, tensor in state.items() if not _is_counter(key)])
+    return f"'model: {found}' has tensors of these shapes; " if found else ""
+
+
+def _listed(keys: Collection[str]) -> str:
+    shown = list(keys)[:MAX_LISTED]
+    return ", ".join(shown) + (", ..." if len(keys) > len(shown) else "")
+
+
+def load_factory(target: str, arguments: Mapping[str, Any] | None = None, **sizes: Any) -> nn.Module:
     """Call the function (or class) ``target``, written ``module:function``, and return its network.
 
-    Of the arguments it is given those that it has parameters for.
     The module is looked for in the current directory, then on ``sys.path``. ``in-memory:NAME`` is a network that this
     process was given as an object (see ``raykd.models.in_memory``).
 
+    Args:
+        target: the function.
+        arguments: what to call it with.
+        sizes: given beside them where the function has parameters of these names.
+
     Raises:
-        UsageError: no such module or function, arguments it does not take, or another result.
+        UsageError: no such module or function, arguments it does not take, an error in it, or another result.
     """
     if target.startswith(in_memory.PREFIX):
         return in_memory.build_registered(target)
@@ -70,107 +302,49 @@ def load_factory(target: str, **kwargs: Any) -> nn.Module:
         raise UsageError(f"factory must be 'module:function', got {target!r}")
     with _current_directory_first():
         function = _find(module_name, attribute)
-        taken = _taken(function, kwargs)
+        given = {**_parameters_among(function, sizes), **(arguments or {})}
+        _check_call(function, given, target)
         try:
-            inspect.signature(function).bind(**taken)
-        except TypeError as error:
-            raise UsageError(f"factory {target} cannot be called with {kwargs}: {error}") from error
-        network = function(**taken)
+            network = function(**given)
+        except (Exception, SystemExit) as error:  # the user's own code: it may fail in any way
+            raise UsageError(f"factory {target} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"factory {target} returned a {type(network).__name__}; it must return an nn.Module")
     return network
 
 
-def _taken(function: Callable[..., object], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        return dict(kwargs)
-    return {name: value for name, value in kwargs.items() if name in parameters}
+def first_line(error: BaseException) -> str:
+    """Return the first line of what the user's own code says of an error, cut to a line's length."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "without a word")[:300]
 
 
-def _read_safetensors(path: Path) -> object:
+def _check_call(function: Callable[..., object], given: Mapping[str, Any], target: str) -> None:
     try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from error
-
-
-def _read_torch(path: Path) -> object:
-    with path.open("rb") as file:
-        head = file.read(2)
-    if head[:1] == b"\x80" and head[1:] not in (b"", b"\x02"):  # torch: a zip or protocol 2
-        raise UsageError(f"{path} holds pickled Python objects, not only tensors; {CONVERT}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on old formats
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # In a whole archive, an instruction that torch refuses is code, not damage.
-        if zipfile.is_zipfile(path) or "global" in str(error).lower():
-            raise UsageError(f"{path} holds pickled Python objects, not only tensors; {CONVERT}") from error
-        raise CorruptError(f"{path} is damaged or no torch file") from error
-    except Exception as error:  # torch raises whatever such bytes make of its reader
-        if "TorchScript" in str(error):
-            raise UsageError(f"{path} is a TorchScript program, not weights; {CONVERT}") from error
-        raise CorruptError(f"{path} is damaged or no torch file: {error}") from error
-
-
-def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
-    while isinstance(loaded, Mapping):
-        inner = [loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]
-        if not inner:
-            break
-        loaded = inner[0]
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise UsageError(f"{path} holds a {type(loaded).__name__}, not a state dict; {CONVERT}")
-    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
-    if others:
-        raise UsageError(f"{path} holds entries that are no tensors ({', '.join(others[:MAX_LISTED])}); {CONVERT}")
-    return {str(key): value for key, value in loaded.items()}
-
-
-def _strip(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if state.keys() == expected.keys():
-        return state
-    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
-    while all(key.startswith("module.") for key in state) and not state.keys() <= expected.keys():
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
-def _compare(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Raise unless both have the same keys and shapes."""
-    missing = [key for key in expected if key not in state]
-    unexpected = [key for key in state if key not in expected]
-    if missing or unexpected:
-        parts = [
-            f"{len(keys)} {kind} ({', '.join(keys[:MAX_LISTED])}{', ...' if len(keys) > MAX_LISTED else ''})"
-            for kind, keys in (("missing", missing), ("unexpected", unexpected))
-            if keys
-        ]
-        raise UsageError(
-            f"{path} is for another architecture: {' and '.join(parts)} keys; choose the model it was saved from"
-        )
-    wrong = [key for key in expected if state[key].shape != expected[key].shape]
-    if not wrong:
+        signature = inspect.signature(function)
+    except ValueError:  # of a builtin, which may have none
         return
-    key = wrong[-1]
-    got, want = list(state[key].shape), list(expected[key].shape)
-    # Nothing but the first sizes of the last layer differ: the same network for other classes.
-    head = {name.rpartition(".")[0] for name in wrong}
-    tail = list(expected)[-1].rpartition(".")[0]
-    if head == {tail} and got[1:] == want[1:]:
+    try:
+        signature.bind(**given)
+    except TypeError as error:
         raise UsageError(
-            f"{path} is for {got[0]} classes, the model was built for {want[0]}; "
-            "choose the data the weights were trained on"
-        )
-    listed = ", ".join(
-        f"{name}: {list(state[name].shape)} in the file, {list(expected[name].shape)} in the model"
-        for name in wrong[:MAX_LISTED]
-    )
-    raise UsageError(
-        f"{path} has {len(wrong)} tensors of other shapes ({listed}); choose the model and the data it was trained on"
-    )
+            f"factory {target} cannot be called with {dict(given)}: {error}; set 'factory_args' to its arguments, as "
+            f"in {{num_classes: 10}}; it is {attribute_of(target)}{signature}"
+        ) from error
+
+
+def attribute_of(target: str) -> str:
+    """Return the function's part of ``module:function``."""
+    return target.partition(":")[2]
+
+
+def _parameters_among(function: Callable[..., object], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the values that the function has a parameter of this name for."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        return {}
+    named = {name for name, one in parameters.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return {name: value for name, value in values.items() if name in named}
 
 
 def _find(module_name: str, attribute: str) -> Callable[..., object]:
@@ -185,8 +359,10 @@ def _find(module_name: str, attribute: str) -> Callable[..., object]:
             f"no module {module_name!r} for the factory, neither in {Path.cwd()} nor on sys.path; "
             "install it or start from the directory that holds it"
         ) from error
-    except Exception as error:  # the user's own code: it may fail in any way
-        raise UsageError(f"importing factory module {module_name!r} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's own code: it may fail in any way
+        raise UsageError(
+            f"importing factory module {module_name!r} failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
     candidate = getattr(module, attribute, None)
     if not callable(candidate):
         hint = did_you_mean(attribute, [name for name in vars(module) if not name.startswith("_")])

@@ -76,6 +76,11 @@ class Experiment:
         return self._generators_id(self.recipe.bank, self.bank)
 
     @property
+    def referee_id(self) -> str | None:
+        """Return the id of the run that supplies the images that students are judged on."""
+        return self._generators_id(self.recipe.referee, self.referee)
+
+    @property
     def training_set(self) -> ImageSet | None:
         """Return the frozen set that stands for the bank, if the recipe asks for one."""
         return self._image_set(self.recipe.bank, self.bank)

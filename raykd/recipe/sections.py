@@ -1,6 +1,6 @@
 """The sections that a recipe is made of, without the method's own."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,17 +49,44 @@ class DataConfig(Config):
         return self
 
 
+_FACTORY_ARGS: Any = Field(
+    default={}, description="arguments of the factory; num_classes, channels and size are given where it has such"
+)
+_ENTRY: Any = Field(default=None, description="which group of tensors of a file with several, as in model_ema")
+_MAP_KEYS: Any = Field(
+    default="name", description="how tensors of the file find theirs in the network; order: one after the other"
+)
+_OUTPUT: Any = Field(
+    default=None, description="where the logits are in what the network returns: an index, a key or an attribute"
+)
+
+
+def _check_companions(config: "NetworkConfig | TeacherConfig") -> None:
+    """Refuse fields that say more of a part that is not there."""
+    if config.factory_args and config.factory is None:
+        raise ValueError("'factory_args' are those of a 'factory'; there is none here")
+    if config.weights is None and (config.entry is not None or config.map_keys != "name"):
+        raise ValueError("'entry' and 'map_keys' say how to read 'weights'; there is no such file here")
+    if config.output is not None and config.factory is None:
+        raise ValueError("'output' says where a 'factory' network has its logits; there is none here")
+
+
 class NetworkConfig(Config):
     """A network: ``model`` by name or ``factory`` as module:function; ``weights`` is a file."""
 
     model: str | None = None
     factory: str | None = None
-    weights: str | None = Field(default=None, description="safetensors or weights-only file")
+    factory_args: dict[str, Any] = _FACTORY_ARGS
+    weights: str | None = Field(default=None, description="safetensors, .npz or weights-only torch file")
+    entry: str | None = _ENTRY
+    map_keys: Literal["name", "order"] = _MAP_KEYS
+    output: int | str | None = _OUTPUT
 
     @model_validator(mode="after")
     def _one_source(self) -> "NetworkConfig":
         if (self.model is None) == (self.factory is None):
             raise ValueError("give either 'model' or 'factory' (module:function)")
+        _check_companions(self)
         return self
 
 
@@ -72,7 +99,11 @@ class TeacherConfig(Config):
     )
     model: str | None = None
     factory: str | None = None
-    weights: str | None = None
+    factory_args: dict[str, Any] = _FACTORY_ARGS
+    weights: str | None = Field(default=None, description="safetensors, .npz or weights-only torch file")
+    entry: str | None = _ENTRY
+    map_keys: Literal["name", "order"] = _MAP_KEYS
+    output: int | str | None = _OUTPUT
 
     @model_validator(mode="after")
     def _one_source(self) -> "TeacherConfig":
@@ -83,6 +114,7 @@ class TeacherConfig(Config):
             raise ValueError("'weights' (a file) goes with 'model' or 'factory', and must be given there")
         if self.overrides and self.recipe is None:
             raise ValueError("'overrides' change the 'recipe' of a teacher; there is none here")
+        _check_companions(self)
         return self
 
 

@@ -72,7 +72,7 @@ _STATUS_TYPES: _Types = {
 _RESULT_TYPES: _Types = {
     "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
 }  # fmt: skip
-_ENVIRONMENT_TYPES: _Types = {"teacher_sha256": (str, type(None)), "workers": int}
+_ENVIRONMENT_TYPES: _Types = {"teacher_sha256": (str, type(None)), "workers": int, "data_opened": dict}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from raykd.errors import UsageError
 from raykd.files import sha256_of
 from raykd.methods import METHODS
 from raykd.methods.base import PATCHES
+from raykd.models.adapters import BATCH_DEPENDENT, depends_on_batch
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -201,7 +202,7 @@ def _probe(teacher: Teacher, spec: DataSpec, world: World) -> dict[str, Any]:
     share = torch.bincount(logits.argmax(1), minlength=teacher.num_classes).double() / _PROBES
     entropy = -(share * share.clamp(min=1e-12).log()).sum().item()
     passes = _passes_gradient(teacher, images[:8].to(world.device))
-    notes = []
+    notes = [BATCH_DEPENDENT] if depends_on_batch(lambda batch: teacher(batch)[0], images[:8].to(world.device)) else []
     if entropy < _FEW_CLASSES * math.log(teacher.num_classes):
         notes.append("answers random inputs with hardly more than one class")
     if confidence > _SATURATED:

@@ -151,7 +151,7 @@ def _importable_class(network: nn.Module, spec: DataSpec) -> str | None:
     try:
         with torch.random.fork_rng(devices=[]):
             sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
-            network_of_class = load_factory(target, **sizes)
+            network_of_class = load_factory(target, None, **sizes)
         return target if same_network(network_of_class, network, images) else None
     except RaykdError:
         return None

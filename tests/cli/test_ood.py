@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Raykd
-from tests.tasks.test_ood import COUNT, ranking_place
+from tests.tasks.ranked import COUNT, ranking_place
 
 
 def test_the_command_says_what_it_chose(tmp_path: Path, raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ CLUSTER = "workers: 2\nthreads: 1\n"
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: trial.answer(task, told))
+    monkeypatch.setattr(prediction, "run_in_process", lambda task, told, site: trial.answer(task, told))
     monkeypatch.setattr(trial, "prepare_host", lambda threads: None)
     monkeypatch.setattr("raykd.planning.on_cluster.find_spec", lambda name: None)
     torch.set_num_threads(1)

@@ -48,7 +48,7 @@ def test_a_network_of_the_users_own(raykd: Raykd, mine: nn.Module) -> None:
     weights = Path("mine.safetensors").read_bytes()
     assert made["teacher_sha256"] == hashlib.sha256(weights).hexdigest()
     assert made["data_opened"] == {
-        "train": [], "synthetic": [], "ood": [], "calibration": ["digits/train"], "test": [],
+        "train": [], "synthetic": [], "ood": [], "calibration": ["digits/train"], "test": [], "teacher": [],
     }  # fmt: skip
     assert (made["teacher"], made["data"], made["per_class"], made["counts"]) == ("mine", "digits", 20, [20] * 10)
     assert made["bytes"] == Path("kept/s.safetensors").stat().st_size

@@ -60,6 +60,7 @@ def test_a_student_learns_from_the_set_and_opens_no_training_image(raykd: Raykd,
     opened = json.loads(done.stdout)["data_opened"]
     assert opened == {
         "train": [], "synthetic": ["data/made/train"], "ood": [], "calibration": [], "test": ["digits/test"],
+        "teacher": [],
     }  # fmt: skip
 
 

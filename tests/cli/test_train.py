@@ -52,22 +52,6 @@ def test_seeds_run_one_after_another_and_are_averaged(raykd: Raykd, tiny: WriteR
     assert "seed 4" in table
 
 
-def test_controls_stand_in_the_table(raykd: Raykd, tiny: WriteRecipe) -> None:
-    from raykd.cli.summary import print_summary
-    from raykd.reporting.seeds import over_seeds
-    from raykd.results import RunResult
-
-    result = json.loads(raykd("train", tiny(), "--json").stdout)
-    control = {**result, "blind": {**result["blind"], "accuracy/top1": 33.25}}
-    both = RunResult.from_dict({**result, "controls": {"beside": control}})
-    from click.testing import CliRunner
-
-    with CliRunner().isolation() as (out, *_):
-        print_summary(over_seeds([both]))
-        shown = out.getvalue().decode()
-    assert re.search(r"control beside .*33\.25", shown)
-
-
 def test_a_cluster_file_says_where(raykd: Raykd, tiny: WriteRecipe, tmp_path: Path) -> None:
     (tmp_path / "here.yaml").write_text("workers: 0\nstorage: elsewhere\n")
     done = json.loads(raykd("train", tiny(), "--cluster", "here.yaml", "--json").stdout)

@@ -1,10 +1,8 @@
 """Cluster files and launcher files: ours are right, and what is wrong is named with its file, its key and a remedy."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import yaml
 from raykd.cluster.config import cluster_names
 from raykd.cluster.launcher import read_launcher
 from raykd.cluster.validation import validate
-from raykd.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ["aws", "gcp", "gpu_cluster", "gpu_node", "kuberay", "kuberay_job", "local", "slurm", "ssh"]
@@ -336,76 +333,3 @@ def test_a_file_that_is_nested_deeply_is_answered_in_lines(tmp_path: Path) -> No
         launcher.write_text(text.replace("DEEP", "[" * depth + "]" * depth))
         (problem,) = validate(file)
         assert re.search("rayVersion: got .*valid string|nested too deeply", problem), problem
-
-
-@pytest.mark.parametrize("name", ["aws", "gcp", "ssh"])
-def test_ray_itself_takes_what_is_shipped(name: str) -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    validate_config(prepare_config(read_launcher(name).content))
-
-
-def test_the_options_of_a_batch_script_are_read_in_every_spelling(tmp_path: Path) -> None:
-    def shorter(_: dict[str, Any], script: str) -> str:
-        for long, short in {
-            "--job-name=": "-J ",
-            "--nodes=": "-N",
-            "--cpus-per-task=": "-c ",
-            "--time=24:00:00": "-t 1-00 # a day",
-            "--gpus-per-node=4": "--gres=gpu:a100:4,nvme:1",
-            "#SBATCH --requeue": "#SBATCH --container-image=x",
-        }.items():
-            script = script.replace(long, short)
-        return script
-
-    broken = copied(tmp_path, "slurm", shorter)
-    assert validate(broken) == []
-    assert read_launcher(broken).name == "raykd"
-
-
-@pytest.mark.parametrize("command", ["ray stop", "ray status"])
-@pytest.mark.parametrize("name", ["aws", "gcp", "ssh"])
-def test_ray_is_found_by_what_is_run_on_the_head(tmp_path: Path, name: str, command: str) -> None:
-    """As Ray runs a command there: in a login shell, whose files know nothing of the environment before its setup."""
-    ray = tmp_path / "venv/bin/ray"
-    ray.parent.mkdir(parents=True)
-    ray.write_text('#!/bin/sh\necho "did $1"\n')
-    ray.chmod(0o755)
-
-    def run(line: str) -> str:
-        shell = ["bash", "--login", "-c", "-i", f"source ~/.bashrc; ({line})"]
-        home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-        return subprocess.run(shell, env=home, capture_output=True, text=True, check=True, timeout=60).stdout
-
-    setup = [line for line in read_launcher(name).content["setup_commands"] if ".bashrc" in line]
-    for line in setup * 2:
-        run(line)
-    assert run(command) == f"did {command.partition(' ')[2]}\n"
-    assert len((tmp_path / ".bashrc").read_text().splitlines()) == 1
-
-
-def test_without_a_launcher_there_is_nothing_to_start() -> None:
-    with pytest.raises(UsageError, match="names no 'launcher' file: Ray starts with each run there"):
-        read_launcher("local")
-    with pytest.raises(UsageError, match="it is to be running already"):
-        read_launcher("gpu_cluster")
-
-
-@pytest.mark.parametrize("nodes", [1, 3, 64])
-def test_the_batch_script_works_out_its_sums_for_any_number_of_nodes(nodes: int) -> None:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "RAYKD_DRY_RUN": "1",
-        "SLURM_NNODES": str(nodes),
-        "SLURM_JOB_ID": "123456",
-        "RAYKD_CLUSTER": "/home/me/clusters/mine.yaml",
-    }
-    script = ROOT / "clusters/launchers/slurm.sh"
-    command = ["bash", str(script), "train", "dafl_cifar10", "published={a b: 1}"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert told[0] == f"nodes {nodes}, GPUs {4 * nodes}, CPUs {32 * nodes}"
-    assert told[1].startswith(f"srun --nodes={nodes} --ntasks={nodes} --cpus-per-task=32 ")
-    assert f"--address HEAD:23456 --min-nodes {nodes} --num-cpus 32 --num-gpus 4 " in told[1]
-    assert (
-        r"-- python -m raykd train dafl_cifar10 published=\{a\ b:\ 1\} --cluster /home/me/clusters/mine.yaml" in told[1]
-    )

@@ -6,7 +6,6 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from raykd.config.optim import Adam, AdamW, Constant, Cosine, MultiStep, Optimizer, Sgd
-from raykd.config.runtime import Runtime
 
 OPTIMIZERS: TypeAdapter[Sgd | Adam | AdamW] = TypeAdapter(Optimizer)
 
@@ -89,8 +88,3 @@ def test_every_number_reaches_the_optimizer(config: dict[str, object], reference
 def test_nonsense_is_refused(config: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         OPTIMIZERS.validate_python(config)
-
-
-def test_sections_are_frozen() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        Runtime().precision = "bf16"

@@ -2,7 +2,6 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -10,22 +9,8 @@ from sklearn.datasets import load_digits
 from raykd.data import parquet
 from raykd.data import pixels as pixels_module
 from raykd.data.datasets import DATASETS, data_spec, find_split, load_images
-from raykd.data.ledger import OpenedData
 from raykd.errors import CorruptError, UsageError
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A data root with one set of 12 RGB images of 8x8, of 3 classes, train only."""
-    metadata = {
-        "name": "made", "split": "train", "count": "12", "shape": "[8, 8, 3]",
-        "encoding": parquet.RAW, "classes": json.dumps(["x", "y", "z"]),
-    }  # fmt: skip
-    records = [(pixels.tobytes(), row % 3) for row, pixels in enumerate(PIXELS)]
-    parquet.write(tmp_path / "made", "train", records, metadata)
-    return tmp_path
+from tests.data.conftest import PIXELS
 
 
 def test_known_names_need_no_data_root() -> None:
@@ -133,30 +118,6 @@ def test_digits_are_those_of_scikit_learn() -> None:
     at_32 = load_images("digits", "train", data_spec("digits"), None).pixels.double() / 255
     assert data_spec("digits").mean[0] == pytest.approx(at_32.mean().item(), abs=1e-4)
     assert data_spec("digits").std[0] == pytest.approx(at_32.std().item(), abs=1e-4)
-
-
-def test_the_ledger_lists_what_was_opened_in_which_role(root: Path) -> None:
-    opened = OpenedData(root)
-    assert opened.by_role() == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": []}
-    spec = data_spec("digits")
-    images = opened.open("test", "digits", "test", spec)
-    assert len(images.labels) == 359
-    opened.open("ood", "made", "train", spec)
-    opened.open("ood", "made", "train", spec)
-    assert opened.by_role() == {
-        "train": [], "synthetic": [], "ood": ["made/train"], "calibration": [], "test": ["digits/test"],
-    }  # fmt: skip
-    opened.by_role()["train"].append("forged")
-    assert opened.by_role()["train"] == []
-    with pytest.raises(UsageError, match="unknown data role 'tset'; did you mean 'test'"):
-        opened.open("tset", "digits", "test", spec)  # type: ignore[arg-type]
-
-
-def test_the_ledger_keeps_attempts_that_failed(root: Path) -> None:
-    opened = OpenedData(root)
-    with pytest.raises(UsageError):
-        opened.open("train", "made", "valid", data_spec("digits"))
-    assert opened.by_role()["train"] == ["made/valid"]
 
 
 def real_splits() -> list[tuple[str, str, int]]:

@@ -221,3 +221,15 @@ def test_strong_is_its_reference() -> None:
     for row in range(count):
         expected = strong_reference(images[row].double(), draws[:, row].tolist())
         torch.testing.assert_close(ours[row].double(), expected, atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"),
+    [(7, 3, [3, 2, 2]), (6, 3, [3, 3]), (1, 3, [1]), (3, 2, [2, 1]), (5, 5, [5]), (0, 4, [])],
+)
+def test_no_single_image_is_evaluated_behind_others(count: int, batch: int, sizes: list[int]) -> None:
+    spec = DataSpec("made", 10, 1, 2, (0.0,), (1.0,))
+    images = Images(torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2), torch.arange(count))
+    batches = list(evaluation_batches(images, spec, World.alone(), batch))
+    assert [len(batch.labels) for batch in batches] == sizes
+    assert [int(label) for batch in batches for label in batch.labels] == list(range(count))

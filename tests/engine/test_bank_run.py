@@ -144,14 +144,3 @@ def test_what_does_not_fit_is_refused(
     # Loading may refuse as well as running.
     with shrunk(STEPS, whole[0]) as (place, load), pytest.raises(UsageError, match=message):
         run(resolve(load(recipe, pairs)), place)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "pair"), [("lsgdfd_digits", "bank={run: gone}"), ("dafl_digits", "referee={run: gone, images: 9}")]
-)
-def test_a_run_that_does_not_exist_is_missed_before_the_teacher_is_trained(
-    tmp_path: Path, recipe: str, pair: str
-) -> None:
-    with shrunk(STEPS, tmp_path) as (place, load), pytest.raises(UsageError, match="gone does not exist"):
-        run(resolve(load(recipe, [pair])), place)
-    assert not place.workspace.store.exists()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from raykd.data.datasets import Images
 from raykd.distributed.world import World
 from raykd.engine.evaluator import Evaluator, score
-from raykd.models.logits import compute_logits
 from raykd.spec import DataSpec
 
 ALONE = World.alone()
@@ -96,17 +95,6 @@ class Recorder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.modes.append(self.training)
         return images.flatten(1)[:, :3]
-
-
-def test_networks_are_asked_in_evaluation_mode_and_left_as_they_were() -> None:
-    network = Recorder()
-    batches = [torch.rand(2, 1, 2, 2), torch.rand(1, 1, 2, 2)]
-    logits = compute_logits(network, batches, ALONE)
-    assert torch.equal(logits, torch.cat([batch.flatten(1)[:, :3] for batch in batches]))
-    assert network.modes == [False, False]
-    assert network.training
-    assert not compute_logits(network.eval(), batches, ALONE).requires_grad
-    assert not network.training
 
 
 def test_the_exam_scores_the_whole_split_normalised() -> None:

@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from raykd.config.base import Config
-from raykd.engine.run import run
-from raykd.recipe.experiment import resolve
+from raykd.engine.run import RunContext, run
+from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_names
+from raykd.results import RunResult
 from tests.golden.shrunk import shrunk
 
 STEPS = 2
@@ -31,7 +32,7 @@ VARIANTS = {
 
 
 ELSEWHERE = {"Change.at", "Change.values"}
-"""Changes on the way, read in test_changes."""
+"""Changes on the way, read in test_fit."""
 CONSENT = {"LsgdfdConfig.large_latent"}
 """Fields that permit what the recipe's validation would refuse; nothing is left to read when it runs."""
 
@@ -84,6 +85,16 @@ def every_field(annotation: Any) -> set[str]:
     return set().union(*(every_field(part) for part in get_args(annotation)))
 
 
+def check_ledger(experiment: Experiment, result: RunResult, place: RunContext) -> None:
+    """What a run says of data is the truth of all that it stands on."""
+    opened = result.data_opened
+    for source in (experiment.bank_id, experiment.referee_id):
+        before = place.workspace.run(source).environment()["data_opened"] if source is not None else {}
+        for role in ("train", "synthetic", "ood", "calibration"):
+            assert set(before.get(role, ())) <= set(opened[role]), (experiment.run_id, role)
+    assert bool(opened["teacher"]) == (experiment.teacher is not None), experiment.run_id
+
+
 @pytest.mark.slow
 @pytest.mark.beside_ray
 def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +110,7 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             # It may be the teacher, the bank or the control of one before it, and what is finished is not read again.
             shutil.rmtree(place.workspace.store / resolve(recipe).run_id, ignore_errors=True)
             reads.seen.clear()
-            run(resolve(recipe), place)
+            check_ledger(resolve(recipe), run(resolve(recipe), place), place)
         ours, missed = reads.unread(recipe)
         read |= ours
         if missed:

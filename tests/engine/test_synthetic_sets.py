@@ -1,18 +1,15 @@
 """Frozen sets: made once of whatever generators a recipe names, learnt from, and judged on."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from raykd.cluster.config import Cluster
-from raykd.data.datasets import count_images, data_spec, load_images, train_spec
+from raykd.data.datasets import count_images
 from raykd.distributed.world import World
-from raykd.engine.image_sources import MethodSource
 from raykd.engine.synthesis import make_image_sets, synthesize
 from raykd.errors import SetupError, UsageError
 from raykd.recipe.experiment import resolve
@@ -65,28 +62,6 @@ def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_pat
     ).bank.startswith("dafl_digits-")
 
 
-def test_the_set_holds_the_images_of_the_generator_up_to_its_levels(tmp_path: Path) -> None:
-    made = student()
-    trained(made, tmp_path)
-    folder, spec = set_folder(made, tmp_path), data_spec("digits")
-    run = next(tmp_path.glob("dafl_digits-*"))
-    source = MethodSource(RunDirectory(run), World.alone(), Workspace(None, tmp_path))
-    shown = train_spec(str(folder), spec, None)
-    stored = load_images(str(folder), "train", shown, None)
-    wanted = torch.empty(300, 1, 32, 32)
-    for places, images in source.images(range(300)):
-        wanted[places] = images
-    level = 1 / 255 / shown.std[0]
-    inside = (stored.pixels > 0) & (stored.pixels < 255)
-    error = (shown.normalise(stored.pixels.float() / 255) - wanted).abs()
-    assert error[inside].max() < 0.51 * level
-    assert inside.float().mean() > 0.9
-    with torch.no_grad():
-        agree = source.teacher(shown.normalise(stored.pixels.float() / 255))[0].argmax(1) == stored.labels
-    assert agree.all(), "where no class is asked for, the label is the teacher's"
-    assert torch.equal(torch.cat([i for _, i in source.images(range(250, 260))]), wanted[250:260]), "rows by number"
-
-
 def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:
     judged = recipe("kd_digits", referee={**GENERATORS, "images": 64})
     plain = recipe("kd_digits")
@@ -98,14 +73,6 @@ def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:
     assert replace(figures, more={}) == without.student
     row = json.loads((tmp_path / resolve(judged).run_id / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["referee/agreement"] == figures.more["referee/agreement"]
-
-
-def test_a_generator_that_is_gone_is_named(tmp_path: Path) -> None:
-    made = recipe("dafl_digits", **{"method.generator_width": 8})
-    trained(made, tmp_path)
-    shutil.rmtree(tmp_path / resolve(made).run_id / "checkpoints")
-    with pytest.raises(UsageError, match="has no checkpoint, in which its generator was"):
-        synthesize(RunDirectory(tmp_path / resolve(made).run_id), 10, tmp_path / "set", None, World.alone())
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_the_students_schedule_ends_with_its_last_update(tmp_path: Path, monkeyp
 
 
 def test_its_cost_is_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction, "_in_a_process", lambda task, told, site: profile.answer(task, told))
+    monkeypatch.setattr(prediction, "run_in_process", lambda task, told, site: profile.answer(task, told))
     monkeypatch.setattr(profile, "prepare_host", lambda threads: None)
     terms = WorkerBudget(workers=2, memory=None, gpus=0, cpus=1, price=None)
     found = plan(resolve(load_recipe("mine.yaml")), Runtime(), TrialSite(Workspace(None, tmp_path / "runs"), 2), terms)

@@ -153,12 +153,6 @@ def test_a_deep_copy_is_independent() -> None:
     assert teacher(images)[1].abs().sum() > 0
 
 
-def test_convolutions_lie_in_channels_last() -> None:
-    network = Net()
-    make(network)
-    assert network.conv.weight.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_compiled_teacher_equals_the_plain_one() -> None:
     torch.manual_seed(0)
     teacher = make(Net())
@@ -204,7 +198,7 @@ def test_a_network_without_a_linear_head_must_name_its_feature_layer() -> None:
     class Convolutional(nn.Sequential):
         feature_layer: str | None = None
 
-    layers = (nn.Conv2d(3, 5, 8), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.Flatten())
+    layers = (nn.Conv2d(3, 5, 7), nn.ReLU(), nn.Conv2d(5, 4, 2), nn.Flatten())
     with pytest.raises(UsageError, match="no linear layer that runs; end it in nn.Linear"):
         make(Convolutional(*layers))
     Convolutional.feature_layer = "2"
@@ -214,6 +208,17 @@ def test_a_network_without_a_linear_head_must_name_its_feature_layer() -> None:
     Convolutional.feature_layer = "head"
     with pytest.raises(UsageError, match="'head' is no module"):
         make(Convolutional(*layers))
+
+
+def test_the_head_may_be_a_convolution_of_one_pixel() -> None:
+    layers = (nn.Conv2d(3, 5, 5), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(*layers)
+    images = torch.randn(2, 3, 8, 8)
+    logits, features = make(network)(images)
+    assert features.shape == (2, 5)
+    assert torch.allclose(features, network[:2](images).mean((2, 3)))
+    weight, bias = network.get_parameter("2.weight"), network.get_parameter("2.bias")
+    assert torch.allclose(logits, features @ weight.flatten(1).T + bias, atol=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 28)])

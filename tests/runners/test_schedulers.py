@@ -15,7 +15,7 @@ from raykd.recipe.recipe import load_recipe
 from raykd.results import RunResult
 from raykd.runners.ray.schedulers import make_scheduler
 from raykd.runners.ray.trial import REPORT, ObjectiveReporter, gpu_hours
-from tests.search.test_study import opened, space
+from tests.search.made_study import opened, space
 
 BUDGET = {"schedule.steps": 40, "schedule.report_every": 10}
 RATES = {"student_optim.lr": {"loguniform": [0.0001, 0.01]}}

@@ -15,8 +15,8 @@ from raykd.runners.ray.trial import FAILED, FINAL, INTERRUPTED, OUTAGE, REPORT
 from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.proposer import Sampling
 from raykd.search.trials import Complete, Failed, Pruned, StudyTrials, TrialOutcome, TrialReport
+from tests.search.made_study import space
 from tests.search.test_proposer import trials_of
-from tests.search.test_study import space
 
 REPORTED = {REPORT: 2, "accuracy": 90.0, "time_total_s": 1.0}
 HALFWAY = TrialReport(2, {"accuracy": 90.0})

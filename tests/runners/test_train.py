@@ -1,6 +1,5 @@
-"""What is settled before and beside Ray: numbers of workers, tokens, errors that travel as data."""
+"""What is settled before and beside Ray: results that are there, a Ray that is not, errors that travel as data."""
 
-import os
 import subprocess
 import sys
 import time
@@ -9,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from raykd.cluster.config import Cluster
-from raykd.cluster.ray_settings import token_source
-from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
-from raykd.engine.stop import Interrupted
 from raykd.errors import SetupError, UsageError, WorkerFailed, error_to_dict
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import dump_recipe
@@ -22,39 +18,6 @@ from tests.runners import runs
 
 def cluster(workers: int | tuple[int, int]) -> Cluster:
     return Cluster(name="some", workers=workers)
-
-
-@pytest.mark.parametrize(
-    ("workers", "fitting"),
-    [(0, [0]), (1, [1]), (4, [4]), ((1, 8), [1, 2, 4, 8]), ((3, 7), [4]), ((5, 16), [8, 16])],
-)
-def test_numbers_of_workers_divide_the_batch(workers: int | tuple[int, int], fitting: list[int]) -> None:
-    assert fitting_workers(resolve(runs.recipe(Path("none"))), cluster(workers)) == fitting
-
-
-def test_the_batches_of_teacher_and_controls_count_too(tmp_path: Path) -> None:
-    control = tmp_path / "control.yaml"
-    control.write_text(
-        "data: digits\nstudent: {model: lenet5}\nmethod: {name: supervised}\n"
-        "student_optim: {name: sgd, lr: 0.1}\n"
-        "schedule: {steps: 1, report_every: 1, global_batch: 12}\n"
-    )
-    recipe = runs.recipe(Path("none"), controls=[str(control)])
-    assert fitting_workers(resolve(recipe), cluster((1, 8))) == [1, 2, 4]
-
-
-@pytest.mark.parametrize("workers", [3, 32, (5, 7)])
-def test_what_does_not_divide_is_refused_with_what_would(workers: int | tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match=r"global batches \(tiny: 32\); these would: 1, 2, 4"):
-        fitting_workers(resolve(runs.recipe(Path("none"))), cluster(workers))
-
-
-def test_without_workers_the_run_is_made_here(tmp_path: Path) -> None:
-    weights = runs.save_teacher(tmp_path / "teacher.safetensors")
-    recipe = runs.recipe(weights, schedule={"steps": 4, "report_every": 2, "global_batch": 32})
-    with pytest.raises(Interrupted):
-        runs.start(recipe, tmp_path, lambda: runs.reported(tmp_path / resolve(recipe).run_id) == 0, workers=0)
-    assert runs.start(recipe, tmp_path, workers=0).student.step == 4
 
 
 @pytest.fixture
@@ -108,33 +71,6 @@ def test_a_silent_address_fails_within_seconds(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "SetupError: nothing answers at 127.0.0.1:1" in done.stderr
     assert time.monotonic() - before < 60
-
-
-def test_the_token_is_looked_for_as_ray_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    assert token_source() is None
-    home = tmp_path / ".ray" / "auth_token"
-    home.parent.mkdir()
-    home.write_text("t")
-    assert token_source() == str(home)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "other"))
-    assert token_source() is None
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
-    assert token_source() == "RAY_AUTH_TOKEN"
-
-
-def test_a_token_that_is_missing_is_asked_for(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from tests.runners import runs\n"
-        f"store = Path({str(tmp_path)!r})\n"
-        "runs.start(runs.recipe(store), store, address='auto')"
-    )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
-    environment |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert "SetupError: RAY_AUTH_MODE is token, but there is no token" in done.stderr
 
 
 @pytest.mark.ray

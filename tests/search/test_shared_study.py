@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from raykd.search.attributes import TUNER
 from tests.ports import free_port
-from tests.search.test_study import filled_study
+from tests.search.made_study import filled_study
 
 PATIENCE = 60  # seconds
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
-from raykd.engine.reporter import LocalReporter
-from raykd.errors import CorruptError
 from raykd.store.checkpoint import (
     Checkpoint,
     Sums,
@@ -16,7 +13,6 @@ from raykd.store.checkpoint import (
     write_checkpoint,
     write_shard,
 )
-from raykd.store.run_directory import RunDirectory
 
 WORKERS = 3
 
@@ -62,12 +58,3 @@ def test_shards_of_an_attempt_that_was_killed_are_not_taken(tmp_path: Path) -> N
     found = read_checkpoint(write_checkpoint(tmp_path, part(0), sums))
     assert set(found.shard) == {"0/w", "0/n"}
     assert latest_checkpoint(tmp_path) is not None
-
-
-def test_a_disk_that_does_not_take_the_products_is_told(tmp_path: Path) -> None:
-    (tmp_path / "bank").write_text("a file where a folder should be")
-    products = {"class_00000": {"w": torch.ones(1)}}
-    checkpoint = Checkpoint(1, 1, {}, {}, products=products)
-    with pytest.raises(CorruptError, match="bank is a file, and a folder belongs there"):
-        LocalReporter(RunDirectory(tmp_path)).report(None, checkpoint)
-    assert not (tmp_path / "checkpoints").exists()

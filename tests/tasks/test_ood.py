@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,50 +10,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raykd.config.runtime import Runtime
-from raykd.data.datasets import Images, data_spec, load_images
+from raykd.data.datasets import Images, load_images
 from raykd.data.index import best_rows
 from raykd.data.streamed import StreamedImages
 from raykd.distributed.world import World
 from raykd.engine.build import Built, build
-from raykd.errors import CorruptError, UsageError
-from raykd.models import build_model
+from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
-from raykd.tasks.inspect import subject_of_file
-from raykd.tasks.ood import rank
-from tests.engine.test_other_images import made, other_images, workspace
-
-COUNT = 60
+from tests.engine.other_images import workspace
+from tests.tasks.ranked import COUNT, ranked, ranking_place
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return ranking_place(tmp_path)
-
-
-def ranking_place(tmp_path: Path) -> Path:
-    """Make a teacher of digits, described in a file, and sixty other images."""
-    made(tmp_path)
-    for path in (tmp_path / "ours").iterdir():
-        path.unlink()
-    other_images(tmp_path, COUNT)
-    weights = tmp_path / "teacher.safetensors"
-    tensors, spec = load_file(weights), data_spec("digits")
-    network = build_model("lenet5", num_classes=10, channels=1, size=32)
-    network.load_state_dict(tensors)
-    images = spec.normalise(load_images("ours", "train", spec, tmp_path).pixels.float() / 255)
-    with torch.no_grad():  # an untrained network sees one class in all of them; this one several, not equally often
-        list(network.parameters())[-1].sub_(0.97 * network(images).mean(0))
-    save_file(network.state_dict(), weights)
-    (tmp_path / "t.yaml").write_text(f"data: digits\nteacher: {{model: lenet5, weights: {weights}}}\n")
-    return tmp_path
-
-
-def ranked(place: Path, images: int | None = None, name: str = "index.parquet") -> Path:
-    subject = subject_of_file(place / "t.yaml", ())
-    assert subject is not None
-    rank(subject, "ours", images, place / name, workspace(place))
-    return place / name
 
 
 def entropies(place: Path) -> tuple[Tensor, Tensor]:
@@ -135,35 +105,6 @@ def test_balanced_images_show_every_class_equally_often(place: Path) -> None:
         seen += shown.teacher_logits.argmax(1).bincount(minlength=10)
     share = seen[counts.nonzero().flatten()] / seen.sum()
     assert (share * len(share) - 1).abs().max() < 0.15
-
-
-def test_mistakes_with_an_index_are_told(place: Path) -> None:
-    path = ranked(place, 40)
-    with pytest.raises(UsageError, match="exists already; remove it"):
-        ranked(place, 40)
-    with pytest.raises(UsageError, match="--images 61: ours/train has 60 images"):
-        ranked(place, 61, "other.parquet")
-    with pytest.raises(UsageError, match="no index file 'no.parquet'.*raykd ood TEACHER --data ours --out no.parquet"):
-        best_rows("no.parquet", "ours", None, place, None)
-    with pytest.raises(UsageError, match="data.ood_images 41: .* holds 40"):
-        best_rows(str(path), "ours", 41, place, None)
-    (place / "theirs").symlink_to(place / "ours")
-    with pytest.raises(UsageError, match="ranks 60 images of 'ours'; data.ood is 'theirs'"):
-        best_rows(str(path), "theirs", None, place, None)
-    table = pq.read_table(path)
-    rows = pa.array([1, *table.column("row").to_pylist()[1:]])
-    pq.write_table(table.set_column(0, "row", rows), place / "changed.parquet")
-    with pytest.raises(CorruptError, match="its rows are not those that were written"):
-        best_rows("changed.parquet", "ours", None, place, None)
-    (place / "text.parquet").write_text("no parquet")
-    with pytest.raises(CorruptError, match="is no index of `raykd ood`, or is damaged"):
-        best_rows("text.parquet", "ours", None, place, None)
-
-
-def test_another_teachers_index_is_used_with_a_warning(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = ranked(place)
-    assert len(best_rows(str(path), "ours", None, place, "0" * 64)) == COUNT
-    assert "was ranked by another teacher (teacher) than this run's" in caplog.text
 
 
 @pytest.mark.parametrize(

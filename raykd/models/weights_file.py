@@ -1,0 +1,96 @@
+"""What files of weights hold: tensors, read without running anything that stands in them."""
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from raykd.errors import CorruptError, UsageError
+
+CONVERT = (
+    "load it where you trust it and save only the tensors: torch.save(model.state_dict(), FILE) or "
+    "safetensors.torch.save_file(model.state_dict(), FILE)"
+)
+_INDEX = ".safetensors.index.json"
+
+
+def read_weights(path: Path) -> object:
+    """Return what a file holds: of .safetensors, their .index.json and .npz tensors by name, of torch files anything.
+
+    Raises:
+        UsageError: there is no such file, or it holds pickled code instead of tensors.
+        CorruptError: it is truncated or damaged.
+    """
+    if not path.is_file():
+        raise UsageError(f"no weights file {path}")
+    if path.name.endswith(_INDEX):
+        return _read_shards(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_arrays(path) if path.suffix == ".npz" else _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CorruptError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    """Read the files that an index names, which lie beside it."""
+    try:
+        found = json.loads(path.read_bytes())["weight_map"]
+        shards: Mapping[str, str] = {str(key): str(name) for key, name in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptError(f"{path} is damaged or no index of safetensors files: {error}") from error
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UsageError(f"{path} names the file {name!r}; an index may name .safetensors files beside it only")
+        if not (path.parent / name).is_file():
+            raise UsageError(f"{path} names {name}, which is not beside it: put all its files into one folder")
+        tensors |= _read_safetensors(path.parent / name)
+    if missing := shards.keys() - tensors.keys():
+        raise CorruptError(f"{path} names tensors that its files lack, such as {min(missing)}: fetch them again")
+    return tensors
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {key: torch.from_numpy(np.array(file[key], order="C")) for key in file.files}
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise UsageError(f"{path} holds pickled Python objects, not only arrays; {CONVERT}") from error
+        raise CorruptError(f"{path} is damaged or no .npz file: {error}") from error
+    except Exception as error:  # zipfile, zlib and numpy raise whatever such bytes make of their readers
+        raise CorruptError(f"{path} is damaged or no .npz file: {error}") from error
+
+
+def _read_torch(path: Path) -> object:
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head[:1] == b"\x80" and head[1:] not in (b"", b"\x02"):  # torch: a zip or protocol 2
+        raise UsageError(f"{path} holds pickled Python objects, not only tensors; {CONVERT}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on old formats
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # In a whole archive, an instruction that torch refuses is code, not damage.
+        if zipfile.is_zipfile(path) or "global" in str(error).lower():
+            raise UsageError(f"{path} holds pickled Python objects, not only tensors; {CONVERT}") from error
+        raise CorruptError(f"{path} is damaged or no torch file") from error
+    except Exception as error:  # torch raises whatever such bytes make of its reader
+        if "TorchScript" in str(error):
+            raise UsageError(f"{path} is a TorchScript program, not weights; {CONVERT}") from error
+        raise CorruptError(f"{path} is damaged or no torch file: {error}") from error

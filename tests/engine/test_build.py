@@ -1,0 +1,69 @@
+"""What is built of a recipe: no more data than its method wants, be it no image, and no run that is not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from raykd.config.runtime import Runtime
+from raykd.distributed.world import World
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext, run
+from raykd.errors import UsageError
+from raykd.models import build_model
+from raykd.recipe.experiment import resolve
+from raykd.recipe.recipe import load_recipe
+from raykd.store.workspace import Workspace
+from tests.engine.test_bank_run import STEPS
+from tests.engine.test_run import SHORT
+from tests.golden.shrunk import shrunk
+
+DESCRIBED = "data={name: mine, num_classes: 10, channels: 1, size: 32, test: false}"
+SMALL = ["method.generator_width=4", "schedule={steps: 4, report_every: 2, global_batch: 8}", "controls=[]"]
+
+
+def test_a_student_is_trained_and_selected_without_an_image(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = tmp_path / "teacher.safetensors"
+    save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), teacher)
+    recipe = load_recipe("dafl_digits", [DESCRIBED, f"teacher={{model: lenet5, weights: {teacher}}}", *SMALL])
+    place = RunContext(World.alone(), Workspace(None, tmp_path / "runs"), Runtime(), LocalReporter)
+    result = run(resolve(recipe), place)
+    assert result.data_opened == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": [], "teacher": []}
+    assert result.blind is not None
+    assert set(result.blind.to_dict()) == {"step"}
+    lines = (tmp_path / "runs" / resolve(recipe).run_id / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    assert all(0 <= json.loads(line)["blind/agreement"] <= 100 for line in lines)
+    assert (tmp_path / "runs" / resolve(recipe).run_id / "student.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pair"), [("lsgdfd_digits", "bank={run: gone}"), ("dafl_digits", "referee={run: gone, images: 9}")]
+)
+def test_a_run_that_does_not_exist_is_missed_before_the_teacher_is_trained(
+    tmp_path: Path, recipe: str, pair: str
+) -> None:
+    with shrunk(STEPS, tmp_path) as (place, load), pytest.raises(UsageError, match="gone does not exist"):
+        run(resolve(load(recipe, [pair])), place)
+    assert not place.workspace.store.exists()
+
+
+@pytest.mark.parametrize("name", ["dafl_mnist", "noise_mnist", "kd_mnist"])
+def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> None:
+    pairs = [*SHORT, "teacher={model: lenet5, weights: made.safetensors}"]
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load(name, pairs)
+        for path in (tmp_path / "data" / "mnist").glob("train-*"):
+            path.unlink()
+        if name == "kd_mnist":
+            with pytest.raises(UsageError, match=r"'mnist': no file matches .*train.*splits there: test"):
+                run(resolve(recipe), place)
+            return
+        result = run(resolve(recipe), place)
+    environment = json.loads((place.workspace.store / resolve(recipe).run_id / "environment.json").read_text())
+    expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"], "teacher": []}
+    assert environment["data_opened"] == result.data_opened == expected
+    assert len(environment["teacher_sha256"]) == 64

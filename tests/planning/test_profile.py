@@ -1,0 +1,40 @@
+"""A trial is a process of its own, and a whole plan of such is about right."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from raykd.config.runtime import Runtime
+from raykd.models import build_model
+from raykd.planning import predict as prediction
+from raykd.planning.predict import predict
+from raykd.recipe.experiment import resolve
+from tests.planning.tiny import SHORT, recipe, site
+
+
+def test_a_trial_is_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "teacher.safetensors")
+    one = recipe(schedule={**SHORT, "global_batch": 64})
+    found = prediction.measure(resolve(one), Runtime(threads=1), site(tmp_path), tmp_path / "a", 2)
+    assert found["steps_peak"] >= found["built"] > 100 * 2**20, "libraries and all"
+    assert found["cpu_seconds"] > 0
+
+
+@pytest.mark.endurance
+@pytest.mark.slow
+def test_time_and_memory_of_real_processes_are_foretold_roughly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "teacher.safetensors")
+    one = recipe(schedule={**SHORT, "global_batch": 4096})
+    runtime = Runtime(threads=1)
+    predicted = predict(resolve(one), runtime, site(tmp_path), tmp_path / "a", memory=None, direct=False)
+    assert sorted(predicted.trials) == [512, 1024]
+    measured = prediction.measure(resolve(one), runtime, site(tmp_path), tmp_path / "a", 5)
+    assert 0.5 < predicted.at("cpu_seconds") / measured["cpu_seconds"] < 2
+    grown = predicted.at("steps_peak") - predicted.at("built"), measured["steps_peak"] - measured["built"]
+    assert 0.5 < grown[0] / grown[1] < 2
+    assert predicted.peak() > 200 * 2**20, "a whole process, libraries and all"

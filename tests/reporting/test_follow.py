@@ -1,0 +1,41 @@
+"""How runs go, read from what they write: each report once, and nothing of before."""
+
+import json
+import time
+
+import pytest
+
+from raykd.recipe.experiment import resolve
+from raykd.recipe.recipe import load_recipe
+from raykd.reporting.follow import Follower, format_duration, format_row
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(-3, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")])
+def test_seconds_are_told_as_on_a_clock(seconds: float, told: str) -> None:
+    assert format_duration(seconds) == told
+
+
+def test_a_report_is_a_line_whose_losses_come_last() -> None:
+    row = {"loss/kd": 0.123456, "images_per_second": 1234.5, "blind/agreement": 91.239, "accuracy/top1": 9.0}
+    assert format_row(row) == "1,234 img/s  top-1 9.00%  blind 91.24%  kd 0.123"
+
+
+def test_a_report_is_told_once_and_a_run_that_ended_no_more() -> None:
+    run, files = resolve(load_recipe("kd_digits")), dict[str, str]()
+
+    def write(state: str, step: int, *steps: int) -> None:
+        rows = [{"step": one, "images_per_second": 8.0, "steps_per_second": 2.0} for one in steps]
+        status = {"state": state, "step": step, "steps": 10, "updated": time.time() + 1}
+        files[f"{run.run_id}/status.json"] = json.dumps(status)
+        files[f"{run.run_id}/metrics.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "ima'
+
+    write("running", 2, 2)
+    follower = Follower([run], lambda name: files.get(name, ""))
+    write("running", 4, 2, 4, 6)
+    (update,) = follower.poll()
+    assert ([row["step"] for row in update.rows], update.step, update.done) == ([4, 6], 6, False)
+    assert update.eta() == 2.0
+    assert [row for one in follower.poll() for row in one.rows] == []
+    write("finished", 10, 2, 4, 6, 10)
+    assert [one.done for one in follower.poll()] == [True]
+    assert follower.poll() == []

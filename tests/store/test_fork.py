@@ -1,0 +1,22 @@
+"""A run that begins with what another has done, if that is whole and nothing has begun here."""
+
+from pathlib import Path
+
+from raykd.store.fork import fork
+from raykd.store.run_directory import RunDirectory
+from tests.engine.test_fit import CHANGES, trained
+
+
+def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path) -> None:
+    donor, heir = trained(tmp_path, CHANGES, until=4), tmp_path / "heir"
+    (donor / "checkpoints/step_0000004/state.pt").write_bytes(b"torn")
+    assert not fork(RunDirectory(heir), RunDirectory(donor), 4)
+    assert not fork(RunDirectory(heir), RunDirectory(donor), 6), "it never was there"
+    assert not heir.exists()
+
+
+def test_who_has_begun_inherits_nothing(tmp_path: Path) -> None:
+    donor = trained(tmp_path, CHANGES, until=4)
+    heir = trained(tmp_path / "other", CHANGES, until=2)
+    assert fork(RunDirectory(heir), RunDirectory(donor), 4)
+    assert [path.name for path in (heir / "checkpoints").iterdir()] == ["step_0000002"]
