@@ -85,6 +85,22 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Say of an error of a disk what could not be written and what to do; ``what`` names it and where it belongs.
+
+    Raises:
+        SetupError: if a disk does not take what is written within.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"could not write {what} ({describe(error)}); free some space or mend the storage, then run the same "
+            "command"
+        ) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to; what is there in the end takes the place of ``path`` in one move.
 

@@ -17,9 +17,10 @@ Shapes: N images, K classes.
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from raykd.data.datasets import Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.memory import free_memory
 from raykd.distributed.world import World
-from raykd.errors import CorruptError, UsageError
+from raykd.errors import CorruptError, RaykdError, UsageError
 from raykd.files import damaged, describe, locked, make_folder, replacing
 from raykd.models.logits import compute_logits
 from raykd.models.teacher import Teacher
@@ -100,7 +101,7 @@ def _load_or_compute(query: TeacherQuery, world: World, store: Path) -> Tensor |
         return None
     path = store / "logits" / f"{_teacher_key(query, world)}-{_images_key(images, spec)}.parquet"
     with _lock(path, alone=world.size == 1):
-        if world.broadcast(path.is_file()):
+        if world.broadcast(os.path.isfile(path)):  # False, too, where nobody may look
             try:
                 logits = world.agree(lambda: _read(path, count, spec.num_classes))
             except CorruptError as error:
@@ -154,9 +155,16 @@ def _logits_of(query: TeacherQuery, rows: Tensor, width: int, world: World) -> T
 
 @contextmanager
 def _lock(path: Path, *, alone: bool) -> Iterator[None]:
-    """Hold the file's lock; workers that compute together go without, since waiting would time their group out."""
-    make_folder(path.parent)
-    with locked(path.with_suffix(".lock"), wait=True) if alone else nullcontext():
+    """Hold the file's lock; workers that compute together go without, since waiting would time their group out.
+
+    Where there can be no file, there is nothing to lock: then each run computes for itself. No worker raises, since the
+    others, whose disks may do, would wait for it.
+    """
+    with ExitStack() as held:
+        with suppress(OSError, RaykdError):  # the reason is told when the file cannot be written
+            make_folder(path.parent)
+            if alone:
+                held.enter_context(locked(path.with_suffix(".lock"), wait=True))
         yield
 
 

@@ -6,6 +6,7 @@ Shapes: N images, H W their size, C channels.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 
 from raykd.data import parquet
 from raykd.errors import UsageError
-from raykd.files import locked
+from raykd.files import locked, make_folder, writing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _CHANNELS = (1, 3)
@@ -60,6 +61,7 @@ def write_arrays(folder: Path, splits: Mapping[str, ArrayImages], classes: Seque
 
     Raises:
         UsageError: if the splits' images differ in shape, or labels go beyond the classes.
+        SetupError: if the disk does not take them.
     """
     shapes = {split: images.pixels.shape[1:] for split, images in splits.items()}
     if len(set(shapes.values())) != 1:
@@ -75,8 +77,9 @@ def write_arrays(folder: Path, splits: Mapping[str, ArrayImages], classes: Seque
         digest.update(images.pixels.tobytes())
         digest.update(images.labels.tobytes())
     name = f"images-{digest.hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / f".{name}.lock", wait=True):
+    with writing(f"the images into {folder}"), ExitStack() as held:
+        make_folder(folder)
+        held.enter_context(locked(folder / f".{name}.lock", wait=True))
         for split, images in splits.items():
             if not parquet.find_files(folder / name, split):
                 metadata = {

@@ -6,6 +6,7 @@ Files are written one by one: what is held in memory is one file's content, one 
 import hashlib
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,18 @@ from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
 from raykd.errors import CorruptError, UsageError
-from raykd.files import MANIFEST, damaged, is_file, locked, make_folder, parse_content, read_json, sha256_of, write_json
+from raykd.files import (
+    MANIFEST,
+    damaged,
+    is_file,
+    locked,
+    make_folder,
+    parse_content,
+    read_json,
+    sha256_of,
+    write_json,
+    writing,
+)
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.results import SyntheticSet
@@ -39,6 +51,7 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
     Raises:
         UsageError: for a run without generators, a teacher that is not there or another, or a folder in use otherwise.
         CorruptError: if the bank or what is in ``out`` is damaged.
+        SetupError: if the disk does not take the set.
     """
     if images < 1:
         raise UsageError(f"images is {images}; a set has 1 image or more")
@@ -64,7 +77,8 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
             _verify(out)
         else:
             folder.check(present)
-            (out / MANIFEST).unlink(missing_ok=True)
+            with writing(f"into {out}"):
+                (out / MANIFEST).unlink(missing_ok=True)
             bounds = folder.read_range(present[0]) if present else PixelRange.of(sample_values(source))
             stored_spec = replace(spec, mean=bounds.mean, std=bounds.std)
             teacher = teacher.to(world.device)
@@ -106,8 +120,10 @@ def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) 
 
 def _make_image_set(images: ImageSet, workspace: Workspace, world: World) -> int:
     folder, run = workspace.store / images.name, workspace.run(images.run)
-    make_folder(folder.parent)
-    with locked(folder.parent / f".{folder.name}.lock", wait=True):
+    with ExitStack() as held:
+        with writing(f"the set {images.name} into {workspace.store}"):
+            make_folder(folder.parent)
+            held.enter_context(locked(folder.parent / f".{folder.name}.lock", wait=True))
         workspace.pull([images.name], world)
         if is_file(folder / MANIFEST):
             return 0
@@ -176,7 +192,8 @@ def _write_manifest(folder: SyntheticFolder, bounds: PixelRange) -> None:
         "pixel_range": {"low": bounds.low, "high": bounds.high},
         "files": {path.name: sha256_of(path) for path in folder.files},
     }
-    write_json(folder.folder / MANIFEST, manifest)
+    with writing(f"{MANIFEST} into {folder.folder}"):
+        write_json(folder.folder / MANIFEST, manifest)
 
 
 def _verify(folder: Path) -> None:

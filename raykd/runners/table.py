@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
-from raykd.files import write_text
+from raykd.files import make_folder, write_text, writing
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.table import Table, table_entries
 from raykd.reporting.progress import following
@@ -49,11 +49,13 @@ def fill_table(
 
     Raises:
         RaykdError: as ``raykd.runners.batch.run_batch``; a run that fails is told of in the table.
+        SetupError: if the table cannot be written, once the runs at work have saved.
     """
     entries = table_entries(table, quick=quick, seeds=seeds)
     wanted = list({run.run_id: run for entry in entries for run in entry.runs}.values())
     runs = list({run.run_id: run for one in wanted for run in one.runs}.values())
     made, local = f"tables/{table.name}-quick" if quick else f"tables/{table.name}", local_folder(store)
+    workspace = open_workspace(store, None, known=True)
     outcomes: dict[str, RunOutcome] = {}
 
     def report() -> TableResult:
@@ -68,9 +70,13 @@ def fill_table(
             price_per_hour=cluster.price_per_hour,
         )
 
+    def keep(table_so_far: TableResult) -> None:
+        _write(local / made, table_so_far)
+        workspace.push(made, World.alone())
+
     def ended(run: Experiment, how: RunOutcome) -> None:
         outcomes[run.run_id] = how
-        _write(local / made, report())
+        keep(report())
         if how.reason is None:
             logger.info("%d of %d runs: %s finished", len(outcomes), len(runs), run.run_id)
         else:
@@ -79,8 +85,7 @@ def fill_table(
     with following(runs, str(store), elsewhere=cluster.address != "local") if progress else nullcontext():
         run_batch(wanted, cluster, store=store, data_root=data_root, should_stop=should_stop, on_outcome=ended)
     final = report()
-    _write(local / made, final)
-    open_workspace(store, None, known=True).push(made, World.alone())
+    keep(final)
     return replace(final, directory=join(str(store), made))
 
 
@@ -95,6 +100,7 @@ def _hardware(run: RunDirectory) -> str:
 
 
 def _write(folder: Path, report: TableResult) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.json", json.dumps(report.to_dict(), indent=1))
-    write_text(folder / "table.md", markdown(report))
+    with writing(f"the table into {folder}"):
+        make_folder(folder)
+        write_text(folder / "table.json", json.dumps(report.to_dict(), indent=1))
+        write_text(folder / "table.md", markdown(report))

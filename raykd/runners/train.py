@@ -5,6 +5,7 @@ from collections.abc import Callable
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.cluster.workers import fitting_workers
+from raykd.distributed.world import World
 from raykd.recipe.experiment import Experiment
 from raykd.results import RunResult
 from raykd.runners.local import run_here
@@ -42,8 +43,14 @@ def train(
 
 
 def _is_finished(experiment: Experiment, workspace: Workspace) -> bool:
-    """Tell whether the run is finished, and all that training it means.
+    """Tell whether the run is finished, and all that training it means, so that nothing is trained.
 
-    A remote store is asked; pulling its runs would write over what a worker on this machine may be writing.
+    A remote store is asked first: pulling a run that goes on would write over what a worker on this machine may be
+    writing.
     """
-    return all(workspace.state_of(run.run_id) == "finished" for run in experiment.runs)
+    names = [run.run_id for run in experiment.runs]
+    if workspace.mirror is not None:
+        if any(workspace.state_of(name) != "finished" for name in names):
+            return False
+        workspace.pull(names, World.alone(), checkpoints="none")
+    return all(workspace.run(name).is_finished for name in names)

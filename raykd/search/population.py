@@ -14,15 +14,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raykd.distributed.world import World
 from raykd.recipe.experiment import Experiment
+from raykd.search.attributes import CHANGES, FOUND, GENERATION, MEMBER, REASON, RUN, START
 from raykd.search.dimension import Dimension
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.space import Values
-from raykd.search.study import FOUND, GENERATION, REASON, RUN, own_trials
+from raykd.search.study import own_trials
 from raykd.search.trials import DONE, WAIT, NoProposal, Proposal, Segment, StudyTrials, TrialOutcome
 from raykd.store.fork import fork
 
-MEMBER, START, CHANGES = "member", "start", "changes"
-"""User attributes of trials: index of the member, its first numbers, and their changes since, as a recipe has them."""
 _FACTORS = (0.8, 1.2)
 _DIGITS = 6  # significant, of a number, so that a recipe stays readable
 

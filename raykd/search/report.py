@@ -17,13 +17,14 @@ from optuna.trial import FrozenTrial, TrialState
 from raykd.files import make_folder, replacing, write_json, write_text
 from raykd.recipe.recipe import dump_recipe
 from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
+from raykd.search.attributes import CHANGES, REASON, RUN, START, TEST_ACCURACY
 from raykd.search.dimension import from_parameter
 from raykd.search.objectives import OBJECTIVES
 from raykd.search.space import SearchSpace, Values
+from raykd.store.mirror import BEST_OF_FRONT, REPORT
 
 logger = logging.getLogger(__name__)
 
-REPORT = "search.json"
 _BEST = 5  # trials shown where there is one objective
 _MIN_TRIALS = 2  # complete ones, to draw figures of
 
@@ -54,9 +55,7 @@ def build_report(
         trials=TrialCounts(target, **{name: len(found) for name, found in of_state.items()}),
         at_work=[_at_work(trial, space) for trial in of_state["running"]],
         best=[_describe(trial, space, objectives) for trial in shown],
-        reasons=[
-            TrialFailure(trial.number, trial.user_attrs.get("reason", "not told")) for trial in of_state["failed"]
-        ],
+        reasons=[TrialFailure(trial.number, trial.user_attrs.get(REASON, "not told")) for trial in of_state["failed"]],
     )
 
 
@@ -73,14 +72,18 @@ def write_search(report: SearchResult, space: SearchSpace, folder: Path) -> None
     make_folder(folder)
     write_json(folder / REPORT, report.to_dict())
     front = len(report.objectives) > 1
-    for old in folder.glob("best-*.yaml"):
-        old.unlink(missing_ok=True)  # several tuners of one study may tidy here
+    names = {one.trial: f"best-{one.trial}.yaml" if front else "best.yaml" for one in report.best}
+    for old in folder.glob(BEST_OF_FRONT):
+        if old.name not in names.values():
+            old.unlink(missing_ok=True)  # several tuners of one study may tidy here
     for one in report.best if front else report.best[:1]:
         values = one.parameters if one.start is None else one.start  # of a member whose numbers changed on the way
         recipe = space.make_recipe({**values, **({"data.holdout": 0.0} if space.holds_out else {})}, one.changes or ())
         told = ", ".join(f"{name} {value:.6g}" for name, value in one.values.items())
-        path = folder / (f"best-{one.trial}.yaml" if front else "best.yaml")
-        write_text(path, f"# Trial {one.trial} of the search {report.study}: {told}.\n" + dump_recipe(recipe))
+        write_text(
+            folder / names[one.trial],
+            f"# Trial {one.trial} of the search {report.study}: {told}.\n" + dump_recipe(recipe),
+        )
 
 
 def write_figures(study: Study, folder: Path) -> list[str]:
@@ -137,8 +140,8 @@ def _describe(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str])
         trial.number,
         values=dict(zip(objectives, trial.values, strict=True)),
         parameters=read_values(trial, space),
-        run=attributes.get("run"),
-        test_top1=attributes.get("test/accuracy/top1"),
-        start=attributes.get("start"),
-        changes=attributes.get("changes"),
+        run=attributes.get(RUN),
+        test_top1=attributes.get(TEST_ACCURACY),
+        start=attributes.get(START),
+        changes=attributes.get(CHANGES),
     )

@@ -24,50 +24,21 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from raykd.errors import CorruptError, SetupError, UsageError, masked
 from raykd.files import damaged, describe, is_file, is_free, locked, make_folder, read_json
+from raykd.search.attributes import EARLIER, GENERATION, REPEATS, SUM, SUMMED, TOO_MANY, TUNER
 from raykd.search.dimension import Dimension, from_parameter, to_parameter
 from raykd.search.grid import canonical_key, count_trials, list_given
 from raykd.search.objectives import OBJECTIVES
-from raykd.search.report import REPORT
 from raykd.search.samplers import SeededByTrial
 from raykd.search.space import SearchSpace, Values
 from raykd.search.study_storage import STUDY, open_storage
+from raykd.store.mirror import REPORT
 
 logger = logging.getLogger(__name__)
 
-# User attributes of trials. Studies of earlier releases have them too: the strings stay.
-RUN = "run"
-"""Id of the run, the first of its seeds."""
-DIRECTORY = "directory"
-"""Where the run lies, for whoever reads the study in a dashboard."""
-TUNER = "tuner"
-"""Name of the process that works at the trial, or did."""
-REASON = "reason"
-"""Why the trial failed."""
-REPEATS = "repeats"
-"""Number of the trial that a dead tuner left, which this one goes on with."""
-TOO_MANY = "too many"
-"""True for a trial that was given back: another tuner of the study had asked for the same one, or the last one."""
-EARLIER = "earlier"
-"""Name of the earlier search that the trial is copied from."""
-FOUND = "found"
-"""Ids of its runs that were finished before the search asked for them, so that they are not the search's to tidy."""
-GENERATION = "generation"
-"""Of a member of a population: the generation, from 0."""
-IMAGES_MADE = "images made"
-"""How many images were generated, by the trial or, as attribute of the study, before all trials."""
-TEST_ACCURACY = "test/accuracy/top1"
-"""Accuracy on the test split, in per cent: to be read, never searched by."""
-SUM = "sha256"
-"""Of a trial that is complete or pruned: the sum of its parameters, values, reports and the attributes named above."""
-
-_SUMMED = (
-    RUN,
-    DIRECTORY,
-    FOUND,
-    GENERATION,
-    IMAGES_MADE,
-    TEST_ACCURACY,
-)  # others are for people to add, in a dashboard
+_GIVEN = "fixed_params"
+"""System attribute in which Optuna keeps the values that a trial was enqueued with."""
+_TAKING_OVER = ".taking-over"
+"""Name of the file in the tuners' folder that is locked while one of them looks for trials that others left."""
 _NOT_OF_THIS_SEARCH = (TOO_MANY, EARLIER)
 _OF_DISKS = (
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
@@ -163,7 +134,8 @@ def registered_tuner(study: Study, folder: Path) -> Iterator[str]:
     make_folder(tuners)
     own = tuners / uuid.uuid4().hex
     with locked(own, wait=True):
-        _take_over(study, tuners)
+        with locked(tuners / _TAKING_OVER, wait=True):  # of two that start together only one finds a trial left
+            _take_over(study, tuners, own)
         yield own.name
 
 
@@ -182,7 +154,7 @@ def draw_values(trial: Trial, space: SearchSpace) -> Values:
     return space.draw(draw_field)
 
 
-def end(study: Study, trial: Trial, values: Sequence[float] | None) -> None:
+def end_trial(study: Study, trial: Trial, values: Sequence[float] | None) -> None:
     """Record what a trial has reached, or by None that it is pruned, with the sum of what the study holds of it."""
     trial.set_user_attr(SUM, _sum_of(study.get_trials(deepcopy=False)[trial.number], values))
     study.tell(trial, values, TrialState.PRUNED if values is None else TrialState.COMPLETE)
@@ -195,7 +167,7 @@ def _is_as_recorded(trial: FrozenTrial) -> bool:
 
 
 def _sum_of(trial: FrozenTrial, values: Sequence[float] | None) -> str:
-    attributes = {name: trial.user_attrs.get(name) for name in _SUMMED}
+    attributes = {name: trial.user_attrs.get(name) for name in SUMMED}
     content = [trial.params, values and [*map(float, values)], sorted(trial.intermediate_values.items()), attributes]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -208,7 +180,7 @@ def enqueue(study: Study, space: SearchSpace) -> None:
             "trials is %d, and grid and points are %d: %d of them are left out", space.trials, len(given), left_out
         )
         given = given[: space.trials]
-    enqueued = {canonical_key(trial.system_attrs.get("fixed_params", {})) for trial in study.get_trials(deepcopy=False)}
+    enqueued = {canonical_key(trial.system_attrs.get(_GIVEN, {})) for trial in study.get_trials(deepcopy=False)}
     for values in given:
         if canonical_key(values) not in enqueued:
             study.enqueue_trial({key: to_parameter(value) for key, value in values.items()})
@@ -313,11 +285,23 @@ def best_trials(study: Study) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
-def _take_over(study: Study, tuners: Path) -> None:
+def _take_over(study: Study, tuners: Path, own: Path) -> None:
     """Enqueue the trials that dead tuners of this folder were at once more; their runs go on from checkpoints."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_free(tuners / str(trial.user_attrs.get(TUNER))):
+        tuner = trial.user_attrs.get(TUNER)
+        # Without a tuner's name it was just being asked for, by one that died then if nobody else is there.
+        if not (_is_alone(study, tuners, own) if tuner is None else is_free(tuners / str(tuner))):
+            continue
+        if TOO_MANY not in trial.user_attrs:  # else its tuner died while it gave the trial back
             kept = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS, SUM)}
-            study.enqueue_trial(trial.params, user_attrs={**kept, REPEATS: trial.number})
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            values = {**trial.system_attrs.get(_GIVEN, {}), **trial.params}  # those not drawn yet among them
+            study.enqueue_trial(values, user_attrs={**kept, REPEATS: trial.number})
             logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _is_alone(study: Study, tuners: Path, own: Path) -> bool:
+    """Tell whether no other tuner is at the study: none that is alive here, and none ever of another folder."""
+    others = [path for path in tuners.glob("[!.]*") if path != own]
+    known = {trial.user_attrs[TUNER] for trial in study.get_trials(deepcopy=False) if TUNER in trial.user_attrs}
+    return all(map(is_free, others)) and known <= {path.name for path in others}

@@ -2,14 +2,19 @@
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 
-from raykd.files import make_folder
+from raykd.errors import SetupError, masked
+from raykd.files import describe, make_folder
 
 STUDY = "study.db"
 _TRIES = 4
@@ -31,6 +36,31 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
                 raise
             time.sleep(random.uniform(0.1, 1.0))  # two tuners may have been making the tables at once
     raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def storage_errors(study: str) -> Iterator[None]:
+    """Say of an error of a disk or of the database of a ``study`` that it ends the search, and what to do.
+
+    Raises:
+        SetupError: if a disk does not take what is written within, or the database does not answer.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of a terminal that is gone
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise SetupError(
+            f"the search cannot go on ({place}{describe(error)}); free some space or mend the storage, then run the "
+            "same command"
+        ) from error
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = masked(describe(error.__cause__ or error))
+        raise SetupError(
+            f"study {study} cannot be read or written ({reason}); mend its database or its disk, then run the same "
+            "command"
+        ) from error
 
 
 def _lock_transactions(storage: RDBStorage) -> RDBStorage:

@@ -15,22 +15,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from raykd.distributed.world import World
 from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment
+from raykd.search.attributes import DIRECTORY, FOUND, IMAGES_MADE, REASON, RUN, TEST_ACCURACY, TOO_MANY, TUNER
 from raykd.search.space import SearchSpace, Values
-from raykd.search.study import (
-    DIRECTORY,
-    FOUND,
-    IMAGES_MADE,
-    REASON,
-    RUN,
-    TEST_ACCURACY,
-    TOO_MANY,
-    TUNER,
-    best_trials,
-    draw_values,
-    end,
-    ended_trials,
-    own_trials,
-)
+from raykd.search.study import best_trials, draw_values, end_trial, ended_trials, own_trials
 from raykd.store.run_directory import CHECKPOINTS
 from raykd.store.workspace import Workspace
 
@@ -147,9 +134,11 @@ class StudyTrials:
         match outcome:
             case Failed(reason):
                 self._fail(trial, reason)
+                for run in set(self._created_runs(trial)) - self._runs_at_work():  # its process may have died
+                    self.workspace.note_failure(run, reason)
             case Pruned(report):
                 self.record_report(trial, report)  # that it was ended at, which nobody else has reported
-                end(self.study, trial, None)
+                end_trial(self.study, trial, None)
                 for run in self._created_runs(trial):
                     self.prune(run)
             case Complete(report, images_made, test_accuracy):
@@ -161,7 +150,7 @@ class StudyTrials:
                 trial.set_user_attr(IMAGES_MADE, images_made)
                 if test_accuracy is not None:
                     trial.set_user_attr(TEST_ACCURACY, test_accuracy)
-                end(self.study, trial, list(values.values()))
+                end_trial(self.study, trial, list(values.values()))
                 return True
         return False
 
@@ -177,12 +166,16 @@ class StudyTrials:
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints of ended trials that are not among the best; their students and results stay."""
         best = {trial.user_attrs[RUN] for trial in best_trials(self.study)[: self.space.keep]}
-        # Another trial of equal values may still train the same run.
-        at_work = {trial.user_attrs.get(RUN) for trial in own_trials(self.study) if not trial.state.is_finished()}
+        at_work = self._runs_at_work()
         for trial in ended_trials(self.study):
             if RUN in trial.user_attrs and trial.user_attrs[RUN] not in best | at_work:
                 for run in self._created_runs(trial):
                     self.workspace.remove(f"{run}/{CHECKPOINTS}")
+
+    def _runs_at_work(self) -> set[str]:
+        """Return the ids of runs that trials have begun and not ended: of equal values, several train the same run."""
+        at_work = [trial for trial in own_trials(self.study) if not trial.state.is_finished()]
+        return {run for trial in at_work if RUN in trial.user_attrs for run in self._runs(trial)}
 
     def _fail(self, trial: Trial, reason: str) -> None:
         trial.set_user_attr(REASON, reason)

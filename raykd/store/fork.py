@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from raykd.files import make_folder
 from raykd.store.checkpoint import find_fault, is_checkpoint, step_name
 from raykd.store.run_directory import RunDirectory
 
@@ -12,6 +13,9 @@ def fork(heir: RunDirectory, donor: RunDirectory, step: int) -> bool:
 
     Files are linked where the file system can, since nobody writes into a checkpoint that is whole. Returns whether
     ``heir`` has a checkpoint now: without the donor's it trains those steps itself, to the same weights.
+
+    Raises:
+        SetupError: if the disk does not take it.
     """
     folder = heir.checkpoints
     if any(map(is_checkpoint, folder.glob("*"))):
@@ -19,12 +23,13 @@ def fork(heir: RunDirectory, donor: RunDirectory, step: int) -> bool:
     source = donor.checkpoints / step_name(step)
     if find_fault(source) is not None:
         return False
-    folder.mkdir(parents=True, exist_ok=True)
-    heir.copy_records(donor, step)
-    staging = folder / f".writing-{source.name}"
-    shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(source, staging, copy_function=_link)
-    staging.rename(folder / source.name)
+    with heir.writing():
+        make_folder(folder)
+        heir.copy_records(donor, step)
+        staging = folder / f".writing-{source.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(source, staging, copy_function=_link)
+        staging.rename(folder / source.name)
     return True
 
 

@@ -12,6 +12,7 @@ An object store knows no locks: that two machines do not train one run at a time
 (``raykd submit`` joins a run that is at work).
 """
 
+import fnmatch
 import os
 import time
 from collections.abc import Collection
@@ -19,12 +20,15 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from raykd.files import MANIFEST, locked, parse_json
+from raykd.files import MANIFEST, locked, make_folder, parse_json, writing
 from raykd.store.checkpoint import is_checkpoint, manifest_files, step_of
 from raykd.store.remote import Entry, Remote
 from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
-_SEARCH = "search.json"
+REPORT = "search.json"
+"""The report of a search, in its folder."""
+BEST_OF_FRONT = "best-*.yaml"
+"""The recipes beside it of the trials of a Pareto front, which another front takes the place of."""
 _MUTABLE = (".json", ".jsonl", ".yaml", ".db", ".log")
 """Endings of small files that are written again and again: always downloaded, and uploaded by every process once."""
 
@@ -51,7 +55,8 @@ class Mirror:
             SetupError: if the store does not answer for minutes.
         """
         folder = self.local / name
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with writing(f"what is pulled into {folder.parent}"):
+            make_folder(folder.parent)
         with locked(folder.parent / f".{folder.name}.pulling", wait=True):
             there = self.remote.entries(name)
             if not there or _last_step(_manifests_in(folder)) > _last_step(there) or self._is_older(name, there):
@@ -71,7 +76,8 @@ class Mirror:
     def pull_once(self, name: str, split: str = "") -> None:
         """Download files that never change: those of a split of a data set, or without one the file of that name."""
         target = self.local / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(f"what is pulled into {target.parent}"):
+            make_folder(target.parent)
         with locked(target.parent / f".{target.name}.pulling", wait=True):
             whole = target / f".{split}-whole"
             if target.is_file() or (split and whole.is_file()):
@@ -89,7 +95,7 @@ class Mirror:
     def push(self, name: str, *, elsewhere: Collection[str] = ()) -> None:
         """Upload what is new of a run or a set; ``elsewhere`` are paths in it that other workers have uploaded.
 
-        Checkpoints that are not here any more are removed there.
+        Checkpoints, and recipes of a search's front, that are not here any more are removed there.
 
         Raises:
             SetupError: if the store does not answer for minutes; what is here is intact.
@@ -104,6 +110,9 @@ class Mirror:
         groups = {path.rpartition("/")[0] for path in there if path.startswith(f"{CHECKPOINTS}/")}
         for group in sorted(groups - {path.rpartition("/")[0] for path in relative}):
             self.remote.remove(f"{name}/{group}")
+        if REPORT in relative:
+            for file in fnmatch.filter(there.keys() - relative.keys(), BEST_OF_FRONT):
+                self.remote.remove_file(f"{name}/{file}")
 
     def push_file(self, path: Path, name: str) -> None:
         """Upload one file; ``name`` is its path in the store.
@@ -132,10 +141,10 @@ class Mirror:
 
     def _is_older(self, name: str, there: Collection[str]) -> bool:
         """Tell whether the record of a search there is damaged, or not newer than the one here."""
-        here = self.local / name / _SEARCH
-        if _SEARCH not in there or not here.is_file():
+        here = self.local / name / REPORT
+        if REPORT not in there or not here.is_file():
             return False
-        there_at, here_at = _updated(self.remote.read(f"{name}/{_SEARCH}") or b""), _updated(here.read_bytes())
+        there_at, here_at = _updated(self.remote.read(f"{name}/{REPORT}") or b""), _updated(here.read_bytes())
         return there_at is None or (here_at is not None and there_at <= here_at)
 
 
@@ -157,7 +166,7 @@ def _is_copy(path: Path, entry: Entry) -> bool:
 
 def _upload_order(path: str) -> tuple[int, str]:
     """Order files so that one that vouches for others comes behind them."""
-    return {MANIFEST: 1, STATUS: 2, _SEARCH: 2}.get(PurePosixPath(path).name, 0), path
+    return {MANIFEST: 1, STATUS: 2, REPORT: 2}.get(PurePosixPath(path).name, 0), path
 
 
 def _is_hidden(path: Path) -> bool:

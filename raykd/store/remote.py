@@ -201,6 +201,15 @@ class Remote:
         """Remove a folder, if it is there."""
         self._with_retries("remove", name, lambda: self._delete(name))
 
+    def remove_file(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_file(self._path(name))
+
+        self._with_retries("remove", name, delete)
+
     def try_remove(self, name: str) -> None:
         """Remove a folder, or leave it where the store does not answer now."""
         with suppress(OSError):

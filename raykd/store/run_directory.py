@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import time
+import traceback
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -321,6 +322,22 @@ class RunDirectory:
     def write_status(self, **fields: Any) -> None:
         """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result."""
         write_json(self.path / STATUS, {**self.status(), **fields, "updated": time.time()})
+
+    def write_error_log(self, fault: Exception) -> str:
+        """Keep the traceback of an exception that was raised; return where it is, or why it is nowhere.
+
+        An error in writing is not raised, so that the exception itself is told.
+        """
+        try:
+            make_folder(self.path)  # that of a run that failed before its first step was removed
+            write_text(self.error_log, "".join(traceback.format_exception(fault)))
+        except (OSError, CorruptError) as error:
+            place = traceback.extract_tb(fault.__traceback__)[-1]
+            return (
+                f"it was raised at {place.filename}:{place.lineno}, and the traceback could not be kept in "
+                f"{self.error_log} ({describe(error)})"
+            )
+        return f"the traceback is in {self.error_log}"
 
     def append_row(self, row: Mapping[str, float]) -> None:
         """Add a report's row, on the disk when this returns: a checkpoint without its row could not be mended."""

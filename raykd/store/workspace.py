@@ -16,7 +16,7 @@ from torch import nn
 from raykd.config.data_root import expanded
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
-from raykd.errors import CorruptError, SetupError, UsageError
+from raykd.errors import CorruptError, RaykdError, SetupError, UsageError
 from raykd.files import is_file, make_folder, replacing, sha256_of
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
@@ -181,6 +181,20 @@ class Workspace:
         mirror = self.mirror
         if mirror is not None:
             world.agree(lambda: mirror.push(name), on_first=True)
+
+    def note_failure(self, run_id: str, reason: str) -> None:
+        """Write into a run's status, here and in the store, why it failed, for workers that died before they could.
+
+        Where that cannot be written it is said, and not raised: what ended the run is what counts.
+        """
+        run, alone = self.run(run_id), World.alone()
+        try:
+            self.pull([run_id], alone, checkpoints="none")
+            if run.has_begun and run.status().get("state") != "finished":
+                run.write_status(state="failed", reason=reason)
+                self.push(run_id, alone)
+        except (RaykdError, OSError) as error:
+            logger.warning("run %s cannot be marked as failed: %s", run_id, error)
 
     def pull_data(self, recipe: Recipe, *, train: bool = True) -> None:
         """Download what a recipe names, once: the splits that it opens, weights and other files.

@@ -40,6 +40,7 @@ COVERED_BY = {
     "results/teacher": "cli/test_inspect",
     "runners/outcome": "runners/test_batch",
     "runners/table": "cli/test_table",
+    "search/attributes": "search/test_study",
     "tasks/doctor": "cli/test_doctor",
     "tasks/inspect": "cli/test_inspect",
     "tasks/statistics": "cli/test_statistics",

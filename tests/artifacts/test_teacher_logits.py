@@ -289,3 +289,10 @@ def test_what_does_not_fit_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "free_memory", lambda: 40 * 4 * 4)
     assert teacher_logits(asked(made_teacher(), made_images()), 16, World.alone(), tmp_path / "cached") is None
     assert not (tmp_path / "cached").exists()
+
+
+def test_logits_that_cannot_be_kept_are_computed_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    teacher, images = made_teacher(), made_images(40)
+    kept_ones = cached(teacher, images, tmp_path)
+    assert torch.equal(cached(teacher, images, Path("/proc/nowhere")), kept_ones)
+    assert ["cannot be kept in /proc/nowhere/logits" in one for one in caplog.messages] == [True], caplog.messages

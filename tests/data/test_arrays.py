@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from raykd.data.arrays import read_arrays, write_arrays
 from raykd.data.datasets import data_spec, load_images
-from raykd.errors import UsageError
+from raykd.errors import SetupError, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -96,3 +96,8 @@ def test_splits_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         write_arrays(tmp_path, {"train": whole, "test": read_arrays((PIXELS[..., 0], LABELS))})
     with pytest.raises(UsageError, match="label 2 goes beyond the 2 classes"):
         write_arrays(tmp_path, {"test": whole}, ["a", "b"])
+
+
+def test_a_disk_that_takes_no_images_is_named() -> None:
+    with pytest.raises(SetupError, match="could not write the images into /proc/nowhere .*the same command"):
+        write_arrays(Path("/proc/nowhere"), {"train": read_arrays((PIXELS, LABELS))})

@@ -15,6 +15,7 @@ import torch
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
+from raykd.errors import SetupError
 from raykd.files import MANIFEST, sha256_of, write_json
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
@@ -161,6 +162,12 @@ def test_what_the_donor_did_later_is_not_inherited(tmp_path: Path, plain: Path) 
     assert fork(RunDirectory(heir), RunDirectory(plain), 6)
     assert [row["step"] for row in rows(heir)] == [2, 4, 6]
     assert [row["step"] for row in rows(plain)] == [2, 4, 6, 8]
+
+
+def test_a_disk_that_takes_no_heir_is_named(tmp_path: Path, plain: Path) -> None:
+    (tmp_path / "heir").symlink_to("/proc")
+    with pytest.raises(SetupError, match="could not write into run directory heir .*the same command"):
+        fork(RunDirectory(tmp_path / "heir"), RunDirectory(plain), 6)
 
 
 def test_a_damaged_heir_is_left_to_its_own_run(tmp_path: Path, plain: Path) -> None:

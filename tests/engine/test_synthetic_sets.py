@@ -11,7 +11,7 @@ from raykd.cluster.config import Cluster
 from raykd.data.datasets import count_images
 from raykd.distributed.world import World
 from raykd.engine.synthesis import make_image_sets, synthesize
-from raykd.errors import UsageError
+from raykd.errors import SetupError, UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.results import RunResult
@@ -101,3 +101,8 @@ def test_the_same_generators_are_the_same_run() -> None:
     assert deep.bank is not None
     assert deep.bank.overrides == {"method.tv_weight": 0.2, "schedule.steps": 7}
     assert resolve(deep).run_id != resolve(load_recipe("lsgdfd_digits")).run_id
+
+
+def test_a_disk_that_takes_no_set_is_named() -> None:
+    with pytest.raises(SetupError, match="could not write the set synthetic/.* into /proc/nowhere .*the same command"):
+        make_image_sets(resolve(student()), World.alone(), Workspace(None, Path("/proc/nowhere")))

@@ -11,8 +11,8 @@ from raykd.cluster.config import Cluster
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.runners.train import train
+from raykd.search.attributes import RUN
 from raykd.search.setup import SearchStopped
-from raykd.search.study import RUN
 from tests.runners.test_tune import RATE, searched, study_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

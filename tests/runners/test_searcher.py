@@ -1,15 +1,20 @@
 """What Ray Tune says of a trial, as the search understands it; without Ray's processes."""
 
+import errno
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from raykd.runners.ray.searcher import StudySearcher
-from raykd.runners.ray.trial import FAILED, FINAL, IMAGES_MADE, INTERRUPTED, OUTAGE, REPORT, TEST_ACCURACY
+from raykd.runners.ray.trial import FAILED, FINAL, INTERRUPTED, OUTAGE, REPORT
+from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.proposer import Sampling
-from raykd.search.trials import Complete, Failed, Pruned, TrialOutcome, TrialReport
+from raykd.search.trials import Complete, Failed, Pruned, StudyTrials, TrialOutcome, TrialReport
 from tests.search.made_study import space
 from tests.search.test_proposer import trials_of
 
@@ -73,6 +78,35 @@ def test_an_outage_is_passed_on_and_fails_no_trial(tmp_path: Path) -> None:
     tuner.searcher.suggest("a")
     tuner.searcher.on_trial_complete("a", {INTERRUPTED: 1.0, OUTAGE: "the disk is full"})
     assert (tuner.outages, tuner.outcomes) == (["trial 0: the disk is full"], [])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "search.json"), "search.json: No space left on device"),
+        (
+            StorageInternalError("at the commit"),
+            "study made-0 cannot be read or written .at the commit.; mend its",
+        ),
+    ],
+)
+def test_a_disk_or_a_database_that_fails_in_the_driver_fails_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    tuner = Tuner(tmp_path)
+    tuner.searcher.suggest("a")
+    monkeypatch.setattr(StudyTrials, "record_report", fail)
+    monkeypatch.setattr(tuner.proposer, "ended", fail)
+    monkeypatch.setattr(tuner.proposer, "next", fail)
+    tuner.searcher.on_trial_result("a", REPORTED)
+    tuner.searcher.on_trial_complete("a", {**REPORTED, FINAL: 1.0, IMAGES_MADE: 5})
+    assert tuner.searcher.suggest("b") == Searcher.FINISHED
+    assert len(tuner.outages) == 3
+    assert all(re.search(said, outage) for outage in tuner.outages), tuner.outages
+    assert [trial.state for trial in tuner.trials.study.trials] == [TrialState.RUNNING], "left to the next tuner"
 
 
 def test_reports_are_recorded_and_the_search_ends_at_its_target(tmp_path: Path) -> None:

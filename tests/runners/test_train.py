@@ -42,6 +42,19 @@ def test_what_is_finished_is_read_without_ray(no_ray: None, tmp_path: Path, capl
         runs.start(with_control, tmp_path)
 
 
+def test_a_run_whose_student_is_gone_is_not_read_but_trained_where_the_cluster_says(
+    no_ray: None, tmp_path: Path
+) -> None:
+    recipe = runs.recipe(
+        runs.save_teacher(tmp_path / "teacher.safetensors"),
+        schedule={"steps": 2, "report_every": 2, "global_batch": 32},
+    )
+    runs.start(recipe, tmp_path, workers=0)
+    (tmp_path / resolve(recipe).run_id / "student.safetensors").unlink()
+    with pytest.raises(SetupError, match="needs Ray"):
+        runs.start(recipe, tmp_path)
+
+
 def test_a_missing_ray_is_said(no_ray: None, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"pip install 'raykd\[ray\]'"):
         runs.start(runs.recipe(tmp_path), tmp_path)

@@ -19,9 +19,9 @@ from raykd.recipe.recipe import load_recipe
 from raykd.results import SearchResult
 from raykd.runners.train import train
 from raykd.runners.tune import search
+from raykd.search.attributes import RUN
 from raykd.search.setup import plan_search
 from raykd.search.space_file import load_space
-from raykd.search.study import RUN
 from raykd.store.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

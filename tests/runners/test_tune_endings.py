@@ -1,5 +1,6 @@
 """Searches that starve, are stopped or are killed, and lose nothing."""
 
+import errno
 import json
 import os
 import re
@@ -16,9 +17,9 @@ from optuna.trial import TrialState
 
 from raykd.errors import SetupError
 from raykd.recipe.experiment import resolve
+from raykd.search.attributes import RUN
 from raykd.search.setup import SearchStopped, plan_search
 from raykd.search.space_file import load_space
-from raykd.search.study import RUN
 from raykd.store.run_directory import RunDirectory
 from tests.runners import runs
 from tests.runners.test_tune import SMALL, searched, study_of, written
@@ -121,6 +122,22 @@ def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_sessio
     blocked.unlink()
     report = searched(tmp_path, **changes)
     assert report["trials"] == {"target": 2, "complete": 2, "pruned": 0, "failed": 0, "running": 0}
+
+
+def test_a_disk_that_is_full_for_the_driver_ends_the_search_and_no_trial(
+    ray_session: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "search.json")
+
+    with monkeypatch.context() as full:
+        full.setattr("raykd.runners.ray.tuner.write_search", fail)
+        with pytest.raises(SetupError, match=r"the search cannot go on \(search.json: No space left.*the same command"):
+            searched(tmp_path, trials=2)
+    ended = {path: path.stat().st_mtime_ns for path in finished_runs(tmp_path)}
+    report = searched(tmp_path, trials=2)
+    assert report["trials"] == {"target": 2, "complete": 2, "pruned": 0, "failed": 0, "running": 0}
+    assert ended.items() <= {path: path.stat().st_mtime_ns for path in finished_runs(tmp_path)}.items()
 
 
 @pytest.mark.endurance

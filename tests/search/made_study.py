@@ -7,9 +7,10 @@ import optuna
 import yaml
 from optuna.trial import TrialState
 
+from raykd.search.attributes import RUN
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
-from raykd.search.study import RUN, draw_values, open_study
+from raykd.search.study import draw_values, open_study
 
 SPACE: dict[str, dict[str, Any]] = {
     "student.model": {"choice": ["lenet5_half", "hinton800"]},

@@ -11,12 +11,13 @@ import yaml
 from optuna.trial import TrialState
 
 from raykd.recipe.recipe import Recipe, load_recipe
-from raykd.search.population import CHANGES, MEMBER, START, Population
+from raykd.search.attributes import CHANGES, GENERATION, MEMBER, RUN, START
+from raykd.search.population import Population
 from raykd.search.proposer import make_proposer
 from raykd.search.report import build_report, write_search
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
-from raykd.search.study import GENERATION, RUN, best_trials, open_study, registered_tuner
+from raykd.search.study import best_trials, open_study, registered_tuner
 from raykd.search.trials import DONE, WAIT, Complete, Failed, NoProposal, Proposal, StudyTrials, TrialReport
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace

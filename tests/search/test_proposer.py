@@ -4,12 +4,13 @@ from pathlib import Path
 
 from optuna.trial import Trial, TrialState
 
+from raykd.search.attributes import REASON, RUN, TOO_MANY, TUNER
 from raykd.search.dimension import Dimension
 from raykd.search.population import Population
 from raykd.search.proposer import Proposer, Sampling, make_proposer
 from raykd.search.space import SearchSpace
-from raykd.search.study import REASON, TOO_MANY, TUNER, started_trials
-from raykd.search.trials import DONE, Proposal, StudyTrials
+from raykd.search.study import started_trials
+from raykd.search.trials import DONE, Failed, Proposal, StudyTrials
 from raykd.store.workspace import Workspace
 from tests.search.made_study import opened, space
 
@@ -39,6 +40,20 @@ def test_a_space_chooses_its_proposer(tmp_path: Path) -> None:
     assert isinstance(proposer, Sampling)
     assert proposer.target == 3
     assert [trial.state for trial in trials.study.trials] == [TrialState.WAITING], "points come first"
+
+
+def test_the_run_of_a_trial_whose_process_died_says_so(tmp_path: Path) -> None:
+    """It would say for ever that it goes on; a run of an equal trial, which does go on, keeps saying so."""
+    trials = trials_of(tmp_path, space(tmp_path, trials=4))
+    proposals = [proposed(Sampling(trials)) for _ in range(2)]
+    runs = [trials.workspace.run(proposal.experiment.run_id) for proposal in proposals]
+    trials.ask().set_user_attr(RUN, runs[1].name)
+    for run, proposal in zip(runs, proposals, strict=True):
+        run.path.mkdir()
+        run.write_status(state="running", step=3)
+        trials.record_end(proposal.trial, Failed("its process died"))
+    assert [runs[0].status()[key] for key in ("state", "reason", "step")] == ["failed", "its process died", 3]
+    assert runs[1].status()["state"] == "running"
 
 
 def test_trials_are_proposed_until_the_target_is_at_work(tmp_path: Path) -> None:

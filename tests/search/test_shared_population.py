@@ -4,7 +4,7 @@ from pathlib import Path
 
 from optuna.trial import Trial
 
-from raykd.search.study import GENERATION
+from raykd.search.attributes import GENERATION
 from raykd.search.trials import DONE, WAIT, Proposal
 from tests.search.test_population import Tuner, members, space, temperature
 

@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
-from raykd.search.study import TUNER
+from raykd.search.attributes import TUNER
 from tests.ports import free_port
 from tests.search.made_study import filled_study
 

@@ -10,6 +10,7 @@ import yaml
 from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
+from raykd.search.grid import list_given
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 

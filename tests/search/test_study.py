@@ -1,19 +1,24 @@
 """The study: what is proposed, what counts, and what a dead tuner leaves; without Ray."""
 
 import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from raykd.errors import CorruptError, UsageError
+from raykd.search.attributes import TOO_MANY, TUNER
 from raykd.search.report import read_values
 from raykd.search.study import (
-    TUNER,
     best_trials,
     draw_values,
-    end,
+    end_trial,
     ended_trials,
     enqueue,
     learn_from_earlier,
@@ -69,6 +74,59 @@ def test_what_a_dead_tuner_was_at_is_asked_for_again(tmp_path: Path) -> None:
     assert study.trials[elsewhere.number].state == TrialState.RUNNING
 
 
+def test_of_two_tuners_that_start_together_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = space(tmp_path)
+    study = opened(tmp_path, searched)
+    with registered_tuner(study, tmp_path / "made-0") as dead:
+        trial = study.ask()
+        draw_values(trial, searched)
+        trial.set_user_attr(TUNER, dead)
+    enqueue_trial = optuna.Study.enqueue_trial
+
+    def enqueue_slowly(*given: Any, **named: Any) -> None:
+        time.sleep(0.5)
+        enqueue_trial(*given, **named)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue_slowly)
+
+    def register(mine: optuna.Study) -> None:
+        with registered_tuner(mine, tmp_path / "made-0"):
+            together.wait(timeout=60)
+
+    together = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(register, [opened(tmp_path, searched) for _ in range(2)]))
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_trial_whose_tuner_died_as_it_asked_is_taken_over_by_who_is_alone(tmp_path: Path) -> None:
+    """It keeps the values that it was enqueued with; while others are there, it may be one of theirs."""
+    point = {"student.model": "hinton800", "data.augment": ["crop"], "method.temperature": 4.0, "schedule.steps": 5}
+    searched = space(tmp_path, points=[point])
+    study, folder = opened(tmp_path, searched), tmp_path / "made-0"
+    enqueue(study, searched)
+    with registered_tuner(study, folder):
+        study.ask()
+        with registered_tuner(study, folder):
+            assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+    with registered_tuner(study, folder):
+        assert draw_values(study.ask(), searched) == point
+    other = study.ask()
+    other.set_user_attr(TUNER, "of another folder")
+    with registered_tuner(study, folder):
+        assert [trial.state for trial in study.trials[1:]] == [TrialState.RUNNING] * 2
+
+
+def test_a_trial_that_was_being_given_back_is_not_asked_for_again(tmp_path: Path) -> None:
+    study, folder = opened(tmp_path, space(tmp_path)), tmp_path / "made-0"
+    with registered_tuner(study, folder) as dead:
+        trial = study.ask()
+        trial.set_user_attr(TUNER, dead)
+        trial.set_user_attr(TOO_MANY, True)
+    with registered_tuner(study, folder):
+        assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+
 def test_an_earlier_search_is_learnt_from_and_does_not_count(tmp_path: Path) -> None:
     filled_study(tmp_path, "accuracy")
     folder = tmp_path / "made-0"
@@ -120,7 +178,7 @@ def test_a_trial_that_is_not_as_it_was_recorded_is_named(tmp_path: Path, change:
         draw_values(trial, searched)
         trial.set_user_attr("images made", 100 * number)
         trial.report(0.5, 1)
-        end(study, trial, values)
+        end_trial(study, trial, values)
     study.trials[0].set_user_attr("note", "it may be commented on")
     if change is None:
         assert [trial.values for trial in opened(tmp_path, searched).trials] == [[50.0], [60.0], [0.5]]

@@ -7,9 +7,9 @@ import pytest
 from optuna.trial import TrialState
 
 from raykd.recipe.experiment import resolve
+from raykd.search.attributes import IMAGES_MADE, REASON, TEST_ACCURACY
 from raykd.search.proposer import Sampling, make_proposer
 from raykd.search.space import Values
-from raykd.search.study import IMAGES_MADE, REASON, TEST_ACCURACY
 from raykd.search.trials import Complete, Failed, Pruned, TrialOutcome, TrialReport
 from raykd.store.run_directory import RunDirectory
 from tests.search.made_study import space

@@ -220,10 +220,10 @@ def _leave(recipe: str, until: int) -> None:
 
 def _search() -> None:
     """Write the study of a search whose trials are all done, and let the command line report it."""
+    from raykd.search.attributes import RUN as RUN_ID
     from raykd.search.setup import plan_search
     from raykd.search.space_file import load_space
-    from raykd.search.study import RUN as RUN_ID
-    from raykd.search.study import draw_values, end, open_study
+    from raykd.search.study import draw_values, end_trial, open_study
 
     planned = plan_search(load_space("space.yaml"), Path("runs"))
     study = open_study(planned.space, planned.objectives, planned.folder, None)
@@ -231,5 +231,5 @@ def _search() -> None:
         trial = study.ask()
         values = draw_values(trial, planned.space)
         trial.set_user_attr(RUN_ID, planned.space.make_experiment(values).run_id)
-        end(study, trial, [float(number)] * len(planned.objectives))
+        end_trial(study, trial, [float(number)] * len(planned.objectives))
     _must("tune", "space.yaml")

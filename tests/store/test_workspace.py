@@ -16,7 +16,7 @@ from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
-from raykd.errors import UsageError
+from raykd.errors import SetupError, UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -81,6 +81,32 @@ def test_another_machine_goes_on_to_the_same_bits(
     assert not list((local_folder(store) / resolve(what).run_id / "checkpoints").glob("*/state.pt")), (
         "nor are checkpoints brought"
     )
+
+
+def test_a_student_that_is_gone_from_the_store_is_trained_where_the_cluster_says(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=BRIEF)
+    trained(what, store)
+    Remote(store).remove_file(f"{resolve(what).run_id}/student.safetensors")
+    on_machine("b", tmp_path, monkeypatch)
+    on_ray = Cluster(name="ray", address="127.0.0.1:1", workers=2)
+    with pytest.raises(SetupError, match="nothing answers at 127.0.0.1:1"):
+        train(resolve(what), on_ray, store=store, data_root=None, should_stop=lambda: False)
+
+
+def test_a_front_in_the_store_is_the_latest_one(store: str, s3: Server) -> None:
+    """Recipes of trials that others have beaten do not stay, nor does the folder's other content go."""
+    workspace, alone = open_workspace(store, None), World.alone()
+    folder = workspace.store / "searches/made-0"
+    folder.mkdir(parents=True)
+    for name in ("search.json", "best-1.yaml", "best-2.yaml", "best.yaml", "study.db"):
+        (folder / name).write_text("{}")
+    workspace.push("searches/made-0", alone)
+    for name in ("best-1.yaml", "best.yaml"):
+        (folder / name).unlink()
+    workspace.push("searches/made-0", alone)
+    assert s3.files(f"{store}/searches/made-0") == {"search.json", "best-2.yaml", "best.yaml", "study.db"}
 
 
 def test_a_run_survives_an_outage(store: str, s3: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

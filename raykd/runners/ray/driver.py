@@ -21,7 +21,6 @@ from raykd.runners.ray.internals import ElasticTrainer
 from raykd.runners.ray.session import connected
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.worker import WorkerTask, work
-from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,10 @@ _POLL_SECONDS = 0.2
 _COLLECTIVE_SECONDS = 600
 _RESIZE_SECONDS = 60.0
 _LOGS = "logs: session_latest/logs/train in Ray's folder (/tmp/ray) of the worker's node"
+
+
+class _WorkersDied(RunFailed):
+    """No worker has left an error: their processes ended, or never began."""
 
 
 def run_on_ray(
@@ -56,14 +59,19 @@ def run_on_ray(
             with connected(cluster, fitting[0]):
                 task = WorkerTask.of(experiment, cluster, workspace, signals, until)
                 fitted = _start(_trainer(task, cluster, fitting, signals).fit)
-                result = _outcome(fitted, signals, should_stop, workspace.run(experiment.run_id))
+                result = _outcome(fitted, signals, should_stop)
             workspace.pull([experiment.run_id], World.alone(), checkpoints="none")
             return result
+        except _WorkersDied as error:
+            workspace.note_failure(experiment.run_id, str(error))
+            raise
         except (RayActorError, OutOfMemoryError) as error:
             logger.warning("Ray's controller died (%s); starting it again", _last_line(error))
         finally:
             signals.close()
-    raise RunFailed(f"Ray's controller died {_CONTROLLER_LIVES} times; {_LOGS}. The same command continues")
+    reason = f"Ray's controller died {_CONTROLLER_LIVES} times; {_LOGS}. The same command continues"
+    workspace.note_failure(experiment.run_id, reason)
+    raise RunFailed(reason)
 
 
 def _trainer(task: WorkerTask, cluster: Cluster, fitting: list[int], signals: RunSignals) -> ElasticTrainer:
@@ -107,9 +115,7 @@ def _start(fit: Callable[[], Any]) -> "Future[Any]":
     return future
 
 
-def _outcome(
-    fitted: "Future[Any]", signals: RunSignals, should_stop: Callable[[], bool], run: RunDirectory
-) -> RunResult:
+def _outcome(fitted: "Future[Any]", signals: RunSignals, should_stop: Callable[[], bool]) -> RunResult:
     """Wait for the end, passing on a wish to stop; return the result or raise what the workers meant."""
     while not wait_for([fitted], timeout=_POLL_SECONDS).done:
         if should_stop():
@@ -120,10 +126,7 @@ def _outcome(
         recorded = signals.failures()
         if recorded:
             raise error_from_dict(recorded[0]) from None
-        reason = f"{_cause(error)}; {_LOGS}. The same command continues"
-        if run.has_begun:
-            run.write_status(state="failed", reason=reason)
-        raise RunFailed(reason) from None
+        raise _WorkersDied(f"{_cause(error)}; {_LOGS}. The same command continues") from None
     if "error" in outcome:
         raise error_from_dict(outcome)
     return RunResult.from_dict(outcome["result"])

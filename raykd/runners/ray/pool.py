@@ -1,7 +1,6 @@
 """The driver's side of a batch on Ray: start runs that are ready, restart those that die, record those that end."""
 
 import logging
-import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,8 +13,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
-from raykd.errors import RaykdError, error_from_dict, error_to_dict
-from raykd.files import write_text
+from raykd.errors import RaykdError, SetupError, error_from_dict, error_to_dict
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -23,7 +21,7 @@ from raykd.runners.outcome import BatchStopped, RunOutcome
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.session import connected, room_for
 from raykd.runners.ray.signals import RunSignals
-from raykd.runners.ray.worker import WorkerTask, after_others
+from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -54,6 +52,7 @@ class RunPool:
         self._working: dict[Any, tuple[str, Experiment]] = {}
         self._deaths: dict[str, int] = {}
         self._stopped = 0
+        self._outage: SetupError | None = None
         self._signals = RunSignals(workspace.addresses[0], f"trials-{uuid.uuid4().hex[:8]}")
 
     def run(self, should_stop: Callable[[], bool]) -> dict[str, RunOutcome]:
@@ -65,9 +64,8 @@ class RunPool:
                 concurrent = max(1, room_for(self._cluster) // workers)
                 logger.info("%d runs to do, %d at a time", len(self._waiting), concurrent)
                 while self._waiting or self._working:
-                    stopping = should_stop()
-                    if stopping:
-                        self._signals.ask_to_stop()
+                    if self._outage is not None or should_stop():
+                        self._ask_to_stop()
                         if not self._working:
                             break
                     else:
@@ -75,6 +73,8 @@ class RunPool:
                     self._collect()
         finally:
             self._signals.close()
+        if self._outage is not None:
+            raise self._outage
         if self._waiting or self._stopped:
             finished = sum(outcome.result is not None for outcome in self._outcomes.values())
             total = len(self._outcomes) + len(self._waiting) + self._stopped
@@ -129,15 +129,26 @@ class RunPool:
         first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {first_line[:200]}"
         if isinstance(error, RayTaskError) or deaths > self._cluster.max_failures:
-            self._record(run_id, run, RunOutcome(None, f"its process died {deaths} times ({reason})"))
+            told = f"its process died {deaths} times ({reason})"
+            self._workspace.note_failure(run_id, told)
+            self._record(run_id, run, RunOutcome(None, told))
             return
         logger.warning("the process of %s died (%s); starting it again", run_id, reason)
         self._waiting = {run_id: run, **self._waiting}
 
     def _record(self, run_id: str, run: Experiment, outcome: RunOutcome) -> None:
-        self._workspace.pull([run_id], World.alone(), checkpoints="none")
         self._outcomes[run_id] = outcome
-        self._on_outcome(run, outcome)
+        try:
+            self._workspace.pull([run_id], World.alone(), checkpoints="none")
+            self._on_outcome(run, outcome)
+        except SetupError as error:  # a full disk, a store that is gone: those at work save before it is raised
+            self._outage = self._outage or error
+
+    def _ask_to_stop(self) -> None:
+        try:
+            self._signals.ask_to_stop()
+        except SetupError as error:
+            raise (self._outage or error) from None
 
 
 def _count_images(recipe: Recipe) -> int:
@@ -167,6 +178,4 @@ def _return_errors(task: WorkerTask, train: Callable[[], RunResult]) -> dict[str
     except RaykdError as error:
         return error_to_dict(error)
     except Exception as error:  # a fault of ours must not take the other runs with it
-        log = task.workspace.run(task.resolved.run_id).error_log
-        write_text(log, traceback.format_exc())
-        return error_to_dict(RaykdError(f"{type(error).__name__}: {error}; the traceback is in {log}"))
+        return error_to_dict(RaykdError(describe_fault(task, error)))

@@ -1,18 +1,23 @@
 """Adapter between Ray Tune and a search's proposer: Tune asks for trials and tells how they go, by their ids."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.trial import Trial
 from ray.tune.search import Searcher
 
+from raykd.errors import SetupError
 from raykd.recipe.experiment import Experiment
-from raykd.runners.ray.trial import FAILED, FINAL, IMAGES_MADE, INTERRUPTED, OUTAGE, REPORT, TEST_ACCURACY
+from raykd.runners.ray.trial import FAILED, FINAL, INTERRUPTED, OUTAGE, REPORT
+from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.proposer import Proposer
+from raykd.search.study_storage import storage_errors
 from raykd.search.trials import (
     DONE,
     Complete,
     Failed,
+    NoProposal,
     Proposal,
     Pruned,
     Segment,
@@ -41,7 +46,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             proposer: who proposes and is told of ends.
             should_stop: whether no trial is to start any more.
             make_config: makes what a trial's process is given.
-            on_outage: is told the reason, with the trial, once no trial can go on: a full disk, a store that is gone.
+            on_outage: is told the reason once no trial can go on: a full disk, a store or a database that is gone.
         """
         super().__init__()
         self._study_trials, self._proposer = trials, proposer
@@ -58,7 +63,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the config of a trial to start; in Tune's words None for one that has to wait, FINISHED for none."""
-        proposal = DONE if self._should_stop() else self._proposer.next()
+        proposal: Proposal | NoProposal = DONE
+        with self._noting_outages():
+            if not self._should_stop():
+                proposal = self._proposer.next()
         if isinstance(proposal, Proposal):
             self._trials[trial_id] = proposal.trial
             return self._make_config(proposal.experiment, proposal.segment)
@@ -67,7 +75,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a report; the last one of a trial is recorded with its end."""
         if trial_id in self._trials and not result.get(FINAL):
-            self._study_trials.record_report(self._trials[trial_id], self._report(result))
+            with self._noting_outages():
+                self._study_trials.record_report(self._trials[trial_id], self._report(result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended; ``error`` tells that its process died more often than it may."""
@@ -78,13 +87,23 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             self._on_outage(f"trial {trial.number}: {result[OUTAGE]}")
         outcome = self._outcome(result, error)
         if outcome is not None:
-            self._proposer.ended(trial, outcome)
+            with self._noting_outages():  # it stays at work, for the next tuner, which finds its run finished
+                self._proposer.ended(trial, outcome)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the study is the record."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
+
+    @contextmanager
+    def _noting_outages(self) -> Iterator[None]:
+        """Pass on what a disk or a database refuses within: Tune would take what is raised here for a trial's fault."""
+        try:
+            with storage_errors(self._study_trials.study.study_name):
+                yield
+        except SetupError as error:
+            self._on_outage(str(error))
 
     def _report(self, result: Mapping[str, Any]) -> TrialReport:
         measured = {name: result[name] for name in self._study_trials.objectives if name in result}

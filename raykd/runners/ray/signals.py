@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raykd.files import write_text
+from raykd.files import write_text, writing
 from raykd.store.remote import Remote, is_remote
 from raykd.store.workspace import Location, local_folder
 
@@ -36,8 +36,13 @@ class RunSignals:
         return Remote(self._store, known=True) if is_remote(self._store) else None
 
     def open(self) -> None:
-        """Make the folder, in the driver."""
-        self.here.mkdir(parents=True)
+        """Make the folder, in the driver.
+
+        Raises:
+            SetupError: if the disk does not take it.
+        """
+        with writing(f"signals into {self.here}"):
+            self.here.mkdir(parents=True)
 
     def close(self) -> None:
         """Remove the folder, in the driver."""
@@ -46,7 +51,11 @@ class RunSignals:
             self._remote.try_remove(f"{_FOLDER}/{self.job}")
 
     def ask_to_stop(self) -> None:
-        """Ask the workers to save and stop."""
+        """Ask the workers to save and stop.
+
+        Raises:
+            SetupError: if a disk does not take it, or a store does not answer.
+        """
         self._put(_STOP, "")
 
     def stop_asked_for(self) -> bool:
@@ -57,8 +66,7 @@ class RunSignals:
         """Leave a worker's error for the others and for the driver.
 
         Raises:
-            OSError: if a disk does not take it.
-            SetupError: if a store does not answer.
+            SetupError: if a disk does not take it, or a store does not answer.
         """
         self._put(f"error-{rank}.json", json.dumps(failure))
 
@@ -79,7 +87,8 @@ class RunSignals:
 
     def _put(self, name: str, content: str) -> None:
         if self._remote is None:
-            write_text(self.here / name, content)
+            with writing(f"signals into {self.here}"):
+                write_text(self.here / name, content)
         else:
             self._remote.write(self._there(name), content.encode())
 

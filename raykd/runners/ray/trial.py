@@ -3,7 +3,6 @@
 import math
 import threading
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +19,21 @@ from raykd.engine.build import build_network, build_spec
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
-from raykd.errors import RaykdError, SetupError, error_to_dict
-from raykd.files import MANIFEST, write_text
+from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
+from raykd.files import MANIFEST
 from raykd.methods import METHODS
 from raykd.methods.base import mean_images_per_step
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
 from raykd.runners.ray.driver import run_on_ray
-from raykd.runners.ray.worker import WorkerTask, after_others
+from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
+from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.objectives import metric_name
 from raykd.store.checkpoint import Checkpoint
 from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
 
-# Keys of what a trial reports to Tune beside its objectives.
+# Keys of what a trial reports to Tune beside its objectives, TEST_ACCURACY and IMAGES_MADE.
 REPORT = "report"
 """Number of the report, counted from 1 over all seeds of the trial."""
 FINAL = "final"
@@ -42,12 +42,8 @@ FAILED = "failed"
 """Why the trial has no result."""
 INTERRUPTED = "interrupted"
 """The trial has saved and can go on."""
-OUTAGE = "broken"
+OUTAGE = "outage"
 """Beside INTERRUPTED: why no trial can go on until somebody mends it, such as a full disk."""
-TEST_ACCURACY = "test"
-"""Top-1 accuracy on the test split in per cent, the mean over the seeds."""
-IMAGES_MADE = "images made"
-"""How many images the trial has generated, those of frozen sets that were not there among them."""
 
 _WAIT_SECONDS = 0.2
 _REMOTE_WAIT_SECONDS = 2.0
@@ -137,9 +133,7 @@ def run_trial(config: dict[str, Any]) -> None:
     except RaykdError as error:
         result = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it
-        log = task.workspace.run(first.run_id).error_log
-        write_text(log, traceback.format_exc())
-        result = {FAILED: f"{type(error).__name__}: {error}; the traceback is in {log}"}
+        result = {FAILED: describe_fault(task, error)}
     tune.report(result)
 
 
@@ -180,6 +174,8 @@ def make_sets(config: dict[str, Any]) -> dict[str, Any]:
         return {"made": make_image_sets(task.resolved, World.current(), task.workspace)}
     except RaykdError as error:
         return error_to_dict(error)
+    except Exception as error:  # a fault of ours, which the driver tells as any other failure
+        return error_to_dict(RunFailed(f"the frozen sets could not be made: {describe_fault(task, error)}"))
 
 
 def _count_missing_images(task: WorkerTask, run: Experiment) -> int:

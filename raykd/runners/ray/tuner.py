@@ -11,11 +11,13 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, SetupError, error_from_dict
+from raykd.files import describe
 from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
@@ -26,10 +28,12 @@ from raykd.runners.ray.session import connected, room_for, what_is_free
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.trial import TrialTask, make_sets, read_run_id, run_trial
 from raykd.runners.ray.worker import WorkerTask
+from raykd.search.attributes import IMAGES_MADE
 from raykd.search.proposer import Proposer, make_proposer
 from raykd.search.report import build_report, write_figures, write_search
 from raykd.search.setup import Search, SearchStopped, shared_sources
-from raykd.search.study import IMAGES_MADE, best_trials, ended_trials, open_study, registered_tuner, started_trials
+from raykd.search.study import best_trials, ended_trials, open_study, registered_tuner, started_trials
+from raykd.search.study_storage import storage_errors
 from raykd.search.trials import Segment, StudyTrials
 from raykd.store.workspace import Workspace
 
@@ -71,11 +75,16 @@ class Tuning:
         self._name = planned.folder.relative_to(workspace.store).as_posix()
         self._last_push = 0.0
         self._outage: str | None = None
+        self._has_asked = False
         workspace.pull([self._name], World.alone())
         self._study = open_study(planned.space, planned.objectives, planned.folder, cluster.study)
 
     def run(self) -> SearchResult:
         """Search until the target is reached; see ``raykd.runners.tune.search``."""
+        with storage_errors(self._study.study_name):
+            return self._run()
+
+    def _run(self) -> SearchResult:
         planned = self._planned
         with registered_tuner(self._study, planned.folder) as tuner:
             trials = StudyTrials(self._study, planned.space, planned.objectives, self._workspace, tuner)
@@ -120,6 +129,14 @@ class Tuning:
             self._push()
         self._show(report)
         return report
+
+    def _report_amid_trials(self, target: int) -> None:
+        """Report; where a disk, the store or the database refuses, let the trials save and end the search."""
+        try:
+            with storage_errors(self._study.study_name):
+                self._report(target)
+        except SetupError as error:
+            self._note_outage(str(error))
 
     def _push(self) -> None:
         """Push study and report to the store; while trials go on, a store that does not answer has to wait."""
@@ -170,7 +187,14 @@ class Tuning:
             if self._should_stop():  # whole files stay, and the next command goes on behind them
                 ray.cancel(task, force=True)
                 return
-        result = ray.get(task)
+        try:
+            result = ray.get(task)
+        except RayError as error:
+            reason = f"{type(error).__name__}: {describe(error)}"
+            raise RunFailed(
+                f"the process that made the frozen sets died ({reason}); the same command goes on behind the last "
+                "whole file"
+            ) from None
         if "made" not in result:
             raise error_from_dict(result)
         made_before = self._study.user_attrs.get(IMAGES_MADE, 0)  # by this command before it was stopped
@@ -186,7 +210,7 @@ class Tuning:
             on_outage=self._note_outage,
         )
         watcher = _Watcher(
-            lambda: self._report(proposer.target), self._is_stopping, lambda: what_is_free(cluster, workers)
+            lambda: self._report_amid_trials(proposer.target), self._is_stopping, lambda: what_is_free(cluster, workers)
         )
         worker = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
         # A trial of several workers has a process that only waits for them: it takes no CPU from them.
@@ -217,8 +241,12 @@ class Tuning:
     def _is_stopping(self) -> bool:
         """Tell whether the search is to stop; if so the trials are asked to save and stop, too."""
         stopping = self._should_stop() or self._outage is not None
-        if stopping:
-            self._signals.ask_to_stop()
+        if stopping and not self._has_asked:
+            try:
+                self._signals.ask_to_stop()
+                self._has_asked = True
+            except SetupError as error:  # asked again at the next step
+                self._note_outage(str(error))
         return stopping
 
     def _make_config(self, experiment: Experiment, segment: Segment) -> dict[str, Any]:

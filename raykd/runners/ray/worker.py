@@ -143,6 +143,12 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         return answer_for(task.signals, World.current(), error)
 
 
+def describe_fault(task: WorkerTask, error: Exception) -> str:
+    """Say in one line what a fault of ours is, and where its traceback: beside the task's run."""
+    message = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {message}; {task.workspace.run(task.resolved.run_id).write_error_log(error)}"
+
+
 def after_others(train: Callable[[], RunResult], asked_to_stop: Callable[[], bool]) -> RunResult:
     """Train once nobody else is at the same run, such as a trial of equal values, whose result is this one's too.
 
@@ -167,7 +173,7 @@ def answer_for(signals: RunSignals, world: World, error: RaykdError) -> dict[str
     failure = error_to_dict(error)
     try:
         signals.record(world.rank, failure)
-    except (OSError, SetupError):  # a full disk, or no store: then the others have failed at the same write
+    except SetupError:  # a full disk, or no store: then the others have failed at the same write
         return failure
     deadline = time.monotonic() + _SETTLING_SECONDS
     while time.monotonic() < deadline:

@@ -1,0 +1,232 @@
+"""Disks, stores and processes that fail beside the training: one line says so, and nothing is lost; without Ray's own.
+
+``/proc`` takes no file, not even root's.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.train import TrainingFailedError
+
+from raykd.cluster.config import Cluster
+from raykd.distributed.world import World
+from raykd.engine.stop import Interrupted
+from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
+from raykd.recipe.experiment import Experiment, resolve
+from raykd.recipe.recipe import load_recipe
+from raykd.recipe.table import load_table
+from raykd.runners import table as tables
+from raykd.runners.outcome import RunOutcome
+from raykd.runners.ray import driver, pool, trial, tuner
+from raykd.runners.ray.pool import RunPool
+from raykd.runners.ray.signals import RunSignals
+from raykd.runners.ray.trial import FAILED, TrialTask, make_sets, run_trial
+from raykd.runners.ray.worker import WorkerTask
+from raykd.runners.tune import search
+from raykd.search.attributes import RUN
+from raykd.search.setup import Search, plan_search
+from raykd.search.space_file import load_space
+from raykd.search.study import draw_values, end_trial, open_study
+from raykd.store.remote import Remote
+from raykd.store.workspace import Workspace, open_workspace
+from tests.object_store import Server
+from tests.runners import runs
+
+NOWHERE = Path("/proc/nowhere")
+HERE = Cluster(name="here", cpus_per_worker=1, threads=1)
+
+
+def task_of(run: Experiment, store: Path) -> WorkerTask:
+    return WorkerTask.of(run, HERE, Workspace(None, store), RunSignals(store, "job"))
+
+
+def alone(seed: int = 0) -> Experiment:
+    return resolve(load_recipe("supervised_digits_lenet5", [f"seed={seed}"]))
+
+
+def fail(*_: Any) -> Any:
+    raise ZeroDivisionError("by a fault\nof ours")
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_fault_is_told_whether_or_not_its_traceback_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: bool
+) -> None:
+    """A run that fails before its first step has no directory, and a trial that raised would be started again."""
+    run, told = alone(), list[dict[str, Any]]()
+    task = task_of(run, tmp_path)
+    log = tmp_path / run.run_id / "error.log"
+    if blocked:
+        log.parent.touch()
+    monkeypatch.setattr(trial, "_run_seed", fail)
+    monkeypatch.setattr(trial, "tune", SimpleNamespace(report=told.append))
+    monkeypatch.setattr(WorkerTask, "run", fail)
+    run_trial(asdict(TrialTask(asdict(task), ["accuracy"], HERE.model_dump(), 0, 1)))
+    reasons = [told[0][FAILED], pool._train_alone(asdict(task))["message"]]
+    for reason in reasons:
+        assert reason.startswith("ZeroDivisionError: by a fault of ours; ")
+        if blocked:
+            assert "test_outages.py:" in reason
+            assert f"the traceback could not be kept in {log} ({log.parent} is a file" in reason
+        else:
+            assert reason.endswith(f"the traceback is in {log}")
+            assert "Traceback" in log.read_text()
+
+
+def test_a_store_that_takes_no_signals_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"could not write signals into /proc/nowhere/.ray/.*the same command"):
+        runs.start(runs.recipe(tmp_path / "teacher.safetensors"), NOWHERE)
+    for ask in (RunSignals(NOWHERE, "job").ask_to_stop, lambda: RunSignals(NOWHERE, "job").record(0, {})):
+        with pytest.raises(SetupError, match="could not write signals"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("death", "reason"),
+    [(TrainingFailedError("no more workers"), "no more workers"), (RayActorError(), "controller died 3 times")],
+)
+def test_workers_that_kept_dying_are_told_of_in_the_store(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: Exception, reason: str
+) -> None:
+    """Another machine's worker had written that the run goes on."""
+    store, run = f"s3://{s3.new_bucket()}/runs", resolve(runs.recipe(tmp_path / "teacher.safetensors"))
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "worker"))
+    theirs = open_workspace(store, None)
+    theirs.run(run.run_id).path.mkdir(parents=True)
+    theirs.run(run.run_id).write_status(state="running", step=5)
+    theirs.push(run.run_id, World.alone())
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "driver"))
+
+    def fit() -> None:
+        raise death
+
+    monkeypatch.setattr(driver, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(driver, "_trainer", lambda *_: SimpleNamespace(fit=fit))
+    with pytest.raises(RunFailed, match=reason):
+        driver.run_on_ray(run, Cluster(name="two", workers=2), open_workspace(store, None), [2], lambda: False)
+    told = Remote(store).read(f"{run.run_id}/status.json") or b""
+    assert b'"failed"' in told and reason.encode() in told and b'"step": 5' in told
+
+
+class MadeUpRay:
+    """One task after the other ends, with what it was submitted as; an exception is raised."""
+
+    def wait(self, tasks: list[Any], timeout: float = 0.0) -> tuple[list[Any], list[Any]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Any) -> Any:
+        answer = task()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def remote(self, function: Callable[..., Any]) -> "MadeUpRay":
+        return self
+
+    def options(self, **_: Any) -> "MadeUpRay":
+        return SimpleNamespace(remote=lambda config: lambda: WorkerCrashedError())  # type: ignore[return-value]
+
+
+def test_a_table_that_cannot_be_written_ends_the_runs_once_they_have_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [alone(seed) for seed in range(2)]
+    asked: list[bool] = []
+
+    def submit(self: RunPool, run: Experiment) -> Callable[[], dict[str, Any]]:
+        def ended() -> dict[str, Any]:
+            asked.append(RunSignals(tmp_path, self._signals.job).stop_asked_for())
+            stopped = error_to_dict(Interrupted(1, 2))
+            return stopped if asked[-1] else error_to_dict(RaykdError("it was not asked to stop"))
+
+        return ended
+
+    def on_outcome(run: Experiment, outcome: RunOutcome) -> None:
+        tables._write(NOWHERE, None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pool, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(pool, "room_for", lambda _: 2)
+    monkeypatch.setattr(pool, "ray", MadeUpRay())
+    monkeypatch.setattr(RunPool, "_submit", submit)
+    made = RunPool(HERE, Workspace(None, tmp_path), both, {}, on_outcome)
+    with pytest.raises(SetupError, match=r"could not write the table into /proc/nowhere \(.*the same command"):
+        made.run(lambda: False)
+    assert asked == [False, True], "the second one was asked to save first"
+
+
+def test_a_table_in_an_object_store_grows_with_every_run(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"s3://{s3.new_bucket()}/runs"
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    table = {"title": "Two", "source": "nowhere", "seeds": 2, "columns": {"a": "first"}}
+    rows = {"rows": [{"name": "plain", "cells": {"a": {"recipe": "supervised_digits_lenet5"}}}]}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**table, **rows}))
+    seen: list[bytes] = []
+
+    def run_batch(wanted: list[Experiment], *_: Any, on_outcome: Callable[..., None], **__: Any) -> None:
+        for run in wanted:
+            on_outcome(run, RunOutcome(None, f"{run.run_id} was not run"))
+            seen.append(Remote(store).read("tables/two/table.md") or b"")
+
+    monkeypatch.setattr(tables, "run_batch", run_batch)
+    tables.fill_table(
+        load_table(str(tmp_path / "two.yaml")), HERE, quick=False, seeds=None, store=store, data_root=None,
+        should_stop=bool, progress=False,
+    )  # fmt: skip
+    assert [text.count(b"was not run") for text in seen] == [1, 2]
+
+
+def planned(folder: Path, **changes: Any) -> Search:
+    rate = {"student_optim.lr": {"loguniform": [0.0001, 0.01]}}
+    (folder / "made.yaml").write_text(yaml.safe_dump({"recipe": "kd_digits", "trials": 2, "space": rate, **changes}))
+    return plan_search(load_space(str(folder / "made.yaml")), folder / "runs")
+
+
+def searched(what: Search) -> Any:
+    return search(what, HERE, store=what.store, data_root=None, should_stop=bool, show=lambda report: None)
+
+
+def test_a_report_that_cannot_be_written_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = planned(tmp_path)
+    study = open_study(what.space, what.objectives, what.folder, None)
+    for number in range(2):
+        one = study.ask()
+        draw_values(one, what.space)
+        one.set_user_attr(RUN, f"run-{number}")
+        end_trial(study, one, [float(number)])
+    (what.folder / "figures").symlink_to("/proc")
+    with pytest.raises(SetupError, match=r"the search cannot go on \(/.*figures/.*the same command"):
+        searched(what)
+    (what.folder / "figures").unlink()
+    assert searched(what).trials.complete == 2
+
+
+def test_sets_whose_maker_is_killed_or_fails_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = planned(tmp_path, overrides={"bank": {"recipe": "dafl_digits", "images": 30}})
+    made = tuner.Tuning(what, HERE, Workspace(None, what.store), bool, lambda report: None)
+    run = what.space.make_experiment({})
+    monkeypatch.setattr(tuner, "ray", MadeUpRay())
+    with pytest.raises(RunFailed, match=r"made the frozen sets died \(WorkerCrashedError: .*the same command goes on"):
+        made._make_sets({source.run_id for source in run.sources})
+    monkeypatch.setattr(trial, "make_image_sets", fail)
+    told = make_sets(asdict(task_of(run, tmp_path)))
+    assert told["error"] == "RunFailed"
+    assert told["message"].startswith("the frozen sets could not be made: ZeroDivisionError: by a fault of ours; the ")
+
+
+def test_a_search_that_cannot_ask_its_trials_to_stop_ends_all_the_same(tmp_path: Path) -> None:
+    what = planned(tmp_path)
+    made = tuner.Tuning(what, HERE, Workspace(None, what.store), lambda: True, lambda report: None)
+    made._signals = RunSignals(NOWHERE, "job")
+    assert made._is_stopping()
+    assert "could not write signals into /proc/nowhere" in str(made._outage)
