@@ -1,4 +1,4 @@
-"""What this process takes for granted of its surroundings: whose it is, and where Python looks for modules.
+"""What this process takes for granted of its surroundings: whose it is, where Python looks for modules, how it waits.
 
 Python puts the folder of a program first, so a ``profile.py`` in it takes the place of the standard library's, which
 torch imports. A user's folder belongs behind the standard library and before all else. Nothing heavy is imported here.
@@ -44,6 +44,21 @@ def folder_searched(folder: str, module_name: str) -> Iterator[None]:
     finally:
         added = [one for one in sys.path if one not in during]  # by the user's code
         sys.path[:] = [*added, *before]
+
+
+def wait_policy() -> tuple[str, str]:
+    """Return the variable by which OpenMP's threads wait, and what raykd sets it to unless the user has.
+
+    Threads of torch that have no work spin by default, and take the cores from whoever else uses the machine: its own
+    trials, a container's quota, other people. Passive ones sleep.
+    """
+    return "OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def wait_passively() -> None:
+    """Let threads of this process, and of those that it starts, sleep while they wait; before torch is imported."""
+    name, value = wait_policy()
+    os.environ[name] = value
 
 
 def name_user() -> None:

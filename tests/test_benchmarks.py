@@ -17,14 +17,13 @@ from tests.architecture.imports import ROOT
 
 OF_DATA = {"mosaic_norm.py", "streaming.py"}
 NUMBER = r"[\d.,]+"
-FAST = {  # one of each kind: ways to take a step, whole runs, workers, images from files
+FAST = {  # one of each kind: ways to take a step, runs of workers, images from files
     "cached_logits.py": ("--teacher lenet5 --steps 1 --rounds 1", rf"lenet5_half, 256 \| {NUMBER} \| {NUMBER} \| "),
     "mosaic_norm.py": (
         "--workers 2 --seeds 1 schedule.steps=1 schedule.global_batch=8 method.generator_width=16 "
         "'teacher.overrides={schedule.steps: 2, schedule.report_every: 2}'",
         rf"2 workers, each by itself: {NUMBER} \({NUMBER}\)",
     ),
-    "scaling.py": ("--workers 1 --rounds 1 --steps 1", rf"exchange \| 1 \| {NUMBER} \| 1.00 \| "),
     "streaming.py": ("--data mnist --buffer 2048 --rounds 1", rf"streamed: {NUMBER} images/s, {NUMBER} CPU-us"),
 }
 SLOW = {
@@ -38,6 +37,7 @@ SLOW = {
         "--members 2 --images 4 --rung obvious raykd --rounds 1",
         rf"raykd's method, eager \| {NUMBER} \| {NUMBER} \| ",
     ),
+    "scaling.py": ("--workers 1 --rounds 1 --steps 1", rf"exchange \| 1 \| {NUMBER} \| 1.00 \| "),
     "plan_accuracy.py": ("supervised_digits_lenet5 --steps 1", rf"peak memory, GiB \| {NUMBER} \| {NUMBER} \| "),
 }
 ON_RAY = {

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -53,3 +54,16 @@ def test_a_process_without_user_and_home_gets_both(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("USER", "me")
     name_user()
     assert (os.environ["USER"], os.environ["HOME"]) == ("me", "/mine")
+
+
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_idle_threads_sleep_unless_the_user_chose(chosen: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    program = "import sys; sys.argv = ['raykd', 'doctor', '--json']; from raykd.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment if chosen is None else {**environment, "OMP_WAIT_POLICY": chosen},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    checks = {check["name"]: check["value"] for check in json.loads(done.stdout)["checks"]}
+    assert checks["idle threads"] == (chosen or "PASSIVE")

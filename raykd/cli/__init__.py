@@ -7,11 +7,12 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from the middle of an import
     from raykd.cli.stop import Stop
-    from raykd.surroundings import name_user
+    from raykd.surroundings import name_user, wait_passively
 
     stop = Stop()
     stop.install()
     name_user()
+    wait_passively()
     from raykd.cli.app import app
 
     app.main(prog_name="raykd", obj=stop)

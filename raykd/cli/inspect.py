@@ -38,7 +38,7 @@ def _readable(value: Any) -> str:
         faults = [f"{name}: {', '.join(layers)}" for name, layers in value.items() if layers]
         return "; ".join(faults) or "none"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

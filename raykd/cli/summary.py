@@ -52,6 +52,8 @@ def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]
     pairs["seconds"] = f"{sum(result.seconds or 0 for result in results):.1f}"
     if gpu_hours := sum(result.gpu_hours or 0 for result in results):
         pairs["GPU hours"] = f"{gpu_hours:.3f}"
+    for text in dict.fromkeys(text for result in results for text in result.warnings or ()):
+        pairs["warning"] = f"{pairs['warning']}; {text}" if "warning" in pairs else text
     for result in results:
         top1 = "" if result.selected is None else f", top-1 {format_figure(result.student.top1)} %"
         name = "directory" if len(results) == 1 else f"seed {result.seed}{top1}"

@@ -30,6 +30,7 @@ from raykd.search.setup import plan_search, shared_sources
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.store.workspace import local_folder
+from raykd.surroundings import wait_policy
 
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Jobs, SubmittedJob
@@ -158,7 +159,8 @@ class Submission:
     def runtime(self) -> dict[str, Any]:
         """Return Ray's runtime environment of the job, without the working directory."""
         pinned = _pinned(self.cluster) if self.cluster.dependencies == "pinned" else None
-        return {"pip": pinned} if pinned else {}
+        environment = {"env_vars": dict([wait_policy()])}
+        return {**environment, "pip": pinned} if pinned else environment
 
     @property
     def metadata(self) -> dict[str, str]:

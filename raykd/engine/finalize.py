@@ -14,6 +14,7 @@ from raykd.distributed.world import World, mix
 from raykd.engine.build import Built
 from raykd.engine.quality import image_quality
 from raykd.engine.selection import Selection
+from raykd.engine.sentinel import CLASS_SPREAD, class_spread, find_warnings
 from raykd.errors import RaykdError
 from raykd.files import replacing
 from raykd.generators import EVERY
@@ -47,6 +48,7 @@ def finalize(
     if world.rank == 0:
         _write_statistics(recipe, built, run)
     per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
+    spread = {CLASS_SPREAD: class_spread(quality["classes"], built.spec.num_classes)} if "classes" in quality else {}
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
         run=experiment.run_id,
@@ -62,6 +64,7 @@ def finalize(
         gpu_hours=round(seconds * gpus / 3600, 4),
         data_opened=built.opened.by_role(),
         published=recipe.published,
+        warnings=find_warnings(spread) or None,
     )
 
 

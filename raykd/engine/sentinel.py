@@ -1,12 +1,24 @@
-"""Stop a run whose numbers are no longer finite, before it overwrites its last good checkpoint."""
+"""Watch over a run: stop it where numbers are no longer finite, and tell where they are, but mean nothing.
 
+A generator that makes images of one class pleases its blind figures: a student that always answers that class agrees
+with the teacher on all of them.
+"""
+
+import logging
 import math
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raykd.errors import RunFailed
+
+logger = logging.getLogger(__name__)
+
+CLASS_SPREAD = "images/class_spread"
+"""Report key: how evenly the teacher's answers to generated images cover the classes, see ``class_spread``."""
+_COLLAPSED = 20.0  # per cent of CLASS_SPREAD
+_EXPLODED = 1e6  # of a loss
 
 
 def parameter_norms(networks: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -29,3 +41,52 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
             f"{', '.join(names)} not finite at step {step}; no checkpoint was written for it. "
             "Lower the learning rate (student_optim.lr, method.generator_optim.lr) or a loss weight"
         )
+
+
+def class_spread(effective_classes: float, num_classes: int) -> float:
+    """Return 100 (n - 1) / (K - 1) of n effective classes among K: 0 where there is one, 100 where all are alike."""
+    return 100 * (effective_classes - 1) / (num_classes - 1)
+
+
+def effective_classes(labels: Tensor, num_classes: int) -> float:
+    """Return exp of the entropy of class labels, int64 (N,): K where all classes are equally frequent, 1 for one."""
+    share = labels.bincount(minlength=num_classes).double() / len(labels)
+    return float((-(share * share.clamp(min=1e-12).log()).sum()).exp())
+
+
+def find_warnings(row: Mapping[str, float]) -> list[str]:
+    """Return what a report's figures say against the run, each with its likely causes."""
+    found = []
+    spread = row.get(CLASS_SPREAD)
+    if spread is not None and spread < _COLLAPSED:
+        found.append(
+            f"collapse: to the teacher the generated images are of few classes (spread {spread:.0f} of 100), so blind "
+            "agreement tells nothing; a weight on balanced classes (method.entropy_weight), a larger batch or a lower "
+            "generator rate (method.generator_optim.lr) may help, or data.mean and data.std are not the teacher's"
+        )
+    exploded = sorted(name for name, value in row.items() if name.startswith("loss/") and abs(value) > _EXPLODED)
+    if exploded:
+        found.append(f"explosion: {', '.join(exploded)} above {_EXPLODED:g}; lower a learning rate or that weight")
+    return found
+
+
+class Watch:
+    """Logs what two reports in a row say against a run, once; ``warnings`` are those of the latest report."""
+
+    def __init__(self) -> None:
+        """Have seen no report yet."""
+        self.warnings: list[str] = []
+        self._told: set[str] = set()
+
+    def look(self, row: Mapping[str, float]) -> None:
+        """Take the figures of a report."""
+        before = {_kind(text) for text in self.warnings}
+        self.warnings = find_warnings(row)
+        for text in self.warnings:
+            if _kind(text) in before - self._told:
+                self._told.add(_kind(text))
+                logger.warning("step %.0f: %s", row.get("step", 0), text)
+
+
+def _kind(warning: str) -> str:
+    return warning.partition(":")[0]

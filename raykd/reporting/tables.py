@@ -106,6 +106,7 @@ def _measured(done: Sequence[RunResult]) -> MeasuredCell:
         seconds=seeds.mean.seconds or 0.0,
         gpu_hours=seeds.mean.gpu_hours or 0.0,
         data_opened=done[0].data_opened,
+        warnings=list(dict.fromkeys(text for result in done for text in result.warnings or ())) or None,
     )
 
 
@@ -170,6 +171,8 @@ def table_lines(report: TableResult, column: str) -> list[list[str]]:
 def list_notes(report: TableResult) -> list[str]:
     """Return what a reader must know of rows, and why runs failed."""
     notes = [f"{row.name}: {row.note}" for row in report.rows if row.note]
+    measured = [(row, cell.measured) for row in report.rows for cell in row.cells.values() if cell.measured]
+    notes += [f"{row.name}: {text}" for row, cell in measured for text in cell.warnings or ()]
     failed: dict[str, str] = {}
     for row in report.rows:
         for cell in row.cells.values():

@@ -116,6 +116,7 @@ class RunResult(Measured):
         data_opened: ``name/split`` of every data set that was opened, by role; an unused role has none.
         published: the paper's figures, top-1.
         directory: path or address of the run's directory, where the caller is told it.
+        warnings: what speaks against the figures, such as generated images of one class; None if nothing does.
     """
 
     run: str
@@ -125,6 +126,7 @@ class RunResult(Measured):
     published: Mapping[str, float] = field(default_factory=dict)
     controls: "Mapping[str, RunResult] | None" = None
     directory: str | None = None
+    warnings: list[str] | None = None
 
     @property
     def student(self) -> Figures:

@@ -23,7 +23,7 @@ class MeasuredCell(Result):
         selected: which selection counts.
         last, blind, best: figures by name, such as ``accuracy/top1``.
         teacher: mean accuracy of the teachers; None without one.
-        images: of a run; ``data_opened`` likewise.
+        images: of a run; ``data_opened`` likewise, and the ``warnings`` of all.
         seconds, gpu_hours: means over the seeds.
     """
 
@@ -37,6 +37,7 @@ class MeasuredCell(Result):
     seconds: float
     gpu_hours: float
     data_opened: Mapping[str, list[str]]
+    warnings: list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ class Inspection(Result):
 
     Attributes:
         source: the name of its architecture, or the function that makes it.
-        data: the set that it knows; ``input`` is channels, height and width.
+        data: the set that it knows; ``input`` is channels, height and width; ``mean`` and ``std`` normalise unit
+            pixels for it.
         parameters, classes, feature_width, batch_norm_layers: its size.
         batch_norm_faults: layers whose statistics cannot be those of real data, by what is wrong.
+        batch_norm_gap: mean over its layers and channels of |ln(variance seen / running variance)| on test images;
+            None without BatchNorm or images. About 0.1 with the constants that it was trained with.
         gradient_to_input: whether images could be learnt through it.
         notes: what is odd about it.
         test_missing: why it was not measured; None if it was.
@@ -29,6 +32,8 @@ class Inspection(Result):
     source: str | None
     data: str
     input: list[int]
+    mean: list[float]
+    std: list[float]
     parameters: int
     classes: int
     feature_width: int
@@ -43,6 +48,7 @@ class Inspection(Result):
     confidence: float | None = field(default=None, metadata={"key": "gaussian/confidence"})
     class_entropy: float | None = field(default=None, metadata={"key": "gaussian/class_entropy"})
     classes_answered: int | None = field(default=None, metadata={"key": "gaussian/classes_answered"})
+    batch_norm_gap: float | None = None
     test: Figures = under("", default_factory=Figures)
 
 

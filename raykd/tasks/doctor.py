@@ -43,6 +43,7 @@ def diagnose(data_root: Path | None, store: Path) -> dict[str, Any]:
             "processor",
             f"{environment['cpu']}, {_usable_cores()} of {environment['cores']} cores usable",
         ),
+        _check("idle threads", os.environ.get("OMP_WAIT_POLICY", "spin: OMP_WAIT_POLICY is not set")),
         _memory(),
         _check("GPU", environment["gpu"] or "none"),
         *_arithmetic(world),

@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from raykd.data.datasets import data_spec, load_images
+from raykd.data.streams import evaluation_batches
+from raykd.distributed.world import World
 from raykd.models import build_model
 from tests.cli.conftest import Raykd, WriteRecipe
 
@@ -139,3 +142,21 @@ def test_slips(raykd: Raykd, mine: Path, text: str, arguments: list[str], word: 
     wrong = raykd("inspect", "mine.yaml", *arguments)
     assert wrong.exit_code == 2
     assert word in wrong.stderr
+
+
+def test_wrong_constants_are_noticed_by_what_batch_norm_sees(raykd: Raykd, mine: Path) -> None:
+    spec = data_spec("digits")
+    images = load_images("digits", "train", spec, None)
+    torch.manual_seed(0)
+    network = build_model("lenet5_bn", num_classes=10, channels=1, size=32).train()
+    for _ in range(3):
+        for batch in evaluation_batches(images, spec, World.alone(), 100):
+            network(batch.images)
+    save_file(network.state_dict(), "mine.safetensors")
+    found = inspect(raykd, "mine.yaml")
+    assert (found["mean"], found["std"]) == (list(spec.mean), list(spec.std))
+    assert found["batch_norm_gap"] < 0.4
+    assert not any("data.mean" in note for note in found["notes"])
+    wrong = inspect(raykd, "mine.yaml", "data.mean=[0.0]", "data.std=[1.0]")
+    assert wrong["batch_norm_gap"] > 1
+    assert any("check data.mean and data.std, here [0.0] and [1.0]" in note for note in wrong["notes"])

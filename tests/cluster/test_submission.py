@@ -103,7 +103,7 @@ def test_a_slip_is_told_before_anything_is_sent(tmp_path: Path, words: tuple[str
 
 
 def test_dependencies_are_pinned_where_asked(tmp_path: Path) -> None:
-    assert submission(tmp_path, "train", "kd_digits").runtime == {}
+    assert submission(tmp_path, "train", "kd_digits").runtime == {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
     pinned = submission(
         tmp_path, "train", "kd_digits", cluster=CLUSTER.model_copy(update={"dependencies": "pinned"})
     ).runtime["pip"]

@@ -1,4 +1,4 @@
-"""A run whose numbers are not finite fails, and leaves what it saved before."""
+"""A run whose numbers are not finite fails, and leaves what it saved before; figures that mean nothing are named."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from raykd.engine.run import run
+from raykd.engine.sentinel import CLASS_SPREAD, Watch, class_spread, effective_classes, find_warnings
 from raykd.errors import RunFailed
 from raykd.recipe.experiment import resolve
 from raykd.store.checkpoint import find_fault, read_checkpoint
@@ -52,3 +53,43 @@ def test_the_checkpoint_before_a_failure_stays(tmp_path: Path, monkeypatch: pyte
         monkeypatch.undo()
     with shrunk(2, tmp_path) as (place, load):
         assert run(resolve(load("supervised_digits_lenet5", SHORT)), place).student.step == 4
+
+
+@pytest.mark.parametrize(("labels", "spread"), [([3, 3, 3, 3], 0.0), ([0, 1, 2, 3], 100.0), ([0, 0, 1, 1], 100 / 3)])
+def test_the_spread_of_classes_is_nought_for_one_and_a_hundred_for_all_alike(labels: list[int], spread: float) -> None:
+    effective = effective_classes(torch.tensor(labels), 4)
+    assert class_spread(effective, 4) == pytest.approx(spread, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("row", "kinds"),
+    [
+        ({CLASS_SPREAD: 3.0, "blind/agreement": 100.0}, ["collapse"]),
+        ({CLASS_SPREAD: 60.0, "loss/kd": 3.0}, []),
+        ({"loss/kd": 1e9}, ["explosion"]),
+        ({"loss/entropy": -2e7, CLASS_SPREAD: 0.0}, ["collapse", "explosion"]),
+        ({"accuracy/top1": 12.0}, []),
+    ],
+)
+def test_figures_that_mean_nothing_are_named(row: dict[str, float], kinds: list[str]) -> None:
+    assert [text.partition(":")[0] for text in find_warnings(row)] == kinds
+
+
+def test_a_warning_is_logged_once_when_two_reports_agree(caplog: pytest.LogCaptureFixture) -> None:
+    watch = Watch()
+    for step, spread in enumerate((1.0, 90.0, 1.0, 1.0, 1.0)):
+        watch.look({"step": step, CLASS_SPREAD: spread})
+        assert bool(watch.warnings) == (spread < 20)
+        assert len(caplog.records) == (step >= 3)
+    assert "step 3: collapse" in caplog.text
+
+
+def test_what_a_run_says_is_what_its_figures_say(tmp_path: Path) -> None:
+    with shrunk(2, tmp_path) as (place, load):
+        recipe = load("dafl_digits", ["schedule.steps=4", "schedule.report_every=2"])
+        result = run(resolve(recipe), place)
+        directory = place.workspace.run(resolve(recipe).run_id)
+    spread = class_spread(result.image_quality["classes"], 10)
+    assert result.warnings == (find_warnings({CLASS_SPREAD: spread}) or None)
+    assert directory.status()["warnings"] == find_warnings(directory.rows()[-1])
+    assert all(0 <= row[CLASS_SPREAD] <= 100 for row in directory.rows())

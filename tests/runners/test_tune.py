@@ -23,6 +23,7 @@ from raykd.search.attributes import RUN
 from raykd.search.setup import plan_search
 from raykd.search.space_file import load_space
 from raykd.store.run_directory import RunDirectory
+from tests.runners import runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -206,7 +207,10 @@ def test_a_trial_of_several_seeds_counts_by_their_mean(ray_session: ModuleType, 
 
 
 def test_a_trial_of_two_workers_is_a_train_run(ray_session: ModuleType, tmp_path: Path) -> None:
-    report = searched(tmp_path, trials=1, where={"workers": 2, "cpus_per_worker": 1})
+    runs.save_teacher(tmp_path / "teacher.safetensors")  # one that is trained would take two workers too
+    teacher = {"model": "lenet5_half", "weights": str(tmp_path / "teacher.safetensors")}
+    overrides = {**{key: value for key, value in SMALL.items() if key != "teacher.overrides"}, "teacher": teacher}
+    report = searched(tmp_path, trials=1, overrides=overrides, where={"workers": 2, "cpus_per_worker": 1})
     assert report["trials"]["complete"] == 1, report["reasons"]
     run = tmp_path / "runs" / report["best"][0]["run"]
     assert json.loads((run / "environment.json").read_text())["workers"] == 2
