@@ -48,22 +48,12 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--half", choices=("ray", "rest"), help="only the tests marked ray and beside_ray, or the rest")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the other half, and the endurance tests unless ``-m`` names them, whatever else it says."""
-    endurance, half = "endurance" in config.option.markexpr, config.option.half
-
-    def wanted(item: pytest.Item) -> bool:
-        marks = {mark.name for mark in item.iter_markers()}
-        return (endurance or "endurance" not in marks) and (
-            half is None or marks.isdisjoint({"ray", "beside_ray"}) == (half == "rest")
-        )
-
-    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
-    items[:] = [item for item in items if wanted(item)]
+    """Leave out the endurance tests unless ``-m`` names them, whatever else it says."""
+    if "endurance" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("endurance")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("endurance")]
 
 
 @pytest.fixture(scope="session")

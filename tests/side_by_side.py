@@ -1,4 +1,4 @@
-"""All tests of the gate, in two halves side by side: what waits for Ray leaves a core to the other.
+"""All tests of the gate, in three parts side by side: most of them wait for processes, so two cores serve all three.
 
 python -m tests.side_by_side [ARGUMENT OF PYTEST]...
 """
@@ -7,22 +7,43 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
+TESTS = Path(__file__).parent
+PARTS: tuple[tuple[str, ...], ...] = (
+    ("runners",),
+    ("architecture", "artifacts", "cli", "cluster", "config", "data", "distributed", "engine"),
+)
+"""Rooms by part, which take about the same time; all other tests are the last part."""
 NOTHING = 5  # pytest's exit code where it has selected no test
 
 
-def main(arguments: list[str]) -> int:
-    """Run both and show one after the other; return 0 if neither failed and there was a test at all."""
+def paths_of(part: int) -> list[str]:
+    """Return pytest's arguments that select a part."""
+    if part < len(PARTS):
+        return [str(TESTS / room) for room in PARTS[part]]
+    return [str(TESTS), *(f"--ignore={TESTS / room}" for rooms in PARTS for room in rooms)]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run all parts and show one after the other; return 0 if none failed and there was a test at all."""
     pytest = [sys.executable, "-m", "pytest", *arguments]
-    with tempfile.TemporaryFile() as said:
-        on_ray = subprocess.Popen([*pytest, "--half=ray"], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, str(part)) for part in range(len(PARTS))]
+        running = []
+        for part, output in enumerate(outputs):
+            with output.open("wb") as file:
+                command = [*pytest, *paths_of(part)]
+                running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file))
         try:
-            codes = [subprocess.call([*pytest, "--half=rest"], stdin=subprocess.DEVNULL)]
+            codes = [subprocess.call([*pytest, *paths_of(len(PARTS))], stdin=subprocess.DEVNULL)]
         finally:
-            on_ray.wait()
-            said.seek(0)
-            shutil.copyfileobj(said, sys.stdout.buffer)
-    codes.append(on_ray.returncode)
+            for process, output in zip(running, outputs, strict=True):
+                process.wait()
+                with output.open("rb") as file:
+                    shutil.copyfileobj(file, sys.stdout.buffer)
+    codes += [process.returncode for process in running]
     return max(map(abs, codes)) if any(code not in (0, NOTHING) for code in codes) else min(codes)
 
 

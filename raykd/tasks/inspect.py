@@ -20,7 +20,7 @@ from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, build_spec, find_weights
 from raykd.engine.evaluator import Evaluator
-from raykd.errors import UsageError
+from raykd.errors import ForeignFormat, UsageError
 from raykd.files import sha256_of
 from raykd.methods import METHODS
 from raykd.methods.base import PATCHES
@@ -250,6 +250,8 @@ def _test_images(data: DataConfig, spec: DataSpec, workspace: Workspace) -> tupl
         return None, "no test split (test: false)"
     try:
         return OpenedData(workspace.data).open("test", workspace.located(data).name, "test", spec), None
+    except ForeignFormat:  # not for want of images
+        raise
     except UsageError as error:
         return None, str(error)
 

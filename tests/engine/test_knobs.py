@@ -97,7 +97,6 @@ def check_ledger(experiment: Experiment, result: RunResult, place: RunContext) -
 
 
 @pytest.mark.slow
-@pytest.mark.beside_ray
 def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [(name, pairs) for name in packaged_recipes() for pairs in [[], *VARIANTS.get(name, [])]]
     reads = Reads(monkeypatch)
