@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from raykd.surroundings import wait_passively
+
 TESTS = Path(__file__).parent
 PARTS: tuple[tuple[str, ...], ...] = (
     ("runners",),
@@ -28,6 +30,7 @@ def paths_of(part: int) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run all parts and show one after the other; return 0 if none failed and there was a test at all."""
+    wait_passively()  # idle threads of torch would take the cores from the other parts
     pytest = [sys.executable, "-m", "pytest", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, str(part)) for part in range(len(PARTS))]
