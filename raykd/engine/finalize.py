@@ -48,7 +48,9 @@ def finalize(
     if world.rank == 0:
         _write_statistics(recipe, built, run)
     per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
-    spread = {CLASS_SPREAD: class_spread(quality["classes"], built.spec.num_classes)} if "classes" in quality else {}
+    classes, spread = built.spec.num_classes, {}
+    if "classes" in quality and 5 * classes <= _IMAGES:
+        spread = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
         run=experiment.run_id,

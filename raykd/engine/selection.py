@@ -76,7 +76,9 @@ class Selection:
         self._pool = self._pool[-min(_POOL_REPORTS, max_reports) :]
         labels = torch.cat([logits.argmax(1) for _, logits in self._pool])
         classes = self._pool[0][1].shape[1]
-        spread = {CLASS_SPREAD: class_spread(effective_classes(labels, classes), classes)}
+        spread = {}
+        if len(labels) >= 5 * classes:  # of fewer images, even uniform answers leave classes out
+            spread = {CLASS_SPREAD: class_spread(effective_classes(labels, classes), classes)}
         challenger = self._score(weights, world)
         if "blind" in self.weights:
             incumbent = self._score(self.weights["blind"], world)

@@ -39,7 +39,7 @@ class PickOutput:
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Return the logits; what cannot be found is left as it is, to be refused with what was returned."""
-        if self.place is None:
+        if self.place is None or isinstance(output, Tensor):
             return getattr(output, "logits", output)
         try:
             return output[self.place]
@@ -106,12 +106,21 @@ def adapt(
     Raises:
         UsageError: if it does not take such images, or returns anything but their logits.
     """
-    network.register_forward_hook(PickOutput(output))
+    try:
+        network.register_forward_hook(PickOutput(output))
+        copy.deepcopy(network)
+    except Exception as error:  # a scripted network takes no hooks, and some hold what cannot be copied
+        raise UsageError(
+            f"the {role} cannot be copied or watched ({type(error).__name__}: {first_line(error)}): give a plain "
+            "nn.Module"
+        ) from None
     images = torch.randn(_PROBES, *shape, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):
         shown = images.clone()
         logits = _run(copy.deepcopy(network).eval(), shown, role)
         _check_logits(logits, num_classes, role)
+        if role == "student":
+            _check_trainable(copy.deepcopy(network), images, num_classes)
         if not torch.equal(shown, images):
             logger.info("the %s writes into the images it is given: it is given copies", role)
             network.register_forward_pre_hook(CopiedInput())
@@ -120,7 +129,8 @@ def adapt(
         obstacle = _obstacle_to_channels_last(network, images, logits)
     if obstacle is None:
         return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
-    logger.info("the %s does not take the channels_last layout (%s): it runs in the contiguous one", role, obstacle)
+    logger.info("note: the %s runs in the contiguous memory layout, which it needs; its results are the same", role)
+    logger.debug("in channels_last: %s", obstacle)
     network.register_forward_pre_hook(ContiguousInput())
     return network.to(memory_format=torch.contiguous_format)
 
@@ -131,9 +141,9 @@ def depends_on_batch(network: Callable[[Tensor], Tensor], images: Tensor) -> boo
         with torch.no_grad():
             logits = network(images)
             alone = torch.cat([network(image) for image in images.split(1)])
-    except ValueError:  # BatchNorm without running statistics, of one value a channel
+    except Exception:  # of the user's own code, such as BatchNorm without statistics, of one value a channel
         return True
-    return not _are_close(alone, logits)
+    return alone.shape != logits.shape or not _are_close(alone, logits)
 
 
 def _obstacle_to_channels_last(network: nn.Module, images: Tensor, expected: Tensor) -> str | None:
@@ -170,8 +180,24 @@ def _run(network: nn.Module, images: Tensor, role: str) -> Any:
         ) from None
 
 
+def _check_trainable(student: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Refuse a student that cannot take a step: a forward and a backward pass in training mode."""
+    try:
+        logits = student.train()(images.clone() * 1)
+        _check_logits(logits, num_classes, "student")
+        logits.float().sum().backward()
+    except UsageError:
+        raise
+    except Exception as error:  # of the user's own code: it may fail in any way
+        raise UsageError(
+            f"the student cannot be trained ({type(error).__name__}: {first_line(error)}): its logits in training mode "
+            "must be a tensor [B, C] that depends on parameters that require a gradient"
+        ) from None
+
+
 def _check_logits(logits: Any, num_classes: int, role: str) -> None:
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != _PROBES:
+    is_number = isinstance(logits, Tensor) and logits.is_floating_point() and not logits.is_meta
+    if not is_number or logits.dim() != 2 or len(logits) != _PROBES:
         raise UsageError(
             f"the {role} returns {_describe(logits)} for {_PROBES} images; {RETURN_LOGITS}, or set '{role}.output' to "
             "where they are, as in 0 or logits"

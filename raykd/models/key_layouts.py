@@ -31,7 +31,9 @@ def _by_patterns(*patterns: tuple[str, str]) -> Callable[[Collection[str]], dict
     return rename
 
 
-_STAGE = re.compile(r"(?:module\.)?(?:block|layer|group|conv|stage)_?(\d+)\.(?:layer\.|block|layer)?(\d+)\.(.+)")
+_STAGE = re.compile(
+    r"(?:module\.)?(?:block|layer|group|conv|stage)_?(\d{1,4})\.(?:layer\.|block|layer)?(\d{1,4})\.(.+)"
+)
 _IN_BLOCK: Mapping[str, str] = {
     "convShortcut": "shortcut", "conv_shortcut": "shortcut", "downsample": "shortcut", "shortcut.0": "shortcut",
     "bn_0": "bn1", "bn_1": "bn2", "conv_0": "conv1", "conv_1": "conv2", "convdim": "shortcut",
@@ -52,6 +54,8 @@ def _wide_resnet(keys: Collection[str]) -> dict[str, str]:
     stages = sorted({int(match[1]) for match in matches.values()})
     first = min(int(match[2]) for match in matches.values())
     blocks = 1 + max(int(match[2]) for match in matches.values()) - first
+    # Where the first batch norm of a block is bn_0 or bn0, conv1 is the second convolution and not the first.
+    starts_at_zero = any(".bn0." in one or ".bn_0." in one for one in matches)
     names = {}
     for key in keys:
         match = matches.get(key)
@@ -61,8 +65,6 @@ def _wide_resnet(keys: Collection[str]) -> dict[str, str]:
             continue
         part, dot, kind = match[3].rpartition(".")
         number = stages.index(int(match[1])) * blocks + int(match[2]) - first
-        # Where the first batch norm of a block is bn_0 or bn0, conv1 is the second convolution and not the first.
-        starts_at_zero = any(".bn0." in one or ".bn_0." in one for one in matches)
         own = {"bn1": "bn2", "conv1": "conv2"} if starts_at_zero and part in ("bn1", "conv1") else _IN_BLOCK
         names[key] = f"groups.{number}.{own.get(part, part)}{dot}{kind}"
     return names

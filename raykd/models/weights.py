@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from raykd.errors import UsageError, did_you_mean
@@ -32,6 +33,7 @@ _SIDE_HEADS = {"aux", "aux1", "aux2", "AuxLogits", "aux_classifier"}
 """First parts of the names of heads that only train a network."""
 MAX_LISTED = 3  # keys named in a message
 _MAX_DEPTH = 4
+_MAX_PREFIXES = 16
 
 State = Mapping[str, Tensor]
 MapKeys = Literal["name", "order"]
@@ -87,11 +89,24 @@ def load_weights(module: nn.Module, path: str | Path, *, entry: str | None = Non
         logger.info("%s: %s", path, fit.how)
     if left_out := [*candidate.others, *(key for key in fit.left_out if "num_batches" not in key)]:
         logger.info("%s: left out, since no network has them: %s", path, _listed(left_out))
+    _check_values(fit.state, expected, path)
     module.load_state_dict({**{key: expected[key] for key in expected if _is_counter(key)}, **fit.state})
 
 
-def _find_tensors(loaded: object, path: Path, entry: str = "", depth: int = 0) -> Iterator[_Candidate]:
-    """Yield the groups of tensors in what a file held, the outer ones first."""
+def _check_values(state: State, expected: State, path: Path) -> None:
+    """Refuse tensors that would be copied into others of another kind, which changes or loses their values."""
+    for key, value in state.items():
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            kind = "quantised" if value.is_quantized else "empty (meta)" if value.is_meta else "sparse"
+            raise UsageError(f"{path}: {key} is {kind}; save it as plain numbers: tensor.to_dense() or dequantize()")
+        if expected[key].is_floating_point() and not value.is_floating_point():
+            raise UsageError(f"{path}: {key} holds {value.dtype}, and the network's are floats; save it as such")
+
+
+def _find_tensors(
+    loaded: object, path: Path, entry: str = "", depth: int = 0, seen: set[int] | None = None
+) -> Iterator[_Candidate]:
+    """Yield the groups of tensors in what a file held, the outer ones first; none within itself."""
     if not isinstance(loaded, Mapping) or not loaded:
         if depth == 0:
             raise UsageError(f"{path} holds a {type(loaded).__name__}, not a state dict; {CONVERT}")
@@ -100,9 +115,12 @@ def _find_tensors(loaded: object, path: Path, entry: str = "", depth: int = 0) -
     inner = {str(key): value for key, value in loaded.items() if isinstance(value, Mapping)}
     if tensors:
         yield _Candidate(entry, tensors, [str(key) for key in loaded if str(key) not in tensors])
+    seen = {id(loaded)} if seen is None else seen
     for key, value in inner.items():
-        if depth < _MAX_DEPTH and not any(word in key.lower() for word in _OF_OPTIMIZERS):
-            yield from _find_tensors(value, path, f"{entry}.{key}".lstrip("."), depth + 1)
+        is_new = id(value) not in seen
+        seen.add(id(value))
+        if is_new and depth < _MAX_DEPTH and not any(word in key.lower() for word in _OF_OPTIMIZERS):
+            yield from _find_tensors(value, path, f"{entry}.{key}".lstrip("."), depth + 1, seen)
 
 
 def _choose(candidates: list[_Candidate], entry: str | None, path: Path, loaded: Any) -> list[_Candidate]:
@@ -150,7 +168,9 @@ def _strip(state: State, expected: State) -> State:
 
     def stripped(key: str) -> str:
         bare = key if key in expected else key.replace("_orig_mod.", "")
-        while bare not in expected:
+        for _ in range(_MAX_PREFIXES):
+            if bare in expected:
+                break
             if within := [f"{name}.{bare}" for name in outer if f"{name}.{bare}" in expected]:
                 return within[0]
             first, dot, rest = bare.partition(".")

@@ -28,13 +28,20 @@ def read_weights(path: Path) -> object:
         UsageError: there is no such file, or it holds pickled code instead of tensors.
         CorruptError: it is truncated or damaged.
     """
-    if not path.is_file():
+    if not _is_there(path):
         raise UsageError(f"no weights file {path}")
     if path.name.endswith(_INDEX):
         return _read_shards(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _read_arrays(path) if path.suffix == ".npz" else _read_torch(path)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -52,7 +59,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
     for name in sorted(set(shards.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise UsageError(f"{path} names the file {name!r}; an index may name .safetensors files beside it only")
-        if not (path.parent / name).is_file():
+        if not _is_there(path.parent / name):
             raise UsageError(f"{path} names {name}, which is not beside it: put all its files into one folder")
         tensors |= _read_safetensors(path.parent / name)
     if missing := shards.keys() - tensors.keys():

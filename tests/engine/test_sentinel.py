@@ -86,7 +86,7 @@ def test_a_warning_is_logged_once_when_two_reports_agree(caplog: pytest.LogCaptu
 
 def test_what_a_run_says_is_what_its_figures_say(tmp_path: Path) -> None:
     with shrunk(2, tmp_path) as (place, load):
-        recipe = load("dafl_digits", ["schedule.steps=4", "schedule.report_every=2"])
+        recipe = load("dafl_digits", ["schedule.steps=4", "schedule.report_every=2", "schedule.global_batch=64"])
         result = run(resolve(recipe), place)
         directory = place.workspace.run(resolve(recipe).run_id)
     spread = class_spread(result.image_quality["classes"], 10)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import threading
 
 import pytest
 import torch
@@ -27,7 +28,9 @@ def test_it_computes_the_same_in_whatever_layout_images_come(kind: str, caplog: 
     adapted = adapt(network, SHAPE, CLASSES, "student").eval()
     for batch in (images(), images().to(memory_format=torch.channels_last), images().transpose(2, 3)):
         assert torch.allclose(adapted(batch), plain(batch.clone(memory_format=torch.contiguous_format)), atol=1e-5)
-    kept_contiguous = [record for record in caplog.records if "runs in the contiguous one" in record.getMessage()]
+    kept_contiguous = [
+        record for record in caplog.records if "runs in the contiguous memory layout" in record.getMessage()
+    ]
     assert bool(kept_contiguous) == (kind in CONTIGUOUS)
     weight = adapted.get_parameter("conv2.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last) == (kind not in CONTIGUOUS)
@@ -127,3 +130,29 @@ def test_images_that_a_network_does_not_take_are_refused() -> None:
         adapt(Flattens(), (3, 12, 12), CLASSES, "teacher")
     with pytest.raises(UsageError, match="the student has 3 classes, the data has 4"):
         adapt(Flattens(), SHAPE, 4, "student")
+
+
+class Locked(nn.Module):
+    """It holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Untrainable(Flattens):
+    """Its logits do not depend on its parameters as far as gradients go."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = super().forward(images)
+        return answer.detach()
+
+
+def test_a_student_that_cannot_take_a_step_is_refused_before_one() -> None:
+    with pytest.raises(UsageError, match="the student cannot be trained .*does not require grad"):
+        adapt(Untrainable(), SHAPE, CLASSES, "student")
+    assert adapt(Untrainable(), SHAPE, CLASSES, "teacher")(images()).shape == (5, CLASSES)
+    holding = Flattens()
+    holding.register_module("lock", Locked())
+    with pytest.raises(UsageError, match="the teacher cannot be copied or watched .*cannot pickle"):
+        adapt(holding, SHAPE, CLASSES, "teacher")

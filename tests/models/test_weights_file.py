@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,37 @@ def test_factories_are_called_with_their_arguments() -> None:
 def test_a_factory_that_fails_is_named_with_its_reason(kind: str, message: str) -> None:
     with pytest.raises(UsageError, match=f"^factory {strangers.__name__}:raising {message}"):
         load_factory(f"{strangers.__name__}:raising", {"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.int8), "holds torch.int8, and the network's are floats"),
+        (lambda value: value.to(torch.complex64), "holds torch.complex64"),
+        (lambda value: value.to_sparse(), "is sparse; save it as plain numbers"),
+        (lambda value: value.to("meta"), r"is empty \(meta\)"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(tmp_path: Path, change: Callable[[Tensor], Tensor], message: str) -> None:
+    state = {key: change(value) if value.dim() else value for key, value in trained().state_dict().items()}
+    with pytest.raises(UsageError, match=message):
+        load_weights(lenet(), saved(tmp_path, state))
+
+
+def test_hostile_files_take_no_time(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    knot: dict[str, Any] = {"z": torch.ones(1)}
+    knot.update({f"k{number}": knot for number in range(30)})
+    many = {f"layer{1 + number % 2}.{number}.w": torch.ones(1) for number in range(5000)}
+    for content in (
+        knot,
+        many,
+        {**state, "module." * 50_000 + "x": torch.ones(1)},
+        {**state, f"layer1.{'9' * 5000}.w": torch.ones(1)},
+    ):
+        began = time.monotonic()
+        with pytest.raises(UsageError):
+            load_weights(lenet(), saved(tmp_path, content))
+        assert time.monotonic() - began < 20
+    with pytest.raises(UsageError, match="no weights file"):
+        load_weights(lenet(), tmp_path / ("a" * 300))
