@@ -33,6 +33,7 @@ SLOW = {
         "--case mnist --batch 8 --rung published --rung raykd --rounds 1",
         rf"raykd's method, eager \| {NUMBER} \| {NUMBER} \| ",
     ),
+    "idle_threads.py": ("--seconds 0.2 --rounds 1 --load 1 --trials 1", rf"alone \| {NUMBER} \| {NUMBER} \| {NUMBER}"),
     "lsgdfd_step.py": (
         "--members 2 --images 4 --rung obvious raykd --rounds 1",
         rf"raykd's method, eager \| {NUMBER} \| {NUMBER} \| ",

@@ -1,4 +1,4 @@
-"""Provenance of a run: versions, hardware, source revision. No host name, no path, no variable."""
+"""Provenance of a run: versions, hardware, source revision. No host name, no path."""
 
 import os
 import platform
@@ -35,6 +35,7 @@ def describe_environment(world: World) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
         "workers": world.size,
         "threads_per_worker": torch.get_num_threads(),
+        "idle_threads": os.environ.get("OMP_WAIT_POLICY", "torch's own"),
         "precision": world.precision,
         "git": _revision(),
     }

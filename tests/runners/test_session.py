@@ -62,10 +62,11 @@ def address() -> Iterator[str]:
     settings = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
     options = ["--head", "--block", f"--port={port}", "--num-cpus=0", "--node-ip-address=127.0.0.1"]
     options += ["--include-dashboard=false", f"--temp-dir={folder}", f"--object-store-memory={100 * 2**20}"]
+    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     with (folder / "head.log").open("wb") as log:
         head = subprocess.Popen(
             [str(BIN / "ray"), "start", *options, f"--autoscaling-config={folder / 'growing.yaml'}"],
-            env={**os.environ, **LOOPBACK, **settings}, stdout=log, stderr=log, start_new_session=True,
+            env={**others, **LOOPBACK, **settings}, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     yield f"127.0.0.1:{port}"
     os.killpg(head.pid, signal.SIGKILL)
@@ -158,6 +159,8 @@ def test_machines_are_asked_for_and_waited_for(address: str, tmp_path: Path) -> 
     assert "waiting for machines: 1 workers need 1 CPUs" in said
     assert "2 trials of 1 workers at a time" in said, "as many as there will be room for"
     assert json.loads(out)["trials"]["complete"] == 2
+    environments = [json.loads(file.read_text()) for file in tmp_path.glob("runs/kd_digits-*/environment.json")]
+    assert {environment["idle_threads"] for environment in environments} == {"PASSIVE"}, "where others started Ray, too"
 
 
 @pytest.mark.endurance

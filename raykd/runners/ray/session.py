@@ -17,6 +17,7 @@ from raykd.cluster.ray_settings import GROWTH_SECONDS, token_source
 from raykd.errors import SetupError
 from raykd.files import describe
 from raykd.runners.ray.internals import ON_LOOPBACK, behind_library
+from raykd.surroundings import wait_policy
 
 logger = logging.getLogger(__name__)
 
@@ -174,8 +175,16 @@ def _join(cluster: Cluster) -> None:
                 f"nothing answers at {address} ({error}); is the address of cluster {cluster.name!r} right, "
                 "and does its head node run?"
             ) from None
+    # A submitted job has its variables from its submission, and Ray takes none twice.
+    variables = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"env_vars": dict([wait_policy()])}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=behind_library())
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=behind_library(),
+            runtime_env=variables,
+        )
     except (OSError, RuntimeError, ValueError) as error:
         token = token_source()
         hint = f"the token is the one of {token}" if token else "no token was found: does it ask for one?"
