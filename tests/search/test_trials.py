@@ -81,3 +81,23 @@ def test_a_search_removes_checkpoints_that_it_made_and_no_others(tmp_path: Path)
         assert proposal.experiment.run_id == run
         proposer.ended(proposal.trial, complete(accuracy=float(number)))
     assert [(tmp_path / run / "checkpoints").exists() for run in runs] == [True, False, True]
+
+
+def test_checkpoints_of_fifty_trials_are_those_of_the_best(tmp_path: Path) -> None:
+    """What a search keeps on disk is bounded by ``keep``, however many trials it has and in whatever order they end."""
+    searched = space(tmp_path, points=[], keep=3, trials=50)
+    proposer = Sampling(trials_of(tmp_path, searched))
+    scores: dict[str, float] = {}
+    most = 0
+    for number in range(50):
+        proposal = proposed(proposer)
+        run = tmp_path / proposal.experiment.run_id
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / "checkpoints" / "state.pt").write_bytes(bytes(1000))
+        scores[run.name] = max(scores.get(run.name, 0.0), float(number * 37 % 50))
+        proposer.ended(proposal.trial, complete(accuracy=float(number * 37 % 50)))
+        most = max(most, sum(file.stat().st_size for file in tmp_path.glob("*/checkpoints/*")))
+    kept = {file.parent.parent.name for file in tmp_path.glob("*/checkpoints/*")}
+    assert most <= 3 * 1000
+    assert kept <= set(sorted(scores, key=scores.__getitem__, reverse=True)[:3])
+    assert max(scores, key=scores.__getitem__) in kept
