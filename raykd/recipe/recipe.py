@@ -1,5 +1,6 @@
 """Recipe: what is trained, with which settings. Never a path of this machine, a host or a number of GPUs."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -168,7 +169,7 @@ def _read_with_base(path: Path) -> dict[str, Any]:
     if base_name is None:
         return {"name": path.stem, **own}
     sibling = path.parent / f"{base_name}.yaml"
-    base = expand_data_name(load_yaml(sibling if sibling.is_file() else _RECIPES.find(str(base_name))))
+    base = expand_data_name(load_yaml(sibling if os.path.isfile(sibling) else _RECIPES.find(str(base_name))))
     if "extends" in base:
         raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
     return {**_merge(base, own), "name": own.get("name", path.stem)}

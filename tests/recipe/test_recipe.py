@@ -132,6 +132,14 @@ def test_only_one_level_of_extending(made: Path) -> None:
         load_recipe(str(third))
 
 
+def test_a_name_that_no_file_system_has_is_unknown(made: Path) -> None:
+    made.with_name("second.yaml").write_text(f"extends: {'x' * 300}\n")
+    with pytest.raises(UsageError, match="unknown recipe 'x"):
+        load_recipe(str(made.with_name("second.yaml")))
+    with pytest.raises(UsageError, match="no recipe file"):
+        load_recipe(f"{'x' * 300}.yaml")
+
+
 def test_numbers_without_a_point_are_floats(made: Path) -> None:
     for pairs, lr in (([], 3e-4), (["student_optim.lr=1e-5"], 1e-5)):
         optim = load_recipe(str(made), pairs).student_optim
