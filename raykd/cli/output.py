@@ -17,6 +17,7 @@ COLUMNS = {
     "agreement": "agreement %",
     "kl": "KL nats",
     "ece": "ECE %",
+    "synthetic_agreement": "synthetic agreement %",
 }
 _WIDTH_IN_A_PIPE = 120
 

@@ -17,7 +17,10 @@ def print_summary(result: SeedsResult) -> None:
     for name, figures in means.students.items():
         chosen = name == first.selected
         label = f"{_LABELS[name]}{' *' if chosen else ''}"
-        rows.append(_row(label, figures, _student(deviations, name), published.get("student") if chosen else None))
+        row = _row(label, figures, _student(deviations, name), published.get("student") if chosen else None)
+        if any(result.not_judged for result in results):
+            row[1 + list(COLUMNS).index("synthetic_agreement")] = "-"
+        rows.append(row)
     if means.teacher is not None:
         rows.append(_row("teacher", means.teacher, None, published.get("teacher")))
     for name, control in controls.items():
@@ -52,6 +55,8 @@ def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]
     pairs["seconds"] = f"{sum(result.seconds or 0 for result in results):.1f}"
     if gpu_hours := sum(result.gpu_hours or 0 for result in results):
         pairs["GPU hours"] = f"{gpu_hours:.3f}"
+    for reason in dict.fromkeys(result.not_judged for result in results if result.not_judged):
+        pairs["synthetic agreement"] = reason
     for text in dict.fromkeys(text for result in results for text in result.warnings or ()):
         pairs["warning"] = f"{pairs['warning']}; {text}" if "warning" in pairs else text
     for result in results:

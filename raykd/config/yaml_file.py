@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -200,6 +200,9 @@ def _locate(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> 
     names: list[str] = []
     siblings: list[str] = []
     for part in location:
+        if part in (tagged := _tagged_members(kind)):
+            kind = tagged[part]
+            continue
         sections = _sections_in(kind)
         chosen = [section for section in sections if part in _tags(section)]
         if len(sections) > 1 and chosen:
@@ -243,6 +246,16 @@ def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
     """Return the allowed values of a section's ``name``, which tell it from the others of a union."""
     name = section.model_fields.get("name")
     return get_args(name.annotation) if name else ()
+
+
+def _tagged_members(kind: Any) -> dict[int | str, Any]:
+    """Return the types of a union that a value's form tells apart, by the tags that pydantic puts into locations."""
+    if get_origin(kind) not in (Annotated, Union, UnionType):
+        return {}
+    tags = [each.tag for each in get_args(kind)[1:] if isinstance(each, Tag)]
+    if tags:
+        return {tags[0]: get_args(kind)[0]}
+    return {tag: member for inner in get_args(kind) for tag, member in _tagged_members(inner).items()}
 
 
 def _sections_in(kind: Any) -> list[type[BaseModel]]:

@@ -22,7 +22,8 @@ from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
-from raykd.engine.synthetic_sets import on_stored_sets, referee_evaluator
+from raykd.engine.referee import Referee, open_referee
+from raykd.engine.synthetic_sets import on_stored_sets
 from raykd.errors import UsageError
 from raykd.files import is_file, sha256_of
 from raykd.methods import METHODS, Method
@@ -51,6 +52,7 @@ class Built:
     streams: dict[str, TrainStream]
     teacher: Teacher | None
     evaluator: Evaluator
+    referee: Referee | None
     opened: OpenedData
     spec: DataSpec
     teacher_sha256: str | None
@@ -80,7 +82,7 @@ def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
 
 def _check_named_runs(recipe: Recipe, world: World, workspace: Workspace) -> None:
     """Refuse a recipe whose bank or referee names a run that does not exist."""
-    for generators in (recipe.bank, recipe.referee):
+    for generators in (recipe.bank, *recipe.referees):
         if generators is not None and generators.run is not None:
             workspace.pull([generators.run], world)
             run = workspace.run(generators.run)
@@ -140,19 +142,34 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         compiler=_compiler(runtime, recipe, world),
         runtime=runtime,
         statistics=statistics,
+        mirrored=_is_mirrored(experiment),
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, context)
-    referee = referee_evaluator(experiment, spec, world, teacher, opened, workspace)
+    referee = open_referee(experiment, spec, world, teacher, opened, workspace)
     evaluator = Evaluator(
         test, spec, world, teacher, {"holdout": holdout_evaluator(stream_context), "referee": referee}
     )
-    return Built(method, streams, teacher, evaluator, opened, spec, teacher_sha256)
+    return Built(method, streams, teacher, evaluator, referee, opened, spec, teacher_sha256)
+
+
+def check_referee(experiment: Experiment, world: World, workspace: Workspace) -> None:
+    """Refuse a referee whose images are there and of few classes, before students are trained for it to judge.
+
+    Raises:
+        RunFailed: naming the runs that made them.
+    """
+    if experiment.referee_sets:
+        spec = build_spec(experiment.recipe.data, workspace)
+        teacher = load_teacher(experiment, spec, workspace)[0].to(world.device)
+        referee = open_referee(experiment, spec, world, teacher, OpenedData(workspace.data), workspace)
+        assert referee is not None, "there are sets"
+        referee.check()
 
 
 def _inherit_ledgers(experiment: Experiment, opened: OpenedData, workspace: Workspace) -> None:
     """Record what the runs that this one builds on have opened: its generators', its referee's, and its teacher's."""
-    for run_id in {experiment.bank_id, experiment.referee_id} - {None}:
+    for run_id in {experiment.bank_id, *experiment.referee_ids} - {None}:
         opened.inherit(workspace.run(str(run_id)).environment().get("data_opened") or {})
     if experiment.teacher is not None:
         opened.inherit(workspace.run(experiment.teacher.run_id).environment().get("data_opened") or {}, of_teacher=True)
@@ -315,6 +332,11 @@ def find_weights(name: str, workspace: Workspace) -> Path:
             raise UsageError(f"the weights {name!r} are not in {workspace.store}/weights: bring that folder along")
         return kept
     return find_file(name, workspace.data, "weights file", "put it there, or set the data root by RAYKD_DATA")
+
+
+def _is_mirrored(experiment: Experiment) -> bool:
+    recipes = [experiment.recipe, *([experiment.teacher.recipe] if experiment.teacher is not None else [])]
+    return any("flip" in recipe.data.augment for recipe in recipes)
 
 
 def _compiler(runtime: Runtime, recipe: Recipe, world: World) -> Compiler:

@@ -4,6 +4,7 @@ Units: accuracy, agreement and expected calibration error in per cent; kl in nat
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,13 @@ def score(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, 
     return {name: value if name == "kl" else 100 * value for name, value in result.items()}
 
 
+class Scorer(Protocol):
+    """What tells how good a student is."""
+
+    def score(self, student: nn.Module) -> dict[str, float]:
+        """Return figures by name; every worker must call it."""
+
+
 class Evaluator:
     """Scores any student on the test split; the teacher's logits there are computed once.
 
@@ -58,7 +66,7 @@ class Evaluator:
         spec: DataSpec,
         world: World,
         teacher: nn.Module | None,
-        extra_evaluators: "Mapping[str, Evaluator | None] | None" = None,
+        extra_evaluators: "Mapping[str, Scorer | None] | None" = None,
         *,
         labelled: bool = True,
     ) -> None:

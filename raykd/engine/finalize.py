@@ -23,7 +23,7 @@ from raykd.methods.base import BankMethod, mean_images_per_step
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
-from raykd.results import SELECTIONS, Figures, RunResult
+from raykd.results import COVERAGE, SELECTIONS, Figures, RunResult, why_not_judged
 from raykd.store.checkpoint import save_weights
 from raykd.store.run_directory import RunDirectory, selected_by
 from raykd.store.workspace import Workspace
@@ -51,6 +51,9 @@ def finalize(
     classes, spread = built.spec.num_classes, {}
     if "classes" in quality and 5 * classes <= _IMAGES:
         spread = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
+    not_judged = why_not_judged({COVERAGE: selection.pool.coverage} if len(selection.pool) else {})
+    if not_judged is not None and world.rank == 0:
+        logger.warning("blind selection: %s", not_judged)
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
         run=experiment.run_id,
@@ -66,17 +69,19 @@ def finalize(
         gpu_hours=round(seconds * gpus / 3600, 4),
         data_opened=built.opened.by_role(),
         published=recipe.published,
+        not_judged=not_judged,
         warnings=find_warnings(spread) or None,
     )
 
 
 def _save_student(built: Built, selection: Selection, run: RunDirectory, chosen: str) -> dict[str, Figures]:
-    """Score the three selections once more and save the chosen weights."""
+    """Score the selections once more and save the chosen weights; without a test split there is no oracle to score."""
     student = built.method.student
     figures = {}
-    for name in SELECTIONS:
+    for name in SELECTIONS if built.evaluator.images is not None else SELECTIONS[:2]:
         student.load_state_dict(selection.weights[name])
-        figures[name] = Figures.from_dict({"step": selection.steps[name], **built.evaluator.score(student)})
+        measured = {"step": selection.steps[name], **built.evaluator.score(student), **selection.figures(name)}
+        figures[name] = Figures.from_dict(measured)
     student.load_state_dict(selection.weights[chosen])
 
     def save() -> None:

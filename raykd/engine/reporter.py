@@ -9,6 +9,7 @@ from raykd.artifacts.bank import product_path, write_products
 from raykd.distributed.world import World
 from raykd.engine.sentinel import Watch
 from raykd.files import make_folder
+from raykd.results import why_not_judged
 from raykd.store.checkpoint import (
     Checkpoint,
     Sums,
@@ -87,7 +88,8 @@ class LocalReporter:
                 self._write_metrics(metrics, checkpoint)
             sums = {name: digest for own in shards for name, digest in own.items()}
             written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=self._mirror is not None)
-            self._run.write_status(state="running", step=checkpoint.step, warnings=self._watch.warnings)
+            judged = {} if metrics is None else {"not_judged": why_not_judged(metrics)}
+            self._run.write_status(state="running", step=checkpoint.step, warnings=self._watch.warnings, **judged)
             if self._mirror is not None:
                 other_shards = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
                 self._mirror.push(self._run.name, elsewhere=other_shards)

@@ -146,6 +146,8 @@ def _train(
     step = step_of(resume) if resume else 0
     world.agree(lambda: _open(directory, experiment, built, context, step), on_first=True)
     try:
+        if built.referee is not None:
+            built.referee.check()
         selection, seconds = fit(
             built.method,
             built.streams,

@@ -1,10 +1,10 @@
 """Which student a run ends with: the last, the blind-selected, the best.
 
-Blind selection looks at no real image. A pool keeps held-out synthetic images of the latest reports with the
-teacher's answers; at each report the student and the incumbent are both scored on the same pool, and the better one
-is the incumbent: by agreement, or by divergence where the agreements are within a standard error of each other, as
-they are once almost all images are answered alike. *Best* is the oracle: it peeks at the test split, and is shown to
-tell how much peeking would have given.
+Blind selection looks at no real image. A pool keeps held-out synthetic images of all reports with the teacher's
+answers (``BlindPool``); at each report the student and the incumbent are both scored on the same pool, and the better
+one is the incumbent: by agreement, or by divergence where the agreements are within a standard error of each other, as
+they are once almost all images are answered alike. Where a recipe has a referee, its images count as much as the pool.
+*Best* is the oracle: it peeks at the test split, and is shown to tell how much peeking would have given.
 """
 
 import copy
@@ -12,19 +12,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from raykd.distributed.world import World, mix
-from raykd.engine.evaluator import score
-from raykd.engine.sentinel import CLASS_SPREAD, class_spread, effective_classes
+from raykd.distributed.world import mix
+from raykd.engine.blind_pool import BlindPool
+from raykd.engine.sentinel import CLASS_SPREAD, class_spread
 from raykd.methods.base import Method
-from raykd.models.logits import compute_logits
+from raykd.results import COVERAGE
 
-_POOL_REPORTS = 8
-_POOL_BYTES = 64 * 2**20
 _MAX_IMAGES = 1024
-_BATCH = 256
 _HELD_OUT = 0x4E1D  # keeps these latents apart from training's
 
 Weights = dict[str, Tensor]
@@ -39,68 +35,66 @@ class Selection:
         self._teacher = teacher
         if "student" in method.roles:
             self.candidate = copy.deepcopy(method.student)
-        self._pool: list[tuple[Tensor, Tensor]] = []
+        context = method.context
+        self.pool = BlindPool(context.spec.num_classes, context.seed, mirrored=context.mirrored)
         self.weights: dict[str, Weights] = {}
         self.steps: dict[str, int] = {}
         self._best_score = -1.0
+        self._referee: dict[str, float] = {}
 
     def consider(self, weights: Weights, step: int, test: Mapping[str, float]) -> dict[str, float]:
-        """Compare the student of ``step`` with the incumbents; return the blind figures."""
+        """Compare the student of ``step`` with the incumbents; return the blind figures.
+
+        ``test`` are the evaluator's figures of it: those on the test split are the oracle's alone.
+        """
         self._keep("last", weights, step)
         best_score = test.get("accuracy/top1", self._best_score)
         if best_score > self._best_score or "accuracy/top1" not in test:
             self._best_score = best_score
             self._keep("best", weights, step)
-        blind = self._blind(weights, step)
-        if not blind:
+        if not self._method.makes_images or self._teacher is None:
             self._keep("blind", weights, step)
-        return blind
+            return {}
+        return self._blind(weights, step, test)
+
+    def figures(self, name: str) -> dict[str, float]:
+        """Return agreement and KL of a selection on the pool, ``blind/agreement`` and so on; none without a pool."""
+        return _as_blind(self._score(self.weights[name])) if len(self.pool) else {}
 
     def _keep(self, name: str, weights: Weights, step: int) -> None:
         self.weights[name] = {key: value.detach().cpu().clone() for key, value in weights.items()}
         self.steps[name] = step
 
-    def _blind(self, weights: Weights, step: int) -> dict[str, float]:
-        """Add this report's images to the pool and compare with the incumbent; none where no images are made."""
-        context = self._method.context
-        count = min(context.global_batch, _MAX_IMAGES)
-        if not self._method.makes_images or self._teacher is None:
-            return {}
-        images = self._method.sample(count, mix(context.seed, _HELD_OUT, step))
-        world = context.world
-        # Stored halved in size; the teacher answers what is stored, so both see the same pixels.
-        images = images.half()
-        batches = [b.float() for b in images.split(_BATCH)]
-        self._pool.append((images.cpu(), compute_logits(self._teacher, batches, world).cpu()))
-        max_reports = max(1, _POOL_BYTES // (images.numel() * images.element_size()))
-        self._pool = self._pool[-min(_POOL_REPORTS, max_reports) :]
-        labels = torch.cat([logits.argmax(1) for _, logits in self._pool])
-        classes = self._pool[0][1].shape[1]
-        spread = {}
-        if len(labels) >= 5 * classes:  # of fewer images, even uniform answers leave classes out
-            spread = {CLASS_SPREAD: class_spread(effective_classes(labels, classes), classes)}
-        challenger = self._score(weights, world)
+    def _blind(self, weights: Weights, step: int, test: Mapping[str, float]) -> dict[str, float]:
+        """Add this report's images to the pool, compare with the incumbent, and return the better one's figures."""
+        assert self._teacher is not None, "asked of methods that make images for one"
+        context, pool = self._method.context, self.pool
+        images = self._method.sample(min(context.global_batch, _MAX_IMAGES), mix(context.seed, _HELD_OUT, step))
+        pool.add(images, step, self._teacher, context.world)
+        figures = {COVERAGE: pool.coverage}
+        if len(pool) >= 5 * context.spec.num_classes:  # of fewer images, even uniform answers leave classes out
+            figures[CLASS_SPREAD] = class_spread(pool.effective_classes, context.spec.num_classes)
+        referee = {name: test[f"referee/{name}"] for name in ("agreement", "kl") if f"referee/{name}" in test}
+        challenger = self._score(weights)
         if "blind" in self.weights:
-            incumbent = self._score(self.weights["blind"], world)
-            if _is_better(incumbent, challenger, sum(len(images) for images, _ in self._pool)):
-                return {**spread, **{f"blind/{name}": value for name, value in incumbent.items()}}
+            incumbent = self._score(self.weights["blind"])
+            if _is_better(_with(incumbent, self._referee), _with(challenger, referee), pool.effective_images):
+                return {**figures, **_as_blind(incumbent)}
         self._keep("blind", weights, step)
-        return {**spread, **{f"blind/{name}": value for name, value in challenger.items()}}
+        self._referee = referee
+        return {**figures, **_as_blind(challenger)}
 
-    def _score(self, weights: Mapping[str, Tensor], world: World) -> dict[str, float]:
+    def _score(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
         self.candidate.load_state_dict(weights)
-        share = slice(world.rank, None, world.size)
-        images = torch.cat([images for images, _ in self._pool])[share]
-        teacher_logits = torch.cat([logits for _, logits in self._pool])[share].to(world.device)
-        batches = (b.to(world.device).float() for b in images.split(_BATCH))
-        return score(compute_logits(self.candidate, batches, world), None, teacher_logits, world)
+        return self.pool.score(self.candidate, self._method.context.world)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return steps, the oracle's score and the pool; the weights are saved as files of their own."""
+        """Return steps, the oracle's score, the referee's and the pool; the weights are saved as files of their own."""
         return {
             "steps": dict(self.steps),
             "best_score": self._best_score,
-            "pool": [list(entry) for entry in self._pool],
+            "referee": dict(self._referee),
+            "pool": self.pool.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Weights]) -> None:
@@ -111,10 +105,20 @@ class Selection:
         """
         self.steps = {name: int(step) for name, step in state["steps"].items()}
         self._best_score = float(state["best_score"])
-        self._pool = [(images, logits) for images, logits in state["pool"]]
+        self._referee = dict(state.get("referee", {}))
+        self.pool.load_state_dict(state["pool"])
         self.weights = {name: dict(weights[name]) for name in self.steps}
         for name, tensors in self.weights.items():
             check_shapes(name, tensors, self.candidate.state_dict())
+
+
+def _as_blind(figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"blind/{name}": value for name, value in figures.items()}
+
+
+def _with(own: Mapping[str, float], referee: Mapping[str, float]) -> dict[str, float]:
+    """Return the means of a student's figures on its own images and the referee's, where there is one."""
+    return {name: (value + referee.get(name, value)) / 2 for name, value in own.items()}
 
 
 def check_shapes(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -129,7 +133,7 @@ def check_shapes(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, 
             raise ValueError(f"{key} of the weights {name!r} is {got or 'missing'}, the network's is {want or 'none'}")
 
 
-def _is_better(incumbent: Mapping[str, float], challenger: Mapping[str, float], images: int) -> bool:
+def _is_better(incumbent: Mapping[str, float], challenger: Mapping[str, float], images: float) -> bool:
     """Tell whether the first is the better: by agreement, or by KL divergence within a standard error of it."""
     share = incumbent["agreement"] / 100
     error = 100 * math.sqrt(share * (1 - share) / images)

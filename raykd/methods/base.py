@@ -40,6 +40,8 @@ class MethodContext:
     compiler: Compiler
     runtime: Runtime = Runtime()
     statistics: ClassMoments | None = None
+    mirrored: bool = False
+    """Whether a mirrored image shows the same class: the data is augmented so, or the teacher's was."""
 
 
 class Method(ABC):

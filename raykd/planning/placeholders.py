@@ -18,9 +18,9 @@ from raykd.files import MANIFEST
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.methods.base import BankMethod
 from raykd.models.moments import MomentTeacher
-from raykd.recipe.experiment import Experiment
-from raykd.recipe.recipe import without_test
-from raykd.recipe.sections import BankConfig, CalibrationConfig, NetworkConfig
+from raykd.recipe.experiment import Experiment, ImageSet
+from raykd.recipe.recipe import Recipe, without_test
+from raykd.recipe.sections import CalibrationConfig, NetworkConfig
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import save_weights
 from raykd.store.run_directory import RunDirectory
@@ -87,10 +87,7 @@ def _with_small_sets(experiment: Experiment, workspace: Workspace, scratch: Work
     """Write random images in place of each frozen set that is missing; link each that exists."""
     notes, max_images = [], _BATCHES * experiment.recipe.schedule.global_batch
     spec = build_spec(experiment.recipe.data, workspace)
-    for role in ("bank", "referee"):
-        images = experiment.training_set if role == "bank" else experiment.referee_set
-        if images is None:
-            continue
+    for images in experiment.image_sets:
         real = workspace.store / images.name
         if (real / MANIFEST).is_file():
             link = scratch.store / images.name
@@ -99,11 +96,22 @@ def _with_small_sets(experiment: Experiment, workspace: Workspace, scratch: Work
                 link.symlink_to(real.absolute())
             continue
         small = images._replace(images=min(images.images, max_images))
-        generators: BankConfig = getattr(experiment.recipe, role).model_copy(update={"images": small.images})
-        experiment = experiment.with_recipe(experiment.recipe.model_copy(update={role: generators}))
+        experiment = experiment.with_recipe(_with_fewer_images(experiment, images, small.images))
         _write_random_set(scratch.store / small.name, spec, small.images)
         notes.append(f"the set {real.name} is not there: {small.images:,} random images stand in for it")
     return experiment, notes
+
+
+def _with_fewer_images(experiment: Experiment, images: ImageSet, count: int) -> Recipe:
+    """Return the experiment's recipe with ``count`` images in each place of a frozen set."""
+    recipe, fewer = experiment.recipe, {"images": count}
+    if recipe.bank is not None and experiment.training_set == images:
+        recipe = recipe.model_copy(update={"bank": recipe.bank.model_copy(update=fewer)})
+    referees = tuple(
+        config.model_copy(update=fewer) if one == images else config
+        for config, one in zip(recipe.referees, experiment.referee_sets, strict=True)
+    )
+    return recipe.model_copy(update={"referee": referees or None})
 
 
 def _write_random_set(folder: Path, spec: DataSpec, images: int) -> None:

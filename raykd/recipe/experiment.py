@@ -42,7 +42,7 @@ class Experiment:
         recipe: what is trained.
         teacher: the run that supplies the teacher; None where the recipe names weights, or none.
         bank: the run that supplies the generators; None where the recipe names a run by its id, or none.
-        referee: the same for the images that students are judged on.
+        referees: the runs that supply the images that students are judged on, None for one that is named by its id.
         controls: the runs that are to stand beside this one, with its seed.
     """
 
@@ -50,7 +50,7 @@ class Experiment:
     recipe: Recipe
     teacher: "Experiment | None" = None
     bank: "Experiment | None" = None
-    referee: "Experiment | None" = None
+    referees: tuple["Experiment | None", ...] = ()
     controls: tuple["Experiment", ...] = ()
 
     @property
@@ -61,7 +61,7 @@ class Experiment:
     @property
     def sources(self) -> list["Experiment"]:
         """Return the runs that this one builds on directly, without those that are named by their ids."""
-        return [run for run in (self.teacher, self.bank, self.referee) if run is not None]
+        return [run for run in (self.teacher, self.bank, *self.referees) if run is not None]
 
     @property
     def runs(self) -> list["Experiment"]:
@@ -76,9 +76,10 @@ class Experiment:
         return self._generators_id(self.recipe.bank, self.bank)
 
     @property
-    def referee_id(self) -> str | None:
-        """Return the id of the run that supplies the images that students are judged on."""
-        return self._generators_id(self.recipe.referee, self.referee)
+    def referee_ids(self) -> list[str]:
+        """Return the ids of the runs that supply the images that students are judged on."""
+        pairs = zip(self.recipe.referees, self.referees, strict=True)
+        return [str(self._generators_id(config, run)) for config, run in pairs]
 
     @property
     def training_set(self) -> ImageSet | None:
@@ -86,19 +87,21 @@ class Experiment:
         return self._image_set(self.recipe.bank, self.bank)
 
     @property
-    def referee_set(self) -> ImageSet | None:
-        """Return the frozen set that students are judged on."""
-        return self._image_set(self.recipe.referee, self.referee)
+    def referee_sets(self) -> list[ImageSet]:
+        """Return the frozen sets that students are judged on."""
+        pairs = zip(self.referee_ids, self.recipe.referees, strict=True)
+        return [ImageSet(run, config.images) for run, config in pairs if config.images is not None]
 
     @property
     def image_sets(self) -> list[ImageSet]:
         """Return the frozen sets that are made, once, before this run is trained."""
-        return [one for one in (self.training_set, self.referee_set) if one is not None]
+        return [one for one in (self.training_set, *self.referee_sets) if one is not None]
 
     @property
     def built_upon(self) -> list[str]:
         """Return the ids of all other runs: those that this one builds on, those named by id, its controls."""
-        named = [one.run for one in (self.recipe.bank, self.recipe.referee) if one is not None and one.run is not None]
+        sources = (self.recipe.bank, *self.recipe.referees)
+        named = [one.run for one in sources if one is not None and one.run is not None]
         return [*named, *(run.run_id for run in self.runs if run.run_id != self.run_id)]
 
     def with_seed(self, seed: int) -> "Experiment":
@@ -125,7 +128,7 @@ class Experiment:
             "recipe": self.recipe.model_dump(mode="json"),
             "teacher": self.teacher and self.teacher.run_id,
             "bank": self.bank and self.bank.run_id,
-            "referee": self.referee and self.referee.run_id,
+            "referees": [run and run.run_id for run in self.referees],
             "controls": [control.run_id for control in self.controls],
         }
 
@@ -154,10 +157,11 @@ def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
     teacher = None
     if recipe.teacher is not None and recipe.teacher.recipe is not None:
         teacher = resolve(load_recipe(recipe.teacher.recipe, override_pairs(recipe.teacher.overrides)), trail)
-    bank, referee = (_resolve_generators(config, trail) for config in (recipe.bank, recipe.referee))
+    bank = _resolve_generators(recipe.bank, trail)
+    referees = tuple(_resolve_generators(config, trail) for config in recipe.referees)
     controls = tuple(resolve(load_recipe(name, [f"seed={recipe.seed}"]), trail) for name in recipe.controls)
-    run_id = f"{recipe.name}-{_content_hash(recipe, teacher, bank, referee)}-s{recipe.seed}"
-    return Experiment(run_id, recipe, teacher, bank, referee, controls)
+    run_id = f"{recipe.name}-{_content_hash(recipe, teacher, bank, referees)}-s{recipe.seed}"
+    return Experiment(run_id, recipe, teacher, bank, referees, controls)
 
 
 def experiment_from_dict(data: Any) -> Experiment:
@@ -183,11 +187,16 @@ def _rebuild(run_id: str, entries: Mapping[str, Any], trail: tuple[str, ...]) ->
     if not (run_id.startswith(f"{recipe.name}-") and run_id.endswith(f"-s{recipe.seed}")):
         raise UsageError(f"run {run_id} has the recipe of another, {recipe.name!r} with seed {recipe.seed}")
 
-    def source(role: str) -> Experiment | None:
-        return None if entry[role] is None else _rebuild(entry[role], entries, trail)
+    def source(source_id: str | None) -> Experiment | None:
+        return None if source_id is None else _rebuild(source_id, entries, trail)
 
+    # Earlier versions wrote the one referee that there could be.
+    referees = entry["referees"] if "referees" in entry else [entry["referee"]] * len(recipe.referees)
+    if len(referees) != len(recipe.referees):
+        raise UsageError(f"run {run_id} has {len(referees)} referees, its recipe {len(recipe.referees)}")
     controls = tuple(_rebuild(one, entries, trail) for one in entry["controls"])
-    return Experiment(run_id, recipe, source("teacher"), source("bank"), source("referee"), controls)
+    judges = tuple(source(one) for one in referees)
+    return Experiment(run_id, recipe, source(entry["teacher"]), source(entry["bank"]), judges, controls)
 
 
 def _resolve_generators(config: BankConfig | None, trail: tuple[Recipe, ...]) -> Experiment | None:
@@ -199,7 +208,7 @@ def _resolve_generators(config: BankConfig | None, trail: tuple[Recipe, ...]) ->
 
 
 def _content_hash(
-    recipe: Recipe, teacher: Experiment | None, bank: Experiment | None, referee: Experiment | None
+    recipe: Recipe, teacher: Experiment | None, bank: Experiment | None, referees: tuple[Experiment | None, ...]
 ) -> str:
     """Return 8 hex digits of all that decides the result: a source that is trained in another way makes another run."""
     content = _hashed_fields(recipe, recipe.model_dump(mode="json"), "")
@@ -207,9 +216,13 @@ def _content_hash(
         content.pop(unrelated, None)
     if teacher is not None:
         content["teacher"] = teacher.run_id
-    for role, config, resolved in (("bank", recipe.bank, bank), ("referee", recipe.referee, referee)):
-        if config is not None and resolved is not None:
-            content[role] = resolved.run_id if config.images is None else [resolved.run_id, config.images]
+    if recipe.bank is not None and bank is not None:
+        content["bank"] = bank.run_id if recipe.bank.images is None else [bank.run_id, recipe.bank.images]
+    judges = [run and [run.run_id, config.images] for config, run in zip(recipe.referees, referees, strict=True)]
+    if isinstance(recipe.referee, tuple):
+        content["referee"] = [judge or own for judge, own in zip(judges, content["referee"], strict=True)]
+    elif any(judges):
+        content["referee"] = judges[0]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 

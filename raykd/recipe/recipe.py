@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from raykd.config.base import Config
 from raykd.config.catalog import Catalog
@@ -25,6 +25,11 @@ from raykd.recipe.sections import (
     TeacherConfig,
 )
 
+Referee = Annotated[
+    Annotated[BankConfig, Tag("one")] | Annotated[tuple[BankConfig, ...], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, list | tuple) else "one"),
+]
+
 _RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
 
 
@@ -36,8 +41,9 @@ class Recipe(Config):
     student: NetworkConfig | None = None
     teacher: TeacherConfig | None = None
     bank: BankConfig | None = None
-    referee: BankConfig | None = Field(
-        default=None, description="generators whose images, learnt from by no student, all students are judged on"
+    referee: Referee | None = Field(
+        default=None,
+        description="generators, one or a list, whose images, learnt from by no student, students are judged on",
     )
     calibration: CalibrationConfig | None = None
     method: MethodConfig
@@ -74,9 +80,11 @@ class Recipe(Config):
             raise ValueError(f"method {method!r} trains on no set of images: leave out 'bank.images'")
         if frozen and self.data.train is not None:
             raise ValueError("the set to train on is given twice: leave out 'data.train' or 'bank.images'")
-        if self.referee is not None and self.referee.images is None:
+        if self.referee == ():
+            raise ValueError("'referee' is an empty list: name generators, or leave it out")
+        if any(generators.images is None for generators in self.referees):
             raise ValueError("a referee is a set of images: give 'referee.images', such as 1000")
-        if self.referee is not None and not {"student", "teacher"} <= set(roles):
+        if self.referees and not {"student", "teacher"} <= set(roles):
             raise ValueError(f"method {method!r} has no student and teacher whose agreement 'referee' could measure")
         if ("ood" in METHODS[method].streams) == (self.data.ood is None):
             verb = "needs other images: give" if self.data.ood is None else "takes no other images: leave out"
@@ -105,6 +113,13 @@ class Recipe(Config):
                     raise ValueError(f"{key!r} cannot change during a training{did_you_mean(key, numbers)}")
         self.segments()
         return self
+
+    @property
+    def referees(self) -> tuple[BankConfig, ...]:
+        """Return the generators of ``referee``, none or more."""
+        if self.referee is None:
+            return ()
+        return (self.referee,) if isinstance(self.referee, BankConfig) else self.referee
 
     def segments(self) -> list[tuple["Recipe", int | None]]:
         """Return the recipes between the changes, in order, each with the step that it ends at (None: the last).

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from raykd.results import why_not_judged
+
 if TYPE_CHECKING:
     from raykd.recipe.experiment import Experiment
 
 
 # What a narrow terminal cuts off comes last, so the losses follow these.
-_FIGURES = {"top-1": "accuracy/top1", "agreement": "agreement", "blind": "blind/agreement"}
+_FIGURES = {"top-1": "accuracy/top1", "agreement": "agreement", "synthetic agreement": "blind/agreement"}
 
 
 _PACE = ("images_per_second", "steps_per_second")
@@ -113,7 +115,8 @@ def format_row(row: dict[str, Any]) -> str:
     parts = [f"{row['images_per_second']:,.0f} img/s"]
     for name, key in _FIGURES.items():
         if key in row:
-            parts.append(f"{name} {row[key]:.2f}%")
+            judged = not (key.startswith("blind/") and why_not_judged(row))
+            parts.append(f"{name} {row[key]:.2f}%" if judged else f"{name} -")
     parts += [f"{k.removeprefix('loss/')} {v:.3g}" for k, v in row.items() if k.startswith("loss/")]
     return "  ".join(parts)
 

@@ -95,7 +95,8 @@ def _cell(entry: Entry, results: Mapping[str, RunResult], reasons: Mapping[str, 
 def _measured(done: Sequence[RunResult]) -> MeasuredCell:
     seeds = over_seeds(done)
     means, deviations = seeds.mean.students, seeds.sd.students
-    spreads = {selection: _spread(means[selection], deviations[selection]) for selection in SELECTIONS}
+    empty = Figures()
+    spreads = {name: _spread(means.get(name, empty), deviations.get(name, empty)) for name in SELECTIONS}
     assert done[0].selected is not None, "a table's runs train students"
     return MeasuredCell(
         seeds=[result.seed for result in done],
@@ -106,8 +107,12 @@ def _measured(done: Sequence[RunResult]) -> MeasuredCell:
         seconds=seeds.mean.seconds or 0.0,
         gpu_hours=seeds.mean.gpu_hours or 0.0,
         data_opened=done[0].data_opened,
-        warnings=list(dict.fromkeys(text for result in done for text in result.warnings or ())) or None,
+        warnings=list(dict.fromkeys(text for result in done for text in _warnings(result))) or None,
     )
+
+
+def _warnings(result: RunResult) -> list[str]:
+    return [*([f"blind selection: {result.not_judged}"] if result.not_judged else []), *(result.warnings or ())]
 
 
 def _spread(mean: Figures, sd: Figures) -> dict[str, Spread]:

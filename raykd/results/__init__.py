@@ -7,6 +7,7 @@ Units: accuracy, agreement and expected calibration error in per cent; kl in nat
 """
 
 from raykd.results.base import Result
+from raykd.results.blind import COVERAGE, why_not_judged
 from raykd.results.plan import Plan, RunPlan, SubmissionPlan
 from raykd.results.run import SELECTIONS, Evaluation, Figures, Measured, RunResult, SeedsResult
 from raykd.results.search import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
@@ -14,6 +15,7 @@ from raykd.results.table import MeasuredCell, RunCounts, Spread, TableCell, Tabl
 from raykd.results.teacher import Inspection, LayerWidth, Ranking, StatisticsResult, SyntheticSet
 
 __all__ = [
+    "COVERAGE",
     "Evaluation",
     "Figures",
     "Inspection",
@@ -40,4 +42,5 @@ __all__ = [
     "TrialCounts",
     "TrialFailure",
     "TrialResult",
+    "why_not_judged",
 ]

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-KEYS = {"top1": "accuracy/top1", "top5": "accuracy/top5"}
+KEYS = {
+    "top1": "accuracy/top1",
+    "top5": "accuracy/top5",
+    "synthetic_agreement": "blind/agreement",
+    "synthetic_kl": "blind/kl",
+}
 
 
 def under(prefix: str, **how: Any) -> Any:

@@ -15,7 +15,7 @@ SELECTIONS = ("last", "blind", "best")
 
 @dataclass(frozen=True)
 class Figures(Result):
-    """How good one network is on the test split. None: not measured.
+    """How good one network is on the test split, and on synthetic images. None: not measured.
 
     Attributes:
         step: the step that it is of.
@@ -24,6 +24,7 @@ class Figures(Result):
         agreement: how often its answer is its teacher's.
         kl: KL(teacher || student).
         ece: expected calibration error.
+        synthetic_agreement, synthetic_kl: on the images of blind selection, means over the teacher's classes.
         more: figures on other images, such as ``holdout/agreement`` or ``referee/kl``.
     """
 
@@ -33,6 +34,8 @@ class Figures(Result):
     agreement: float | None = None
     kl: float | None = None
     ece: float | None = None
+    synthetic_agreement: float | None = None
+    synthetic_kl: float | None = None
     more: Mapping[str, float] = under("", default_factory=dict)
 
     @classmethod
@@ -116,6 +119,7 @@ class RunResult(Measured):
         data_opened: ``name/split`` of every data set that was opened, by role; an unused role has none.
         published: the paper's figures, top-1.
         directory: path or address of the run's directory, where the caller is told it.
+        not_judged: why the students' figures on synthetic images say nothing; None if they do, or there are none.
         warnings: what speaks against the figures, such as generated images of one class; None if nothing does.
     """
 
@@ -126,6 +130,7 @@ class RunResult(Measured):
     published: Mapping[str, float] = field(default_factory=dict)
     controls: "Mapping[str, RunResult] | None" = None
     directory: str | None = None
+    not_judged: str | None = None
     warnings: list[str] | None = None
 
     @property

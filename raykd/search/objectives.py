@@ -1,10 +1,12 @@
 """The objectives of a search, and the metrics by which a run measures them: never on the test split."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from raykd.errors import UsageError
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
+from raykd.results import why_not_judged
 
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "agreement": "maximize",
@@ -52,3 +54,8 @@ def metric_name(objective: str, recipe: Recipe) -> str | None:
     if recipe.referee is not None:
         return "referee/agreement"
     return "blind/agreement" if method.makes_images else "holdout/agreement"
+
+
+def read_metric(metric: str, row: Mapping[str, float]) -> float:
+    """Return a metric of a report's row that has it; 0, the worst, for a blind agreement that is not to be judged."""
+    return 0.0 if metric == "blind/agreement" and why_not_judged(row) else row[metric]

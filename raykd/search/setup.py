@@ -15,7 +15,8 @@ from raykd.search.objectives import default_objective, metric_name
 from raykd.search.space import SearchSpace, Values
 
 _HOLDOUT = 0.1  # fraction of the training images, where an objective is measured on them
-_REFEREE_IMAGES = 1000
+_REFEREE_IMAGES = 500  # of each seed
+_REFEREE_SEEDS = (1, 2)  # added to the recipe's: one run alone may have failed
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
 
     Agreement on images of a student's own generator says nothing where trials differ in their generators: one that
     makes few and simple images is agreed on best. There a referee judges: images by the generators of the recipe as it
-    stands, of another seed.
+    stands, of two other seeds.
 
     Raises:
         UsageError: if runs of the recipe, or of the second stage's, do not measure an objective.
@@ -86,7 +87,8 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
             "at their end: take agreement or accuracy, or scheduler.name none"
         )
     if "agreement" in objectives and recipe.referee is None and _generators_vary(space, recipe):
-        referee = space.make_bank_config({}, images=_REFEREE_IMAGES, apart=1).model_dump(exclude_defaults=True)
+        banks = [space.make_bank_config({}, images=_REFEREE_IMAGES, apart=apart) for apart in _REFEREE_SEEDS]
+        referee = [bank.model_dump(exclude_defaults=True) for bank in banks]
         space = space.model_copy(update={"overrides": {**space.overrides, "referee": referee}})
     elif any(metric and metric.startswith("holdout/") for metric in metrics) and not recipe.data.holdout:
         space = space.model_copy(update={"overrides": {**space.overrides, "data.holdout": _HOLDOUT}})

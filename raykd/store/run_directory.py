@@ -69,7 +69,7 @@ _Types = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
 _STATUS_TYPES: _Types = {
     "state": str, "step": int, "steps": int, "updated": _NUMBER, "student_sha256": str, "result": dict,
-    "warnings": list,
+    "warnings": list, "not_judged": (str, type(None)),
 }  # fmt: skip
 _RESULT_TYPES: _Types = {
     "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,

@@ -125,7 +125,11 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Eva
     test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
     evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
     student = student.to(world.device)
-    figures = {name: Figures.from_dict({**known, **evaluator.score(student)}) for name, known in outcome.each(student)}
+    figures = {
+        name: Figures.from_dict({**known, **evaluator.score(student)})
+        for name, known in outcome.each(student)
+        if name != "best" or recipe.data.test
+    }
     return Evaluation(
         run=run.name,
         finished=isinstance(outcome.weights, Path),

@@ -2,21 +2,45 @@
 
 import json
 import re
+from typing import Any
 
+from click.testing import CliRunner
+
+from raykd.cli.summary import print_summary
+from raykd.reporting.seeds import over_seeds
+from raykd.results import RunResult
 from tests.cli.conftest import Raykd, WriteRecipe
 
 
 def test_controls_stand_in_the_table(raykd: Raykd, tiny: WriteRecipe) -> None:
-    from raykd.cli.summary import print_summary
-    from raykd.reporting.seeds import over_seeds
-    from raykd.results import RunResult
-
     result = json.loads(raykd("train", tiny(), "--json").stdout)
     control = {**result, "blind": {**result["blind"], "accuracy/top1": 33.25}}
     both = RunResult.from_dict({**result, "controls": {"beside": control}})
-    from click.testing import CliRunner
+    assert re.search(r"control beside .*33\.25", shown(both.to_dict()))
 
+
+def shown(result: dict[str, Any]) -> str:
     with CliRunner().isolation() as (out, *_):
-        print_summary(over_seeds([both]))
-        shown = out.getvalue().decode()
-    assert re.search(r"control beside .*33\.25", shown)
+        print_summary(over_seeds([RunResult.from_dict(result)]))
+        return out.getvalue().decode()
+
+
+def test_without_a_test_split_the_synthetic_agreement_is_what_is_shown() -> None:
+    figures = {"step": 4, "blind/agreement": 87.5, "blind/kl": 0.25}
+    result = {
+        "run": "mine-0-s0",
+        "seed": 0,
+        "selected": "blind",
+        "last": figures,
+        "blind": figures,
+        "images/classes": 9.0,
+    }
+    table = shown(result)
+    assert "synthetic agreement %" in table
+    assert re.search(r"blind \* .*87\.50", table)
+    assert "best (oracle)" not in table
+    assert RunResult.from_dict(result).to_dict()["blind"] == figures
+    refused = shown({**result, "not_judged": "not to be judged: few classes"})
+    assert "87.50" not in refused
+    assert re.search(r"blind \* .*-", refused)
+    assert "synthetic agreement  not to be judged: few classes" in refused

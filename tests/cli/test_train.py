@@ -19,7 +19,7 @@ def test_a_run_prints_its_table_on_stdout_and_its_way_on_stderr(raykd: Raykd, ti
     assert re.search(r"images +32\n", done.stdout)
     (directory,) = Path("store").glob("tiny-*-s0")
     assert re.search(rf"directory +{directory}\n", done.stdout)
-    assert re.search(r"step 2/4 .*top-1 .*blind .*kd .*ETA", done.stderr)
+    assert re.search(r"step 2/4 .*top-1 .*synthetic agreement .*kd .*ETA", done.stderr)
     assert re.search(r"step 4/4 .*img/s", done.stderr)
     assert "\x1b" not in done.stdout + done.stderr
 

@@ -33,7 +33,8 @@ def test_a_student_is_trained_and_selected_without_an_image(tmp_path: Path) -> N
     result = run(resolve(recipe), place)
     assert result.data_opened == {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": [], "teacher": []}
     assert result.blind is not None
-    assert set(result.blind.to_dict()) == {"step"}
+    assert set(result.blind.to_dict()) == {"step", "blind/agreement", "blind/kl"}
+    assert result.best is None, "there is no test split to peek at"
     lines = (tmp_path / "runs" / resolve(recipe).run_id / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     assert all(0 <= json.loads(line)["blind/agreement"] <= 100 for line in lines)

@@ -89,7 +89,7 @@ def every_field(annotation: Any) -> set[str]:
 def check_ledger(experiment: Experiment, result: RunResult, place: RunContext) -> None:
     """What a run says of data is the truth of all that it stands on."""
     opened = result.data_opened
-    for source in (experiment.bank_id, experiment.referee_id):
+    for source in (experiment.bank_id, *experiment.referee_ids):
         before = place.workspace.run(source).environment()["data_opened"] if source is not None else {}
         for role in ("train", "synthetic", "ood", "calibration"):
             assert set(before.get(role, ())) <= set(opened[role]), (experiment.run_id, role)

@@ -1,7 +1,6 @@
 """Blind selection finds the better student without a look at the test figures; best is the oracle."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -96,17 +95,27 @@ def test_kept_weights_are_copies() -> None:
         assert_same(selection.weights[name], before)
 
 
-def test_the_pool_is_bounded_and_held_out() -> None:
+def test_the_pool_is_held_out() -> None:
     selection = made_selection()
     for step in range(1, 12):
         selection.consider(candidate(0.1), step, {})
-    pool: list[Any] = selection.state_dict()["pool"]
-    images = [entry[0] for entry in pool]
-    assert len(pool) == 8
-    assert not any(torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
+    images = selection.state_dict()["pool"]["images"]
     world = selection._method.world
-    trained = [world.randn(8, 1, 8, 8, seed=0, step=step).half() for step in range(12)]
-    assert not any(torch.equal(a, b) for a in images for b in trained)
+    trained = torch.cat([world.randn(8, 1, 8, 8, seed=0, step=step).half() for step in range(12)])
+    assert not (images[:, None] == trained).flatten(2).all(2).any()
+
+
+def test_a_referee_has_a_say_and_the_test_split_none() -> None:
+    selection, figures = made_selection(), {"referee/agreement": 90.0, "referee/kl": 0.1, "accuracy/top1": 10.0}
+    selection.consider(candidate(0.1), 1, figures)
+    selection.consider(candidate(0.1), 2, {**figures, "accuracy/top1": 90.0})
+    assert selection.steps["blind"] == 2, "of equals the later one"
+    selection.consider(candidate(0.1), 3, {**figures, "referee/agreement": 20.0, "accuracy/top1": 99.0})
+    assert selection.steps == {"last": 3, "blind": 2, "best": 3}
+    other = made_selection()
+    other.load_state_dict(copy.deepcopy(selection.state_dict()), selection.weights)
+    other.consider(candidate(0.1), 4, {**figures, "referee/agreement": 89.0, "referee/kl": 0.2})
+    assert other.steps["blind"] == 2, "what the referee said of it was saved"
 
 
 def test_state_round_trips() -> None:

@@ -11,7 +11,7 @@ from raykd.cluster.config import Cluster
 from raykd.data.datasets import count_images
 from raykd.distributed.world import World
 from raykd.engine.synthesis import make_image_sets, synthesize
-from raykd.errors import SetupError, UsageError
+from raykd.errors import RunFailed, SetupError, UsageError
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.results import RunResult
@@ -63,7 +63,8 @@ def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_pat
 
 
 def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:
-    judged = recipe("kd_digits", referee={**GENERATORS, "images": 64})
+    # So few images show no lack of classes, which generators of four steps would be refused for.
+    judged = recipe("kd_digits", referee=[{**GENERATORS, "seed": seed, "images": 5} for seed in (0, 1)])
     plain = recipe("kd_digits")
     result, without = trained(judged, tmp_path), trained(plain, tmp_path)
     figures = result.student
@@ -75,12 +76,23 @@ def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:
     assert row["referee/agreement"] == figures.more["referee/agreement"]
 
 
+def test_a_referee_that_shows_few_classes_is_refused(tmp_path: Path) -> None:
+    judged = recipe("kd_digits", referee={**GENERATORS, "images": 300})
+    with pytest.raises(RunFailed, match="the referee's images are not to be judged by .*show .* % of its classes"):
+        trained(judged, tmp_path)
+    assert RunDirectory(tmp_path / resolve(judged).run_id).status()["state"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "says"),
     [
         ("dafl_digits", {"bank": {"recipe": "lsgdfd_digits_bank", "images": 10}}, "trains on no set of images"),
         ("kd_digits", {"bank": {"recipe": "lsgdfd_digits_bank"}}, "takes no 'bank' section"),
         ("kd_digits", {"referee": {"recipe": "dafl_digits"}}, "give 'referee.images'"),
+        ("kd_digits", {"referee": [{"recipe": "dafl_digits"}]}, "give 'referee.images'"),
+        ("kd_digits", {"referee": [{"recipe": "dafl_digits", "image": 9}]}, "'referee.0.image' is not a field here"),
+        ("kd_digits", {"referee": {"recipe": "dafl_digits", "image": 9}}, "'referee.image' .*did you mean .*images"),
+        ("kd_digits", {"referee": []}, "'referee' is an empty list"),
         ("supervised_digits_lenet5", {"referee": {"recipe": "dafl_digits", "images": 9}}, "no student and teacher"),
         ("kd_digits", {"bank": {**GENERATORS, "images": 9}, "data.train": "other"}, "given twice"),
         ("kd_digits", {"bank": {"run": "x", "overrides": {"seed": 1}, "images": 9}}, "'overrides' change the 'recipe'"),

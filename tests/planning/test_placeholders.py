@@ -57,7 +57,7 @@ def test_a_student_on_a_bank(tmp_path: Path, how: str, members: int) -> None:
 
 
 def test_a_student_of_a_frozen_set(tmp_path: Path) -> None:
-    sets = ["bank={recipe: dafl_digits, images: 100000}", "referee={recipe: dafl_digits, seed: 1, images: 50}"]
+    sets = ["bank={recipe: dafl_digits, images: 100000}", "referee=[{recipe: dafl_digits, seed: 1, images: 50}]"]
     recipe = load_recipe("kd_digits", ["schedule.global_batch=16", *sets])
     found = predict(resolve(recipe), Runtime(), site(tmp_path), tmp_path / "a", memory=None)
     assert found.at("steps_peak") > 0

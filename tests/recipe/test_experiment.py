@@ -140,3 +140,24 @@ def test_what_is_no_record_is_refused_in_one_line(kind: str) -> None:
     with pytest.raises(UsageError) as caught:
         experiment_from_dict(broken_records()[kind])
     assert "\n" not in str(caught.value)
+
+
+def test_a_referee_may_be_several_and_one_is_what_it_was() -> None:
+    """A list of one is another run than the one alone, whose id and record stay those of earlier versions."""
+    one = {"recipe": "dafl_digits", "seed": 1, "images": 9}
+    alone, listed, both = (
+        resolve(load_recipe("kd_digits", [*SMALL, f"referee={json.dumps(referee)}"]))
+        for referee in (one, [one], [one, {"run": "other", "images": 5}])
+    )
+    assert len({each.run_id for each in (alone, listed, both)}) == 3
+    assert [len(each.sources) for each in (alone, listed, both)] == [2, 2, 2]
+    assert both.referee_ids == [alone.referee_ids[0], "other"]
+    assert [images.images for images in both.referee_sets] == [9, 5]
+    assert "other" in both.built_upon
+    record = both.to_dict()
+    assert experiment_from_dict(plain(record)) == both
+    earlier = plain(alone.to_dict())
+    for entry in earlier["runs"].values():
+        entry["referee"] = next(iter(entry.pop("referees")), None)
+    assert experiment_from_dict(earlier) == alone
+    assert load_recipe("kd_digits", [f"referee={json.dumps(one)}", "referee.images=7"]).referees[0].images == 7

@@ -8,6 +8,7 @@ import pytest
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.reporting.follow import Follower, format_duration, format_row
+from raykd.results import COVERAGE
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(-3, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")])
@@ -17,7 +18,8 @@ def test_seconds_are_told_as_on_a_clock(seconds: float, told: str) -> None:
 
 def test_a_report_is_a_line_whose_losses_come_last() -> None:
     row = {"loss/kd": 0.123456, "images_per_second": 1234.5, "blind/agreement": 91.239, "accuracy/top1": 9.0}
-    assert format_row(row) == "1,234 img/s  top-1 9.00%  blind 91.24%  kd 0.123"
+    assert format_row(row) == "1,234 img/s  top-1 9.00%  synthetic agreement 91.24%  kd 0.123"
+    assert format_row({**row, COVERAGE: 10.0}) == "1,234 img/s  top-1 9.00%  synthetic agreement -  kd 0.123"
 
 
 def test_a_report_is_told_once_and_a_run_that_ended_no_more() -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from raykd.errors import UsageError
 from raykd.recipe.recipe import load_recipe
-from raykd.search.objectives import default_objective, metric_name
+from raykd.results import COVERAGE
+from raykd.search.objectives import default_objective, metric_name, read_metric
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,9 @@ def test_no_objective_is_measured_on_the_test_split(recipe: str, default: str, a
             continue
         with pytest.raises(UsageError, match=expected):
             metric_name(objective, loaded)
+
+
+def test_a_trial_that_is_not_to_be_judged_is_the_worst() -> None:
+    row = {"blind/agreement": 20.0, "referee/agreement": 30.0, COVERAGE: 20.0}
+    assert [read_metric(name, row) for name in ("blind/agreement", "referee/agreement")] == [0.0, 30.0]
+    assert read_metric("blind/agreement", {**row, COVERAGE: 99.0}) == 20.0

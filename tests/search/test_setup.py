@@ -70,6 +70,8 @@ def test_a_second_stage_that_cannot_start_is_refused_before_the_first(
     ],
 )
 def test_a_referee_judges_where_the_whole_bank_is_searched(tmp_path: Path, space: dict[str, Any]) -> None:
-    referee = planned(tmp_path, recipe="lsgdfd_digits", space=space).space.make_recipe({}).referee
-    assert referee is not None
-    assert (referee.recipe, referee.seed, referee.images) == ("lsgdfd_digits_bank", 1, 1000)
+    referees = planned(tmp_path, recipe="lsgdfd_digits", space=space).space.make_recipe({}).referees
+    assert [(one.recipe, one.seed, one.images) for one in referees] == [
+        ("lsgdfd_digits_bank", 1, 500),
+        ("lsgdfd_digits_bank", 2, 500),
+    ]

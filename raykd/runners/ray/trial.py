@@ -15,7 +15,7 @@ from raykd.cluster.workers import fitting_workers
 from raykd.config.runtime import Runtime
 from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
-from raykd.engine.build import build_network, build_spec
+from raykd.engine.build import build_network, build_spec, check_referee
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
@@ -29,7 +29,7 @@ from raykd.results import RunResult
 from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
 from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
-from raykd.search.objectives import metric_name
+from raykd.search.objectives import metric_name, read_metric
 from raykd.store.checkpoint import Checkpoint
 from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
 
@@ -95,7 +95,11 @@ class ObjectiveReporter:
 
     def read(self, row: Mapping[str, float]) -> dict[str, float]:
         """Return the number of the report and the objectives that a metrics row has."""
-        measured = {objective: row[metric] for objective, metric in self._metrics.items() if metric and metric in row}
+        measured = {
+            objective: read_metric(metric, row)
+            for objective, metric in self._metrics.items()
+            if metric is not None and metric in row
+        }
         return {REPORT: -(-int(row["step"]) // self._report_every), **measured}
 
     def report(self, row: Mapping[str, float]) -> None:
@@ -171,7 +175,10 @@ def make_sets(config: dict[str, Any]) -> dict[str, Any]:
     task.enter_working_dir()
     prepare_host(Runtime.model_validate(task.runtime).threads)
     try:
-        return {"made": make_image_sets(task.resolved, World.current(), task.workspace)}
+        world = World.current()
+        made = make_image_sets(task.resolved, world, task.workspace)
+        check_referee(task.resolved, world, task.workspace)
+        return {"made": made}
     except RaykdError as error:
         return error_to_dict(error)
     except Exception as error:  # a fault of ours, which the driver tells as any other failure

@@ -1,0 +1,171 @@
+"""The images that students are judged on where no real one may be: of several ages and kinds, and every class counts.
+
+A generator that makes one class is agreed on by a student that always answers it. So agreement is a mean over the
+teacher's classes, in which those that are not shown are answered wrongly: one class of K alone earns 1 / K.
+
+Shapes: N images, C channels, H W image, K classes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from raykd.distributed.world import World, mix
+from raykd.engine.sentinel import effective_classes
+from raykd.models.logits import compute_logits
+
+_REPORTS, _PER_CLASS = 8, 20  # images are held of so many reports' worth, and so many of each class
+_MOST_IMAGES, _MOST_BYTES = 8192, 64 * 2**20
+_BATCH = 256
+_ARRIVAL = 0xA9E5  # keeps the draws of views, and of who stays, apart from others of the same seed
+_HELD = ("images", "teacher_logits", "keys")
+
+_FEWEST = 5  # images that show a class; of a pool that has fewer for each, all images count alike
+_SHARE = 0.2  # of the images that each class has where all have equally many: so many show it
+_SHIFT = 2  # pixels
+
+
+def class_credit(labels: Tensor, num_classes: int, world: World) -> Tensor:
+    """Return what each image counts, float64 (N,); their sum over all workers is 1 where all classes are shown.
+
+    A class counts 1 / K, shared by its images, and less where they are fewer than ``_FEWEST``, or than ``_SHARE`` of an
+    equal part. Where even an equal part is less, as of 200 images of 1,000 classes, images count alike.
+
+    Args:
+        labels: the teacher's answers to this worker's share of the images, int64 (N,).
+        num_classes: K.
+        world: whose workers hold the other shares.
+    """
+    counts = world.sum(labels.bincount(minlength=num_classes).double())
+    enough = max(_FEWEST, _SHARE * counts.sum().item() / num_classes)
+    return (1 / counts.clamp(min=enough) / min(num_classes, counts.sum().item() / enough))[labels]
+
+
+def balanced_score(logits: Tensor, teacher_logits: Tensor, world: World) -> dict[str, float]:
+    """Return agreement (per cent) and KL(teacher || student) in nats as means over classes, of all workers' shares.
+
+    What is missing of the classes is disagreed on, at a divergence of ln K: that of an answer that knows nothing.
+
+    Args:
+        logits: the student's, of this worker's share of the images, float32 (N, K).
+        teacher_logits: the teacher's, likewise.
+        world: whose workers hold the other shares.
+    """
+    num_classes = teacher_logits.shape[1]
+    labels = teacher_logits.argmax(1)
+    credit = class_credit(labels, num_classes, world)
+    divergence = F.kl_div(logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="none", log_target=True)
+    sums = torch.stack([credit.sum(), credit[logits.argmax(1) == labels].sum(), (credit * divergence.sum(1)).sum()])
+    shown, agreed, kl = world.sum(sums).tolist()
+    return {"agreement": min(100.0, 100 * agreed), "kl": kl + max(0.0, 1 - shown) * math.log(num_classes)}
+
+
+class BlindPool:
+    """A uniform sample of all held-out images that there were, with the teacher's answers; the same on every worker."""
+
+    def __init__(self, num_classes: int, seed: int, *, mirrored: bool) -> None:
+        """Hold nothing yet; ``mirrored`` says whether a mirrored image shows the same class."""
+        self._num_classes, self._seed, self._mirrored = num_classes, seed, mirrored
+        self._held: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Return how many images are held."""
+        return len(self._held["keys"]) if self._held else 0
+
+    def add(self, images: Tensor, step: int, teacher: nn.Module, world: World) -> None:
+        """Take the images of a report, (N, C, H, W) in network-input space, some of them as other views.
+
+        Where there are too many then, each image of each report has the same chance to stay.
+        """
+        generator = Generator().manual_seed(mix(self._seed, _ARRIVAL, step))
+        # Stored halved in size; the teacher answers what is stored, so both networks see the same pixels.
+        images = _with_views(images, generator, mirrored=self._mirrored).half()
+        answers = compute_logits(teacher, (batch.float() for batch in images.split(_BATCH)), world)
+        keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
+        held = dict(zip(_HELD, (images.cpu(), answers.cpu(), keys), strict=True))
+        if self._held:
+            held = {name: torch.cat([self._held[name], rows]) for name, rows in held.items()}
+        limit = self._limit(images)
+        if len(held["keys"]) > limit:
+            stays = held["keys"] <= held["keys"].kthvalue(limit).values
+            held = {name: rows[stays] for name, rows in held.items()}
+        self._held = held
+
+    def _limit(self, images: Tensor) -> int:
+        """Return how many images to hold, given those of a report: to score them must not take longer than training."""
+        wanted = max(_REPORTS * len(images), _PER_CLASS * self._num_classes)
+        fitting = _MOST_BYTES // (images[0].numel() * images.element_size())
+        return max(len(images), min(wanted, _MOST_IMAGES, fitting))
+
+    def score(self, student: nn.Module, world: World) -> dict[str, float]:
+        """Return agreement and KL of a student, see ``balanced_score``; every worker must call it."""
+        share = slice(world.rank, None, world.size)
+        batches = (batch.to(world.device).float() for batch in self._held["images"][share].split(_BATCH))
+        answers = self._held["teacher_logits"][share].to(world.device)
+        return balanced_score(compute_logits(student, batches, world), answers, world)
+
+    @property
+    def coverage(self) -> float:
+        """Return the per cent of the classes that are shown, those of few images in part."""
+        return 100 * self._credit.sum().item()
+
+    @property
+    def effective_images(self) -> float:
+        """Return how many images of equal weight tell as much: (sum of credits)^2 / sum of squares (Kish 1965)."""
+        return float(self._credit.sum().square() / self._credit.square().sum())
+
+    @property
+    def effective_classes(self) -> float:
+        """Return exp of the entropy of the teacher's answers."""
+        return effective_classes(self._labels, self._num_classes)
+
+    @property
+    def _labels(self) -> Tensor:
+        return self._held["teacher_logits"].argmax(1)
+
+    @property
+    def _credit(self) -> Tensor:
+        return class_credit(self._labels, self._num_classes, World.alone())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return images (N, C, H, W) in half precision, the teacher's logits (N, K) and what decides who stays (N,)."""
+        return dict(self._held)
+
+    def load_state_dict(self, state: Mapping[str, Tensor] | Sequence[Sequence[Tensor]]) -> None:
+        """Restore what ``state_dict`` returned, or the pairs of images and logits that earlier versions saved.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is neither.
+        """
+        if isinstance(state, Mapping):
+            self._held = {name: state[name] for name in _HELD} if state else {}
+        elif state:
+            images, answers = (torch.cat(rows) for rows in zip(*state, strict=True))
+            generator = Generator().manual_seed(mix(self._seed, _ARRIVAL))
+            keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
+            self._held = dict(zip(_HELD, (images, answers, keys), strict=True))
+
+
+def _with_views(images: Tensor, generator: Generator, *, mirrored: bool) -> Tensor:
+    """Return the images with every fourth shifted (and mirrored, one in two), and the next one mixed with another."""
+    images = images.clone()
+    images[::4] = _shifted(images[::4], generator)
+    if mirrored:
+        images[::8] = images[::8].flip(-1)
+    rows = images[1::4]
+    images[1::4] = (rows + rows[torch.randperm(len(rows), generator=generator).to(rows.device)]) / 2
+    return images
+
+
+def _shifted(images: Tensor, generator: Generator) -> Tensor:
+    """Move each image by up to ``_SHIFT`` pixels; its edge fills what moves in, for generated images have no black."""
+    height, width = images.shape[-2:]
+    corners = torch.randint(0, 2 * _SHIFT + 1, (len(images), 2), generator=generator).to(images.device)
+    padded = F.pad(images, (_SHIFT,) * 4, mode="replicate")
+    y = corners[:, :1] + torch.arange(height, device=images.device)
+    x = corners[:, 1:] + torch.arange(width, device=images.device)
+    rows = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[rows, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)

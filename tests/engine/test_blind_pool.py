@@ -1,0 +1,129 @@
+"""The images that students are judged on: a sample of all reports, in which every class counts and a collapse none."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from raykd.distributed.world import World
+from raykd.engine.blind_pool import BlindPool, balanced_score, class_credit
+from raykd.results import COVERAGE, why_not_judged
+from tests.methods.toy import assert_same, made_teacher
+
+ALONE = World.alone()
+
+
+def sure(labels: list[int], classes: int, logit: float = 30.0) -> Tensor:
+    """Logits of answers beyond doubt."""
+    return logit * torch.nn.functional.one_hot(torch.tensor(labels), classes).float()
+
+
+def reference(answers: list[int], labels: list[int], classes: int) -> float:
+    """Mean over classes of the share of images that are answered alike; nought for a class without images."""
+    of = [[a == b for a, b in zip(answers, labels, strict=True) if b == c] for c in range(classes)]
+    return 100 * sum(sum(one) / len(one) for one in of if one) / classes
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "agreement"),
+    [
+        ([3] * 400, [3] * 400, 10.0),  # one class, agreed on by a student that knows no other
+        (list(range(10)) * 40, list(range(10)) * 40, 100.0),
+        ([0] * 400, list(range(10)) * 40, 10.0),
+        ([0] * 400, [0] * 220 + list(range(1, 10)) * 20, 10.0),  # a class shown more often counts as the others
+        ([0] * 398 + [1, 2], [0] * 398 + [1, 2], 100 * (1 + 2 / 8) / 10),  # an image or two show no class
+        ([7] * 4, [7] * 4, 100.0),  # so few show no lack of any
+    ],
+)
+def test_agreement_is_a_mean_over_the_classes(answers: list[int], labels: list[int], agreement: float) -> None:
+    got = balanced_score(sure(answers, 10), sure(labels, 10), ALONE)["agreement"]
+    assert got == pytest.approx(agreement)
+    if min(labels.count(label) for label in set(labels)) >= 8 and len(labels) == 400:
+        assert got == pytest.approx(reference(answers, labels, 10))
+
+
+def test_what_is_missing_diverges_like_an_answer_that_knows_nothing() -> None:
+    labels = list(range(5)) * 40
+    same = balanced_score(sure(labels, 10), sure(labels, 10), ALONE)
+    assert same["agreement"] == pytest.approx(50)
+    assert same["kl"] == pytest.approx(math.log(10) / 2)
+    ignorant = balanced_score(torch.zeros(200, 10), sure(labels, 10), ALONE)
+    assert ignorant["kl"] == pytest.approx(math.log(10), rel=1e-5)
+
+
+@pytest.mark.parametrize(("images", "classes"), [(200, 1000), (64, 10), (2048, 10), (2000, 100)])
+def test_even_answers_show_all_classes_and_one_answer_few(images: int, classes: int) -> None:
+    labels = torch.randint(0, classes, (images,), generator=torch.Generator().manual_seed(0))
+    assert 0.85 < class_credit(labels, classes, ALONE).sum() <= 1 + 1e-9
+    assert class_credit(torch.zeros_like(labels), classes, ALONE).sum() < 0.13
+
+
+@pytest.mark.parametrize(("shown", "judged"), [(10, True), (8, True), (7, False), (1, False)])
+def test_too_few_classes_are_not_to_be_judged_by(shown: int, judged: bool) -> None:
+    coverage = 100 * class_credit(torch.arange(shown).repeat(50), 10, ALONE).sum().item()
+    told = why_not_judged({COVERAGE: coverage})
+    assert (told is None) == judged
+    assert told is None or f"show {10 * shown} % of its classes" in told
+    assert why_not_judged({"accuracy/top1": 9.0}) is None
+
+
+def filled(reports: int, images: int = 8, *, mirrored: bool = False) -> BlindPool:
+    """A pool of images that tell the report they are of, by their second pixel, and their number, by the others."""
+    pool, teacher = BlindPool(4, 0, mirrored=mirrored), made_teacher()
+    for step in range(reports):
+        made = torch.arange(images).float().view(-1, 1, 1, 1) / 100 + torch.zeros(images, 1, 8, 8)
+        pool.add(made + 10 * step, step, teacher, ALONE)
+    return pool
+
+
+def ages(pool: BlindPool) -> list[int]:
+    return (pool.state_dict()["images"].float().mean((1, 2, 3)) / 10).round().int().tolist()
+
+
+def test_images_of_all_ages_stay_and_their_number_does_not_grow() -> None:
+    assert ages(filled(3)) == [0] * 8 + [1] * 8 + [2] * 8
+    pool = filled(100)
+    assert len(pool) == 80  # 20 for each class
+    kept = ages(pool)
+    assert len(set(kept)) > 40
+    assert 15 < sum(age < 50 for age in kept) < 65, "early and late ones alike"
+    assert kept == sorted(kept) == ages(filled(100))
+
+
+def test_a_pool_goes_on_as_if_it_had_not_been_saved() -> None:
+    whole, half, other = filled(24), filled(12), BlindPool(4, 0, mirrored=False)
+    other.load_state_dict(copy.deepcopy(half.state_dict()))
+    teacher = made_teacher()
+    for step in range(12, 24):
+        made = torch.arange(8).float().view(-1, 1, 1, 1) / 100 + torch.zeros(8, 1, 8, 8)
+        other.add(made + 10 * step, step, teacher, ALONE)
+    assert_same(other.state_dict(), whole.state_dict())
+
+
+def test_what_earlier_versions_saved_is_read() -> None:
+    pool, images, logits = BlindPool(4, 0, mirrored=False), torch.randn(6, 1, 8, 8).half(), torch.randn(6, 4)
+    pool.load_state_dict([[images[:4], logits[:4]], [images[4:], logits[4:]]])
+    assert len(pool) == 6
+    assert_same({name: pool.state_dict()[name] for name in ("images", "teacher_logits")},
+                {"images": images, "teacher_logits": logits})  # fmt: skip
+    pool.load_state_dict([])
+    assert len(pool) == 0
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_some_images_are_other_views(mirrored: bool) -> None:
+    pool, images = BlindPool(4, 0, mirrored=mirrored), torch.randn(16, 1, 8, 8)
+    before = images.clone()
+    pool.add(images, 1, made_teacher(), ALONE)
+    held = pool.state_dict()["images"]
+    assert torch.equal(images, before)
+    assert all(torch.equal(held[row], images[row].half()) for row in range(16) if row % 4 > 1)
+    assert all(held[row].unique().numel() <= 64 for row in range(0, 16, 4))
+    inside = held[::4, :, 2:-2, 2:-2] if not mirrored else held[4::8, :, 2:-2, 2:-2]
+    for view, image in zip(inside, images[::4].half() if not mirrored else images[4::8].half(), strict=True):
+        shifts = [image[:, y : y + 4, x : x + 4] for y in range(5) for x in range(5)]
+        assert any(torch.equal(view, shift) for shift in shifts)
+    mixed = held[1::4].float() * 2 - images[1::4]
+    assert all(any(torch.allclose(rest, other, atol=2e-2) for other in images[1::4]) for rest in mixed)
