@@ -28,6 +28,11 @@ FAST = {  # one of each kind: ways to take a step, runs of workers, images from 
 }
 SLOW = {
     "bank.py": ("--members 10 --rung loop eager --rounds 1", rf"bank, eager \| {NUMBER} \| {NUMBER} \| "),
+    "blind_judge.py": (
+        "--steps 1 --out . schedule.global_batch=8 method.generator_width=8 "
+        "'teacher.overrides={schedule.steps: 2, schedule.report_every: 2}'",
+        rf"Spearman \| \|( -?({NUMBER}|nan) \|){{5}}",
+    ),
     "class_skew.py": ("--steps 2 --seeds 1", rf"on own classes: +{NUMBER} % right, +{NUMBER} ms per step"),
     "dafl_step.py": (
         "--case mnist --batch 8 --rung published --rung raykd --rounds 1",

@@ -140,9 +140,11 @@ class BlindPool:
         Raises:
             KeyError, TypeError, ValueError: if it is neither.
         """
-        if isinstance(state, Mapping):
-            self._held = {name: state[name] for name in _HELD} if state else {}
-        elif state:
+        if not state:
+            self._held = {}
+        elif isinstance(state, Mapping):
+            self._held = {name: state[name] for name in _HELD}
+        else:
             images, answers = (torch.cat(rows) for rows in zip(*state, strict=True))
             generator = Generator().manual_seed(mix(self._seed, _ARRIVAL))
             keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
@@ -150,13 +152,18 @@ class BlindPool:
 
 
 def _with_views(images: Tensor, generator: Generator, *, mirrored: bool) -> Tensor:
-    """Return the images with every fourth shifted (and mirrored, one in two), and the next one mixed with another."""
+    """Return the images with every fourth shifted (one in two mirrored, too), and the next one cut together with another.
+
+    Of two halves the teacher makes what it knows of either (as CutMix, Yun et al. 2019, but with its own answer): images
+    that the student has not been trained on, and could not have been by a generator of few.
+    """
     images = images.clone()
     images[::4] = _shifted(images[::4], generator)
     if mirrored:
         images[::8] = images[::8].flip(-1)
-    rows = images[1::4]
-    images[1::4] = (rows + rows[torch.randperm(len(rows), generator=generator).to(rows.device)]) / 2
+    cut, half = images[1::4], images.shape[-1] // 2
+    others = torch.randperm(len(cut), generator=generator).to(images.device)
+    images[1::4, ..., half:] = cut[others][..., half:]
     return images
 
 

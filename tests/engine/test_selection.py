@@ -1,6 +1,7 @@
 """Blind selection finds the better student without a look at the test figures; best is the oracle."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from raykd.engine.selection import Selection, _is_better
 from raykd.methods import Method
+from raykd.results import COVERAGE
 from tests.methods.toy import Plain, assert_same, made_method, made_setting, made_teacher
 
 Weights = dict[str, Tensor]
@@ -78,10 +80,11 @@ def test_without_synthetic_images_blind_is_last() -> None:
 def test_the_figures_are_those_of_the_blind_student() -> None:
     selection = made_selection()
     perfect = selection.consider(candidate(0.0), 1, {})
-    assert perfect["blind/agreement"] == 100
-    assert perfect["blind/kl"] == pytest.approx(0, abs=1e-4)
+    assert 0 < perfect["blind/agreement"] == perfect[COVERAGE] < 100, "the noise shows not all classes"
+    missing = 1 - perfect[COVERAGE] / 100
+    assert perfect["blind/kl"] == pytest.approx(missing * math.log(4), abs=1e-3)
     worse = selection.consider(candidate(0.5), 2, {})
-    assert worse["blind/agreement"] == 100
+    assert worse["blind/agreement"] == worse[COVERAGE]
     assert selection.steps["blind"] == 1
 
 

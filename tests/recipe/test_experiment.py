@@ -160,4 +160,3 @@ def test_a_referee_may_be_several_and_one_is_what_it_was() -> None:
     for entry in earlier["runs"].values():
         entry["referee"] = next(iter(entry.pop("referees")), None)
     assert experiment_from_dict(earlier) == alone
-    assert load_recipe("kd_digits", [f"referee={json.dumps(one)}", "referee.images=7"]).referees[0].images == 7
