@@ -152,10 +152,10 @@ class BlindPool:
 
 
 def _with_views(images: Tensor, generator: Generator, *, mirrored: bool) -> Tensor:
-    """Return the images with every fourth shifted (one in two mirrored, too), and the next one cut together with another.
+    """Return the images with every fourth shifted (one in two of them mirrored too), and the next one cut with another.
 
-    Of two halves the teacher makes what it knows of either (as CutMix, Yun et al. 2019, but with its own answer): images
-    that the student has not been trained on, and could not have been by a generator of few.
+    Cut means the left half of one beside the right half of another, as in CutMix (Yun et al. 2019, arXiv 1905.04899),
+    and the teacher is asked what it sees. No generator has made these, so no student has learnt them by heart.
     """
     images = images.clone()
     images[::4] = _shifted(images[::4], generator)
