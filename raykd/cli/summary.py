@@ -18,16 +18,15 @@ def print_summary(result: SeedsResult) -> None:
         chosen = name == first.selected
         label = f"{_LABELS[name]}{' *' if chosen else ''}"
         row = _row(label, figures, _student(deviations, name), published.get("student") if chosen else None)
-        if any(result.not_judged for result in results):
-            row[1 + list(COLUMNS).index("synthetic_agreement")] = "-"
-        rows.append(row)
+        rows.append(_judged(row, results))
     if means.teacher is not None:
         rows.append(_row("teacher", means.teacher, None, published.get("teacher")))
     for name, control in controls.items():
         if control.selected is not None:  # else a bank, not a student
             figures = _student((means.controls or {})[name], control.selected) or Figures()
             deviation = None if deviations is None else _student((deviations.controls or {})[name], control.selected)
-            rows.append(_row(f"control {name}", figures, deviation, published.get(name)))
+            row = _row(f"control {name}", figures, deviation, published.get(name))
+            rows.append(_judged(row, [result.controls[name] for result in results if result.controls]))
     for name in published.keys() - {"student", "teacher", *controls}:
         rows.append(_row(name, Figures(), None, published[name]))
     title = first.run if not several else f"{first.run.rpartition('-s')[0]}, {len(results)} seeds: mean ± sd"
@@ -41,6 +40,14 @@ def _student(measured: Measured | None, selection: str) -> Figures | None:
 
 def _row(label: str, figures: Figures, sd: Figures | None, published: float | None) -> list[str]:
     return [label, *format_figures(figures, sd), format_figure(published)]
+
+
+def _judged(row: list[str], results: Sequence[RunResult]) -> list[str]:
+    """Strike out the figure on synthetic images where they show too few classes in one of the runs."""
+    column = 1 + list(COLUMNS).index("synthetic_agreement")
+    if row[column] and any(result.not_judged for result in results):
+        row[column] = "-"
+    return row
 
 
 def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]:

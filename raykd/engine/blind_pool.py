@@ -1,7 +1,9 @@
 """The images that students are judged on where no real one may be: of several ages and kinds, and every class counts.
 
 A generator that makes one class is agreed on by a student that always answers it. So agreement is a mean over the
-teacher's classes, in which those that are not shown are answered wrongly: one class of K alone earns 1 / K.
+teacher's classes, in which those that are not shown are answered wrongly: one class of K alone earns 1 / K. And a
+generator may make what no camera does, on which a student learns to agree and on pixels does not. So half of the images
+are stretched to the range of real ones, and the half that is agreed on less is what counts.
 
 Shapes: N images, C channels, H W image, K classes.
 """
@@ -16,12 +18,13 @@ from torch import Generator, Tensor, nn
 from raykd.distributed.world import World, mix
 from raykd.engine.sentinel import effective_classes
 from raykd.models.logits import compute_logits
+from raykd.spec import DataSpec
 
 _REPORTS, _PER_CLASS = 8, 20  # images are held of so many reports' worth, and so many of each class
 _MOST_IMAGES, _MOST_BYTES = 8192, 64 * 2**20
 _BATCH = 256
 _ARRIVAL = 0xA9E5  # keeps the draws of views, and of who stays, apart from others of the same seed
-_HELD = ("images", "teacher_logits", "keys")
+_HELD = ("images", "teacher_logits", "keys", "stretched")
 
 _FEWEST = 5  # images that show a class; of a pool that has fewer for each, all images count alike
 _SHARE = 0.2  # of the images that each class has where all have equally many: so many show it
@@ -66,9 +69,9 @@ def balanced_score(logits: Tensor, teacher_logits: Tensor, world: World) -> dict
 class BlindPool:
     """A uniform sample of all held-out images that there were, with the teacher's answers; the same on every worker."""
 
-    def __init__(self, num_classes: int, seed: int, *, mirrored: bool) -> None:
+    def __init__(self, spec: DataSpec, seed: int, *, mirrored: bool) -> None:
         """Hold nothing yet; ``mirrored`` says whether a mirrored image shows the same class."""
-        self._num_classes, self._seed, self._mirrored = num_classes, seed, mirrored
+        self._spec, self._num_classes, self._seed, self._mirrored = spec, spec.num_classes, seed, mirrored
         self._held: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
@@ -82,10 +85,12 @@ class BlindPool:
         """
         generator = Generator().manual_seed(mix(self._seed, _ARRIVAL, step))
         # Stored halved in size; the teacher answers what is stored, so both networks see the same pixels.
-        images = _with_views(images, generator, mirrored=self._mirrored).half()
+        halves = images[::2], _stretched(images[1::2], self._spec)
+        images = torch.cat([_with_views(half, generator, mirrored=self._mirrored) for half in halves]).half()
+        stretched = torch.arange(len(images)) >= len(halves[0])
         answers = compute_logits(teacher, (batch.float() for batch in images.split(_BATCH)), world)
         keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
-        held = dict(zip(_HELD, (images.cpu(), answers.cpu(), keys), strict=True))
+        held = dict(zip(_HELD, (images.cpu(), answers.cpu(), keys, stretched), strict=True))
         if self._held:
             held = {name: torch.cat([self._held[name], rows]) for name, rows in held.items()}
         limit = self._limit(images)
@@ -101,15 +106,22 @@ class BlindPool:
         return max(len(images), min(wanted, _MOST_IMAGES, fitting))
 
     def score(self, student: nn.Module, world: World) -> dict[str, float]:
-        """Return agreement and KL of a student, see ``balanced_score``; every worker must call it."""
+        """Return agreement and KL of a student, see ``balanced_score``, on the half of the images where each is worse.
+
+        Every worker must call it.
+        """
         share = slice(world.rank, None, world.size)
         batches = (batch.to(world.device).float() for batch in self._held["images"][share].split(_BATCH))
+        logits = compute_logits(student, batches, world)
         answers = self._held["teacher_logits"][share].to(world.device)
-        return balanced_score(compute_logits(student, batches, world), answers, world)
+        stretched = self._held["stretched"]
+        halves = [rows[share].to(world.device) for rows in (stretched, ~stretched) if rows.any()]
+        scores = [balanced_score(logits[rows], answers[rows], world) for rows in halves]
+        return {"agreement": min(one["agreement"] for one in scores), "kl": max(one["kl"] for one in scores)}
 
     @property
     def coverage(self) -> float:
-        """Return the per cent of the classes that are shown, those of few images in part."""
+        """Return the per cent of the classes that images as they were made show, those of few images in part."""
         return 100 * self._credit.sum().item()
 
     @property
@@ -124,14 +136,14 @@ class BlindPool:
 
     @property
     def _labels(self) -> Tensor:
-        return self._held["teacher_logits"].argmax(1)
+        return self._held["teacher_logits"][~self._held["stretched"]].argmax(1)
 
     @property
     def _credit(self) -> Tensor:
         return class_credit(self._labels, self._num_classes, World.alone())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return images (N, C, H, W) in half precision, the teacher's logits (N, K) and what decides who stays (N,)."""
+        """Return, row by row, images in half precision, the teacher's logits, what decides who stays, and the half."""
         return dict(self._held)
 
     def load_state_dict(self, state: Mapping[str, Tensor] | Sequence[Sequence[Tensor]]) -> None:
@@ -148,22 +160,29 @@ class BlindPool:
             images, answers = (torch.cat(rows) for rows in zip(*state, strict=True))
             generator = Generator().manual_seed(mix(self._seed, _ARRIVAL))
             keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
-            self._held = dict(zip(_HELD, (images, answers, keys), strict=True))
+            stretched = torch.zeros(len(images), dtype=torch.bool)
+            self._held = dict(zip(_HELD, (images, answers, keys, stretched), strict=True))
+
+
+def _stretched(images: Tensor, spec: DataSpec) -> Tensor:
+    """Return each image stretched to pixels from 0 to 1, as real ones have, in network-input space again."""
+    unit = spec.denormalise(images.float())
+    low, high = unit.amin((1, 2, 3), keepdim=True), unit.amax((1, 2, 3), keepdim=True)
+    return spec.normalise((unit - low) / (high - low).clamp(min=1e-6)).to(images.dtype)
 
 
 def _with_views(images: Tensor, generator: Generator, *, mirrored: bool) -> Tensor:
-    """Return the images with every fourth shifted (one in two of them mirrored too), and the next one cut with another.
+    """Return every fourth image shifted (and mirrored, one in two of them), and the next ones cut with each other.
 
     Cut means the left half of one beside the right half of another, as in CutMix (Yun et al. 2019, arXiv 1905.04899),
     and the teacher is asked what it sees. No generator has made these, so no student has learnt them by heart.
     """
-    images = images.clone()
+    images, width = images.clone(), images.shape[-1]
     images[::4] = _shifted(images[::4], generator)
     if mirrored:
         images[::8] = images[::8].flip(-1)
-    cut, half = images[1::4], images.shape[-1] // 2
-    others = torch.randperm(len(cut), generator=generator).to(images.device)
-    images[1::4, ..., half:] = cut[others][..., half:]
+    cut = images[1::4].clone()
+    images[1::4, ..., width // 2 :] = cut[torch.randperm(len(cut), generator=generator)][..., width // 2 :]
     return images
 
 

@@ -36,7 +36,7 @@ class Selection:
         if "student" in method.roles:
             self.candidate = copy.deepcopy(method.student)
         context = method.context
-        self.pool = BlindPool(context.spec.num_classes, context.seed, mirrored=context.mirrored)
+        self.pool = BlindPool(context.spec, context.seed, mirrored=context.mirrored)
         self.weights: dict[str, Weights] = {}
         self.steps: dict[str, int] = {}
         self._best_score = -1.0

@@ -33,6 +33,7 @@ COVERED_BY = {
     "models/wide_resnet": "models/test_zoo",
     "planning/on_cluster": "cli/test_plan",
     "results/base": "store/test_run_directory",
+    "results/blind": "engine/test_blind_pool",
     "results/plan": "planning/test_plan",
     "results/run": "store/test_run_directory",
     "results/search": "reporting/test_board",

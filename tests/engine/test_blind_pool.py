@@ -10,7 +10,7 @@ from torch import Tensor
 from raykd.distributed.world import World
 from raykd.engine.blind_pool import BlindPool, balanced_score, class_credit
 from raykd.results import COVERAGE, why_not_judged
-from tests.methods.toy import assert_same, made_teacher
+from tests.methods.toy import SPEC, Plain, assert_same, made_teacher
 
 ALONE = World.alone()
 
@@ -69,41 +69,48 @@ def test_too_few_classes_are_not_to_be_judged_by(shown: int, judged: bool) -> No
     assert why_not_judged({"accuracy/top1": 9.0}) is None
 
 
-def filled(reports: int, images: int = 8, *, mirrored: bool = False) -> BlindPool:
-    """A pool of images that tell the report they are of, by their second pixel, and their number, by the others."""
-    pool, teacher = BlindPool(4, 0, mirrored=mirrored), made_teacher()
+def made(step: int, images: int = 8) -> Tensor:
+    """Images whose mean tells the report that they are of."""
+    noise = torch.randn(images, 1, 8, 8, generator=torch.Generator().manual_seed(step))
+    return noise - noise.mean((1, 2, 3), keepdim=True) + 10 * step
+
+
+def filled(reports: int) -> BlindPool:
+    pool, teacher = BlindPool(SPEC, 0, mirrored=False), made_teacher()
     for step in range(reports):
-        made = torch.arange(images).float().view(-1, 1, 1, 1) / 100 + torch.zeros(images, 1, 8, 8)
-        pool.add(made + 10 * step, step, teacher, ALONE)
+        pool.add(made(step), step, teacher, ALONE)
     return pool
 
 
 def ages(pool: BlindPool) -> list[int]:
-    return (pool.state_dict()["images"].float().mean((1, 2, 3)) / 10).round().int().tolist()
+    """Return the reports that images as they were made are of."""
+    held = pool.state_dict()
+    means = held["images"].float().mean((1, 2, 3))[~held["stretched"]]
+    return (means / 10).round().int().tolist()
 
 
 def test_images_of_all_ages_stay_and_their_number_does_not_grow() -> None:
-    assert ages(filled(3)) == [0] * 8 + [1] * 8 + [2] * 8
+    assert ages(filled(3)) == [0] * 4 + [1] * 4 + [2] * 4
     pool = filled(100)
     assert len(pool) == 80  # 20 for each class
     kept = ages(pool)
-    assert len(set(kept)) > 40
-    assert 15 < sum(age < 50 for age in kept) < 65, "early and late ones alike"
+    assert 25 < len(kept) < 55
+    assert len(set(kept)) > 20
+    assert 8 < sum(age < 50 for age in kept) < 32, "early and late ones alike"
     assert kept == sorted(kept) == ages(filled(100))
 
 
 def test_a_pool_goes_on_as_if_it_had_not_been_saved() -> None:
-    whole, half, other = filled(24), filled(12), BlindPool(4, 0, mirrored=False)
+    whole, half, other = filled(24), filled(12), BlindPool(SPEC, 0, mirrored=False)
     other.load_state_dict(copy.deepcopy(half.state_dict()))
     teacher = made_teacher()
     for step in range(12, 24):
-        made = torch.arange(8).float().view(-1, 1, 1, 1) / 100 + torch.zeros(8, 1, 8, 8)
-        other.add(made + 10 * step, step, teacher, ALONE)
+        other.add(made(step), step, teacher, ALONE)
     assert_same(other.state_dict(), whole.state_dict())
 
 
 def test_what_earlier_versions_saved_is_read() -> None:
-    pool, images, logits = BlindPool(4, 0, mirrored=False), torch.randn(6, 1, 8, 8).half(), torch.randn(6, 4)
+    pool, images, logits = BlindPool(SPEC, 0, mirrored=False), torch.randn(6, 1, 8, 8).half(), torch.randn(6, 4)
     pool.load_state_dict([[images[:4], logits[:4]], [images[4:], logits[4:]]])
     assert len(pool) == 6
     assert_same({name: pool.state_dict()[name] for name in ("images", "teacher_logits")},
@@ -112,20 +119,48 @@ def test_what_earlier_versions_saved_is_read() -> None:
     assert len(pool) == 0
 
 
+def test_a_student_is_judged_by_the_half_that_it_agrees_on_less() -> None:
+    torch.manual_seed(0)
+    pool, student = filled(3), Plain()
+    held = pool.state_dict()
+    halves = []
+    for rows in (held["stretched"], ~held["stretched"]):
+        with torch.no_grad():
+            logits = student.eval()(held["images"][rows].float())
+        halves.append(balanced_score(logits, held["teacher_logits"][rows], ALONE))
+    score = pool.score(student, ALONE)
+    assert halves[0] != halves[1]
+    assert score["agreement"] == pytest.approx(min(half["agreement"] for half in halves))
+    assert score["kl"] == pytest.approx(max(half["kl"] for half in halves), rel=1e-5)
+
+
+def test_half_of_the_images_are_stretched_to_the_range_of_pixels() -> None:
+    pool, images = BlindPool(SPEC, 0, mirrored=False), 3 + 5 * torch.randn(16, 1, 8, 8)
+    pool.add(images, 1, made_teacher(), ALONE)
+    held = pool.state_dict()
+    assert held["stretched"].tolist() == [False] * 8 + [True] * 8
+    whole = [2, 3, 6, 7]  # neither shifted nor cut
+    assert torch.equal(held["images"][:8][whole], images[::2][whole].half())
+    stretched, before = held["images"][8:][whole].float(), images[1::2][whole]
+    unit = SPEC.denormalise(stretched)
+    assert unit.amin((1, 2, 3)).tolist() == pytest.approx([0] * 4, abs=2e-3)
+    assert unit.amax((1, 2, 3)).tolist() == pytest.approx([1] * 4, abs=2e-3)
+    for one, other in zip(stretched, before, strict=True):
+        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.999
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_some_images_are_other_views(mirrored: bool) -> None:
-    pool, images = BlindPool(4, 0, mirrored=mirrored), torch.randn(16, 1, 8, 8)
+    pool, images = BlindPool(SPEC, 0, mirrored=mirrored), torch.randn(64, 1, 8, 8)
     before = images.clone()
     pool.add(images, 1, made_teacher(), ALONE)
-    held = pool.state_dict()["images"]
     assert torch.equal(images, before)
-    assert all(torch.equal(held[row], images[row].half()) for row in range(16) if row % 4 > 1)
-    assert all(held[row].unique().numel() <= 64 for row in range(0, 16, 4))
-    inside = held[::4, :, 2:-2, 2:-2] if not mirrored else held[4::8, :, 2:-2, 2:-2]
-    for view, image in zip(inside, images[::4].half() if not mirrored else images[4::8].half(), strict=True):
-        shifts = [image[:, y : y + 4, x : x + 4] for y in range(5) for x in range(5)]
-        assert any(torch.equal(view, shift) for shift in shifts)
-    whole = images[1::4].half()
-    assert torch.equal(held[1::4, ..., :4], whole[..., :4])
-    assert all(any(torch.equal(cut, other) for other in whole[..., 4:]) for cut in held[1::4, ..., 4:])
-    assert not torch.equal(held[1::4], whole)
+    held, images = pool.state_dict()["images"][:32], images[::2].half()
+    for row in range(0, 32, 4):
+        view = held[row].flip(-1) if mirrored and row % 8 == 0 else held[row]
+        shifts = [images[row, :, y : y + 4, x : x + 4] for y in range(5) for x in range(5)]
+        assert any(torch.equal(view[:, 2:-2, 2:-2], shift) for shift in shifts)
+    held, images = held[1::4], images[1::4]
+    assert torch.equal(held[..., :4], images[..., :4])
+    assert all(any(torch.equal(cut, other) for other in images[..., 4:]) for cut in held[..., 4:])
+    assert not torch.equal(held, images)
