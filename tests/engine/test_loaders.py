@@ -12,6 +12,7 @@ from raykd.data.datasets import Images, load_images
 from raykd.data.streams import TrainStream
 from raykd.distributed.world import World
 from raykd.engine.build import Built, build
+from raykd.engine.evaluator import Evaluator
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.errors import UsageError
@@ -95,6 +96,7 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     where = Workspace(None, tmp_path)
     whole, rest = built(where), built(where, "data.holdout=0.1")
     apart = rest.evaluator.extra_evaluators["holdout"]
+    assert isinstance(apart, Evaluator)
     before, shown, held_out = whole.streams["train"].images, rest.streams["train"].images, apart.images
     assert isinstance(before, Images) and isinstance(shown, Images) and isinstance(held_out, Images)
     everything = rows(before.pixels)
@@ -102,9 +104,9 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     assert rows(shown.pixels) | rows(held_out.pixels) == everything
     assert not rows(shown.pixels) & rows(held_out.pixels)
     again = built(where, "data.holdout=0.1", "seed=5")
-    theirs = again.evaluator.extra_evaluators["holdout"].images
-    assert theirs is not None
-    assert torch.equal(theirs.pixels, held_out.pixels)
+    theirs = again.evaluator.extra_evaluators["holdout"]
+    assert isinstance(theirs, Evaluator) and theirs.images is not None
+    assert torch.equal(theirs.images.pixels, held_out.pixels)
 
 
 def test_its_figures_stand_beside_those_of_the_test_split(tmp_path: Path) -> None:
