@@ -21,7 +21,7 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
-from raykd.files import MANIFEST
+from raykd.files import MANIFEST, of_the_disk
 from raykd.methods import METHODS
 from raykd.methods.base import mean_images_per_step
 from raykd.recipe.experiment import Experiment
@@ -156,7 +156,8 @@ def run_trial(config: dict[str, Any]) -> None:
     except RaykdError as error:
         result = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it
-        result = {FAILED: describe_fault(task, error)}
+        outage = of_the_disk(error)
+        result = {INTERRUPTED: 1.0, OUTAGE: str(outage)} if outage else {FAILED: describe_fault(task, error)}
     tune.report(result)
 
 
