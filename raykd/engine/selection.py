@@ -20,6 +20,7 @@ from raykd.engine.evaluator import score
 from raykd.engine.sentinel import CLASS_SPREAD, class_spread, effective_classes
 from raykd.methods.base import Method
 from raykd.models.logits import compute_logits
+from raykd.spec import DataSpec
 
 _POOL_REPORTS = 8
 _POOL_BYTES = 64 * 2**20
@@ -115,6 +116,13 @@ class Selection:
         self.weights = {name: dict(weights[name]) for name in self.steps}
         for name, tensors in self.weights.items():
             check_shapes(name, tensors, self.candidate.state_dict())
+
+
+def pool_bytes(spec: DataSpec, global_batch: int, reports: int) -> int:
+    """Return the bytes of the pool after so many reports: images in half precision and the teacher's logits."""
+    count = min(global_batch, _MAX_IMAGES)
+    images = 2 * count * spec.channels * spec.size**2
+    return min(_POOL_REPORTS, max(1, _POOL_BYTES // images), reports) * (images + 4 * count * spec.num_classes)
 
 
 def check_shapes(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
