@@ -50,7 +50,6 @@ def compare(predicted: Prediction, found: dict[str, float]) -> dict[str, dict[st
         "seconds per step": (predicted.at("seconds"), found["seconds"]),
         "processor seconds per step": (predicted.at("cpu_seconds"), found["cpu_seconds"]),
         "peak memory, GiB": (predicted.peak() / 2**30, peak / 2**30),
-        "checkpoint, MiB": (predicted.at("checkpoint") / 2**20, found["checkpoint"] / 2**20),
     }
     return {
         name: {"foretold": value, "measured": real, "error_percent": 100 * (value / real - 1)}

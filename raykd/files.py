@@ -11,19 +11,29 @@ import hashlib
 import json
 import logging
 import os
+import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from raykd.errors import CorruptError, InProgress, SetupError
+from raykd.errors import MAX_SHOWN, CorruptError, InProgress, SetupError
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 """What a folder of several files is vouched for by: written last, with the sha256 sum of each."""
 _SUM = "sha256"
+_STAGING = ".writing"
+_ABANDONED_SECONDS = 24 * 3600
+# What a disk, a file system or its rights refuse.
+_OF_THE_DISK = frozenset(
+    {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+     errno.EIO, errno.ESTALE, errno.ENOTCONN}
+)  # fmt: skip
+_SYSTEM_ERROR = re.compile(r"(?:\[errno|\(os error) (\d+)[])]", re.IGNORECASE)  # as Python, Arrow, safetensors tell it
 
 
 def is_file(path: Path) -> bool:
@@ -100,6 +110,14 @@ def writing(what: str) -> Iterator[None]:
         ) from error
 
 
+def of_the_disk(error: BaseException) -> SetupError | None:
+    """Return what a disk or its rights refused as an error of the environment, None of anything else."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        where = f"{str(error.filename)[:MAX_SHOWN]!r}: " if error.filename else ""
+        return SetupError(f"{where}{error.strerror}; give a folder that can be written, or mend the storage")
+    return None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to; what is there in the end takes the place of ``path`` in one move.
@@ -110,15 +128,59 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.is_dir() and not path.is_symlink():
         raise _misplaced(path, "a file")
-    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.writing")
+    staging, handle = _staged(path)
     try:
         yield staging
         with staging.open("rb") as file:
             os.fsync(file.fileno())
         staging.replace(path)
     finally:
+        os.close(handle)
         with suppress(OSError):
             staging.unlink(missing_ok=True)
+
+
+def _staged(path: Path) -> tuple[Path, int]:
+    """Make the file that is to take the place of ``path``, and lock it, so that ``sweep`` leaves it alone."""
+    while True:
+        staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_STAGING}")
+        handle = os.open(staging, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_open_at(handle, staging):
+            return staging, handle
+        os.close(handle)  # swept before it was locked
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that died left half written in a folder; where locks cannot tell, what is a day old."""
+    for path in folder.glob(f".*{_STAGING}"):
+        with suppress(OSError):
+            if is_free(path) or is_old(path):
+                path.unlink()
+
+
+def is_old(path: Path) -> bool:
+    """Tell whether a file or folder that is there was left alone for so long that nobody can be at it."""
+    return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file, made if need be, all or nothing; it is on the disk when this returns.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    with path.open("ab", buffering=0) as file:
+        begin, left = file.tell(), content
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(begin)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -181,9 +243,27 @@ def describe(error: BaseException) -> str:
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is no UTF-8 text"
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        error = error.__context__  # torch's writer tells of a file that ends where it should not; this is why
+    if number := system_error(str(error)):
+        return os.strerror(number)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+def gib(amount: float) -> str:
+    """Format a number of bytes."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if amount >= size:
+            return f"{amount / size:.2f} {unit}"
+    return f"{amount:.0f} B"
+
+
+def system_error(text: str) -> int | None:
+    """Return the number of the system's error that a library's text tells of, None where it tells of none."""
+    found = _SYSTEM_ERROR.search(text)
+    return int(found[1]) if found else None
 
 
 def as_text(path: Path) -> str:

@@ -42,6 +42,8 @@ from raykd.tensors import checksum_metadata, read_tensors
 logger = logging.getLogger(__name__)
 
 _RESTORE = "restore it from a backup, or move the bank's run away and train it again"
+_HEADER_BYTES = 3000
+"""Of a member's file: names and shapes of its tensors, their sum, and running statistics."""
 _COPY_SHARE = 0.25
 """Part of a worker's free memory that a frozen copy of a bank may take."""
 
@@ -98,7 +100,19 @@ def finish_bank(run: RunDirectory, manifest: Mapping[str, Any], world: World) ->
 
     sums = {name: digest for part in world.gather_objects(world.agree(sum_share)) for name, digest in part.items()}
     complete = {**manifest, "files": dict(sorted(sums.items()))}
-    world.agree(lambda: write_json(folder / MANIFEST, complete), on_first=True)  # others read it next
+
+    def write() -> None:
+        with run.writing():
+            write_json(folder / MANIFEST, complete)
+
+    world.agree(write, on_first=True)  # others read it next
+
+
+def bank_bytes(manifest: Mapping[str, Any]) -> int:
+    """Return how many bytes the members of a bank of this manifest take on the disk."""
+    config = GeneratorConfig.model_validate(manifest["generator"])
+    numbers = member_parameters(config, manifest["channels"], manifest["size"], manifest["conditions"])
+    return len(manifest["classes"]) * (4 * numbers + _HEADER_BYTES)
 
 
 @dataclass(frozen=True)

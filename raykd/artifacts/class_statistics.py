@@ -21,7 +21,7 @@ from raykd.data.datasets import Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.errors import SetupError, UsageError
-from raykd.files import damaged, is_file, replacing
+from raykd.files import damaged, describe, is_file, replacing
 from raykd.methods.base import ClassMoments
 from raykd.models.moments import MomentTeacher
 from raykd.spec import DataSpec
@@ -107,7 +107,7 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], me
         with replacing(path) as staging:
             save_file(tensors, staging, header)
     except (OSError, SafetensorError) as error:
-        raise SetupError(f"could not write {path} ({error}); free some space or give another place") from None
+        raise SetupError(f"could not write {path} ({describe(error)}); free some space or give another place") from None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from raykd.data import parquet
 from raykd.data.datasets import DATASETS
 from raykd.errors import CorruptError, SetupError, UsageError
-from raykd.files import MANIFEST, locked, make_folder, replacing
+from raykd.files import MANIFEST, describe, locked, make_folder, replacing
 from raykd.spec import DataSpec
 
 _TAIL = 5e-4  # of the sample's values lie below the range, and as many above, before the margin
@@ -185,7 +185,7 @@ class SyntheticFolder:
                 parquet.write_file(staging, columns, metadata)
         except OSError as error:
             raise SetupError(
-                f"{path.name} could not be written ({error}); free some space and run the same command: "
+                f"{path} could not be written ({describe(error)}); free some space and run the same command: "
                 "it goes on behind the last whole file"
             ) from error
 
@@ -209,7 +209,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     try:
         make_folder(folder)
     except OSError as error:
-        raise SetupError(f"{folder} cannot be used as a folder: {error}") from error
+        raise SetupError(f"{folder} cannot be used as a folder: {describe(error)}") from error
     busy = f"{folder} is in use by another process; wait for it, or choose another"
     with locked(folder, wait=False, busy=busy):
         yield

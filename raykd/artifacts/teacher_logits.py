@@ -117,7 +117,7 @@ def _load_or_compute(query: TeacherQuery, world: World, store: Path) -> Tensor |
             try:
                 _write(path, logits, query, world)
             except (OSError, CorruptError) as error:  # what it was kept for is lost, this run is not
-                logger.warning("the teacher's logits cannot be kept in %s: %s", path.parent, error)
+                logger.warning("the teacher's logits cannot be kept in %s: %s", path.parent, describe(error))
     return logits
 
 

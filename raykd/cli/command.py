@@ -1,6 +1,5 @@
 """What all commands share: an example in the help, and errors as one line and an exit code."""
 
-import errno
 import logging
 import os
 import tempfile
@@ -12,15 +11,13 @@ import click
 
 from raykd.cli.names import small_recipe
 from raykd.cli.stop import Stop
-from raykd.errors import MAX_SHOWN, RaykdError, SetupError, printable
+from raykd.errors import RaykdError, SetupError, printable
+from raykd.files import of_the_disk, write_text
 
-# What a disk, a file system or its rights refuse.
-_OF_THE_DISK = frozenset(
-    {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
-)
 # Of torch's errors, which are RuntimeErrors, those for want of memory, and for a size that no memory has.
 _OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "not enough memory")
 _ISSUES = "please report it with that file"
+_SHOW = "set RAYKD_DEBUG=1 to see it, and please report it"
 
 
 class Command(click.Command):
@@ -71,10 +68,9 @@ class Command(click.Command):
     def _report_fault(self, ctx: click.Context, stop: Stop, error: BaseException) -> NoReturn:
         if stop.signum is None:  # what a signal broke off says nothing of the program
             path = _save_traceback(ctx.params.get("out"), error)
+            kept = f"the traceback is in {path}, {_ISSUES}" if path else f"no disk takes the traceback: {_SHOW}"
             click.echo(
-                f"error: {type(error).__name__}: {printable(str(error))}\n"
-                f"This is a fault of raykd; the traceback is in {path}, {_ISSUES}.",
-                err=True,
+                f"error: {type(error).__name__}: {printable(str(error))}\nThis is a fault of raykd; {kept}.", err=True
             )
             if os.environ.get("RAYKD_DEBUG"):
                 traceback.print_exception(error)
@@ -85,9 +81,8 @@ def _as_users(error: BaseException) -> RaykdError | None:
     """Return an error as one that a user can act on, of the disk or of memory; None if it is raykd's fault."""
     if isinstance(error, RaykdError):
         return error
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-        where = f"{str(error.filename)[:MAX_SHOWN]!r}: " if error.filename else ""
-        return SetupError(f"{where}{error.strerror}; give a folder that can be written, or mend the storage")
+    if refused := of_the_disk(error):
+        return refused
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OF_MEMORY):
         return SetupError(
             "there is not enough memory: lower schedule.global_batch, data.size or the networks' widths; `raykd plan` "
@@ -112,16 +107,15 @@ def start_logging() -> None:
         logger.addHandler(_StderrHandler())
 
 
-def _save_traceback(out: str | Path | None, error: BaseException) -> Path:
+def _save_traceback(out: str | Path | None, error: BaseException) -> Path | None:
+    """Return the file that keeps the traceback, None where no disk takes one."""
     text = "".join(traceback.format_exception(error))
     name = f"raykd-error-{os.getpid()}.log"
-    for folder in [Path(out)] if out and "://" not in str(out) else []:
+    for folder in ([Path(out)] if out and "://" not in str(out) else []) + [Path(tempfile.gettempdir())]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
+            write_text(folder / name, text)
             return folder / name
-        except OSError:
+        except (OSError, RaykdError):
             continue
-    path = Path(tempfile.gettempdir()) / name
-    path.write_text(text)
-    return path
+    return None

@@ -1,5 +1,6 @@
 """Names that can be told without importing anything heavy: of recipes, tables and stores."""
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class StoreType(click.ParamType[str]):
                     parameter,
                     context,
                 )
-        if Path(value).is_file():
+        if os.path.isfile(value):  # which tells no error of a path that is too long; who writes there does
             self.fail(f"Directory {value!r} is a file.", parameter, context)
         return str(value)
 

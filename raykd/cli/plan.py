@@ -49,7 +49,7 @@ def print_plan(found: "Plan") -> None:
 
 def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
     from raykd.cli.output import format_count
-    from raykd.planning.plan import gib
+    from raykd.files import gib
 
     lines = {"workers": str(workers)}
     if "waves" in run:
@@ -73,7 +73,8 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
         f"{run['seconds_per_step']:.3g} s x {format_count(run['steps'])} steps, "
         f"{run['seconds_per_report']:.3g} s x {format_count(run['reports'])} reports: {', '.join(durations(run))}"
     )
-    lines["disk"] = f"{run['checkpoints_kept']} checkpoints of {gib(run['checkpoint_bytes'])}"
+    checkpoints = f"{run['checkpoints_kept']} checkpoints of {gib(run['checkpoint_bytes'])}"
+    lines["disk"] = f"about {gib(run['disk_bytes'])}: {checkpoints} and one more while it is written"
     if "bank_bytes" in run:
         lines["disk"] += f", bank {gib(run['bank_bytes'])}"
     lines["measured"] = f"on this machine ({run['measured']['device']})"

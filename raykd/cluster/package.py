@@ -1,6 +1,7 @@
 """What a submitted job takes along: the working directory without what is ignored, raykd itself, its cluster file."""
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import raykd
 from raykd.cluster.config import Cluster
 from raykd.config.yaml_file import dump_yaml
 from raykd.errors import UsageError
+from raykd.files import writing
 from raykd.store.remote import is_remote
 from raykd.store.run_directory import RunDirectory
 
@@ -71,13 +73,24 @@ class Package:
         )
 
     def write(self, folder: Path, cluster: Cluster) -> Path:
-        """Write the package, raykd and the cluster file into ``folder``; return the cluster file's path in there."""
+        """Write the package, raykd and the cluster file into ``folder``; return the cluster file's path in there.
+
+        Raises:
+            UsageError: for a file that cannot be read.
+            SetupError: if the disk does not take the package.
+        """
+        with writing(f"the job's package into {folder}"):
+            return self._write(folder, cluster)
+
+    def _write(self, folder: Path, cluster: Cluster) -> Path:
         for path in self.files:
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(self.root / path, target)
             except OSError as error:
+                if os.access(self.root / path, os.R_OK):
+                    raise
                 raise _unreadable(self.root / path, error) from None
         package = Path(raykd.__file__).parent
         unwanted = shutil.ignore_patterns("__pycache__", "*.py[cod]")

@@ -55,6 +55,11 @@ class _Optimizer(Config):
     warmup_steps: int = Field(default=0, ge=0, description="linear ramp from 0 to the base rate")
     schedule: Schedule = Constant()
 
+    @property
+    def state_tensors(self) -> int:
+        """Return how many tensors it keeps beside each parameter, of the parameter's shape: two means of Adam's."""
+        return 2
+
     def lr_at(self, step: int, total_steps: int) -> float:
         """Return the learning rate of ``step`` (0-based): a pure function, so nothing needs saving."""
         ramp = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
@@ -73,6 +78,11 @@ class Sgd(_Optimizer):
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0: give one, such as 0.9, or leave nesterov out")
         return self
+
+    @property
+    def state_tensors(self) -> int:
+        """Return how many tensors it keeps beside each parameter: its momentum, if it has any."""
+        return int(self.momentum > 0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Build the fused torch optimizer."""

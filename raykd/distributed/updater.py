@@ -58,6 +58,10 @@ class Updater:
             parameter.grad = None
         self._step += 1
 
+    def state_bytes(self) -> int:
+        """Return the bytes of the tensors that the optimizer keeps, once it has made a step."""
+        return self._config.state_tensors * sum(parameter.nbytes for parameter in self._parameters)
+
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain numbers only: loadable with ``weights_only=True``."""
         return {"step": self._step, "optimizer": self._optimizer.state_dict()["state"]}

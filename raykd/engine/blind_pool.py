@@ -93,17 +93,11 @@ class BlindPool:
         held = dict(zip(_HELD, (images.cpu(), answers.cpu(), keys, stretched), strict=True))
         if self._held:
             held = {name: torch.cat([self._held[name], rows]) for name, rows in held.items()}
-        limit = self._limit(images)
+        limit = _limit(self._spec, len(images))
         if len(held["keys"]) > limit:
             stays = held["keys"] <= held["keys"].kthvalue(limit).values
             held = {name: rows[stays] for name, rows in held.items()}
         self._held = held
-
-    def _limit(self, images: Tensor) -> int:
-        """Return how many images to hold, given those of a report: to score them must not take longer than training."""
-        wanted = max(_REPORTS * len(images), _PER_CLASS * self._num_classes)
-        fitting = _MOST_BYTES // (images[0].numel() * images.element_size())
-        return max(len(images), min(wanted, _MOST_IMAGES, fitting))
 
     def score(self, student: nn.Module, world: World) -> dict[str, float]:
         """Return agreement and KL of a student, see ``balanced_score``, on the half of the images where each is worse.
@@ -162,6 +156,19 @@ class BlindPool:
             keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
             stretched = torch.zeros(len(images), dtype=torch.bool)
             self._held = dict(zip(_HELD, (images, answers, keys, stretched), strict=True))
+
+
+def _limit(spec: DataSpec, images: int) -> int:
+    """Return how many images to hold, of so many a report: to score them must not take longer than training."""
+    wanted = max(_REPORTS * images, _PER_CLASS * spec.num_classes)
+    fitting = _MOST_BYTES // (2 * spec.channels * spec.size**2)
+    return max(images, min(wanted, _MOST_IMAGES, fitting))
+
+
+def pool_bytes(spec: DataSpec, images: int, reports: int) -> int:
+    """Return the bytes of a pool after so many reports of so many images: in half precision, with logits and keys."""
+    held = min(_limit(spec, images), reports * images)
+    return held * (2 * spec.channels * spec.size**2 + 4 * spec.num_classes + 8 + 1)
 
 
 def _stretched(images: Tensor, spec: DataSpec) -> Tensor:

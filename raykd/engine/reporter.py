@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from raykd.artifacts.bank import product_path, write_products
 from raykd.distributed.world import World
 from raykd.engine.sentinel import Watch
-from raykd.files import make_folder
+from raykd.errors import SetupError
 from raykd.results import why_not_judged
 from raykd.store.checkpoint import (
     Checkpoint,
@@ -21,6 +21,9 @@ from raykd.store.checkpoint import (
 )
 from raykd.store.mirror import Mirror
 from raykd.store.run_directory import CHECKPOINTS, METRICS, RunDirectory
+
+if TYPE_CHECKING:
+    from raykd.store.curves import CurveFile
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,8 @@ class LocalReporter:
         self._run = run
         self._should_stop = should_stop
         self._world = world or World.alone()
-        self._tensorboard: Any = None
+        self._was_there = run.path.is_dir()
+        self._curves = _curve_file(run)
         self._watch = Watch()
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
@@ -69,7 +73,16 @@ class LocalReporter:
         self._world.agree(lambda: self._write_common(metrics, checkpoint, shards), on_first=True)
 
     def _write_own(self, checkpoint: Checkpoint) -> Sums:
-        """Write what this worker alone holds, and return the sums of its shards."""
+        """Write what this worker alone holds, and return the sums of its shards.
+
+        Raises:
+            SetupError: if the run's directory is gone: what is written now would be a run without its beginning.
+        """
+        if self._was_there and not self._run.path.is_dir():
+            raise SetupError(
+                f"run directory {self._run.path} is gone, though the run is at work: it was removed, or its storage "
+                "was; bring it back, or run the same command to begin again"
+            )
         with self._run.writing():
             if checkpoint.products:
                 write_products(self._run, checkpoint.products)
@@ -118,19 +131,15 @@ class LocalReporter:
         self._run.append_row(metrics)
         if checkpoint.samples is not None:
             self._run.write_sample_sheet(checkpoint.step, checkpoint.samples)
-        self._write_tensorboard(metrics, checkpoint.step)
+        if self._curves is not None:
+            self._curves.append(metrics, checkpoint.step)
 
-    def _write_tensorboard(self, metrics: Mapping[str, float], step: int) -> None:
-        if self._tensorboard is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self._tensorboard = False
-                logger.info("tensorboard is not installed; %s has the curves", METRICS)
-            else:
-                make_folder(self._run.tensorboard)
-                self._tensorboard = SummaryWriter(self._run.tensorboard)
-        if self._tensorboard:
-            for name, value in metrics.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
+
+def _curve_file(run: RunDirectory) -> "CurveFile | None":
+    """Return where TensorBoard finds the curves of a run, None where it is not installed."""
+    try:
+        from raykd.store.curves import CurveFile
+    except ImportError:
+        logger.info("tensorboard is not installed; %s has the curves", METRICS)
+        return None
+    return CurveFile(run.tensorboard)

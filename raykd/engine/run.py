@@ -15,6 +15,7 @@ from raykd.config.runtime import Runtime
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
 from raykd.engine.build import Built, build, check
+from raykd.engine.disk import require_space
 from raykd.engine.finalize import finalize
 from raykd.engine.fit import fit
 from raykd.engine.reporter import Reporter
@@ -85,6 +86,7 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
         if finished is not None:
             logger.info("%s is finished already: reading its result", experiment.run_id)
             return finished
+        world.agree(workspace.sweep, on_first=True)
         make_image_sets(experiment, world, workspace)
         built, selection, seconds = _train_from_newest(experiment, context, context.make_reporter(directory))
         result = finalize(experiment, built, selection, seconds, workspace)
@@ -180,7 +182,7 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
 
     Raises:
         UsageError: if the run would continue with another teacher than it began with.
-        SetupError: if the disk cannot be written.
+        SetupError: if the disk cannot be written, or has not the room for what is to come.
     """
     previous_sha256 = directory.environment().get("teacher_sha256", built.teacher_sha256)
     if step and previous_sha256 != built.teacher_sha256:
@@ -188,6 +190,7 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
             f"the teacher's weights are not those that run {directory.name} began with "
             f"(sha256 {previous_sha256} then, {built.teacher_sha256} now): put them back, or use another store"
         )
+    require_space(experiment, built, context.workspace)
     environment = {
         **describe_environment(context.world),
         "data_opened": built.opened.by_role(),
@@ -203,4 +206,5 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
 def _close(directory: RunDirectory, result: RunResult, step: int) -> None:
     """Say that the run is finished, with its result and the sum of its student's weights."""
     student = {"student_sha256": sha256_of(directory.student)} if directory.student.is_file() else {}
-    directory.write_status(state="finished", step=step, result=result.to_dict(), **student)
+    with directory.writing():
+        directory.write_status(state="finished", step=step, result=result.to_dict(), **student)

@@ -16,6 +16,7 @@ from raykd.spec import Batch, DataSpec
 
 _COLUMNS, _ROWS = 10, 4
 _CELL, _CAPTION, _GAP = 96, 16, 4
+_FRAME_BYTES = 18_000  # of captions and gaps
 _BATCH = 256  # generators normalise over the batch, so a few images alone would look unlike training's
 _SEED = 0x5A3  # the same latents at every report, so that the pictures can be compared
 
@@ -57,6 +58,11 @@ def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec, synthet
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def sheet_bytes(spec: DataSpec) -> int:
+    """Estimate the bytes of a method's picture: pixels are repeated to fill a cell, which PNG packs well."""
+    return _FRAME_BYTES + _COLUMNS * _ROWS * spec.channels * min(spec.size, _CELL) ** 2
 
 
 def _picture(image: Tensor) -> Image.Image:

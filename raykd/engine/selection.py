@@ -20,7 +20,8 @@ from raykd.engine.sentinel import CLASS_SPREAD, class_spread
 from raykd.methods.base import Method
 from raykd.results import COVERAGE
 
-_MAX_IMAGES = 1024
+MAX_IMAGES = 1024
+"""Held-out images of a report."""
 _HELD_OUT = 0x4E1D  # keeps these latents apart from training's
 
 Weights = dict[str, Tensor]
@@ -69,7 +70,7 @@ class Selection:
         """Add this report's images to the pool, compare with the incumbent, and return the better one's figures."""
         assert self._teacher is not None, "asked of methods that make images for one"
         context, pool = self._method.context, self.pool
-        images = self._method.sample(min(context.global_batch, _MAX_IMAGES), mix(context.seed, _HELD_OUT, step))
+        images = self._method.sample(min(context.global_batch, MAX_IMAGES), mix(context.seed, _HELD_OUT, step))
         pool.add(images, step, self._teacher, context.world)
         figures = {COVERAGE: pool.coverage}
         if len(pool) >= 5 * context.spec.num_classes:  # of fewer images, even uniform answers leave classes out

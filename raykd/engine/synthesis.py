@@ -17,6 +17,7 @@ from raykd.artifacts.bank import BankFiles, open_bank
 from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, locked_folder
 from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
+from raykd.engine.disk import set_bytes
 from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
 from raykd.errors import CorruptError, UsageError
 from raykd.files import (
@@ -36,6 +37,7 @@ from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.results import SyntheticSet
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
+from raykd.store.space import require_room
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,10 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
             _verify(out)
         else:
             folder.check(present)
+            missing = sum(len(rows) for path, rows in folder.files.items() if path not in present)
+            largest = max(map(len, folder.files.values()))
+            elsewhere = "name another disk's folder"
+            require_room(f"the set {out.name}", out, set_bytes(missing, spec), set_bytes(largest, spec), elsewhere)
             with writing(f"into {out}"):
                 (out / MANIFEST).unlink(missing_ok=True)
             bounds = folder.read_range(present[0]) if present else PixelRange.of(sample_values(source))

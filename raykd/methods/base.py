@@ -138,6 +138,12 @@ class Method(ABC):
             "updaters": {name: updater.state_dict() for name, updater in self.updaters.items()},
         }
 
+    def checkpoint_bytes(self) -> int:
+        """Return about how many bytes ``state_dict``, and the shards of all workers, take amid the training."""
+        networks = (tensor for network in self.trained.values() for tensor in network.state_dict().values())
+        weights: int = sum(tensor.nbytes for tensor in networks)
+        return weights + sum(updater.state_bytes() for updater in self.updaters.values())
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.steps_done = state["steps_done"]

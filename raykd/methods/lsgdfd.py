@@ -31,6 +31,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from raykd.errors import UsageError
+from raykd.generators import member_parameters
 from raykd.generators.waves import Wave, plan_waves
 from raykd.methods.base import BankMethod, MethodContext, Metrics, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_members, by_members
@@ -156,6 +157,13 @@ class Lsgdfd(ShardedMethod, BankMethod):
     def state_dict(self) -> dict[str, Any]:
         """Return how far every member is."""
         return {"steps_done": self.steps_done, "wave": self._wave, "progress": dict(self._progress)}
+
+    def checkpoint_bytes(self) -> int:
+        """Return the bytes of all members of the largest wave, and of their optimizers."""
+        spec, config = self.context.spec, self._config
+        member = 4 * member_parameters(config.generator, spec.channels, spec.size)
+        members = max((len(wave.classes) for wave in self._waves), default=0)
+        return members * member * (1 + config.generator_optim.state_tensors)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Plan the rest anew: for the workers and the memory of now, whatever they were."""

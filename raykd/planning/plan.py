@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from raykd.config.runtime import Runtime
+from raykd.engine.build import build_spec
+from raykd.engine.disk import set_bytes
 from raykd.errors import RaykdError, UsageError
+from raykd.files import MANIFEST, gib
 from raykd.planning.predict import Prediction, TrialSite, predict
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import Plan, RunPlan
+from raykd.store.checkpoint import KEPT
+from raykd.store.workspace import Workspace
 
-_GIB = 2**30
-_KEPT = 2  # checkpoints that a run keeps
 _BUSY = 1.3  # from so many times the processor's time on, other programs have slowed the trial
 
 
@@ -79,7 +82,7 @@ def _plan_one(experiment: Experiment, runtime: Runtime, site: TrialSite, budget:
         **_memory(prediction, budget),
         **_traffic(prediction, budget),
         **_cost(recipe, prediction, budget),
-        **_disk(prediction),
+        **_disk(experiment, prediction, site.workspace),
         "measured": {
             "device": prediction.built["device"],
             "size_is": prediction.axis.counts,
@@ -157,8 +160,14 @@ def _cost(recipe: Recipe, prediction: Prediction, budget: WorkerBudget) -> dict[
     return figures
 
 
-def _disk(prediction: Prediction) -> dict[str, Any]:
-    figures: dict[str, Any] = {"checkpoint_bytes": round(prediction.at("checkpoint")), "checkpoints_kept": _KEPT}
+def _disk(experiment: Experiment, prediction: Prediction, workspace: Workspace) -> dict[str, Any]:
+    missing = [one for one in experiment.image_sets if not (workspace.store / one.name / MANIFEST).is_file()]
+    sets = sum(set_bytes(one.images, build_spec(experiment.recipe.data, workspace)) for one in missing)
+    figures: dict[str, Any] = {
+        "disk_bytes": round(prediction.at("disk")) + sets,
+        "checkpoint_bytes": round(prediction.at("checkpoint")),
+        "checkpoints_kept": KEPT,
+    }
     member = prediction.built.get("member")
     if member:
         figures["bank_bytes"] = member["count"] * member["bytes"]
@@ -202,11 +211,3 @@ def _remedies(runtime: Runtime, prediction: Prediction, budget: WorkerBudget) ->
     if runtime.precision == "fp32":
         remedies.append("perhaps precision: bf16, which takes less for activations")
     return remedies
-
-
-def gib(amount: float) -> str:
-    """Format a number of bytes."""
-    for unit, size in (("GiB", _GIB), ("MiB", 2**20), ("KiB", 2**10)):
-        if amount >= size:
-            return f"{amount / size:.2f} {unit}"
-    return f"{amount:.0f} B"

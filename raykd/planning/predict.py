@@ -21,6 +21,7 @@ from raykd.methods import METHODS
 from raykd.methods.cost import CostAxis, PlannedRun
 from raykd.planning.profile import WARM_UP, ProfileTask
 from raykd.recipe.experiment import Experiment, experiment_from_dict
+from raykd.recipe.sections import ScheduleConfig
 from raykd.store.workspace import Workspace
 
 STEPS = 5
@@ -130,7 +131,7 @@ def predict(
     prepared, placeholders = _prepare(experiment, site, store)
 
     schedule = recipe.schedule
-    built = cache(lambda: measure(prepared, runtime, site, store, 0))
+    built = cache(lambda: measure(prepared, runtime, site, store, 0, schedule))
     run = PlannedRun(site.workers, schedule.global_batch, schedule.steps, built)
     axis = METHODS[recipe.method.name].cost_axis(recipe.method, run)
 
@@ -138,7 +139,8 @@ def predict(
         knobs = axis.knobs(size)
         batch = knobs.get("global_batch", schedule.global_batch)
         wave = knobs.get("wave", runtime.wave)
-        return measure(_with_batch(prepared, batch), runtime.model_copy(update={"wave": wave}), site, store, steps)
+        smaller = _with_batch(prepared, batch)
+        return measure(smaller, runtime.model_copy(update={"wave": wave}), site, store, steps, schedule)
 
     return Prediction(axis, _trials(axis, attempt, memory, direct), tuple(placeholders), prepared)
 
@@ -187,12 +189,23 @@ def _prepare(experiment: Experiment, site: TrialSite, store: Path) -> tuple[Expe
     return experiment_from_dict(answer["experiment"]), answer["placeholders"]
 
 
-def measure(experiment: Experiment, runtime: Runtime, site: TrialSite, store: Path, steps: int) -> dict[str, Any]:
-    """Run one trial of a run whose placeholders are in ``store``, and return its findings."""
+def measure(
+    experiment: Experiment,
+    runtime: Runtime,
+    site: TrialSite,
+    store: Path,
+    steps: int,
+    schedule: ScheduleConfig | None = None,
+) -> dict[str, Any]:
+    """Run one trial of a run whose placeholders are in ``store``, and return its findings.
+
+    ``schedule`` is that of the planned run, where the trial's is another.
+    """
     data_root = str(site.workspace.data) if site.workspace.data else None
     shortened = _with_batch(experiment, experiment.recipe.schedule.global_batch) if steps else experiment
+    planned = (schedule or experiment.recipe.schedule).model_dump()
     task = ProfileTask(
-        shortened.to_dict(), site.workers, runtime.model_dump(), str(store), data_root, steps, site.imports
+        shortened.to_dict(), site.workers, runtime.model_dump(), str(store), data_root, steps, planned, site.imports
     )
     return _run_task("measure", asdict(task), site)
 

@@ -4,9 +4,11 @@ It builds what a worker would build, by ``engine.build``, and runs that worker's
 a fresh process has a peak of memory that means this work and no other; ``planning.predict`` starts it.
 """
 
+import ctypes
 import importlib
 import json
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +30,7 @@ from raykd.distributed.provenance import describe_environment
 from raykd.distributed.simulated import SimulatedWorld
 from raykd.distributed.world import World
 from raykd.engine.build import Built, build
+from raykd.engine.disk import disk_need
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.fit import fit
 from raykd.engine.reporter import LocalReporter
@@ -38,20 +41,24 @@ from raykd.methods.base import BankMethod
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.experiment import experiment_from_dict
 from raykd.recipe.recipe import Recipe, without_test
-from raykd.store.checkpoint import step_name
+from raykd.recipe.sections import ScheduleConfig
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 WARM_UP = 2
 """Steps that are not timed."""
 _LONG_ENOUGH = 20.0  # seconds of steps after which no more are added
+_PR_SET_PDEATHSIG = 1
 _REPORTS = 2  # the first of which also loads what reports need
 _TEST_IMAGES = 512  # of each worker, to time the evaluation with
 
 
 @dataclass(frozen=True)
 class ProfileTask:
-    """Input of the profiling process: what to build, where, and how many steps to time (0: only describe it)."""
+    """Input of the profiling process: what to build, where, and how many steps to time (0: only describe it).
+
+    ``schedule`` is that of the run which is planned, whatever the trial's.
+    """
 
     experiment: Mapping[str, Any]
     workers: int
@@ -59,6 +66,7 @@ class ProfileTask:
     store: str
     data_root: str | None
     steps: int
+    schedule: Mapping[str, Any]
     imports: tuple[str, ...] = ()
 
 
@@ -76,11 +84,14 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     recipe = experiment.recipe
     workspace = Workspace(Path(task.data_root) if task.data_root else None, Path(task.store))
     built = build(experiment.with_recipe(without_test(recipe)), world, runtime, workspace)
+    disk = disk_need(built, ScheduleConfig.model_validate(task.schedule))
     figures: dict[str, Any] = {
         "built": _memory(world)[0],
         "device": _device(world),
         "on_gpu": world.device.type == "cuda",
         **_describe(built),
+        "checkpoint": disk.checkpoint,
+        "disk": disk.total,
     }
     if not task.steps:
         return figures
@@ -180,11 +191,7 @@ def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> 
         if "student" in method.roles:
             evaluator.score(method.student)
         seconds += (scale - 1) * (time.perf_counter() - began)
-        written = RunDirectory(Path(folder)).checkpoints / step_name(method.steps_done)
-        files = {path.name: path.stat().st_size for path in written.iterdir()}
-    shards = sum(size for name, size in files.items() if name.startswith("shard_"))
-    shared = sum(files.values()) - shards
-    return {"report_seconds": max(0.0, seconds), "checkpoint": shared + shards * world.size, "test_missing": missing}
+    return {"report_seconds": max(0.0, seconds), "test_missing": missing}
 
 
 def _count_parameters(network: nn.Module) -> int:
@@ -246,5 +253,12 @@ def answer(task: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return error_to_dict(error)
 
 
+def _end_with_parent() -> None:
+    """Have the system end this process when the one that started it ends, however that is: Linux only."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     print(json.dumps(answer(sys.argv[1], json.load(sys.stdin))))

@@ -19,7 +19,8 @@ class RunPlan(Result):
         peak_bytes, available_bytes: memory of a worker.
         traffic_bytes: what a worker sends in a step, by what for.
         seconds_per_step, steps, seconds_per_report, reports, hours, gpu_hours, cpu_hours, price: time and its cost.
-        checkpoint_bytes, checkpoints_kept, bank_bytes: disk.
+        disk_bytes: the most that it takes on the disk at a time, sets of images that are missing among it.
+        checkpoint_bytes, checkpoints_kept, bank_bytes: what of that is which.
         measured: what was tried on this machine.
     """
 
@@ -50,6 +51,7 @@ class RunPlan(Result):
     gpu_hours: float | None = None
     cpu_hours: float | None = None
     price: float | None = None
+    disk_bytes: int | None = None
     checkpoint_bytes: int | None = None
     checkpoints_kept: int | None = None
     bank_bytes: int | None = None

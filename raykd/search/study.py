@@ -125,7 +125,7 @@ def _check_record(study: Study, folder: Path) -> None:
 
 @contextmanager
 def registered_tuner(study: Study, folder: Path) -> Iterator[str]:
-    """Register this process as a tuner of the study, and enqueue the trials that dead tuners left at work.
+    """Register this process as a tuner of the study, and let the trials that dead tuners left at work wait for one.
 
     It yields the tuner's name, that of a file in the folder which is locked while the process lives. Tuners that share
     a database but no folder cannot see each other's locks, and leave each other's trials alone.
@@ -286,22 +286,28 @@ def best_trials(study: Study) -> list[FrozenTrial]:
 
 
 def _take_over(study: Study, tuners: Path, own: Path) -> None:
-    """Enqueue the trials that dead tuners of this folder were at once more; their runs go on from checkpoints."""
+    """Let the trials that dead tuners of this folder were at wait again; their runs go on from checkpoints.
+
+    Each keeps its number, values and reports: the study holds no attempt beside it, and the sampler, which is seeded by
+    that number, draws what is not drawn yet, and later trials, as it would have without the death.
+    """
+    storage = study._storage  # Optuna's own interface has no way back from RUNNING
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         tuner = trial.user_attrs.get(TUNER)
         # Without a tuner's name it was just being asked for, by one that died then if nobody else is there.
         if not (_is_alone(study, tuners, own) if tuner is None else is_free(tuners / str(tuner))):
             continue
-        if TOO_MANY not in trial.user_attrs:  # else its tuner died while it gave the trial back
-            kept = {name: value for name, value in trial.user_attrs.items() if name not in (TUNER, REPEATS, SUM)}
-            values = {**trial.system_attrs.get(_GIVEN, {}), **trial.params}  # those not drawn yet among them
-            study.enqueue_trial(values, user_attrs={**kept, REPEATS: trial.number})
-            logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
-        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        if TOO_MANY in trial.user_attrs:  # its tuner died while it gave the trial back
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            continue
+        # First, so that whoever asks for it is not taken for the dead one.
+        storage.set_trial_user_attr(trial._trial_id, TUNER, None)
+        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
 
 
 def _is_alone(study: Study, tuners: Path, own: Path) -> bool:
     """Tell whether no other tuner is at the study: none that is alive here, and none ever of another folder."""
     others = [path for path in tuners.glob("[!.]*") if path != own]
-    known = {trial.user_attrs[TUNER] for trial in study.get_trials(deepcopy=False) if TUNER in trial.user_attrs}
+    known = {trial.user_attrs.get(TUNER) for trial in study.get_trials(deepcopy=False)} - {None}
     return all(map(is_free, others)) and known <= {path.name for path in others}

@@ -124,9 +124,14 @@ class StudyTrials:
         return Proposal(trial, experiment, segment)
 
     def record_report(self, trial: Trial, report: TrialReport) -> None:
-        """Record a report: with one objective, which it has measured; Optuna keeps none of several."""
+        """Record a report: with one objective, which it has measured; Optuna keeps none of several.
+
+        One that was recorded before its tuner died is left as it is.
+        """
         value = report.objectives.get(self.objectives[0])
-        if len(self.objectives) == 1 and value is not None and math.isfinite(value):
+        if len(self.objectives) > 1 or value is None or not math.isfinite(value):
+            return
+        if report.number not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
             trial.report(value, report.number)
 
     def record_end(self, trial: Trial, outcome: TrialOutcome) -> bool:

@@ -10,6 +10,7 @@ import logging
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -26,7 +27,8 @@ from raykd.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
-_KEEP = 2
+KEPT = 2
+"""Checkpoints that a run keeps; while one is written there is one more."""
 _STEP = "step_"
 _STATE = "state.pt"
 _RESTORE = "restore the checkpoint from a backup, or remove it to go on from the one before it"
@@ -82,6 +84,9 @@ def write_shard(folder: Path, checkpoint: Checkpoint, rank: int) -> Sums:
         return {}
     path = shard_path(folder, checkpoint.step, f"shard_{rank:05d}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob(".shards-*"):  # of a machine that writes no checkpoints, which sends its shards away
+        if earlier.name < path.parent.name:
+            _remove(earlier)
     save_weights(checkpoint.shard, path)
     return {path.name: _fingerprint(path)}
 
@@ -106,7 +111,8 @@ def write_checkpoint(
         staging.mkdir(parents=True)
         for name, weights in checkpoint.weights.items():
             save_weights(weights, staging / f"{name}.safetensors")
-        torch.save(dict(checkpoint.state), staging / _STATE)
+        with (staging / _STATE).open("wb") as file:  # where torch opens it itself, the system's reason is lost
+            torch.save(dict(checkpoint.state), file)
         files = {path.name: _fingerprint(path) for path in sorted(staging.iterdir())}
         for name in shards or {}:
             waiting = shard_path(folder, checkpoint.step, name)
@@ -120,14 +126,21 @@ def write_checkpoint(
     except (OSError, RuntimeError, SafetensorError) as error:
         _remove(staging)
         raise SetupError(
-            f"could not write checkpoint {final.name} ({error}); the one before it is intact: "
+            f"could not write checkpoint {final.name} in {folder} ({describe(error)}); the one before it is intact: "
             "free some space or mend the storage, then run the same command"
         ) from None
     # What is of a later step was passed over to come here: it must not outlive this one and be found again.
-    kept = [path for path in _steps(folder) if step_of(path) <= checkpoint.step][-_KEEP:]
+    kept = [path for path in _steps(folder) if step_of(path) <= checkpoint.step][-KEPT:]
     for old in [*(path for path in _steps(folder) if path not in kept), *folder.glob(".shards-*")]:
         _remove(old)
     return final
+
+
+def sweep_checkpoints(folder: Path) -> None:
+    """Remove checkpoints and shards that processes which died were writing; whoever calls holds the run's lock."""
+    for path in (*folder.glob(".writing-*"), *folder.glob(".shards-*")):
+        with suppress(OSError):
+            _remove(path)
 
 
 def latest_checkpoint(folder: Path, before: int | None = None) -> Path | None:

@@ -170,9 +170,13 @@ class Remote:
             with self._filesystem.open_input_stream(self._path(name)) as stream, _LocalFile(staging, "wb") as file:
                 shutil.copyfileobj(stream, file, _CHUNK)
 
-        self._with_retries("fetch", name, copy)
-        with _local_errors(target):
-            staging.replace(target)
+        try:
+            self._with_retries("fetch", name, copy)
+            with _local_errors(target):
+                staging.replace(target)
+        finally:
+            with suppress(OSError):
+                staging.unlink(missing_ok=True)
 
     def push(self, source: Path, name: str) -> None:
         """Copy a file from here; it appears there once it is whole.

@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from raykd.config.yaml_file import load_yaml
 from raykd.errors import CorruptError, InProgress, SetupError, UsageError
 from raykd.files import (
+    append,
     damaged,
     describe,
     is_file,
@@ -44,6 +45,7 @@ from raykd.files import (
     read_json,
     replacing,
     sha256_of,
+    sweep,
     write_json,
     write_text,
 )
@@ -52,7 +54,7 @@ from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict
 from raykd.results import RunResult
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import manifest_files, step_name
+from raykd.store.checkpoint import manifest_files, step_name, sweep_checkpoints
 from raykd.tensors import read_tensors, sum_of_tensors
 
 logger = logging.getLogger(__name__)
@@ -299,8 +301,9 @@ class RunDirectory:
         try:
             yield
         except (OSError, SafetensorError) as error:
+            file = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             raise SetupError(
-                f"could not write into run directory {self.path.name} ({describe(error)}); free some space or "
+                f"could not write into run directory {self.path} ({file}{describe(error)}); free some space or "
                 "mend the storage, then run the same command"
             ) from error
 
@@ -342,10 +345,7 @@ class RunDirectory:
 
     def append_row(self, row: Mapping[str, float]) -> None:
         """Add a report's row, on the disk when this returns: a checkpoint without its row could not be mended."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(_format_row(row))
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path / METRICS, _format_row(row).encode())
 
     def write_sample_sheet(self, step: int, picture: bytes) -> None:
         """Keep the picture of a step, a PNG."""
@@ -386,15 +386,22 @@ class RunDirectory:
             try:
                 make_folder(self.path)
                 held.enter_context(locked(self.path / _LOCK, wait=False, busy=busy))
-            except (FileExistsError, FileNotFoundError):  # another process is just making or removing it
-                raise InProgress(busy) from None
+                self._sweep()
             except OSError as error:
+                is_other = isinstance(error, FileExistsError | FileNotFoundError)
+                if is_other and self.path.parent.is_dir():  # another process is just making or removing it
+                    raise InProgress(busy) from None
                 raise SetupError(
                     f"run directory {self.path} cannot be made or opened ({describe(error)}); mend the storage, or "
                     "use another store"
                 ) from None
             held.callback(self._remove_if_unused)
             yield
+
+    def _sweep(self) -> None:
+        for folder in (self.path, self.path / SAMPLES, self.bank):
+            sweep(folder)
+        sweep_checkpoints(self.checkpoints)
 
     def _remove_if_unused(self) -> None:
         """Remove a directory that holds nothing but its lock, as of a run that was refused."""

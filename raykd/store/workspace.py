@@ -7,6 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from raykd.config.data_root import expanded
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, RaykdError, SetupError, UsageError
-from raykd.files import is_file, make_folder, replacing, sha256_of
+from raykd.files import describe, is_file, make_folder, replacing, sha256_of, sweep
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig
@@ -35,6 +36,8 @@ _WEIGHTS_ADVICE = (
 
 Location = str | Path
 """A folder's path, or its address in an object store."""
+_SHARED = ("weights", "statistics", "logits", "tables")
+"""Folders of what no run owns."""
 STORED = "store:"
 """How a recipe names what the store keeps for it: images in ``data/NAME``, weights in ``weights/NAME.safetensors``."""
 
@@ -128,8 +131,8 @@ class Workspace:
                 self.mirror.push_file(path, self._name_of(path))
         except (OSError, SafetensorError) as error:
             raise SetupError(
-                f"could not keep the teacher's weights in {path.parent} ({error}); free some space or mend the "
-                "storage, then run the same command"
+                f"could not keep the teacher's weights in {path.parent} ({describe(error)}); free some space or mend "
+                "the storage, then run the same command"
             ) from None
 
     def keep_network(self, network: nn.Module) -> str:
@@ -146,8 +149,11 @@ class Workspace:
             sha256 = sha256_of(staging)
             staging.replace(self._weights(sha256))
         except (OSError, SafetensorError) as error:
-            staging.unlink(missing_ok=True)
-            raise SetupError(f"could not keep the network's weights in {folder} ({error}); free some space") from None
+            with suppress(OSError):
+                staging.unlink(missing_ok=True)
+            raise SetupError(
+                f"could not keep the network's weights in {folder} ({describe(error)}); free some space"
+            ) from None
         return STORED + sha256
 
     def located(self, data: DataConfig) -> DataConfig:
@@ -165,6 +171,11 @@ class Workspace:
 
     def _name_of(self, path: Path) -> str:
         return path.relative_to(self.store).as_posix()
+
+    def sweep(self) -> None:
+        """Remove what processes that died have left half written beside the runs."""
+        for name in _SHARED:
+            sweep(self.store / name)
 
     def remove(self, name: str) -> None:
         """Remove a folder of the store."""

@@ -95,7 +95,7 @@ def main(root: Path, name: str) -> None:
     """Die at every moment in turn; print how, and what was on the disk then."""
     prepare_host(1)
     # Slow: once, not in every fork. The first optimizer imports the second.
-    for module in ("sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"):
+    for module in ("sklearn.datasets", "torch._dynamo", "raykd.store.curves"):
         with suppress(ImportError):
             importlib.import_module(module)
     with shrunk(STEPS, root) as (place, load):

@@ -56,6 +56,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             "steps_peak": GIB + grown,
             "report_peak": GIB + grown // 2,
             "checkpoint": 1000,
+            "disk": 3000,
             "traffic": {"gradients": 200, "exchanged": 4 * size},
             "test_missing": None,
         }

@@ -7,10 +7,11 @@ import pytest
 from safetensors.torch import save_file
 
 from raykd.config.runtime import Runtime
+from raykd.files import gib
 from raykd.methods.cost import by_members
 from raykd.models import build_model
 from raykd.planning import predict as prediction
-from raykd.planning.plan import DoesNotFit, WorkerBudget, gib, plan
+from raykd.planning.plan import DoesNotFit, WorkerBudget, plan
 from raykd.planning.predict import TrialSite
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
@@ -37,6 +38,7 @@ def test_figures_of_a_small_recipe_are_those_reckoned_by_hand(tmp_path: Path) ->
     assert run["traffic_bytes"]["gradients"] == round(2 * 3 / 4 * 4 * HALF)
     assert run["checkpoint_bytes"] > 5 * 4 * HALF, "last, blind and best student, two moments"
     assert (run["steps"], run["reports"]) == (400, 8)
+    assert 3 * run["checkpoint_bytes"] < run["disk_bytes"] < 4 * run["checkpoint_bytes"], "one more while it is written"
     assert found["total"]["hours"] == pytest.approx(
         (400 * run["seconds_per_step"] + 8 * run["seconds_per_report"]) / 3600
     )

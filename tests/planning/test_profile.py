@@ -1,5 +1,9 @@
 """A trial is a process of its own, and a whole plan of such is about right."""
 
+import os
+import select
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ from safetensors.torch import save_file
 from raykd.config.runtime import Runtime
 from raykd.models import build_model
 from raykd.planning import predict as prediction
+from raykd.planning import profile
 from raykd.planning.predict import predict
 from raykd.recipe.experiment import resolve
 from tests.planning.tiny import SHORT, recipe, site
@@ -38,3 +43,25 @@ def test_time_and_memory_of_real_processes_are_foretold_roughly(
     grown = predicted.at("steps_peak") - predicted.at("built"), measured["steps_peak"] - measured["built"]
     assert 0.5 < grown[0] / grown[1] < 2
     assert predicted.peak() > 200 * 2**20, "a whole process, libraries and all"
+
+
+def test_a_trial_ends_with_the_process_that_asked_for_it() -> None:
+    """Also where that is killed, and closes nothing."""
+    read, write = os.pipe()
+    asking = os.fork()
+    if asking == 0:
+        trial = os.fork()
+        if trial == 0:
+            profile._end_with_parent()
+            os.write(write, b"x")
+            time.sleep(60)
+            os._exit(1)
+        time.sleep(60)
+        os._exit(1)
+    os.close(write)
+    assert os.read(read, 1) == b"x"
+    os.kill(asking, signal.SIGKILL)
+    os.waitpid(asking, 0)
+    ended, _, _ = select.select([read], [], [], 10)
+    assert ended, "its end of the pipe is still open"
+    os.close(read)

@@ -3,6 +3,9 @@
 ``/proc`` takes no file, not even root's.
 """
 
+import errno
+import os
+import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -159,6 +162,50 @@ def test_a_table_that_cannot_be_written_ends_the_runs_once_they_have_saved(
     with pytest.raises(SetupError, match=r"could not write the table into /proc/nowhere \(.*the same command"):
         made.run(lambda: False)
     assert asked == [False, True], "the second one was asked to save first"
+
+
+def test_a_full_disk_ends_a_batch_and_fails_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run meets it; the second, at work, saves; the third does not start; and no table tells of a failure."""
+    runs_of, recorded = [alone(seed) for seed in range(3)], list[str]()
+
+    def submit(self: RunPool, run: Experiment) -> Callable[[], dict[str, Any]]:
+        full = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+        def train() -> Any:
+            if RunSignals(tmp_path, self._signals.job).stop_asked_for():
+                raise Interrupted(1, 2)
+            raise full
+
+        return lambda: pool._return_errors(task_of(run, tmp_path), train)
+
+    monkeypatch.setattr(pool, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(pool, "room_for", lambda _: 2)
+    monkeypatch.setattr(pool, "ray", MadeUpRay())
+    monkeypatch.setattr(RunPool, "_submit", submit)
+    outcomes: dict[str, RunOutcome] = {}
+    made = RunPool(HERE, Workspace(None, tmp_path), runs_of, outcomes, lambda run, _: recorded.append(run.run_id))
+    with pytest.raises(SetupError, match=r"^run supervised_\S+: 'metrics.jsonl': No space left on device; .*mend"):
+        made.run(lambda: False)
+    assert (outcomes, recorded, len(made._waiting)) == ({}, [], 1)
+
+
+def test_what_a_killed_driver_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
+    living, killed = RunSignals(tmp_path, "living"), RunSignals(tmp_path, "killed")
+    for signals in (living, killed):
+        signals.open()
+    killed._driver.close()  # as the system does when its process ends
+    earlier, now = tmp_path / ".ray" / "of-an-earlier-release", tmp_path / ".ray" / "of-one-at-work"
+    for folder in (earlier, now):
+        folder.mkdir()
+    os.utime(earlier, (0, 0))
+    another = RunSignals(tmp_path, "another")
+    another.open()
+    assert sorted(path.name for path in (tmp_path / ".ray").iterdir()) == ["another", "living", "of-one-at-work"]
+    living.ask_to_stop()
+    assert pickle.loads(pickle.dumps(living)).stop_asked_for()
+    for signals in (another, living):
+        signals.close()
+    assert [path.name for path in (tmp_path / ".ray").iterdir()] == ["of-one-at-work"]
 
 
 def test_a_table_in_an_object_store_grows_with_every_run(

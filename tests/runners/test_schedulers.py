@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from raykd.cluster.config import Cluster
+from raykd.distributed.world import World
 from raykd.errors import UsageError
 from raykd.recipe.recipe import load_recipe
 from raykd.results import RunResult
 from raykd.runners.ray.schedulers import make_scheduler
-from raykd.runners.ray.trial import REPORT, ObjectiveReporter, gpu_hours
+from raykd.runners.ray.trial import REPORT, ObjectiveReporter, TuneReporter, gpu_hours
+from raykd.store.run_directory import RunDirectory
 from tests.search.made_study import opened, space
+from tests.store.test_checkpoint import made
 
 BUDGET = {"schedule.steps": 40, "schedule.report_every": 10}
 RATES = {"student_optim.lr": {"loguniform": [0.0001, 0.01]}}
@@ -53,6 +57,42 @@ def test_no_trial_is_ended_at_its_last_report(monkeypatch: pytest.MonkeyPatch) -
     assert [row[REPORT] for row in reports] == [1, 2, 3, 1, 2, 3, 4], (
         "of several seeds the first one has others after it"
     )
+
+
+def test_a_trial_that_goes_on_reports_again_what_led_to_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver may have died before it noted the last row; a row without its checkpoint is made anew."""
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr("raykd.runners.ray.trial.tune.report", reports.append)
+    recipe = load_recipe("kd_digits", [f"{key}={value}" for key, value in BUDGET.items()] + ["data.holdout=0.1"])
+    task = SimpleNamespace(signals=SimpleNamespace(stop_asked_for=bool), workspace=SimpleNamespace(mirror=None))
+    run = RunDirectory(tmp_path / "run-s0")
+
+    def process(begin: int = 0) -> TuneReporter:
+        objectives = ObjectiveReporter(recipe, ["accuracy"], 40, begin=begin)
+        return TuneReporter(run, task, World.alone(), objectives)  # type: ignore[arg-type]
+
+    run.path.mkdir()
+    first = process()
+    for step in (10, 20):
+        first.report({"step": step, "holdout/accuracy/top1": float(step)}, made(step))
+    run.append_row({"step": 30, "holdout/accuracy/top1": 30.0})
+    reports.clear()
+    again = process()
+    assert [again.resume_from() for _ in range(2)] == [run.checkpoints / "step_0000020"] * 2
+    assert reports == [{REPORT: 1, "accuracy": 10.0}, {REPORT: 2, "accuracy": 20.0}]
+    reports.clear()
+    process(begin=10).resume_from()
+    assert reports == [{REPORT: 2, "accuracy": 20.0}], "the first is the report of the trial before it"
+
+
+def test_a_report_that_is_made_again_is_noted_once(tmp_path: Path) -> None:
+    made_up = searched(tmp_path, name="median", grace=1)
+    median, trial = make_scheduler(made_up, "accuracy", opened(tmp_path, made_up)), Trial("run", stub=True)
+    for report in (1, 2, 1, 2, 3):
+        assert median.on_trial_result(None, trial, {REPORT: report, "accuracy": 0.5}) == TrialScheduler.CONTINUE
+    assert [result[REPORT] for result in median._results[trial]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["asha", "median"])

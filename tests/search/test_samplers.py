@@ -9,6 +9,7 @@ from raykd.search.study import (
     best_trials,
     draw_values,
 )
+from tests.search.killed import search, search_with_deaths
 from tests.search.made_study import SPACE, opened, space
 
 
@@ -38,3 +39,38 @@ def test_cmaes_moves_numbers(tmp_path: Path) -> None:
         values = draw_values(trial, searched)
         study.tell(trial, -((values["method.temperature"] - 6) ** 2))
     assert best_trials(study)[0].values[0] > -0.1
+
+
+@pytest.mark.parametrize(
+    ("sampler", "journal", "every"),
+    [("tpe", False, 13), ("tpe", True, 15), ("random", True, 14), ("nsga2", True, 13), ("cmaes", True, 17)],
+)
+def test_a_search_that_is_killed_again_and_again_tries_what_an_undisturbed_one_does(
+    tmp_path: Path, sampler: str, journal: bool, every: int
+) -> None:
+    """Whichever write into the study is the last of a process: no attempt is left, and no failure is counted."""
+    numbers = {"method.temperature": {"uniform": [1, 9]}, "method.alpha": {"uniform": [0.1, 0.9]}}
+    point = {"method.temperature": 2.5} if sampler == "cmaes" else {"student.model": "hinton800", "schedule.steps": 5}
+    searched = space(
+        tmp_path,
+        sampler={"name": sampler, "startup": 3},
+        space=numbers if sampler == "cmaes" else SPACE,
+        points=[point],
+        trials=9,
+    )
+    studies = []
+    for name in ("undisturbed", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        url = f"journal:{folder}/journal.log" if journal else None
+        if name == "killed":
+            assert search_with_deaths(folder, searched, url, every) > 4
+        else:
+            search(folder, searched, url)
+        studies.append(opened(folder, searched, url=url))
+    assert [trial.state.name for trial in studies[1].trials] == ["COMPLETE", "COMPLETE", "PRUNED"] * 3
+    undisturbed, killed = (
+        [(trial.params, trial.values, trial.intermediate_values, trial.state) for trial in study.trials]
+        for study in studies
+    )
+    assert killed == undisturbed

@@ -1,5 +1,6 @@
 """Object stores: what is sent comes back, an outage is outlasted, and a slip is told at once in one line."""
 
+import os
 import threading
 import time
 from datetime import timedelta
@@ -117,6 +118,7 @@ def test_a_full_disk_of_this_machine_is_told_at_once_and_not_as_the_stores(s3: S
         SetupError, match=r"/\.weights\.fetching on this machine: No space left on device; .*RAYKD_CACHE"
     ):
         folder.fetch("weights", tmp_path / "weights")
+    assert not os.path.lexists(tmp_path / ".weights.fetching")
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="/file/weights on this machine: "):
         folder.fetch("weights", tmp_path / "file" / "weights")

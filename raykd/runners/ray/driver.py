@@ -1,6 +1,7 @@
 """The driver's side of a run on Ray: start Ray Train, pass on a wish to stop, say in one line what went wrong."""
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ray.train.torch import TorchConfig
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, error_from_dict
+from raykd.files import of_the_disk, system_error
 from raykd.recipe.experiment import Experiment
 from raykd.results import RunResult
 from raykd.runners.ray.internals import ElasticTrainer
@@ -126,6 +128,9 @@ def _outcome(fitted: "Future[Any]", signals: RunSignals, should_stop: Callable[[
         recorded = signals.failures()
         if recorded:
             raise error_from_dict(recorded[0]) from None
+        number = system_error(str(error))
+        if number and (refused := of_the_disk(OSError(number, os.strerror(number)))):
+            raise refused from None
         raise _WorkersDied(f"{_cause(error)}; {_LOGS}. The same command continues") from None
     if "error" in outcome:
         raise error_from_dict(outcome)

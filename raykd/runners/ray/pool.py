@@ -14,6 +14,7 @@ from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
 from raykd.errors import RaykdError, SetupError, error_from_dict, error_to_dict
+from raykd.files import of_the_disk
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -120,6 +121,8 @@ class RunPool:
             failure = error_from_dict(answer)
             if isinstance(failure, Interrupted):
                 self._stopped += 1
+            elif isinstance(failure, SetupError):  # not the run's fault: mended, the same command goes on with it
+                self._outage = self._outage or SetupError(f"run {run_id}: {failure}")
             else:
                 self._record(run_id, run, RunOutcome(None, str(failure)))
 
@@ -178,4 +181,4 @@ def _return_errors(task: WorkerTask, train: Callable[[], RunResult]) -> dict[str
     except RaykdError as error:
         return error_to_dict(error)
     except Exception as error:  # a fault of ours must not take the other runs with it
-        return error_to_dict(RaykdError(describe_fault(task, error)))
+        return error_to_dict(of_the_disk(error) or RaykdError(describe_fault(task, error)))

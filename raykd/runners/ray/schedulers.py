@@ -56,7 +56,22 @@ class _PastTrial:
 
 
 class _Median(MedianStoppingRule):  # type: ignore[misc]  # Ray is not typed here
-    """Ray's rule, but a trial that cannot be judged yet goes on: Ray's own would pause it, and later begin it anew."""
+    """Ray's rule, but a trial that cannot be judged yet goes on: Ray's own would pause it, and later begin it anew.
+
+    A report that a trial's next process makes again, after its first has died, is noted once.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._noted: dict[str, int] = {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Judge a trial by a report that is new."""
+        report = result.get(REPORT, 0)
+        if report <= self._noted.get(trial.trial_id, 0):
+            return str(TrialScheduler.CONTINUE)
+        self._noted[trial.trial_id] = report
+        return str(super().on_trial_result(tune_controller, trial, result))
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return str(TrialScheduler.CONTINUE)

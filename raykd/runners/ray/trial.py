@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
-from raykd.files import MANIFEST
+from raykd.files import MANIFEST, of_the_disk
 from raykd.methods import METHODS
 from raykd.methods.base import mean_images_per_step
 from raykd.recipe.experiment import Experiment
@@ -30,7 +31,7 @@ from raykd.runners.ray.driver import run_on_ray
 from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
 from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.objectives import metric_name, read_metric
-from raykd.store.checkpoint import Checkpoint
+from raykd.store.checkpoint import Checkpoint, step_of
 from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
 
 # Keys of what a trial reports to Tune beside its objectives, TEST_ACCURACY and IMAGES_MADE.
@@ -77,6 +78,18 @@ class TuneReporter(LocalReporter):
         super().__init__(run, task.signals.stop_asked_for, world, task.workspace.mirror)
         self._objectives = objectives
 
+    def resume_from(self, before: int | None = None) -> Path | None:
+        """Return the checkpoint to go on from; what led up to it is reported once more.
+
+        The driver may have died before it noted the last row, and another's scheduler has heard of none.
+        """
+        found = super().resume_from(before)
+        if found is not None:
+            for row in self._run.rows():
+                if row["step"] <= step_of(found):
+                    self._objectives.report(row)
+        return found
+
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write first: Tune may end the process here."""
         super().report(metrics, checkpoint)
@@ -85,13 +98,22 @@ class TuneReporter(LocalReporter):
 
 
 class ObjectiveReporter:
-    """Reads the objectives in a run's metrics rows, and reports them to Ray Tune."""
+    """Reads the objectives in a run's metrics rows, and reports them to Ray Tune, every row once."""
 
-    def __init__(self, recipe: Recipe, objectives: Sequence[str], last_step: float = math.inf) -> None:
-        """Look up the metrics of the objectives; ``last_step`` is that of the trial, if this run is its last."""
+    def __init__(
+        self, recipe: Recipe, objectives: Sequence[str], last_step: float = math.inf, *, begin: int = 0
+    ) -> None:
+        """Look up the metrics of the objectives of a trial.
+
+        Args:
+            recipe: of its run.
+            objectives: their names.
+            last_step: of the trial, if this run is its last; that is reported with its end.
+            begin: the step at which it begins; rows up to there are another trial's.
+        """
         self._metrics = {objective: metric_name(objective, recipe) for objective in objectives}
         self._report_every = recipe.schedule.report_every
-        self._last_step = last_step
+        self._last_step, self._reported = last_step, begin
 
     def read(self, row: Mapping[str, float]) -> dict[str, float]:
         """Return the number of the report and the objectives that a metrics row has."""
@@ -104,7 +126,8 @@ class ObjectiveReporter:
 
     def report(self, row: Mapping[str, float]) -> None:
         """Report a row, but not a trial's last: Tune could end it there, trained and without its final objectives."""
-        if row["step"] < self._last_step:
+        if self._reported < row["step"] < self._last_step:
+            self._reported = int(row["step"])
             tune.report(self.read(row))
 
 
@@ -137,7 +160,8 @@ def run_trial(config: dict[str, Any]) -> None:
     except RaykdError as error:
         result = {FAILED: str(error)}
     except Exception as error:  # a fault of ours must not take the other trials with it
-        result = {FAILED: describe_fault(task, error)}
+        outage = of_the_disk(error)
+        result = {INTERRUPTED: 1.0, OUTAGE: str(outage)} if outage else {FAILED: describe_fault(task, error)}
     tune.report(result)
 
 
@@ -160,9 +184,10 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
     return {IMAGES_MADE: made, **_measure(task, run, result, trial.objectives, cluster)}
 
 
-def _last_step(task: WorkerTask, recipe: Recipe, trial: TrialTask) -> float:
-    """Return the step that ends the trial, infinity where it has seeds after this one."""
-    return math.inf if trial.seeds > 1 else task.until or recipe.schedule.steps
+def _objective_reporter(task: WorkerTask, run: Experiment, trial: TrialTask) -> ObjectiveReporter:
+    # Where the trial has seeds after this one, its last step is none of this run.
+    last_step = math.inf if trial.seeds > 1 else task.until or run.recipe.schedule.steps
+    return ObjectiveReporter(run.recipe, trial.objectives, last_step, begin=trial.begin)
 
 
 def _count_reports(recipe: Recipe) -> int:
@@ -194,7 +219,7 @@ def _count_missing_images(task: WorkerTask, run: Experiment) -> int:
 
 def _train_here(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
     """Train in this process."""
-    objectives = ObjectiveReporter(run.recipe, trial.objectives, _last_step(task, run.recipe, trial))
+    objectives = _objective_reporter(task, run, trial)
     first = task.resolved.run_id
 
     def make_reporter(directory: RunDirectory, world: World) -> LocalReporter:
@@ -207,7 +232,7 @@ def _train_here(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cl
 
 def _train_by_workers(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
     """Train by workers of Ray Train, and report to Tune the rows that they write into the run directory."""
-    objectives = ObjectiveReporter(run.recipe, trial.objectives, _last_step(task, run.recipe, trial))
+    objectives = _objective_reporter(task, run, trial)
     ending = threading.Event()
     is_first = run.run_id == task.resolved.run_id  # of further seeds the mean is reported
     directory = task.workspace.run(run.run_id)
@@ -230,15 +255,11 @@ def _train_by_workers(task: WorkerTask, run: Experiment, trial: TrialTask, clust
 
     thread = threading.Thread(target=work)
     wait = _WAIT_SECONDS if task.workspace.mirror is None else _REMOTE_WAIT_SECONDS
-    rows = _read_rows(task, directory)
-    seen = len(rows)  # rows of an earlier start have been reported then
     thread.start()
     try:
         while thread.is_alive():
-            rows = _read_rows(task, directory)
-            for row in rows[seen:] if is_first else ():
+            for row in _read_rows(task, directory) if is_first else ():  # those of an earlier start too
                 objectives.report(row)
-            seen = max(seen, len(rows))
             thread.join(wait)
     finally:  # Tune may have ended this trial at a report: then the workers save and leave first
         ending.set()

@@ -17,6 +17,7 @@ from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.stop import Interrupted
 from raykd.errors import InProgress, RaykdError, SetupError, WorkerFailed, error_to_dict
+from raykd.files import of_the_disk
 from raykd.recipe.experiment import Experiment, experiment_from_dict
 from raykd.results import RunResult
 from raykd.runners.local import MakeReporter, run_here
@@ -139,8 +140,11 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         return {"result": task.run(task.resolved, lambda run, world: RayReporter(run, world, task)).to_dict()}
     except WorkerFailed:
         raise  # the other worker raises too, and Ray starts all of them anew
-    except RaykdError as error:
-        return answer_for(task.signals, World.current(), error)
+    except (RaykdError, OSError) as error:
+        told = error if isinstance(error, RaykdError) else of_the_disk(error)
+        if told is None:
+            raise
+        return answer_for(task.signals, World.current(), told)
 
 
 def describe_fault(task: WorkerTask, error: Exception) -> str:
