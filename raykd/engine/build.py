@@ -269,6 +269,19 @@ def load_teacher(
     return Teacher(network, channels=spec.channels, size=spec.size), digest
 
 
+def teacher_file_sum(experiment: Experiment, workspace: Workspace) -> str | None:
+    """Return the sha256 of the file that a run's teacher would be read from now; None if there is no such file."""
+    config, source = experiment.recipe.teacher, experiment.teacher
+    if config is None:
+        return None
+    try:
+        return sha256_of(
+            workspace.run(source.run_id).student if source else find_weights(str(config.weights), workspace)
+        )
+    except (FileNotFoundError, UsageError):
+        return None
+
+
 def _trained_network(source: Experiment, spec: DataSpec, workspace: Workspace) -> TeacherConfig:
     """Return the config of the network that a teacher's run trained, if that run's data agree with ``spec``."""
     theirs = build_spec(source.recipe.data, workspace)

@@ -101,6 +101,19 @@ def _check_values(state: State, expected: State, path: Path) -> None:
             raise UsageError(f"{path}: {key} is {kind}; save it as plain numbers: tensor.to_dense() or dequantize()")
         if expected[key].is_floating_point() and not value.is_floating_point():
             raise UsageError(f"{path}: {key} holds {value.dtype}, and the network's are floats; save it as such")
+        if _overflows(value, expected[key].dtype):
+            raise UsageError(
+                f"{path}: {key} holds {value.dtype} beyond the range of the network's {expected[key].dtype}, in which "
+                "they would be infinite: give the weights of a sound training"
+            )
+
+
+def _overflows(value: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether finite numbers would be infinite as ``dtype``."""
+    if not (value.is_floating_point() and dtype.is_floating_point):
+        return False
+    most = torch.finfo(dtype).max
+    return torch.finfo(value.dtype).max > most and bool((value.isfinite() & (value.abs() > most)).any())
 
 
 def _find_tensors(

@@ -415,16 +415,18 @@ def runs_in(store: Path) -> list[RunDirectory]:
 
 
 def parse_rows(text: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's metrics; a line that is none, half written or not as it was written, is left out."""
-    rows = []
+    """Return the rows of a run's metrics; a line that is none, half written or not as it was written, is left out.
+
+    Files of earlier releases have no checks at all; of a file that has one, a row without is none.
+    """
+    found = []
     for line in text.splitlines():
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                continue
-            if _CHECK not in row or row.pop(_CHECK) == _check_of(row):  # rows of earlier releases have none
-                rows.append(row)
-    return rows
+            if isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool):
+                found.append((row, row.pop(_CHECK, None)))
+    is_checked = any(check is not None for _, check in found)
+    return [row for row, check in found if not is_checked or check == _check_of(row)]
 
 
 def _format_row(row: Mapping[str, float]) -> str:

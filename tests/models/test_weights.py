@@ -99,6 +99,22 @@ def test_published_checkpoint_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(network.state_dict()[key], value) for key, value in stored.items())
 
 
+def test_numbers_that_overflow_in_the_networks_precision_are_refused_by_name(tmp_path: Path) -> None:
+    state = {
+        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in lenet().state_dict().items()
+    }
+    path, last = tmp_path / "w.safetensors", list(state)[-1]
+    state[last][0] = 3e38
+    safetensors.torch.save_file(state, path)
+    load_weights(lenet(), path)
+    state[last][0] = -4e38
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(
+        UsageError, match=rf"{last} holds torch.float64 beyond the range of the network's torch.float32"
+    ):
+        load_weights(lenet(), path)
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("by_torch", [True, False])
 def test_pickled_code_is_refused_and_never_run(tmp_path: Path, by_torch: bool, protocol: int) -> None:
