@@ -29,8 +29,10 @@ from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
 from raykd.models import build_model
 from raykd.models.adapters import adapt, check_images, materialise
+from raykd.models.factories import load_factory
+from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
-from raykd.models.weights import load_factory, load_weights
+from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -63,6 +65,7 @@ def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
         UsageError: as ``build``, for the batch, the data's description, the student, runs and files that are not there.
     """
     recipe = experiment.recipe
+    permit(experiment.networks)
     _check_named_runs(recipe, world, workspace)
     workspace.pull_data(recipe)
     spec = build_spec(recipe.data, workspace)
@@ -200,11 +203,13 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
     """Build a network by name or the user's factory, with its weights if the recipe names a file.
 
     Raises:
+        CodeRefused: if nobody has permitted the code of its factory.
         UsageError: if it does not take the data's images, or its logits are not one per class of the data.
     """
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
     shape = (spec.channels, spec.size, spec.size)
     if config.factory is not None:
+        require_permission(config, f"the {role}")
         network = load_factory(config.factory, config.factory_args, **sizes)
         materialise(network, shape, role)
     else:

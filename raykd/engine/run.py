@@ -23,6 +23,7 @@ from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, SetupError, UsageError
 from raykd.files import MANIFEST, read_json, sha256_of
+from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -48,12 +49,14 @@ class RunContext:
 def run(experiment: Experiment, context: RunContext) -> RunResult:
     """Train a run, its teacher and its bank first if they are runs, its controls after.
 
-    Every worker calls this, and every worker gets the run's result.
+    Every worker calls this, and every worker gets the run's result. The experiment is one of the user's recipes: code
+    that it names may run.
 
     Raises:
         Interrupted: when a stop was asked for, or at ``context.until``; everything up to that step is saved.
         RaykdError: for what the user must correct.
     """
+    permit(experiment.networks)
     for source in experiment.sources:
         if _is_finished(source, context):
             context.world.agree(partial(check_teacher_file, source, context.workspace), on_first=True)

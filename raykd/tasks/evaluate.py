@@ -16,6 +16,7 @@ from raykd.engine.selection import check_shapes
 from raykd.engine.state import unfit
 from raykd.errors import CorruptError, UsageError
 from raykd.files import damaged, is_file
+from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
@@ -108,17 +109,23 @@ def open_run(run: RunDirectory) -> Outcome:
     return Outcome(experiment, selected, checkpoint.step, weights, steps, newest)
 
 
-def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Evaluation:
+def evaluate_run(run: RunDirectory, data_root: Path | None, world: World, *, allow_code: bool = False) -> Evaluation:
     """Return the figures of a run's student on the test split, with its teacher's if there is one.
 
+    With ``allow_code`` code that the run names may run.
+
     Raises:
+        CodeRefused: if its student is code that nobody has permitted.
         UsageError: if it is no run, or the test split is not under the data root.
         CorruptError: if recipe, weights or data are damaged.
     """
     outcome = open_run(run)
     recipe, workspace = outcome.experiment.recipe, Workspace(data_root, run.path.resolve().parent)
-    spec = build_spec(recipe.data, workspace)
+    if allow_code:
+        permit(outcome.experiment.networks, remember=False)
     assert recipe.student is not None, "open_run found its weights"
+    require_permission(recipe.student, f"run {run.name}")
+    spec = build_spec(recipe.data, workspace)
     student = build_network(recipe.student.model_copy(update={"weights": None}), spec, workspace, "student")
     teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)
     opened = OpenedData(data_root)
