@@ -48,7 +48,7 @@ class CodeRefused(UsageError):
 def permit(sections: Iterable[Section], *, remember: bool = True) -> None:
     """Let the code of networks run in this process and, if it is to be remembered, in this user's later ones."""
     for section in sections:
-        if not _is_code(section):
+        if not is_code(section):
             continue
         key, file = _key_of(section)
         _permitted.add(key)
@@ -62,7 +62,7 @@ def require_permission(section: Section, owner: str) -> None:
     Raises:
         CodeRefused: saying what would run, and both ways on; ``owner`` is who names it, such as ``run NAME``.
     """
-    if not _is_code(section):
+    if not is_code(section):
         return
     key, file = _key_of(section)
     if key in _permitted or key in _remembered():
@@ -75,7 +75,8 @@ def require_permission(section: Section, owner: str) -> None:
     )
 
 
-def _is_code(section: Section) -> bool:
+def is_code(section: Section) -> bool:
+    """Tell whether a network is code, which comes from somewhere: not raykd's own, nor an object of this program."""
     return section.factory is not None and not section.factory.startswith(PREFIX)
 
 

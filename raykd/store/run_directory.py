@@ -9,6 +9,7 @@
     samples/ tensorboard/ what people look at
     checkpoints/          see raykd.store.checkpoint
     student.safetensors   the chosen weights of a finished run
+    student_graph.safetensors  what a student that is the user's own code computes, see raykd.models.graph
     statistics.safetensors  class-conditional statistics that a network with BatchNorm leaves behind
     bank/                 see raykd.artifacts.bank
     error.log             the traceback of a fault of ours
@@ -61,6 +62,7 @@ EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "envir
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
 CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
 STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
+_GRAPH = "student_graph.safetensors"
 _LOCK = ".lock"
 _CHECK = "crc32"
 _FINISHED = "finished"
@@ -102,6 +104,11 @@ class RunDirectory:
     def student(self) -> Path:
         """Return the file of its chosen weights, which is there once the run is finished."""
         return self.path / STUDENT
+
+    @property
+    def graph(self) -> Path:
+        """Return the file of its student's graph, which is there where that is code and could be traced."""
+        return self.path / _GRAPH
 
     @property
     def statistics(self) -> Path:

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 
+from raykd import load
 from raykd.files import read_json, write_json
 from raykd.models import permission
 from tests.cli.conftest import Raykd, WriteRecipe
@@ -52,7 +54,7 @@ def assert_refused(result: Result, run: Path) -> None:
     assert not Path("trace").exists(), result.args
     assert (result.exit_code, result.stdout) == (2, ""), result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    for words in (run.name, "evil:main", "evil.py", "--allow-code"):
+    for words in (run.name, "factory evil:", "evil.py", "--allow-code"):
         assert words in line
 
 
@@ -90,17 +92,30 @@ def test_a_teacher_that_is_code_is_left_out(raykd: Raykd, tiny: WriteRecipe) -> 
     assert not Path("trace").exists()
 
 
-def test_what_the_user_has_trained_is_the_users(
+def test_what_the_user_has_trained_is_the_users_and_others_have_its_graph(
     raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Path("evil.py").write_text(EVIL)
     recipe = tiny(student={"factory": "evil:net"})
     run = trained(raykd, recipe)
-    for allowed in (True, False):
+    Path("trace").unlink()
+    figures = []
+    for is_user in (True, False):
         monkeypatch.setattr(permission, "_permitted", set())  # as in another process
-        monkeypatch.delitem(sys.modules, "evil", raising=False)
-        assert raykd("evaluate", str(run)).exit_code == (0 if allowed else 2)
+        sys.modules.pop("evil", None)
+        found = raykd("evaluate", str(run), "--json")
+        assert found.exit_code == 0, found.stderr
+        figures.append(json.loads(found.stdout, parse_float=lambda text: round(float(text), 3)))
+        assert Path("trace").exists() == is_user
+        assert ("evil:net is code, which is not run: the run's graph is computed" in found.stderr) != is_user
+        Path("trace").unlink(missing_ok=True)
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
-    trained(raykd, recipe)
+    assert figures[0] == figures[1]
+    images = torch.zeros(1, 1, 32, 32)
+    assert load(run)(images).shape == (1, 10)
+    assert not Path("trace").exists()
+    (run / "student_graph.safetensors").unlink()
+    assert_refused(raykd("evaluate", str(run)), run)
+    trained(raykd, recipe)  # which reads it only, and names it again
     monkeypatch.setattr(permission, "_permitted", set())
-    assert raykd("evaluate", str(run)).exit_code == 0, "the recipe was named again"
+    assert raykd("evaluate", str(run)).exit_code == 0
