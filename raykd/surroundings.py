@@ -82,7 +82,8 @@ def _is_of(folder: str, top: str) -> bool:
     installed = _find_installed(top)
     if installed is None or installed.origin is None or own is None:  # no origin: no more than a folder of that name
         return own is not None
-    return top in sys.stdlib_module_names and own.origin is not None
+    was_imported = own.origin == installed.origin
+    return was_imported or (top in sys.stdlib_module_names and own.origin is not None)
 
 
 def _find_installed(top: str) -> ModuleSpec | None:

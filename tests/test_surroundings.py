@@ -22,8 +22,8 @@ def test_the_library_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_users_folder_is_searched_behind_all_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = ["/other", LIBRARY, "/packages"]
     monkeypatch.setattr("sys.path", list(before))
-    (tmp_path / "mine.py").touch()
-    with folder_searched(str(tmp_path), "mine"):
+    (tmp_path / "alone.py").touch()
+    with folder_searched(str(tmp_path), "alone"):
         assert sys.path == [LIBRARY, "/other", "/packages", str(tmp_path)]
         sys.path.insert(0, "/added")
     assert sys.path == ["/added", *before]

@@ -135,7 +135,7 @@ def _check_generators(experiment: Experiment, workspace: Workspace) -> None:
         manifest = read_json(workspace.store / images.name / MANIFEST, "remove that folder to have the set made again")
     elif experiment.bank_id is not None:
         what = f"the bank of run {experiment.bank_id}"
-        manifest = open_bank(workspace.run(experiment.bank_id)).manifest
+        manifest = dict(open_bank(workspace.run(experiment.bank_id)).manifest)
     else:
         return
     trained, found = manifest.get("teacher_sha256"), teacher_file_sum(experiment, workspace)

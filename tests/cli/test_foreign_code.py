@@ -37,7 +37,8 @@ def another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(raykd: Raykd, recipe: str, *pairs: str) -> Path:
     result = raykd("train", recipe, *pairs, "--json")
     assert result.exit_code == 0, result.stderr
-    return Path("runs") / json.loads(result.stdout.splitlines()[-1])["run"]
+    name: str = json.loads(result.stdout.splitlines()[-1])["run"]
+    return Path("runs") / name
 
 
 def with_code(run: Path, role: str) -> Path:
@@ -51,7 +52,7 @@ def with_code(run: Path, role: str) -> Path:
 
 
 def assert_refused(result: Result, run: Path) -> None:
-    assert not Path("trace").exists(), result.args
+    assert not Path("trace").exists(), result.stderr
     assert (result.exit_code, result.stdout) == (2, ""), result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     for words in (run.name, "factory evil:", "evil.py", "--allow-code"):

@@ -63,6 +63,14 @@ def test_unusable_factories_are_refused(own_code: str, target: str, message: str
         load_factory(target.format(own=own_code))
 
 
+def test_a_module_that_was_imported_before_finds_what_lies_beside_it(own_code: str, tmp_path: Path) -> None:
+    assert isinstance(load_factory(f"{own_code}:Net", in_features=1, out_features=2), nn.Linear)
+    sys.modules.pop("own_sibling", None)
+    assert isinstance(load_factory(f"{own_code}:build", num_classes=4), nn.Linear), (
+        "which imports one when it is called"
+    )
+
+
 def test_the_module_is_found_without_importing_anything(own_code: str, tmp_path: Path) -> None:
     package = tmp_path / "own_package"
     package.mkdir()
