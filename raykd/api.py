@@ -8,18 +8,18 @@ speed.
 Ctrl-C while a run goes on lets it save and raises ``Interrupted``; the same call goes on from there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from raykd.cluster.config import Cluster, choose_cluster
+from raykd.cluster.config import Cluster, Site, choose_site
 from raykd.config.data_root import data_folder, data_place
-from raykd.config.overrides import override_pairs
+from raykd.config.overrides import Overrides, as_pairs
 from raykd.distributed.host import preserved_process
 from raykd.distributed.world import World
 from raykd.engine import synthesis
@@ -71,18 +71,8 @@ from raykd.tasks.objects import (
 from raykd.tasks.statistics import measure_statistics
 from raykd.tasks.subject import open_subject
 
-Overrides = Mapping[str, Any] | Sequence[str]
-"""Fields of a recipe: ``{"schedule.steps": 100}`` or ``["schedule.steps=100"]``."""
 STORE = Path("runs")
 """Where runs are, unless somebody says otherwise."""
-
-
-class _Site(NamedTuple):
-    """Where a verb works."""
-
-    cluster: Cluster
-    store: Location
-    data_root: Location | None
 
 
 def train(
@@ -132,7 +122,7 @@ def train(
         Interrupted: once a stop was asked for and the run has saved.
         RaykdError: for what the caller must mend.
     """
-    site = _site(cluster, 0, out, data_root)
+    site = choose_site(cluster, 0, out, data_root)
     experiment = _experiment(
         recipe, overrides, seed, site, {"teacher": teacher, "student": student, "data": data, "ood": ood}
     )
@@ -146,7 +136,7 @@ def train_seeds(recipe: str | Path | Experiment, seeds: int, **options: Any) -> 
     """
     _check_count("seeds", seeds)
     where = {name: options.pop(name, None) for name in ("cluster", "out", "data_root")}
-    site = _site(where["cluster"], 0, where["out"], where["data_root"])
+    site = choose_site(where["cluster"], 0, where["out"], where["data_root"])
     given = {role: options.pop(role, None) for role in ("teacher", "student", "data", "ood")}
     first = _experiment(recipe, options.pop("overrides", ()), options.pop("seed", None), site, given)
     how = {"progress": True, "should_stop": None, "tune_host": False, **options}
@@ -182,13 +172,13 @@ def tune(
         RaykdError: for what the caller must mend.
     """
     _check_count("trials", trials)
-    site = _site(cluster, 1, out, data_root)
+    site = choose_site(cluster, 1, out, data_root)
     if isinstance(space, Search):
         if overrides or trials is not None:
             raise UsageError("a search is planned already: give overrides and trials with a space's name")
         planned = space
     else:
-        planned = plan_search(load_space(str(space), _pairs(overrides), trials), local_folder(site.store))
+        planned = plan_search(load_space(str(space), as_pairs(overrides), trials), local_folder(site.store))
     board = search_board() if progress else nullcontext(_show_nothing)
     with preserved_process(), interruptible(should_stop) as stop, board as show:
         return tune_runner.search(
@@ -224,7 +214,7 @@ def table(
         RaykdError: for what the caller must mend; a run that fails is told of in the table.
     """
     _check_count("seeds", seeds)
-    site = _site(cluster, 1, out, data_root)
+    site = choose_site(cluster, 1, out, data_root)
     filled = name if isinstance(name, Table) else load_table(str(name))
     with preserved_process(), interruptible(should_stop) as stop:
         return fill_table(
@@ -258,7 +248,7 @@ def plan(
         UsageError: if it cannot fit into a worker's memory, saying what would.
         RaykdError: as the run itself would.
     """
-    site = _site(cluster, 0, None, data_root)
+    site = choose_site(cluster, 0, None, data_root)
     experiment = _experiment(recipe, overrides, None, site, {})
     refuse_networks_of_this_process(experiment)
     # Nothing is asked of an object store: a plan needs no credentials.
@@ -272,6 +262,7 @@ def evaluate(
     data_root: Location | None = None,
     teacher: nn.Module | None = None,
     student: nn.Module | None = None,
+    allow_code: bool = False,
 ) -> Evaluation:
     """Measure the student of a run directory on the test split, beside its teacher where that is found.
 
@@ -280,9 +271,10 @@ def evaluate(
         data_root: of data sets by name; default: RAYKD_DATA.
         teacher: the network in memory that the run was trained against, where it was one.
         student: likewise.
+        allow_code: whether a ``factory`` that the run names may run; no need for what this user's recipes have named.
 
     Raises:
-        UsageError: if it is no run, or the test split is not there.
+        UsageError: if it is no run, its student is code that is not allowed, or the test split is not there.
         CorruptError: if recipe, weights or data are damaged.
     """
     for network in (teacher, student):
@@ -291,10 +283,11 @@ def evaluate(
     where = _directory(run)
     directory, root = pull_run(where, data_root or data_place())
     with preserved_process():
-        return replace(evaluate_run(directory, root, World.current()), directory=str(where))
+        found = evaluate_run(directory, root, World.current(), allow_code=allow_code)
+    return replace(found, directory=str(where))
 
 
-def load(run: Location | RunResult, *, student: nn.Module | str | None = None) -> Student:
+def load(run: Location | RunResult, *, student: nn.Module | str | None = None, allow_code: bool = False) -> Student:
     """Return the student of a run as a network in evaluation mode, on the CPU. Needs nothing but the run directory.
 
     ``student.spec`` says how images are normalised, and ``student.classify(images)`` does it.
@@ -303,6 +296,7 @@ def load(run: Location | RunResult, *, student: nn.Module | str | None = None) -
         run: a run directory or its address, what ``train`` returned, or a ``student.safetensors`` by itself.
         student: the architecture, where the run's was a network in memory, or the file lies by itself: a network, or of
             a file a model's name.
+        allow_code: as ``evaluate``.
 
     Raises:
         UsageError: if there is no student, or its architecture is not known.
@@ -314,10 +308,10 @@ def load(run: Location | RunResult, *, student: nn.Module | str | None = None) -
         beside = RunDirectory(path.parent)
         if path.name != STUDENT or not beside.exists or student is not None:
             return load_file(path, student)
-        return load_student(beside)
+        return load_student(beside, allow_code=allow_code)
     if isinstance(student, str):
         raise UsageError(f"a run knows its student's architecture: {student!r} is for a file by itself")
-    return load_student(pull_run(where, None)[0], student)
+    return load_student(pull_run(where, None)[0], student, allow_code=allow_code)
 
 
 def inspect(
@@ -327,6 +321,7 @@ def inspect(
     data: Images | None = None,
     data_root: str | Path | None = None,
     store: str | Path = STORE,
+    allow_code: bool = False,
 ) -> Inspection:
     """Tell what a teacher is worth before training: its size, accuracy, health, and whether it can be inverted.
 
@@ -336,6 +331,7 @@ def inspect(
         data: of a network in memory: what it knows; see ``train``, or a ``data`` section with ``mean`` and ``std``.
         data_root: of data sets by name; default: RAYKD_DATA.
         store: where runs of recipes are looked for.
+        allow_code: as ``evaluate``, of a run directory.
 
     Raises:
         UsageError: if network, weights and data do not fit together.
@@ -347,7 +343,9 @@ def inspect(
                 raise UsageError(
                     "data says what a network in memory knows; of a recipe give overrides={'data.name': ...}"
                 )
-            return inspect_teacher(*open_subject(str(teacher), _pairs(overrides), store, data_root))
+            return inspect_teacher(
+                *open_subject(str(teacher), as_pairs(overrides), store, data_root, allow_code=allow_code)
+            )
         if overrides:
             raise UsageError("overrides are fields of a recipe, and a network in memory has none: leave them out")
         if data is None:
@@ -368,6 +366,7 @@ def statistics(
     out: str | Path | None = None,
     data_root: str | Path | None = None,
     store: str | Path = STORE,
+    allow_code: bool = False,
 ) -> StatisticsResult:
     """Measure what a teacher's BatchNorm layers see of each class, into a file that ``calibration.file`` names.
 
@@ -379,11 +378,12 @@ def statistics(
         out: file; default: one in the current directory, named by teacher, data and number.
         data_root: of data sets by name; default: RAYKD_DATA.
         store: where runs of recipes are looked for.
+        allow_code: as ``evaluate``, of a run directory.
 
     Raises:
         RaykdError: for what the caller must mend.
     """
-    subject, workspace = open_subject(str(teacher), _pairs(overrides), store, data_root)
+    subject, workspace = open_subject(str(teacher), as_pairs(overrides), store, data_root, allow_code=allow_code)
     with preserved_process():
         return measure_statistics(subject, data, per_class, Path(out) if out else None, workspace)
 
@@ -397,6 +397,7 @@ def ood(
     out: str | Path | None = None,
     data_root: str | Path | None = None,
     store: str | Path = STORE,
+    allow_code: bool = False,
 ) -> Ranking:
     """Rank images of another domain by how unsure a teacher is of them, into an index that ``data.ood_index`` names.
 
@@ -408,17 +409,23 @@ def ood(
         out: file; default: one in the current directory, named by teacher and data.
         data_root: of data sets by name; default: RAYKD_DATA.
         store: where runs of recipes are looked for.
+        allow_code: as ``evaluate``, of a run directory.
 
     Raises:
         RaykdError: for what the caller must mend.
     """
-    subject, workspace = open_subject(str(teacher), _pairs(overrides), store, data_root)
+    subject, workspace = open_subject(str(teacher), as_pairs(overrides), store, data_root, allow_code=allow_code)
     with preserved_process():
         return ranking.rank(subject, data, images, Path(out) if out else None, workspace)
 
 
 def synthesize(
-    run: Location | RunResult, images: int, out: str | Path, *, data_root: str | Path | None = None
+    run: Location | RunResult,
+    images: int,
+    out: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    allow_code: bool = False,
 ) -> SyntheticSet:
     """Write images of a run's generators as a data set; the same call goes on with an unfinished one.
 
@@ -427,32 +434,21 @@ def synthesize(
         images: how many, all classes together.
         out: folder of the set; train on it by ``data.train=FOLDER``.
         data_root: of data sets by name; default: RAYKD_DATA.
+        allow_code: as ``evaluate``.
 
     Raises:
         RaykdError: for what the caller must mend.
     """
     directory, _ = pull_run(_directory(run), None, checkpoints="all")
     with preserved_process():
-        return synthesis.synthesize(directory, images, Path(out), data_folder(data_root), World.current())
-
-
-def _site(
-    cluster: str | Path | Cluster | None, workers: int, out: Location | None, data_root: Location | None
-) -> _Site:
-    place = choose_cluster(cluster, workers=workers)
-    return _Site(place, out or place.storage, data_root or data_place(place.data_root))
-
-
-def _pairs(overrides: Overrides) -> list[str]:
-    if isinstance(overrides, str):
-        raise UsageError(f"overrides are a mapping or a list, as in [{overrides!r}]")
-    return override_pairs(overrides) if isinstance(overrides, Mapping) else list(overrides)
+        root = data_folder(data_root)
+        return synthesis.synthesize(directory, images, Path(out), root, World.current(), allow_code=allow_code)
 
 
 def _experiment(
-    recipe: str | Path | Experiment, overrides: Overrides, seed: int | None, site: _Site, given: Mapping[str, Any]
+    recipe: str | Path | Experiment, overrides: Overrides, seed: int | None, site: Site, given: Mapping[str, Any]
 ) -> Experiment:
-    pairs = _pairs(overrides) + ([] if seed is None else [f"seed={seed}"])
+    pairs = as_pairs(overrides) + ([] if seed is None else [f"seed={seed}"])
     asked = {name: value for name, value in given.items() if value is not None}
     if isinstance(recipe, Experiment):
         if pairs or asked:
@@ -465,7 +461,7 @@ def _experiment(
 
 
 def _train(
-    experiment: Experiment, site: _Site, progress: bool, should_stop: Callable[[], bool] | None, tune_host: bool
+    experiment: Experiment, site: Site, progress: bool, should_stop: Callable[[], bool] | None, tune_host: bool
 ) -> RunResult:
     cluster, elsewhere = site.cluster, site.cluster.address != "local"
     if cluster.workers != 0:

@@ -39,6 +39,7 @@ os.environ.update(
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_GLOBAL_CHECKPOINT_S="1",
     RAYKD_CACHE=str(SCRATCH / "cache"),
+    XDG_STATE_HOME=str(SCRATCH / "state"),
     **ENVIRONMENT,
 )
 os.environ.pop("AWS_PROFILE", None)

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,25 +19,40 @@ def test_the_library_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library_folders() == [LIBRARY]
 
 
-def test_a_users_folder_is_searched_behind_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_users_folder_is_searched_behind_all_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = ["/other", LIBRARY, "/packages"]
     monkeypatch.setattr("sys.path", list(before))
-    with folder_searched(str(tmp_path), "mine"):
-        assert sys.path == [LIBRARY, str(tmp_path), "/other", "/packages"]
+    (tmp_path / "alone.py").touch()
+    with folder_searched(str(tmp_path), "alone"):
+        assert sys.path == [LIBRARY, "/other", "/packages", str(tmp_path)]
         sys.path.insert(0, "/added")
     assert sys.path == ["/added", *before]
 
 
-def test_the_module_that_is_asked_for_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "profile.py").touch()
-    monkeypatch.setattr("sys.path", [LIBRARY])
-    for name, first in (("profile", str(tmp_path)), ("queue", LIBRARY)):
+def test_a_folder_without_the_module_is_not_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").touch()
+    before = list(sys.path)
+    for name in ("torch", "mine"):
         with folder_searched(str(tmp_path), name):
-            assert sys.path[0] == first
+            assert str(tmp_path) not in sys.path
+    assert sys.path == before
+
+
+def test_the_module_that_is_asked_for_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("antigravity", "this"):
+        (tmp_path / f"{name}.py").write_text("raise LookupError('of the user')")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with folder_searched(str(tmp_path), "antigravity"):
+        with pytest.raises(LookupError, match="of the user"):
+            importlib.import_module("antigravity")
+        assert "of the user" not in str(importlib.util.find_spec("this"))
+        assert str(tmp_path) not in str(importlib.util.find_spec("this"))
+    assert str(tmp_path) not in str(importlib.util.find_spec("antigravity"))
 
 
 def test_files_called_like_the_librarys_do_no_harm(tmp_path: Path) -> None:
-    for name in ("profile", "statistics", "queue", "token", "calendar"):
+    # Of the standard library, and of what raykd needs.
+    for name in ("profile", "statistics", "queue", "token", "calendar", "numpy", "yaml", "click", "pydantic"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     done = subprocess.run(
         [sys.executable, "-m", "raykd", "inspect", "nowhere.yaml"], cwd=tmp_path, capture_output=True, text=True

@@ -77,6 +77,11 @@ class Command(click.Command):
         ctx.exit(1 if stop.signum is None else stop.exit_code)
 
 
+allow_code_option = click.option(
+    "--allow-code", is_flag=True, help="Let a factory run that the run names: code, of somebody whom you trust."
+)
+
+
 def _as_users(error: BaseException) -> RaykdError | None:
     """Return an error as one that a user can act on, of the disk or of memory; None if it is raykd's fault."""
     if isinstance(error, RaykdError):

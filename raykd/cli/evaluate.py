@@ -2,14 +2,15 @@
 
 import click
 
-from raykd.cli.command import Command
+from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import StoreType
 
 
 @click.command(cls=Command, example="raykd evaluate runs/RUN")
 @click.argument("run", type=StoreType())
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(run: str, as_json: bool) -> None:
+def evaluate(run: str, as_json: bool, allow_code: bool) -> None:
     """Score the student in the run directory RUN on the test split.
 
     RUN may be an address, such as s3://BUCKET/FOLDER/RUN. Needs nothing but the run and a data root.
@@ -18,7 +19,7 @@ def evaluate(run: str, as_json: bool) -> None:
     from raykd import api
     from raykd.cli import output
 
-    result = api.evaluate(run)
+    result = api.evaluate(run, allow_code=allow_code)
     if as_json:
         output.print_json(result.to_dict())
         return

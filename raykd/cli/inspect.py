@@ -4,15 +4,16 @@ from typing import Any
 
 import click
 
-from raykd.cli.command import Command
+from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import complete_recipe
 
 
 @click.command(cls=Command, example="raykd inspect {recipe}")
 @click.argument("teacher", shell_complete=complete_recipe)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool, allow_code: bool) -> None:
     """Tell what a teacher is worth before training.
 
     Size, accuracy, health of its BatchNorm statistics, whether it can be inverted.
@@ -23,7 +24,7 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from raykd import api
     from raykd.cli import output
 
-    result = api.inspect(teacher, overrides=overrides)
+    result = api.inspect(teacher, overrides=overrides, allow_code=allow_code)
     if as_json:
         output.print_json(result.to_dict())
         return

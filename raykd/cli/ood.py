@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from raykd.cli.command import Command
+from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import complete_recipe
 
 
@@ -20,9 +20,16 @@ from raykd.cli.names import complete_recipe
     type=click.Path(path_type=Path),
     help="Where to; default: ood-TEACHER-DATA.parquet here.",
 )
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ood(
-    teacher: str, overrides: tuple[str, ...], data: str, images: int | None, file: Path | None, as_json: bool
+    teacher: str,
+    overrides: tuple[str, ...],
+    data: str,
+    images: int | None,
+    file: Path | None,
+    as_json: bool,
+    allow_code: bool,
 ) -> None:
     """Rank other images by how unsure a teacher is of them.
 
@@ -35,7 +42,7 @@ def ood(
     from raykd import api
     from raykd.cli import output
 
-    made = api.ood(teacher, data, overrides=overrides, images=images, out=file)
+    made = api.ood(teacher, data, overrides=overrides, images=images, out=file, allow_code=allow_code)
     if as_json:
         output.print_json(made.to_dict())
         return

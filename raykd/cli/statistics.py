@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raykd.cli.command import Command
+from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import complete_recipe
 
 if TYPE_CHECKING:
@@ -24,9 +24,16 @@ if TYPE_CHECKING:
     help="Where to; default: statistics-TEACHER-DATA-N.safetensors here.",
 )
 @click.option("--per-class", type=int, default=100, show_default=True, help="Images of each class.")
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def statistics(
-    teacher: str, overrides: tuple[str, ...], data: str | None, file: Path | None, per_class: int, as_json: bool
+    teacher: str,
+    overrides: tuple[str, ...],
+    data: str | None,
+    file: Path | None,
+    per_class: int,
+    as_json: bool,
+    allow_code: bool,
 ) -> None:
     """Measure what a teacher's BatchNorm layers see of each class.
 
@@ -39,7 +46,7 @@ def statistics(
     from raykd import api
     from raykd.cli import output
 
-    made = api.statistics(teacher, overrides=overrides, data=data, per_class=per_class, out=file)
+    made = api.statistics(teacher, overrides=overrides, data=data, per_class=per_class, out=file, allow_code=allow_code)
     if as_json:
         output.print_json(made.to_dict())
     else:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from raykd.cli.command import Command
+from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import StoreType
 
 
@@ -12,9 +12,10 @@ from raykd.cli.names import StoreType
 @click.argument("run", type=StoreType())
 @click.option("--images", type=int, required=True, help="How many, all classes together.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
-def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool) -> None:
+def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool, allow_code: bool) -> None:
     """Write images of the generators in the run directory RUN as a data set.
 
     RUN trained a bank, a generator beside its student, or a student of a bank beside it. The same command
@@ -26,7 +27,7 @@ def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool) ->
 
     assert isinstance(stop, Stop)
     with stop.tidying():
-        made = api.synthesize(run, images, out)
+        made = api.synthesize(run, images, out, allow_code=allow_code)
     if as_json:
         output.print_json(made.to_dict())
         return

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.catalog import Catalog
+from raykd.config.data_root import data_place
 from raykd.config.runtime import Runtime
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError
@@ -15,6 +16,14 @@ from raykd.store.remote import check_address, is_remote
 
 MOST_WORKERS = 100_000
 _CLUSTERS = Catalog("cluster", folder="clusters", listing="clusters", extensible=True)
+
+
+class Site(NamedTuple):
+    """Where a verb works; store and data root are folders or addresses."""
+
+    cluster: "Cluster"
+    store: str | Path
+    data_root: str | Path | None
 
 
 class Cluster(Runtime):
@@ -144,6 +153,14 @@ def choose_cluster(given: str | Path | Cluster | None, *, workers: int) -> Clust
     if given is None:
         return Cluster(name="here", workers=workers)
     return given if isinstance(given, Cluster) else load_cluster(str(given))
+
+
+def choose_site(
+    cluster: str | Path | Cluster | None, workers: int, out: str | Path | None, data_root: str | Path | None
+) -> Site:
+    """Return where a verb works: what it is given, else what the cluster says; see ``choose_cluster``."""
+    place = choose_cluster(cluster, workers=workers)
+    return Site(place, out or place.storage, data_root or data_place(place.data_root))
 
 
 def load_cluster(source: str) -> Cluster:

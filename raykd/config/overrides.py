@@ -1,17 +1,31 @@
 """The fields of a recipe by their dotted names, and how ``KEY=VALUE`` sets them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raykd.config.base import Config
 from raykd.config.yaml_file import parse_value
 from raykd.errors import UsageError, did_you_mean
 
+Overrides = Mapping[str, Any] | Sequence[str]
+"""Fields of a recipe: ``{"schedule.steps": 100}`` or ``["schedule.steps=100"]``."""
+
 
 def override_pairs(overrides: Mapping[str, Any]) -> list[str]:
     """Write a mapping of dotted fields as the ``KEY=VALUE`` pairs that ``load_recipe`` takes."""
     return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+
+
+def as_pairs(overrides: Overrides) -> list[str]:
+    """Return the ``KEY=VALUE`` pairs of fields in either form.
+
+    Raises:
+        UsageError: for a single text.
+    """
+    if isinstance(overrides, str):
+        raise UsageError(f"overrides are a mapping or a list, as in [{overrides!r}]")
+    return override_pairs(overrides) if isinstance(overrides, Mapping) else list(overrides)
 
 
 def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[str]) -> dict[str, Any]:

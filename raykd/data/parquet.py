@@ -157,8 +157,7 @@ def check(file: Path) -> None:
         CorruptError: if it is damaged.
     """
     with open_file(file) as opened:
-        for _ in opened.iter_batches(_ROWS):
-            pass
+        _check_count(sum(map(len, opened.iter_batches(_ROWS))), opened.metadata.num_rows)
 
 
 def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
@@ -176,6 +175,7 @@ def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
                 for batch in opened.iter_batches(_ROWS, columns=["image", "label"]):
                     yield _decoded(file, header, batch, range(first, first + len(batch)), fit, pool)
                     first += len(batch)
+                _check_count(first, opened.metadata.num_rows)
 
 
 @contextmanager
@@ -214,8 +214,15 @@ def read_rows(file: Path, group: int, rows: Tensor, fit: Fit) -> Iterator[tuple[
     with ThreadPoolExecutor(_DECODERS) as pool, open_file(file) as opened:
         # Without threads of its own: this reads ahead of a training, beside it.
         table = opened.read_row_group(group, columns=["image", "label"], use_threads=False)
+        _check_count(len(table), opened.metadata.row_group(group).num_rows)
         for chunk in rows.split(_ROWS):
             yield _decoded(file, header, table.take(pa.array(chunk.numpy())), chunk.tolist(), fit, pool)
+
+
+def _check_count(found: int, expected: int) -> None:
+    """Refuse a file of whose rows the library has passed over some: the headers of its pages bear no sums."""
+    if found != expected:
+        raise ValueError(f"{found} of its {expected} rows can be read")
 
 
 def _decoded(

@@ -30,8 +30,10 @@ from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
 from raykd.models import build_model
 from raykd.models.adapters import adapt, check_images, materialise
+from raykd.models.factories import load_factory
+from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
-from raykd.models.weights import load_factory, load_weights
+from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -65,6 +67,7 @@ def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
         UsageError: as ``build``, for the batch, the data's description, the student, runs and files that are not there.
     """
     recipe = experiment.recipe
+    permit(experiment.networks)
     _check_named_runs(recipe, world, workspace)
     workspace.pull_data(recipe)
     spec = build_spec(recipe.data, workspace)
@@ -217,11 +220,13 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
     """Build a network by name or the user's factory, with its weights if the recipe names a file.
 
     Raises:
+        CodeRefused: if nobody has permitted the code of its factory.
         UsageError: if it does not take the data's images, or its logits are not one per class of the data.
     """
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
     shape = (spec.channels, spec.size, spec.size)
     if config.factory is not None:
+        require_permission(config, f"the {role}")
         network = load_factory(config.factory, config.factory_args, **sizes)
         materialise(network, shape, role)
     else:
@@ -284,6 +289,19 @@ def load_teacher(
         update |= _OWN_FILE
     network = build_network(config.model_copy(update=update), spec, workspace, "teacher")
     return Teacher(network, channels=spec.channels, size=spec.size), digest
+
+
+def teacher_file_sum(experiment: Experiment, workspace: Workspace) -> str | None:
+    """Return the sha256 of the file that a run's teacher would be read from now; None if there is no such file."""
+    config, source = experiment.recipe.teacher, experiment.teacher
+    if config is None:
+        return None
+    try:
+        return sha256_of(
+            workspace.run(source.run_id).student if source else find_weights(str(config.weights), workspace)
+        )
+    except (FileNotFoundError, UsageError):
+        return None
 
 
 def _trained_network(source: Experiment, spec: DataSpec, workspace: Workspace) -> TeacherConfig:

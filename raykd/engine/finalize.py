@@ -20,6 +20,8 @@ from raykd.files import replacing
 from raykd.generators import EVERY
 from raykd.generators.waves import Wave
 from raykd.methods.base import BankMethod, mean_images_per_step
+from raykd.models.graph import trace_graph
+from raykd.models.permission import is_code
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
@@ -43,7 +45,7 @@ def finalize(
     """Write what others will use and return the result; every worker must call it."""
     world, recipe, run = built.method.world, experiment.recipe, workspace.run(experiment.run_id)
     has_student = "student" in built.method.roles
-    figures = _save_student(built, selection, run, selected_by(recipe)) if has_student else {}
+    figures = _save_student(built, selection, run, recipe) if has_student else {}
     quality = _measure_images(experiment, built, workspace)
     if world.rank == 0:
         _write_statistics(recipe, built, run)
@@ -74,9 +76,12 @@ def finalize(
     )
 
 
-def _save_student(built: Built, selection: Selection, run: RunDirectory, chosen: str) -> dict[str, Figures]:
-    """Score the selections once more and save the chosen weights; without a test split there is no oracle to score."""
-    student = built.method.student
+def _save_student(built: Built, selection: Selection, run: RunDirectory, recipe: Recipe) -> dict[str, Figures]:
+    """Score the selections once more and save the chosen weights; of the user's own network its graph too.
+
+    Without a test split there is no oracle to score.
+    """
+    student, chosen = built.method.student, selected_by(recipe)
     figures = {}
     for name in SELECTIONS if built.evaluator.images is not None else SELECTIONS[:2]:
         student.load_state_dict(selection.weights[name])
@@ -88,6 +93,12 @@ def _save_student(built: Built, selection: Selection, run: RunDirectory, chosen:
         with run.writing(), replacing(run.student) as staging:
             weights = selection.weights[chosen]
             save_weights(weights, staging, checksum_metadata(weights, built.spec.to_dict()))
+        graph = None
+        if recipe.student is not None and is_code(recipe.student):
+            graph = trace_graph(student, (built.spec.channels, built.spec.size, built.spec.size))
+        if graph is not None:
+            with run.writing(), replacing(run.graph) as staging:
+                save_weights(graph[0], staging, graph[1])
 
     built.method.world.agree(save, on_first=True)
     return figures

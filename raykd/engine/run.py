@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from raykd.artifacts.bank import check_products
+from raykd.artifacts.bank import check_products, open_bank
 from raykd.config.runtime import Runtime
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
-from raykd.engine.build import Built, build, check
+from raykd.engine.build import Built, build, check, teacher_file_sum
 from raykd.engine.disk import require_space
 from raykd.engine.finalize import finalize
 from raykd.engine.fit import fit
@@ -23,7 +23,8 @@ from raykd.engine.selection import Selection
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, SetupError, UsageError
-from raykd.files import sha256_of
+from raykd.files import MANIFEST, read_json, sha256_of
+from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -49,14 +50,18 @@ class RunContext:
 def run(experiment: Experiment, context: RunContext) -> RunResult:
     """Train a run, its teacher and its bank first if they are runs, its controls after.
 
-    Every worker calls this, and every worker gets the run's result.
+    Every worker calls this, and every worker gets the run's result. The experiment is one of the user's recipes: code
+    that it names may run.
 
     Raises:
         Interrupted: when a stop was asked for, or at ``context.until``; everything up to that step is saved.
         RaykdError: for what the user must correct.
     """
+    permit(experiment.networks)
     for source in experiment.sources:
-        if not _is_finished(source, context):
+        if _is_finished(source, context):
+            context.world.agree(partial(check_teacher_file, source, context.workspace), on_first=True)
+        else:
             check(experiment, context.world, context.workspace)
             logger.info("run %s, which this one builds on, is not finished: training it first", source.run_id)
             run(source, replace(context, until=None))
@@ -84,16 +89,66 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
         workspace.pull([experiment.run_id], world)
         finished = world.agree(directory.result, on_first=True)
         if finished is not None:
+            world.agree(lambda: check_teacher_file(experiment, workspace), on_first=True)
             logger.info("%s is finished already: reading its result", experiment.run_id)
             return finished
         world.agree(workspace.sweep, on_first=True)
         make_image_sets(experiment, world, workspace)
+        world.agree(lambda: _check_generators(experiment, workspace), on_first=True)
         built, selection, seconds = _train_from_newest(experiment, context, context.make_reporter(directory))
         result = finalize(experiment, built, selection, seconds, workspace)
         steps = built.method.steps_done
         world.agree(lambda: _close(directory, result, steps), on_first=True)
         workspace.push(experiment.run_id, world)
         return result
+
+
+def check_teacher_file(experiment: Experiment, workspace: Workspace) -> None:
+    """Refuse the result of a finished run whose teacher's file holds other weights by now: it is not this teacher's.
+
+    A run's id has the file's name. Where the file is gone the result stands, and so it does where the teacher is a run,
+    of which the id has all that decides it.
+
+    Raises:
+        UsageError: with both sums.
+    """
+    if experiment.recipe.teacher is None or experiment.teacher is not None:
+        return
+    trained = workspace.run(experiment.run_id).environment().get("teacher_sha256")
+    found = teacher_file_sum(experiment, workspace)
+    if None not in (trained, found) and trained != found:
+        raise UsageError(
+            f"run {experiment.run_id} is finished, and {experiment.recipe.teacher.weights} was replaced since: its "
+            f"teacher's weights had sha256 {trained}, now it is {found}. Give the new weights a name of their own, or "
+            f"another store by --out; to read the old result, put the old file back or use `raykd evaluate`"
+        )
+
+
+def _check_generators(experiment: Experiment, workspace: Workspace) -> None:
+    """Refuse generators that were trained against other weights than those of this run's teacher.
+
+    Raises:
+        UsageError: with both sums.
+        CorruptError: if the bank's manifest, or the teacher, is damaged.
+    """
+    images = experiment.training_set
+    if images is not None:
+        what = f"the set {images.name}"
+        manifest = read_json(workspace.store / images.name / MANIFEST, "remove that folder to have the set made again")
+    elif experiment.bank_id is not None:
+        what = f"the bank of run {experiment.bank_id}"
+        manifest = dict(open_bank(workspace.run(experiment.bank_id)).manifest)
+    else:
+        return
+    trained, found = manifest.get("teacher_sha256"), teacher_file_sum(experiment, workspace)
+    if None not in (trained, found) and trained != found:  # what earlier releases made does not tell
+        if experiment.teacher is not None:
+            workspace.run(experiment.teacher.run_id).check_student(experiment.teacher.recipe)
+        raise UsageError(
+            f"{what} was made with a teacher of other weights than that of run {experiment.run_id} (sha256 {trained} "
+            f"then, {found} here): put those weights back, or use another store, in which the generators are trained "
+            "with these"
+        )
 
 
 def _train_from_newest(

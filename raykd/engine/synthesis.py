@@ -32,6 +32,7 @@ from raykd.files import (
     write_json,
     writing,
 )
+from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.results import SyntheticSet
@@ -43,14 +44,17 @@ from raykd.store.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 
-def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None, world: World) -> SyntheticSet:
+def synthesize(
+    run: RunDirectory, images: int, out: Path, data_root: Path | None, world: World, *, allow_code: bool = False
+) -> SyntheticSet:
     """Write a set of so many images of a run's generators to ``out``, or what is missing of it; return what it is.
 
     ``run`` is the directory of a bank's run, of a run that learned from a bank in the same store, or of a finished run
     whose method trains a generator beside its student. The same call continues after the last whole file, and a
-    finished set is only checked.
+    finished set is only checked. With ``allow_code`` code that the runs name may run.
 
     Raises:
+        CodeRefused: for networks whose code nobody has permitted.
         UsageError: for a run without generators, a teacher that is not there or another, or a folder in use otherwise.
         CorruptError: if the bank or what is in ``out`` is damaged.
         SetupError: if the disk does not take the set.
@@ -59,6 +63,10 @@ def synthesize(run: RunDirectory, images: int, out: Path, data_root: Path | None
         raise UsageError(f"images is {images}; a set has 1 image or more")
     origin = _find_generators(run)
     experiment, workspace = origin.experiment(), Workspace(data_root, origin.path.resolve().parent)
+    if allow_code:
+        permit(experiment.networks, remember=False)
+    for network in experiment.networks:
+        require_permission(network, f"run {origin.name}")
     recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
     source: ImageSource
     if origin.has_bank or not makes_images(recipe):
@@ -116,6 +124,7 @@ def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) 
     Raises:
         RaykdError: on all workers, as ``synthesize``.
     """
+    permit(experiment.networks)
     sets = experiment.image_sets
     # Rank 0 works alone here: a collective of the run's world would wait for the others.
     single = World.alone(world.device, world.precision)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from raykd.errors import UsageError
-from raykd.models.weights import first_line
+from raykd.models.factories import first_line
 
 logger = logging.getLogger(__name__)
 

@@ -1,24 +1,20 @@
-"""Weights from a user's file, and architectures from a user's module.
+"""Weights from a user's file.
 
 A weights file gives tensors and nothing else; no code in it is ever executed. What stands in it is matched with the
 network by names and shapes, whoever wrote it; whatever was undone or left out on the way is logged.
 """
 
-import importlib
-import inspect
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from raykd.errors import UsageError, did_you_mean
-from raykd.models import in_memory
+from raykd.errors import UsageError
 from raykd.models.key_layouts import LAYOUTS
 from raykd.models.weights_file import CONVERT, read_weights
-from raykd.surroundings import folder_searched
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +97,19 @@ def _check_values(state: State, expected: State, path: Path) -> None:
             raise UsageError(f"{path}: {key} is {kind}; save it as plain numbers: tensor.to_dense() or dequantize()")
         if expected[key].is_floating_point() and not value.is_floating_point():
             raise UsageError(f"{path}: {key} holds {value.dtype}, and the network's are floats; save it as such")
+        if _overflows(value, expected[key].dtype):
+            raise UsageError(
+                f"{path}: {key} holds {value.dtype} beyond the range of the network's {expected[key].dtype}, in which "
+                "they would be infinite: give the weights of a sound training"
+            )
+
+
+def _overflows(value: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether finite numbers would be infinite as ``dtype``."""
+    if not (value.is_floating_point() and dtype.is_floating_point):
+        return False
+    most = torch.finfo(dtype).max
+    return torch.finfo(value.dtype).max > most and bool((value.isfinite() & (value.abs() > most)).any())
 
 
 def _find_tensors(
@@ -298,94 +307,3 @@ def _suggestion(state: State) -> str:
 def _listed(keys: Collection[str]) -> str:
     shown = list(keys)[:MAX_LISTED]
     return ", ".join(shown) + (", ..." if len(keys) > len(shown) else "")
-
-
-def load_factory(target: str, arguments: Mapping[str, Any] | None = None, **sizes: Any) -> nn.Module:
-    """Call the function (or class) ``target``, written ``module:function``, and return its network.
-
-    The module is looked for in the current directory, then on ``sys.path``; what it imports, in the standard library
-    before both. ``in-memory:NAME`` is a network that this
-    process was given as an object (see ``raykd.models.in_memory``).
-
-    Args:
-        target: the function.
-        arguments: what to call it with.
-        sizes: given beside them where the function has parameters of these names.
-
-    Raises:
-        UsageError: no such module or function, arguments it does not take, an error in it, or another result.
-    """
-    if target.startswith(in_memory.PREFIX):
-        return in_memory.build_registered(target)
-    module_name, colon, attribute = target.partition(":")
-    if not (module_name and colon and attribute):
-        raise UsageError(f"factory must be 'module:function', got {target!r}")
-    with folder_searched(str(Path.cwd()), module_name):
-        function = _find(module_name, attribute)
-        given = {**_parameters_among(function, sizes), **(arguments or {})}
-        _check_call(function, given, target)
-        try:
-            network = function(**given)
-        except (Exception, SystemExit) as error:  # the user's own code: it may fail in any way
-            raise UsageError(f"factory {target} failed: {type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"factory {target} returned a {type(network).__name__}; it must return an nn.Module")
-    return network
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what the user's own code says of an error, cut to a line's length."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "without a word")[:300]
-
-
-def _check_call(function: Callable[..., object], given: Mapping[str, Any], target: str) -> None:
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # of a builtin, which may have none
-        return
-    try:
-        signature.bind(**given)
-    except TypeError as error:
-        raise UsageError(
-            f"factory {target} cannot be called with {dict(given)}: {error}; set 'factory_args' to its arguments, as "
-            f"in {{num_classes: 10}}; it is {attribute_of(target)}{signature}"
-        ) from error
-
-
-def attribute_of(target: str) -> str:
-    """Return the function's part of ``module:function``."""
-    return target.partition(":")[2]
-
-
-def _parameters_among(function: Callable[..., object], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the values that the function has a parameter of this name for."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:
-        return {}
-    named = {name for name, one in parameters.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-    return {name: value for name, value in values.items() if name in named}
-
-
-def _find(module_name: str, attribute: str) -> Callable[..., object]:
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name != missing and not module_name.startswith(f"{missing}."):
-            raise UsageError(f"factory module {module_name!r} needs {missing!r}: {error}") from error
-        raise UsageError(
-            f"no module {module_name!r} for the factory, neither in {Path.cwd()} nor on sys.path; "
-            "install it or start from the directory that holds it"
-        ) from error
-    except (Exception, SystemExit) as error:  # the user's own code: it may fail in any way
-        raise UsageError(
-            f"importing factory module {module_name!r} failed: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    candidate = getattr(module, attribute, None)
-    if not callable(candidate):
-        hint = did_you_mean(attribute, [name for name in vars(module) if not name.startswith("_")])
-        raise UsageError(f"module {module_name!r} has no function {attribute!r}{hint}")
-    function: Callable[..., object] = candidate
-    return function

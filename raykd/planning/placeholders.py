@@ -18,6 +18,7 @@ from raykd.files import MANIFEST
 from raykd.generators import GeneratorBank, GeneratorConfig
 from raykd.methods.base import BankMethod
 from raykd.models.moments import MomentTeacher
+from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment, ImageSet
 from raykd.recipe.recipe import Recipe, without_test
 from raykd.recipe.sections import CalibrationConfig, NetworkConfig
@@ -35,6 +36,7 @@ def make_placeholders(experiment: Experiment, workspace: Workspace, store: Path)
     Raises:
         UsageError: where sections of the recipe do not fit together.
     """
+    permit(experiment.networks)
     store.mkdir(parents=True, exist_ok=True)
     scratch = Workspace(workspace.data, store)
     notes = [*_supply_teacher(experiment, workspace, scratch), *_supply_bank(experiment, workspace, scratch)]

@@ -38,6 +38,7 @@ from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError, error_to_dict
 from raykd.generators import EVERY, GeneratorBank
 from raykd.methods.base import BankMethod
+from raykd.models.permission import permit
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.experiment import experiment_from_dict
 from raykd.recipe.recipe import Recipe, without_test
@@ -81,6 +82,7 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     if task.workers > 1:
         world = SimulatedWorld(0, task.workers, world.device, world.precision)
     experiment = experiment_from_dict(task.experiment)
+    permit(experiment.networks)
     recipe = experiment.recipe
     workspace = Workspace(Path(task.data_root) if task.data_root else None, Path(task.store))
     built = build(experiment.with_recipe(without_test(recipe)), world, runtime, workspace)

@@ -18,7 +18,7 @@ from raykd.config.base import Config
 from raykd.config.overrides import override_pairs
 from raykd.errors import UsageError
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
-from raykd.recipe.sections import BankConfig
+from raykd.recipe.sections import BankConfig, NetworkConfig, TeacherConfig
 
 
 class ImageSet(NamedTuple):
@@ -69,6 +69,12 @@ class Experiment:
         before = [run for source in self.sources for run in source.runs]
         after = [run for control in self.controls for run in control.runs]
         return list({run.run_id: run for run in [*before, self, *after]}.values())
+
+    @property
+    def networks(self) -> list[NetworkConfig | TeacherConfig]:
+        """Return the sections of all its runs that name a network."""
+        sections = [section for run in self.runs for section in (run.recipe.teacher, run.recipe.student)]
+        return [section for section in sections if section is not None]
 
     @property
     def bank_id(self) -> str | None:
@@ -184,7 +190,7 @@ def _rebuild(run_id: str, entries: Mapping[str, Any], trail: tuple[str, ...]) ->
         raise UsageError(f"run {run_id} builds on itself")
     entry, trail = entries[run_id], (*trail, run_id)
     recipe = recipe_from_dict(entry["recipe"])
-    if not (run_id.startswith(f"{recipe.name}-") and run_id.endswith(f"-s{recipe.seed}")):
+    if not (run_id.startswith(f"{recipe.name}-") and run_id.endswith(f"-s{recipe.seed}")) or "/" in run_id:
         raise UsageError(f"run {run_id} has the recipe of another, {recipe.name!r} with seed {recipe.seed}")
 
     def source(source_id: str | None) -> Experiment | None:

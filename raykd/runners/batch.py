@@ -10,10 +10,12 @@ from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.build import check
-from raykd.errors import MissingData
+from raykd.engine.run import check_teacher_file
+from raykd.errors import MissingData, UsageError
 from raykd.recipe.experiment import Experiment
+from raykd.results import RunResult
 from raykd.runners.outcome import RunOutcome
-from raykd.store.workspace import Location, open_workspace
+from raykd.store.workspace import Location, Workspace, open_workspace
 
 
 def run_batch(
@@ -65,7 +67,7 @@ def run_batch(
     for run in runs:
         result = workspace.run(run.run_id).result()
         if result is not None:
-            outcomes[run.run_id] = RunOutcome(result)
+            outcomes[run.run_id] = _outcome_of(run, result, workspace)
         elif run.run_id in missing:
             outcomes[run.run_id] = RunOutcome(None, str(missing[run.run_id]))
         else:
@@ -81,6 +83,15 @@ def run_batch(
     with needs_ray(cluster):
         from raykd.runners.ray.pool import RunPool
     return RunPool(cluster, workspace, waiting, outcomes, on_outcome).run(should_stop)
+
+
+def _outcome_of(run: Experiment, result: RunResult, workspace: Workspace) -> RunOutcome:
+    """Return how a finished run ended; as failed where its result is not that of its teacher's file any more."""
+    try:
+        check_teacher_file(run, workspace)
+    except UsageError as error:
+        return RunOutcome(None, str(error))
+    return RunOutcome(result)
 
 
 def _in_order(experiments: Sequence[Experiment]) -> list[Experiment]:

@@ -109,11 +109,15 @@ class Remote:
         return join(self.address, name)
 
     def entries(self, name: str, *, deep: bool = True) -> dict[str, Entry]:
-        """Return all files below ``name`` by their paths relative to it; empty where there is nothing."""
+        """Return all files below ``name`` by their paths relative to it; empty where there is nothing.
+
+        A key that would lead out of the folder it is copied to is nobody's of ours, and left out.
+        """
         base = self._path(name)
         selector = pafs.FileSelector(base, recursive=deep and bool(name), allow_not_found=True)
         found = self._with_retries("list", name, lambda: self._filesystem.get_file_info(selector))
-        return {one.path[len(base) + 1 :]: _entry(one) for one in found if one.type == pafs.FileType.File}
+        files = {one.path[len(base) + 1 :]: _entry(one) for one in found if one.type == pafs.FileType.File}
+        return {path: entry for path, entry in files.items() if ".." not in path.split("/")}
 
     def entry(self, name: str) -> Entry:
         """Return what there is to know of a file.

@@ -9,6 +9,7 @@
     samples/ tensorboard/ what people look at
     checkpoints/          see raykd.store.checkpoint
     student.safetensors   the chosen weights of a finished run
+    student_graph.safetensors  what a student that is the user's own code computes, see raykd.models.graph
     statistics.safetensors  class-conditional statistics that a network with BatchNorm leaves behind
     bank/                 see raykd.artifacts.bank
     error.log             the traceback of a fault of ours
@@ -63,6 +64,7 @@ EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "envir
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
 CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
 STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
+_GRAPH = "student_graph.safetensors"
 _LOCK = ".lock"
 _CHECK = "crc32"
 _FINISHED = "finished"
@@ -104,6 +106,11 @@ class RunDirectory:
     def student(self) -> Path:
         """Return the file of its chosen weights, which is there once the run is finished."""
         return self.path / STUDENT
+
+    @property
+    def graph(self) -> Path:
+        """Return the file of its student's graph, which is there where that is code and could be traced."""
+        return self.path / _GRAPH
 
     @property
     def statistics(self) -> Path:
@@ -422,16 +429,18 @@ def runs_in(store: Path) -> list[RunDirectory]:
 
 
 def parse_rows(text: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's metrics; a line that is none, half written or not as it was written, is left out."""
-    rows = []
+    """Return the rows of a run's metrics; a line that is none, half written or not as it was written, is left out.
+
+    Files of earlier releases have no checks at all; of a file that has one, a row without is none.
+    """
+    found = []
     for line in text.splitlines():
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                continue
-            if _CHECK not in row or row.pop(_CHECK) == _check_of(row):  # rows of earlier releases have none
-                rows.append(row)
-    return rows
+            if isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool):
+                found.append((row, row.pop(_CHECK, None)))
+    is_checked = any(check is not None for _, check in found)
+    return [row for row, check in found if not is_checked or check == _check_of(row)]
 
 
 def _format_row(row: Mapping[str, float]) -> str:

@@ -217,7 +217,7 @@ class Workspace:
         """
         if self.data_mirror is not None:
             for name, split in _data_of(recipe, train):
-                if not name.startswith((".", "/", STORED)):
+                if not name.startswith((".", "/", STORED)) and ".." not in Path(name).parts:
                     self.data_mirror.pull_once(name, split)
 
 

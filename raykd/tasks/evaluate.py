@@ -16,6 +16,8 @@ from raykd.engine.selection import check_shapes
 from raykd.engine.state import unfit
 from raykd.errors import CorruptError, UsageError
 from raykd.files import damaged, is_file
+from raykd.models.graph import read_graph
+from raykd.models.permission import CodeRefused, permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
@@ -24,6 +26,7 @@ from raykd.spec import DataSpec
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
 from raykd.store.run_directory import RunDirectory, selected_by
 from raykd.store.workspace import Workspace
+from raykd.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -108,18 +111,22 @@ def open_run(run: RunDirectory) -> Outcome:
     return Outcome(experiment, selected, checkpoint.step, weights, steps, newest)
 
 
-def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Evaluation:
+def evaluate_run(run: RunDirectory, data_root: Path | None, world: World, *, allow_code: bool = False) -> Evaluation:
     """Return the figures of a run's student on the test split, with its teacher's if there is one.
 
+    With ``allow_code`` code that the run names may run; without it, a student that is code is computed by its graph.
+
     Raises:
+        CodeRefused: if its student is code that nobody has permitted, and has no graph.
         UsageError: if it is no run, or the test split is not under the data root.
         CorruptError: if recipe, weights or data are damaged.
     """
     outcome = open_run(run)
     recipe, workspace = outcome.experiment.recipe, Workspace(data_root, run.path.resolve().parent)
+    if allow_code:
+        permit(outcome.experiment.networks, remember=False)
     spec = build_spec(recipe.data, workspace)
-    assert recipe.student is not None, "open_run found its weights"
-    student = build_network(recipe.student.model_copy(update={"weights": None}), spec, workspace, "student")
+    student = build_student(run, outcome, spec, workspace)
     teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)
     opened = OpenedData(data_root)
     test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
@@ -143,6 +150,28 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World) -> Eva
         best=figures.get("best"),
         teacher=evaluator.score_teacher(),
     )
+
+
+def build_student(run: RunDirectory, outcome: Outcome, spec: DataSpec, workspace: Workspace) -> nn.Module:
+    """Return the network of a run's student, whose weights are still to be loaded.
+
+    Where it is code that nobody has permitted, it is computed by its graph, if the run has kept one.
+
+    Raises:
+        CodeRefused: if there is none.
+        CorruptError: if that is damaged.
+    """
+    config = outcome.experiment.recipe.student
+    assert config is not None, "open_run found its weights"
+    try:
+        require_permission(config, f"run {run.name}")
+    except CodeRefused:
+        if not (is_file(run.graph) and is_file(run.student)):
+            raise
+        logger.info("%s is code, which is not run: the run's graph is computed (--allow-code runs it)", config.factory)
+        weights = read_tensors(run.student, "restore it from a backup")
+        return read_graph(run.graph, weights, (spec.channels, spec.size, spec.size))
+    return build_network(config.model_copy(update={"weights": None}), spec, workspace, "student")
 
 
 def _reachable_teacher(

@@ -26,6 +26,7 @@ from raykd.methods import METHODS
 from raykd.methods.base import PATCHES
 from raykd.models.adapters import BATCH_DEPENDENT, depends_on_batch
 from raykd.models.moments import MomentTeacher
+from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -68,13 +69,15 @@ class Subject:
         return self.run.name if self.run is not None else Path(str(self.network.weights)).stem
 
 
-def subject_of_run(run: RunDirectory) -> Subject:
-    """Return the student of a run directory: it may be the next one's teacher.
+def subject_of_run(run: RunDirectory, *, allow_code: bool = False) -> Subject:
+    """Return the student of a run directory: it may be the next one's teacher. It may be code with ``allow_code``.
 
     Raises:
         UsageError: if it is no run directory, or nothing is saved in it yet.
         CorruptError: if what it holds is damaged.
     """
+    if allow_code:
+        permit(run.experiment().networks, remember=False)
     recipe = open_run(run).experiment.recipe
     assert recipe.student is not None, "open_run found its weights"
     return Subject(recipe.data, recipe.student, run)
@@ -99,16 +102,18 @@ def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
         raise explain(error, str(path), _Pair, raw) from None
     if pair.teacher.recipe is not None:
         raise UsageError(f"{path}: the teacher is a recipe; name that instead of this file: {pair.teacher.recipe}")
+    permit([pair.teacher])
     return Subject(pair.data, pair.teacher)
 
 
 def subject_of_recipe(experiment: Experiment, store: Path) -> Subject:
-    """Return the recipe's teacher; of a recipe that needs none, its own finished student.
+    """Return the teacher of a recipe of the user's; of a recipe that needs none, its own finished student.
 
     Raises:
         UsageError: if the run that supplies it is not in ``store``.
     """
     recipe = experiment.recipe
+    permit(experiment.networks)
     if recipe.teacher is not None and recipe.teacher.recipe is None:
         return Subject(recipe.data, recipe.teacher)
     source = experiment.teacher or experiment
@@ -172,6 +177,7 @@ def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tupl
     """Return the network with its weights, and the sha256 of their file; None while its run is unfinished.
 
     Raises:
+        CodeRefused: if it is code that nobody has permitted.
         UsageError: if network, weights and data do not fit together.
         CorruptError: if the weights are damaged.
     """
@@ -180,6 +186,7 @@ def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tupl
         return build_network(subject.network, spec, workspace, "teacher"), sha256_of(
             find_weights(subject.network.weights, workspace)
         )
+    require_permission(subject.network, f"run {subject.run.name}")
     bare = subject.network.model_copy(update={"weights": None})
     network = build_network(bare, spec, workspace, "teacher")
     outcome: Outcome = open_run(subject.run)

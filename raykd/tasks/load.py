@@ -10,26 +10,29 @@ from raykd.engine.build import build_network, build_spec
 from raykd.errors import UsageError
 from raykd.files import parse_content
 from raykd.models.in_memory import copy_network
+from raykd.models.permission import permit
 from raykd.models.student import Student
 from raykd.models.weights import load_weights
 from raykd.recipe.sections import NetworkConfig
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
-from raykd.tasks.evaluate import open_run
+from raykd.tasks.evaluate import build_student, open_run
 from raykd.tensors import DESCRIPTION, read_tensor_file
 
 _RESTORE = "give the file itself, or restore it from a backup"
 
 
-def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student:
+def load_student(run: RunDirectory, network: nn.Module | None = None, *, allow_code: bool = False) -> Student:
     """Return the student that counts of a run, finished or not, on the CPU; no random state is touched.
 
     Args:
         run: its directory.
         network: of the student's architecture, where the recipe names one that only its program knew; it is copied.
+        allow_code: whether a factory that the run names may run.
 
     Raises:
+        CodeRefused: if its architecture is code that nobody has permitted, and there is no graph of it.
         UsageError: if it is no run directory, nothing is saved in it yet, or the architecture is not known here.
         CorruptError: if what it holds is damaged.
     """
@@ -38,8 +41,13 @@ def load_student(run: RunDirectory, network: nn.Module | None = None) -> Student
     assert config is not None, "open_run found its weights"
     workspace = Workspace(None, run.path.resolve().parent)
     spec = run.data() or build_spec(outcome.experiment.recipe.data, workspace)
-    bare = config.model_copy(update={"weights": None})
-    student = _build(bare, spec, workspace) if network is None else copy_network(network)
+    if allow_code:
+        permit([config], remember=False)
+    if network is not None:
+        student = copy_network(network)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            student = build_student(run, outcome, spec, workspace)
     outcome.load_into(student)
     return Student(student, spec)
 

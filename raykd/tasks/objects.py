@@ -18,11 +18,12 @@ from raykd.data.arrays import read_arrays, write_arrays
 from raykd.engine.build import build_spec
 from raykd.errors import RaykdError, UsageError
 from raykd.methods import METHODS
+from raykd.models.factories import load_factory
 from raykd.models.in_memory import PREFIX, register, same_network
-from raykd.models.weights import load_factory
+from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
-from raykd.recipe.sections import DataConfig
+from raykd.recipe.sections import DataConfig, TeacherConfig
 from raykd.spec import DataSpec
 from raykd.store.remote import is_remote
 from raykd.store.workspace import STORED, Location, Workspace, local_folder, open_workspace
@@ -89,10 +90,10 @@ def experiment_of(
 
 def network_section(network: nn.Module, spec: DataSpec, workspace: Workspace) -> dict[str, Any]:
     """Keep the weights of a network in the store; return the section that names them and its class."""
-    return {
-        "factory": _importable_class(network, spec) or register(network),
-        "weights": workspace.keep_network(network),
-    }
+    factory = _importable_class(network, spec) or register(network)
+    section = TeacherConfig(factory=factory, weights=workspace.keep_network(network))
+    permit([section])
+    return {"factory": section.factory, "weights": section.weights}
 
 
 def data_section(data: Images, workspace: Workspace) -> DataConfig:
@@ -119,8 +120,8 @@ def refuse_networks_of_this_process(experiment: Experiment) -> None:
         UsageError: naming the run.
     """
     for run in experiment.runs:
-        for section in (run.recipe.teacher, run.recipe.student):
-            if section is not None and section.factory is not None and section.factory.startswith(PREFIX):
+        for section in run.networks:
+            if section.factory is not None and section.factory.startswith(PREFIX):
                 raise UsageError(
                     f"run {run.run_id} has a network that only this process can make: train it without a cluster, or "
                     "put its class into a module that workers can import"

@@ -14,7 +14,12 @@ from raykd.tasks.inspect import Subject, subject_of_file, subject_of_recipe, sub
 
 
 def open_subject(
-    source: str, overrides: Iterable[str], store: str | Path, data_root: str | Path | None
+    source: str,
+    overrides: Iterable[str],
+    store: str | Path,
+    data_root: str | Path | None,
+    *,
+    allow_code: bool = False,
 ) -> tuple[Subject, Workspace]:
     """Return a teacher, see ``find_subject``, and where its data and weights are.
 
@@ -29,18 +34,19 @@ def open_subject(
             f"store is {masked(str(store))}, and this reads folders of this machine: give the address of a run in it"
         )
     data, folder = data_folder(data_root), Path(store).expanduser()
-    subject = find_subject(source, overrides, folder)
+    subject = find_subject(source, overrides, folder, allow_code=allow_code)
     beside = folder if subject.run is None else subject.run.path.resolve().parent
     return subject, Workspace(data, beside)
 
 
-def find_subject(source: str, overrides: Iterable[str], store: Path) -> Subject:
+def find_subject(source: str, overrides: Iterable[str], store: Path, *, allow_code: bool = False) -> Subject:
     """Return the teacher that a run directory, a YAML file of data and teacher, or a recipe stands for.
 
     Args:
         source: a path, an address, or a recipe's name.
         overrides: ``KEY=VALUE`` pairs, of a file or a recipe.
         store: where runs of recipes are looked for.
+        allow_code: whether code that a run directory names may run.
 
     Raises:
         UsageError: if there is none, or the overrides do not fit it.
@@ -51,7 +57,7 @@ def find_subject(source: str, overrides: Iterable[str], store: Path) -> Subject:
     if path.is_dir():
         if pairs:
             raise UsageError(f"a run is what it is: {pairs[0]!r} cannot be set for a run directory")
-        return subject_of_run(RunDirectory(path))
+        return subject_of_run(RunDirectory(path), allow_code=allow_code)
     if path.is_file():
         subject = subject_of_file(path, pairs)
         if subject is not None:

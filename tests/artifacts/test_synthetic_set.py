@@ -1,5 +1,6 @@
 """Sets of generated images: what 8 bits keep of them, how they are opened, and which folders they may go to."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,39 @@ def test_a_stream_shows_what_was_stored(root: Path) -> None:
     nearest = (shown[:, None] - IMAGES).abs().amax((2, 3, 4)).min(1)
     assert (nearest.values <= 30 / 255 / 2 + 1e-5).all()
     assert (labels == nearest.indices % 3).all()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_flipped_bit_changes_what_is_read(root: Path, streamed: bool) -> None:
+    path = sorted((root / "made").glob("*.parquet"))[0]
+    whole, right = path.read_bytes(), read_file(path, streamed)
+    outcomes = Counter[str]()
+    # Every bit of the first page's header, which bears no sum, and bits all over the file.
+    for bit in (*range(8 * 64), *range(8 * 64, 8 * len(whole), 97)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = read_file(path, streamed)
+        except CorruptError as error:
+            assert str(path) in str(error), bit
+            outcomes["refused"] += 1
+            continue
+        assert all(map(torch.equal, found, right)), f"bit {bit} changes what is trained on"
+        outcomes["harmless"] += 1
+    assert outcomes["refused"] > 300
+
+
+def read_file(path: Path, streamed: bool) -> tuple[Tensor, Tensor]:
+    """Pixels and labels, as both ways of reading have them."""
+    if not streamed:
+        parts = list(parquet.read([path], lambda images: images))
+    else:
+        groups = enumerate(parquet.row_groups(path))
+        parts = [
+            part for group, rows in groups for part in parquet.read_rows(path, group, torch.arange(rows), lambda x: x)
+        ]
+    return torch.cat([pixels for pixels, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def test_the_ledger_keeps_generated_images_apart(root: Path) -> None:

@@ -23,6 +23,7 @@ from raykd.engine.build import build
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
+from raykd.errors import CorruptError
 from raykd.models import build_model
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import resolve
@@ -283,6 +284,23 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: str, caplog: p
     assert torch.equal(first, again)
     assert "is damaged" in caplog.text
     assert path.read_bytes() == whole
+
+
+def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
+    images, store = made_images(), tmp_path / "cached"
+    right = cached(made_teacher(), images, store)
+    (path,) = kept(tmp_path)
+    whole = path.read_bytes()
+    refused = 0
+    for bit in range(0, 8 * len(whole), 97):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert torch.equal(module._read(path, *right.shape), right), bit
+        except CorruptError:
+            refused += 1
+    assert refused > 40
 
 
 def test_what_does_not_fit_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

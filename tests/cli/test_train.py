@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import Raykd, WriteRecipe
 
@@ -36,6 +37,23 @@ def test_json_is_the_result_on_one_line(raykd: Raykd, tiny: WriteRecipe) -> None
     assert json.loads(again.stdout.splitlines()[-1]) == first
     assert "finished already" in again.stderr
     assert "img/s" not in again.stderr, "what is read is not reported as if it were trained"
+
+
+def test_a_finished_run_is_not_the_result_of_a_teacher_that_was_replaced(
+    raykd: Raykd, tiny: WriteRecipe, teacher: Path
+) -> None:
+    recipe = tiny()
+    run = json.loads(raykd("train", recipe, "--json").stdout.splitlines()[-1])["run"]
+    whole = teacher.read_bytes()
+    save_file({name: tensor + 1 for name, tensor in load_file(teacher).items()}, teacher)
+    told = raykd("train", recipe)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert f"run {run} is finished, and teacher.safetensors was replaced since" in told.stderr
+    assert raykd("train", recipe, "--out", "elsewhere").exit_code == 0
+    teacher.write_bytes(whole)
+    assert raykd("train", recipe).exit_code == 0
+    teacher.unlink()
+    assert raykd("train", recipe).exit_code == 0, "nobody says that it is another"
 
 
 def test_seeds_run_one_after_another_and_are_averaged(raykd: Raykd, tiny: WriteRecipe) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from raykd.artifacts.bank import open_bank
 from raykd.config.runtime import Runtime
@@ -13,10 +14,11 @@ from raykd.distributed.host import prepare_host
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
-from raykd.errors import UsageError
+from raykd.errors import CorruptError, UsageError
+from raykd.files import sha256_of
 from raykd.generators import GeneratorBank
 from raykd.recipe.experiment import resolve
-from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
+from raykd.store.checkpoint import latest_checkpoint, read_checkpoint, save_weights
 from raykd.store.run_directory import RunDirectory
 from tests.golden.shrunk import shrunk
 
@@ -103,6 +105,26 @@ def test_one_bank_serves_different_students_and_says_so(whole: tuple[Path, torch
         assert (bank / "bank" / "manifest.json").stat().st_mtime_ns == written
         by_id = run(resolve(load("lsgdfd_digits", [f"bank={{run: {bank.name}}}", "student.model=lenet5_half"])), place)
         assert by_id.run != result.run
+
+
+def test_a_student_of_another_teacher_is_refused(whole: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+    with shrunk(STEPS, whole[0]) as (place, load):
+        experiment = resolve(load("lsgdfd_digits", ["student.model=lenet5", "seed=7"]))
+        assert experiment.teacher is not None
+        student = place.workspace.run(experiment.teacher.run_id).student
+        trained = student.read_bytes()
+        try:
+            tensors = load_file(student)
+            save_weights({name: tensor * 2 for name, tensor in tensors.items()}, student)
+            place.workspace.run(experiment.teacher.run_id).write_status(student_sha256=sha256_of(student))
+            with pytest.raises(UsageError, match=r"other weights than .* \(sha256 \w{64} then, \w{64} here\): put"):
+                run(experiment, place)
+            student.write_bytes(trained[:-1] + bytes([trained[-1] ^ 1]))
+            with pytest.raises(CorruptError, match=r"student\.safetensors is damaged"):
+                run(experiment, place)
+        finally:
+            student.write_bytes(trained)
+            place.workspace.run(experiment.teacher.run_id).write_status(student_sha256=sha256_of(student))
 
 
 def test_statistics_from_a_file_are_those_from_the_teacher(whole: tuple[Path, torch.Tensor]) -> None:

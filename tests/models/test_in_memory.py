@@ -6,8 +6,8 @@ from torch import nn
 
 from raykd.errors import UsageError
 from raykd.models import in_memory
+from raykd.models.factories import load_factory
 from raykd.models.in_memory import build_registered, register, same_network
-from raykd.models.weights import load_factory
 
 
 @pytest.fixture(autouse=True)

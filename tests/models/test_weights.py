@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from raykd.errors import CorruptError, UsageError
 from raykd.models import build_model
-from raykd.models.weights import load_factory, load_weights
+from raykd.models.weights import load_weights
 
 
 def lenet(num_classes: int = 10, channels: int = 1, name: str = "lenet5_bn") -> nn.Module:
@@ -99,6 +98,22 @@ def test_published_checkpoint_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(network.state_dict()[key], value) for key, value in stored.items())
 
 
+def test_numbers_that_overflow_in_the_networks_precision_are_refused_by_name(tmp_path: Path) -> None:
+    state = {
+        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in lenet().state_dict().items()
+    }
+    path, last = tmp_path / "w.safetensors", list(state)[-1]
+    state[last][0] = 3e38
+    safetensors.torch.save_file(state, path)
+    load_weights(lenet(), path)
+    state[last][0] = -4e38
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(
+        UsageError, match=rf"{last} holds torch.float64 beyond the range of the network's torch.float32"
+    ):
+        load_weights(lenet(), path)
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("by_torch", [True, False])
 def test_pickled_code_is_refused_and_never_run(tmp_path: Path, by_torch: bool, protocol: int) -> None:
@@ -180,54 +195,3 @@ def test_files_without_weights_are_refused(tmp_path: Path, content: object, mess
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(UsageError, match=message):
         load_weights(lenet(), tmp_path / "w.pt")
-
-
-@pytest.fixture
-def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module in the current directory, under a name no other test uses."""
-    name = f"own_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(
-        "from torch import nn\n"
-        "LIMIT = 3\n"
-        "def build(num_classes):\n"
-        "    import own_sibling\n"
-        "    return nn.Linear(own_sibling.WIDTH, num_classes)\n"
-        "def build_number():\n"
-        "    return 3\n"
-        "class Net(nn.Linear):\n"
-        "    pass\n"
-    )
-    (tmp_path / "own_sibling.py").write_text("WIDTH = 2\n")
-    (tmp_path / "own_broken.py").write_text("1 / 0\n")
-    (tmp_path / "own_needy.py").write_text("import absent_package\n")
-    monkeypatch.chdir(tmp_path)
-    return name
-
-
-def test_a_factory_in_the_current_directory_is_called(own_code: str) -> None:
-    before = list(sys.path)
-    built = load_factory(f"{own_code}:build", num_classes=4)
-    assert isinstance(built, nn.Linear) and built.weight.shape == (4, 2)
-    assert isinstance(load_factory(f"{own_code}:build", num_classes=4, size=32), nn.Linear), (
-        "takes what it has names for"
-    )
-    assert isinstance(load_factory(f"{own_code}:Net", in_features=1, out_features=2), nn.Linear)
-    assert sys.path == before
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ("no_colon", "must be 'module:function', got 'no_colon'"),
-        ("absent_module:build", "no module 'absent_module' for the factory, neither in"),
-        ("{own}:biuld", "has no function 'biuld'; did you mean 'build'"),
-        ("{own}:LIMIT", "has no function 'LIMIT'"),
-        ("{own}:build_number", "returned a int; it must return an nn.Module"),
-        ("{own}:build", "cannot be called with .*missing a required argument: 'num_classes'"),
-        ("own_broken:build", "importing .* failed: ZeroDivisionError"),
-        ("own_needy:build", "needs 'absent_package'"),
-    ],
-)
-def test_unusable_factories_are_refused(own_code: str, target: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        load_factory(target.format(own=own_code))

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from raykd.errors import CorruptError, UsageError
 from raykd.models import build_model, find_model
-from raykd.models.weights import load_factory, load_weights
-from tests.models import strangers
+from raykd.models.weights import load_weights
 from tests.models.test_weights import assert_same, lenet, prefixed, trained
 
 State = dict[str, Tensor]
@@ -198,32 +197,6 @@ def test_the_model_that_a_file_fits_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path, build_model("cifar_resnet20", num_classes=10, channels=3, size=32).state_dict())
     with pytest.raises(UsageError, match="'model: cifar_resnet20' has tensors of these shapes"):
         load_weights(build_model("resnet18", num_classes=10, channels=3, size=32), path)
-
-
-def test_factories_are_called_with_their_arguments() -> None:
-    module = strangers.__name__
-    assert isinstance(load_factory(f"{module}:build", {"kind": "ByView"}, num_classes=3), strangers.ByView)
-    wide = load_factory(f"{module}:Flattens", None, num_classes=5, channels=1)
-    assert wide.get_parameter("fc.weight").shape[0] == 5
-    own = load_factory(f"{module}:Flattens", {"num_classes": 7}, num_classes=5)
-    assert own.get_parameter("fc.weight").shape[0] == 7, "what is said counts"
-    with pytest.raises(UsageError, match=r"missing a required argument: 'kind'; set 'factory_args'.*build\(kind"):
-        load_factory(f"{module}:build", None, num_classes=3)
-    with pytest.raises(UsageError, match="unexpected keyword argument 'depth'"):
-        load_factory(f"{module}:Flattens", {"depth": 7})
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("exit", "failed: SystemExit: 0"),
-        ("package", "failed: ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
-        ("gpu", "failed: RuntimeError: no GPU is here$"),
-    ],
-)
-def test_a_factory_that_fails_is_named_with_its_reason(kind: str, message: str) -> None:
-    with pytest.raises(UsageError, match=f"^factory {strangers.__name__}:raising {message}"):
-        load_factory(f"{strangers.__name__}:raising", {"kind": kind})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What raykd takes of Ray without a promise is there in the Ray that is installed, and does what it is taken for."""
 
+import os
 import signal
 from types import SimpleNamespace
 from typing import Any
@@ -33,12 +34,13 @@ def test_workers_search_the_drivers_folders_behind_the_library() -> None:
     from raykd.surroundings import library_folders
 
     folders = behind_library()._py_driver_sys_path
-    folders.extend(["/here"])
+    folders.extend(["/program", os.getcwd()])  # where the program lies, and where it was started
     path = ["/packages"]
     for folder in folders:  # as a worker does
         path.insert(0, folder)
     library = library_folders()
-    assert path[: len(library) + 1] == [*library, "/here"]
+    assert path[: len(library) + 1] == [*library, "/program"]
+    assert os.getcwd() not in path[: -len(library)]
 
 
 def test_elastic_training_takes_only_numbers_that_fit() -> None:

@@ -84,9 +84,9 @@ def _replaced(content: bytes) -> Damage:
     return lambda path: path.write_bytes(content)
 
 
-def _bit(path: Path) -> None:
+def _bit(path: Path, place: float = 0.5) -> None:
     content = bytearray(path.read_bytes() or b"\n")
-    content[len(content) // 2] ^= 1
+    content[int(len(content) * place)] ^= 1
     path.write_bytes(content)
 
 
@@ -135,6 +135,9 @@ KINDS: dict[str, Damage] = {
     "gone": _gone,
     "a loop": _loop,
 }
+_FLIPS = 24
+OF_SHARDS: dict[str, Damage] = {f"a bit at {n}/{_FLIPS}": partial(_bit, place=n / _FLIPS) for n in range(_FLIPS)}
+"""Of Parquet: headers of pages, pages, and what stands behind them."""
 OF_FOLDERS: dict[str, Damage] = {"a file": _file, "gone": _gone, "a loop": _loop}
 
 
@@ -253,7 +256,7 @@ def _damages(case: Case) -> Damage:
         return lambda checkpoint: KINDS[kind](checkpoint / "state.pt")
     if kind in SHAPES:
         return SHAPES[kind]
-    return (OF_FOLDERS if is_folder(case.path) else KINDS)[kind]
+    return (OF_FOLDERS if is_folder(case.path) else KINDS | OF_SHARDS)[kind]
 
 
 def is_folder(path: str) -> bool:
@@ -272,6 +275,11 @@ def cases() -> list[Case]:
                 if path not in OF_ALL:
                     verbs = (verbs[number % len(verbs)],)
                 made += [Case(place, path, kind, verb) for verb in verbs]
+    for place, path, verb in (
+        ("set", "train-00000-of-00001.parquet", "distil on the set"),
+        ("logits", "*.parquet", "distil"),
+    ):
+        made += [Case(place, path, kind, verb) for kind in OF_SHARDS]
     of_shards = {kind for kind, (name, _) in VOUCHED.items() if name.startswith("shard")}
     of_bank = {*of_shards, "code", "no torch file", "an empty state", "a list for a state", "a method of other keys"}
     for kind in VOUCHED:
@@ -397,7 +405,7 @@ def main(words: Sequence[str]) -> None:
             if fault is not None:
                 print(f"{case.name}\n    {fault}; {outcome.told.strip().splitlines()[-2:]}", flush=True)
     columns = ["0", "4", "2", "3", "traceback"]
-    for kind in [*KINDS, "a file", *SHAPES, *VOUCHED]:
+    for kind in [*KINDS, "a file", *SHAPES, *VOUCHED, *OF_SHARDS]:
         print(f"{kind:32}", *(f"{table[kind, column]:9}" for column in columns))
     totals = {column: sum(n for (_, code), n in table.items() if code == column) for column in columns}
     print(f"{'exit code':32}", *(f"{column:>9}" for column in columns))

@@ -48,6 +48,8 @@ REPRESENTATIVE = (
     "set: manifest.json: a directory: distil on the set",
     "set: train-00000-of-00001.parquet: a bit: distil on the set",
     "set: train-00000-of-00001.parquet: half: distil on the set",
+    "set: train-00000-of-00001.parquet: a bit at 0/24: distil on the set",
+    "set: train-00000-of-00001.parquet: a bit at 21/24: distil on the set",
     "logits: *.parquet: a bit: distil",
     "logits: *.parquet: a directory: distil",
     "search: study.db: half: search",

@@ -81,6 +81,15 @@ def test_a_digit_that_flipped_and_a_line_cut_off_by_a_kill(run: RunDirectory, ca
     assert run.rows() == [{"step": 2, "loss/kd": 0.5}], "rows of earlier releases have no sum"
 
 
+def test_a_row_without_a_sum_among_others_and_a_step_that_is_no_number_are_left_out(run: RunDirectory) -> None:
+    run.append_row({"step": 2, "loss/kd": 0.5})
+    file = run.path / "metrics.jsonl"
+    file.write_text(file.read_text() + '{"step": 4, "loss/kd": 0.1}\n')
+    assert [row["step"] for row in run.rows()] == [2]
+    file.write_text('{"step": true, "loss/kd": 0.5}\n{"step": 2, "loss/kd": 0.5}\n')
+    assert run.rows() == [{"step": 2, "loss/kd": 0.5}]
+
+
 def test_the_record_counts_and_not_what_its_names_mean_by_now(run: RunDirectory, tmp_path: Path) -> None:
     (run.path / "recipe.yaml").write_text(dump_recipe(load_recipe("dafl_digits")))
     assert run.experiment().recipe.name == "kd_digits"

@@ -4,6 +4,7 @@
 and not in a run.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -34,14 +35,21 @@ class _WorkerPath(list[str]):
     """The folders that Ray puts, one by one, at the front of a worker's ``sys.path``: the last one comes first."""
 
     def extend(self, folders: Iterable[str]) -> None:
-        """Take the driver's folders, and the standard library after them, so before them on the path."""
-        super().extend([*folders, *reversed(library_folders())])
+        """Take the driver's folders, and the standard library after them, so before them on the path.
+
+        The last of them is its working directory, which is left out, since it would come before all that is installed.
+        """
+        kept = list(folders)
+        if kept[-1:] == [os.path.abspath(os.curdir)]:
+            kept.pop()
+        super().extend([*kept, *reversed(library_folders())])
 
 
 def behind_library() -> JobConfig:
-    """Return options of a job whose workers look for modules in the driver's directory behind the standard library.
+    """Return options of a job whose workers look for modules in the driver's folder behind the standard library.
 
-    Ray would put it first, and a ``profile.py`` in it would break every worker. Folders of the library that a node
+    Ray would put it first, and a ``profile.py`` in it would break every worker; the working directory is not searched
+    at all, but for a recipe's factory. Folders of the library that a node
     does not have are passed over there. If Ray renames the list, its own order is at work.
     """
     return JobConfig(_py_driver_sys_path=_WorkerPath(reversed(library_folders())))
