@@ -18,7 +18,9 @@ class DataSpec:
     """What a network expects at its input and answers at its output.
 
     ``size`` is the side in pixels of the square network input; ``mean`` and ``std`` hold one
-    number per channel, in units of images in [0, 1].
+    number per channel, in units of images in [0, 1]. ``pad`` of these pixels on each side are black: images are resized
+    to ``interior`` and then padded. Where
+    ``normalisation_known`` is false nobody has stated mean and std, and those here stand in for them.
 
     Raises:
         UsageError: if a number is out of range, or mean or std do not have one number per channel.
@@ -31,6 +33,8 @@ class DataSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()
+    pad: int = 0
+    normalisation_known: bool = True
 
     def __post_init__(self) -> None:
         for field in ("num_classes", "channels", "size"):
@@ -45,6 +49,16 @@ class DataSpec:
                 )
         if min(self.std) <= 0:
             raise UsageError(f"data {self.name!r}: std {list(self.std)} must be above 0")
+        if not 0 <= 2 * self.pad < self.size:
+            raise UsageError(
+                f"data {self.name!r}: pad {self.pad} on each side leaves no image in a size of {self.size}, which "
+                f"includes it; give 0 to {(self.size - 1) // 2}"
+            )
+
+    @property
+    def interior(self) -> int:
+        """Return the side in pixels of the images inside the padding."""
+        return self.size - 2 * self.pad
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``DataSpec.from_dict`` reads back."""
@@ -56,6 +70,8 @@ class DataSpec:
             "mean": list(self.mean),
             "std": list(self.std),
             "class_names": list(self.class_names),
+            **({"pad": self.pad} if self.pad else {}),
+            **({} if self.normalisation_known else {"normalisation_known": False}),
         }
 
     @classmethod
@@ -73,6 +89,8 @@ class DataSpec:
             tuple(float(value) for value in found["mean"]),
             tuple(float(value) for value in found["std"]),
             tuple(map(str, found["class_names"])),
+            int(found.get("pad", 0)),
+            bool(found.get("normalisation_known", True)),
         )
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -1,3 +1,7 @@
+import json
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -33,6 +37,8 @@ def test_normalise_carries_gradients() -> None:
         ({"num_classes": 0}, "num_classes is 0"),
         ({"mean": (0.5,)}, r"mean \[0.5\] has 1 numbers; give one per channel \(3\)"),
         ({"std": (1.0, 0.0, 1.0)}, "must be above 0"),
+        ({"pad": 2}, "pad 2 on each side leaves no image in a size of 4, .* give 0 to 1"),
+        ({"pad": -1}, "give 0 to 1"),
     ],
 )
 def test_impossible_specs_are_refused(fields: dict[str, object], message: str) -> None:
@@ -42,3 +48,13 @@ def test_impossible_specs_are_refused(fields: dict[str, object], message: str) -
     }  # fmt: skip
     with pytest.raises(UsageError, match=message):
         DataSpec(**(good | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fields", [{}, {"pad": 1}, {"normalisation_known": False}, {"class_names": ("a", "b")}])
+def test_plain_data_leads_back(fields: dict[str, Any]) -> None:
+    spec = replace(SPEC, **fields)
+    assert DataSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_what_is_inside_the_padding() -> None:
+    assert replace(SPEC, size=32, pad=2).interior == 28

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from raykd.files import (
     sha256_of,
     write_json,
 )
-from raykd.generators import EVERY, GeneratorBank, GeneratorConfig, member_parameters
+from raykd.generators import EVERY, STANDARDISED, GeneratorBank, GeneratorConfig, Kind, Output, member_parameters
 from raykd.generators.waves import Wave
 from raykd.recipe.experiment import Experiment
 from raykd.spec import DataSpec
@@ -160,6 +160,7 @@ class BankFiles:
             channels=manifest["channels"],
             size=manifest["size"],
             conditions=manifest["conditions"],
+            output=output_of(manifest),
         ).to(dtype or torch.get_default_dtype())
         for label in labels:
             path = self.folder / _file(label)
@@ -168,6 +169,14 @@ class BankFiles:
                 raise damaged(path, "it differs from its checksum", _RESTORE)
             parse_content(path, _RESTORE, partial(bank.load_member, label, tensors))
         return bank.eval().requires_grad_(False)
+
+
+def output_of(manifest: Mapping[str, Any]) -> Output:
+    """Return the output of a bank's members; that of a manifest that names none is the published one."""
+    kind = manifest.get("output", STANDARDISED.kind)
+    if kind not in get_args(Kind):
+        raise ValueError(f"its output is {kind!r}")
+    return Output.of(kind, manifest["mean"], manifest["std"])
 
 
 def open_bank(run: RunDirectory) -> BankFiles:
@@ -205,6 +214,7 @@ def _parse_manifest(folder: Path, manifest: Mapping[str, Any]) -> BankFiles:
     for key in ("mean", "std"):
         if len(list(map(float, manifest[key]))) != manifest["channels"]:
             raise ValueError(f"{key} has not one number for each channel")
+    output_of(manifest)
     return files
 
 

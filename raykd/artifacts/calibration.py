@@ -7,7 +7,14 @@ behind them are in the run's ledger under ``calibration``.
 import logging
 from pathlib import Path
 
-from raykd.artifacts.class_statistics import collect, load_statistics, read_metadata, save_statistics, used_images
+from raykd.artifacts.class_statistics import (
+    collect,
+    input_metadata,
+    load_statistics,
+    read_metadata,
+    save_statistics,
+    used_images,
+)
 from raykd.config.data_root import find_file
 from raykd.data.datasets import Images, load_images
 from raykd.data.ledger import OpenedData
@@ -57,7 +64,8 @@ def class_statistics(
     assert config is not None, "asked only where the recipe has the section"
     moments = MomentTeacher(teacher)
     if config.per_class is not None:
-        name = f"{(teacher_sha256 or '')[:12]}-{recipe.data.name.replace('/', '_')}-{spec.size}-{config.per_class}"
+        shown = f"{recipe.data.name.replace('/', '_')}-{spec.size}{f'-pad{spec.pad}' if spec.pad else ''}"
+        name = f"{(teacher_sha256 or '')[:12]}-{shown}-{config.per_class}"
         path = workspace.store / _FOLDER / f"{name}.safetensors"
         opened.note("calibration", _entry(recipe.data.name, "train", config.per_class))
         workspace.pull([_FOLDER], world)
@@ -138,7 +146,7 @@ def _save(
         "counts": used_images(images, spec, per_class),
     }
     found = collect(moments, images, spec, World.alone(device), per_class=per_class)
-    save_statistics(path, found, moments.layers, {**metadata, "mean": spec.mean, "std": spec.std})
+    save_statistics(path, found, moments.layers, {**metadata, **input_metadata(spec)})
 
 
 def _entry(data: str, split: str, per_class: int) -> str:

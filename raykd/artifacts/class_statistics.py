@@ -89,7 +89,7 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], me
         path: a file there is replaced, a missing folder made.
         moments: per layer mean and variance, each [K, C].
         layers: their names.
-        metadata: ``teacher_sha256``, ``data``, ``split``, ``per_class``, ``mean`` and ``std``, and what else a reader
+        metadata: ``teacher_sha256``, ``data``, ``split``, ``per_class``, ``input_metadata``, and what else a reader
             may want to know, as plain data.
 
     Raises:
@@ -108,6 +108,11 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], me
             save_file(tensors, staging, header)
     except (OSError, SafetensorError) as error:
         raise SetupError(f"could not write {path} ({describe(error)}); free some space or give another place") from None
+
+
+def input_metadata(spec: DataSpec) -> dict[str, Any]:
+    """Return how the images were shown, as a file of statistics states it."""
+    return {"mean": spec.mean, "std": spec.std, **({"pad": spec.pad} if spec.pad else {})}
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -154,10 +159,11 @@ def load_statistics(path: Path, teacher: MomentTeacher, teacher_sha256: str | No
         raise UsageError(
             f"{path} has {metadata['classes']} classes, data {spec.name!r} has {spec.num_classes}; {advice}"
         )
-    if (metadata["mean"], metadata["std"]) != (list(spec.mean), list(spec.std)):
+    pad = metadata.get("pad", 0)
+    if (metadata["mean"], metadata["std"], pad) != (list(spec.mean), list(spec.std), spec.pad):
         raise UsageError(
-            f"{path} is of images normalised by {metadata['mean']} / {metadata['std']}, data {spec.name!r} is by "
-            f"{list(spec.mean)} / {list(spec.std)}; {advice}"
+            f"{path} is of images normalised by {metadata['mean']} / {metadata['std']} with pad {pad}, data "
+            f"{spec.name!r} is by {list(spec.mean)} / {list(spec.std)} with pad {spec.pad}; {advice}"
         )
     found = []
     for name, width in zip(teacher.layers, teacher.widths, strict=True):

@@ -1,11 +1,14 @@
 """``raykd inspect``: look at a teacher before training."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import complete_recipe
+
+if TYPE_CHECKING:
+    from raykd.results import MethodVerdict
 
 
 @click.command(cls=Command, example="raykd inspect {recipe}")
@@ -31,7 +34,16 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool, allow_code:
     found = result.to_dict()
     del found["methods"]
     output.print_pairs({name: _readable(value) for name, value in found.items() if value is not None})
-    output.print_pairs({f"for {name}": verdict for name, verdict in result.methods.items()})
+    columns = ("method", "verdict", "needs", "for", "against")
+    output.print_table("Methods", columns, map(_row, result.methods.items()), numbers=False)
+
+
+def _row(item: tuple[str, "MethodVerdict"]) -> list[str]:
+    name, found = item
+    verdict = found.verdict if found.verdict == "usable" else f"{found.verdict}: {'; '.join(found.reasons)}"
+    if found.verdict == "limited":
+        verdict = f"usable {'; '.join(found.reasons)}"
+    return [name, verdict, *("; ".join(texts) for texts in (found.needs, found.pros, found.cons))]
 
 
 def _readable(value: Any) -> str:

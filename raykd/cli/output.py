@@ -44,8 +44,8 @@ def format_figures(figures: "Figures", sd: "Figures | None" = None) -> list[str]
     return [format_figure(getattr(figures, name), getattr(sd, name, None)) for name in COLUMNS]
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: first column left, the others right-aligned, empty ones left out."""
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> None:
+    """Print a table: the first column left, others right-aligned where they are numbers, empty ones left out."""
     from rich.table import Table
     from rich.text import Text
 
@@ -53,7 +53,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     kept = [i for i, _ in enumerate(columns) if i == 0 or any(line[i] for line in lines)]
     table = Table(title=Text(printable(title)), title_justify="left")
     for index in kept:
-        table.add_column(Text(printable(columns[index])), justify="left" if index == 0 else "right")
+        table.add_column(
+            Text(printable(columns[index])), justify="right" if index and numbers else "left", overflow="fold"
+        )
     for line in lines:
         table.add_row(*(Text(printable(line[index])) for index in kept))
     _print(table)

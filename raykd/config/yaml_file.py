@@ -163,7 +163,7 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
     """Turn pydantic's report on ``raw``, which is no ``model``, into one line with the nearest names."""
     lines = []
     for item in error.errors():
-        names, siblings = _locate(item["loc"], model, raw)
+        names, siblings, tags = _locate(item["loc"], model, raw)
         path = ".".join(names)
         if item["type"] == "extra_forbidden":
             hint = did_you_mean(names[-1], siblings, "".join(f"{name}." for name in names[:-1]))
@@ -175,6 +175,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
         elif item["type"] == "union_tag_invalid":
             context = item["ctx"]
             lines.append(f"{path}: got the name {shortened(context['tag'])}; it is one of {context['expected_tags']}")
+        elif item["type"] == "union_tag_not_found":
+            lines.append(f"{path}: 'name' is required; it is one of {', '.join(map(repr, tags))}")
         elif item["type"].startswith("union_tag") or item["type"] == _SECTION:
             lines.append(f"{path}: {item['msg']}")
         else:
@@ -194,8 +196,11 @@ def _hint(error_type: str, value: Any) -> str:
     return ""
 
 
-def _locate(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> tuple[list[str], list[str]]:
-    """Return the keys that lead to an error, without pydantic's tags of unions, and the keys allowed beside it."""
+def _locate(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> tuple[list[str], list[str], list[str]]:
+    """Return the keys that lead to an error, the keys allowed beside it, and the names of sections allowed there.
+
+    The keys are without pydantic's tags of unions.
+    """
     kind: Any = model
     names: list[str] = []
     siblings: list[str] = []
@@ -213,7 +218,7 @@ def _locate(location: Iterable[int | str], model: type[BaseModel], raw: Any) -> 
         names.append(str(part))
         is_there = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and part in range(len(raw)))
         raw = raw[part] if is_there else None
-    return names, siblings
+    return names, siblings, [tag for section in _sections_in(kind) for tag in _tags(section)]
 
 
 def _type_at(kind: Any, sections: list[type[BaseModel]], part: int | str) -> Any:

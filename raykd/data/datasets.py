@@ -57,6 +57,7 @@ def data_spec(
     size: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    pad: int = 0,
 ) -> DataSpec:
     """Return the DataSpec of a data set; reads no image.
 
@@ -80,6 +81,7 @@ def data_spec(
         size=spec.size if size is None else size,
         mean=spec.mean if mean is None else tuple(mean),
         std=spec.std if std is None else tuple(std),
+        pad=pad,
     )
 
 
@@ -88,6 +90,7 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: b
 
     That is ``spec``, but for a synthetic set the mean and std are the set's own: they undo its
     8-bit storage, so that the network sees what the generators made for ``spec``'s normalisation.
+    Nor is it padded: generators make the whole input.
     A set that is not there is left to ``load_images`` to complain of. Reads no image.
 
     Raises:
@@ -116,7 +119,7 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: b
             f"synthetic set {name!r} has images of {set_spec.channels} channels, data {spec.name!r} has "
             f"{spec.channels}; they must be equal: name another set in data.train"
         )
-    return replace(spec, mean=set_spec.mean, std=set_spec.std)
+    return replace(spec, mean=set_spec.mean, std=set_spec.std, pad=0)
 
 
 def load_images(name: str, split: str, spec: DataSpec, data_root: Path | None, rows: Tensor | None = None) -> Images:

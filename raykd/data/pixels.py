@@ -17,19 +17,20 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
 def fit(pixels: Tensor, spec: DataSpec) -> Tensor:
     """Map uint8 pixels (B, C, H, W) to (B, spec.channels, spec.size, spec.size).
 
-    Grey becomes RGB by repetition, RGB becomes grey by luminance. The shorter side is resized
-    (bilinear, antialiased) and the centre cut out; pixels that fit already are returned as they
-    are.
+    Grey becomes RGB by repetition, RGB becomes grey by luminance. The shorter side is resized to
+    ``spec.interior`` (bilinear, antialiased), the centre cut out, and then padded with black; pixels
+    that fit already are returned as they are.
     """
     pixels = _with_channels(pixels, spec.channels)
     height, width = pixels.shape[-2:]
-    shorter = min(height, width)
-    if shorter != spec.size:
-        height = round(height * spec.size / shorter)
-        width = round(width * spec.size / shorter)
+    shorter, side = min(height, width), spec.interior
+    if shorter != side:
+        height = round(height * side / shorter)
+        width = round(width * side / shorter)
         pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-    top, left = (height - spec.size) // 2, (width - spec.size) // 2
-    return pixels[..., top : top + spec.size, left : left + spec.size]
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = pixels[..., top : top + side, left : left + side]
+    return F.pad(cut, (spec.pad,) * 4) if spec.pad else cut
 
 
 def _with_channels(pixels: Tensor, channels: int) -> Tensor:

@@ -210,9 +210,11 @@ def build_spec(data: DataConfig, workspace: Workspace) -> DataSpec:
             data.size,
             data.mean or half,
             data.std or half,
+            pad=data.pad,
+            normalisation_known=data.mean is not None and data.std is not None,
         )
     folder = workspace.located(data).name
-    spec = data_spec(folder, data_root=workspace.data, size=data.size, mean=data.mean, std=data.std)
+    spec = data_spec(folder, data_root=workspace.data, size=data.size, mean=data.mean, std=data.std, pad=data.pad)
     return replace(spec, name=data.name)  # wherever the store lies
 
 
@@ -231,7 +233,10 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
         materialise(network, shape, role)
     else:
         assert config.model is not None, "validated by the recipe"
-        network = build_model(config.model, **sizes)
+        try:
+            network = build_model(config.model, **sizes)
+        except UsageError as error:
+            raise UsageError(f"{role} {config.model}: {error}") from None
     if config.weights is not None:
         file = find_weights(config.weights, workspace)
         load_weights(network, file, entry=config.entry, map_keys=config.map_keys)
@@ -307,14 +312,14 @@ def teacher_file_sum(experiment: Experiment, workspace: Workspace) -> str | None
 def _trained_network(source: Experiment, spec: DataSpec, workspace: Workspace) -> TeacherConfig:
     """Return the config of the network that a teacher's run trained, if that run's data agree with ``spec``."""
     theirs = build_spec(source.recipe.data, workspace)
-    if (theirs.channels, theirs.size, theirs.num_classes, theirs.mean, theirs.std) != (
-        spec.channels, spec.size, spec.num_classes, spec.mean, spec.std
+    if (theirs.channels, theirs.size, theirs.pad, theirs.num_classes, theirs.mean, theirs.std) != (
+        spec.channels, spec.size, spec.pad, spec.num_classes, spec.mean, spec.std
     ):  # fmt: skip
         raise UsageError(
             f"teacher recipe {source.recipe.name!r} has {theirs.num_classes} classes of images "
-            f"{theirs.channels}x{theirs.size}x{theirs.size} normalised by {theirs.mean}/{theirs.std}; "
-            f"this recipe's data {spec.name!r} has {spec.num_classes} of {spec.channels}x{spec.size}x"
-            f"{spec.size} by {spec.mean}/{spec.std}. They must agree: set data.size, mean and std"
+            f"{theirs.channels}x{theirs.size}x{theirs.size} (pad {theirs.pad}) normalised by {theirs.mean}/"
+            f"{theirs.std}; this recipe's data {spec.name!r} has {spec.num_classes} of {spec.channels}x{spec.size}x"
+            f"{spec.size} (pad {spec.pad}) by {spec.mean}/{spec.std}. They must agree: set data.size, pad, mean and std"
         )
     if source.recipe.student is None:
         raise UsageError(f"teacher recipe {source.recipe.name!r} trains no network that could teach")
@@ -341,6 +346,8 @@ def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tup
 def find_weights(name: str, workspace: Workspace) -> Path:
     """Return the file of that name in the current directory, else under the data root; ``store:NAME`` is the store's.
 
+    A recipe's file that lies beside it is named from the current directory already.
+
     Raises:
         UsageError: naming the paths tried.
     """
@@ -349,7 +356,8 @@ def find_weights(name: str, workspace: Workspace) -> Path:
         if kept is None:
             raise UsageError(f"the weights {name!r} are not in {workspace.store}/weights: bring that folder along")
         return kept
-    return find_file(name, workspace.data, "weights file", "put it there, or set the data root by RAYKD_DATA")
+    advice = "put it there or beside the recipe, or set the data root by RAYKD_DATA"
+    return find_file(name, workspace.data, "weights file", advice)
 
 
 def _is_mirrored(experiment: Experiment) -> bool:

@@ -37,7 +37,7 @@ def sample_sheet(method: Method, teacher: nn.Module | None, batches: Mapping[str
 def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec, synthetic: int) -> bytes:
     """Return a PNG of images (N, C, H, W), captioned with the teacher's label and confidence; the first are synthetic.
 
-    Each image is stretched to its own range: a generator works in normalised space, and may leave [0, 1].
+    In their true colours: mean and std are undone, and what leaves [0, 1] is black or white.
     """
     rows = -(-len(images) // _COLUMNS)
     width, height = _COLUMNS * (_CELL + _GAP), rows * (_CELL + _CAPTION + _GAP)
@@ -66,8 +66,7 @@ def sheet_bytes(spec: DataSpec) -> int:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    low, high = image.min(), image.max()
-    levels = ((image - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
+    levels = (image.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
     if len(levels) == 1:
         levels = levels.expand(3, -1, -1)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())

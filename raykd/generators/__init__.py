@@ -4,16 +4,23 @@ from raykd.generators.architecture import GeneratorConfig
 from raykd.generators.bank import EVERY, GeneratorBank, activation_bytes, member_parameters
 from raykd.generators.dcgan import Dcgan
 from raykd.generators.mosaic import MosaicGenerator
+from raykd.generators.output import STANDARDISED, Kind, Output, OutputRange, choose_output, outside_share
 from raykd.generators.patch_discriminator import Patch, PatchDiscriminator
 
 __all__ = [
     "EVERY",
+    "STANDARDISED",
     "Dcgan",
     "GeneratorBank",
     "GeneratorConfig",
+    "Kind",
     "MosaicGenerator",
+    "Output",
+    "OutputRange",
     "Patch",
     "PatchDiscriminator",
     "activation_bytes",
+    "choose_output",
     "member_parameters",
+    "outside_share",
 ]

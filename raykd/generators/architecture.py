@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from raykd.config.base import Config
 from raykd.errors import UsageError
+from raykd.generators.output import STANDARDISED, Output
 
 _SLOPE = 0.2
 _FIRST_EPS = 1e-5
@@ -66,8 +67,12 @@ class Architecture:
         statistics: shapes of the running statistics by name, e.g. ``norm0.running_mean``.
     """
 
-    def __init__(self, config: GeneratorConfig, channels: int, size: int, conditions: int = 0) -> None:
+    def __init__(
+        self, config: GeneratorConfig, channels: int, size: int, conditions: int = 0, output: Output = STANDARDISED
+    ) -> None:
         """Lay it out for images [C, size, size] and ``conditions`` numbers appended to the latent.
+
+        Another ``output`` than the published one has parameters of its own, and the last norm then has none.
 
         Raises:
             UsageError: if the size does not divide.
@@ -83,7 +88,9 @@ class Architecture:
         inner, dcgan = range(1, config.upsamplings + 1), config.architecture == "dcgan"
         self.widths = (config.width, *(config.width // i for i in inner))
         first = Norm(config.width, _FIRST_EPS, None if dcgan else _SLOPE)
-        last = Norm(channels, _FIRST_EPS if dcgan else _INNER_EPS, None, scale=not dcgan, centre=False)
+        last = Norm(
+            channels, _FIRST_EPS if dcgan else _INNER_EPS, None, scale=not dcgan and not output.learns, centre=False
+        )
         self.norms = (first, *(Norm(self.widths[i], _INNER_EPS, _SLOPE) for i in inner), last)
         outputs = config.width * self.first_size**2
         self.shapes: dict[str, tuple[int, ...]] = {"project.weight": (outputs, config.latent_dim + conditions)}
@@ -96,6 +103,8 @@ class Architecture:
             if i not in inner:
                 self.shapes[f"conv{i}.bias"] = (channels,)
             self._add_norm(i)
+        if output.learns:
+            self.shapes |= {"output.centre": (channels,), "output.scale": (channels,)}
 
     def _add_norm(self, i: int) -> None:
         norm = self.norms[i]

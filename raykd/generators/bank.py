@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators.architecture import Architecture, GeneratorConfig
+from raykd.generators.output import STANDARDISED, Output
 from raykd.generators.stacked import batch_norm, frozen_norm, projection
 from raykd.generators.upsampling import thin_conv3x3, upsampled_conv3x3
 
@@ -24,6 +25,7 @@ _AT_ONCE = {"cuda": 2048, "cpu": 32}
 """Images that `GeneratorBank.mixed` makes at a time where nothing else is said."""
 
 Tensors = dict[str, Tensor]
+_OUTPUT = ("centre", "scale")
 
 
 class GeneratorBank(nn.Module):
@@ -50,6 +52,7 @@ class GeneratorBank(nn.Module):
         size: int,
         conditions: int = 0,
         chunk_images: int | None = None,
+        output: Output = STANDARDISED,
     ) -> None:
         """Allocate; `initialise` or `load_member` must follow, since all projections and convolutions are zero.
 
@@ -61,6 +64,7 @@ class GeneratorBank(nn.Module):
             conditions: number of classes that a generator of all classes is told by one-hot, or 0.
             chunk_images: compute as many members at a time as make about so many images: less memory traffic for the
                 same result. None: all at once (`mixed` in eval mode: some). A compiled bank does not need it.
+            output: what follows the last convolution of each member.
 
         Raises:
             UsageError: if classes repeat, if EVERY is not alone, or if the size does not divide.
@@ -74,7 +78,8 @@ class GeneratorBank(nn.Module):
         self.config, self.latent_dim, self.conditions = config, config.latent_dim, conditions
         self.image_shape = (channels, size, size)
         self.chunk_images = chunk_images
-        self._architecture = Architecture(config, channels, size, conditions)
+        self._architecture = Architecture(config, channels, size, conditions, output)
+        self._output = output
         count = len(self.classes)
         for name, shape in self._architecture.shapes.items():
             start = torch.ones if _is_scale(name) else torch.zeros
@@ -91,7 +96,9 @@ class GeneratorBank(nn.Module):
             generator = torch.Generator().manual_seed(mix(seed, cls))
             for name, tensor in self._tensors().items():
                 layer = name.split(".")[0]
-                if layer.startswith("norm"):
+                if layer == "output":
+                    tensor[row] = 0
+                elif layer.startswith("norm"):
                     tensor[row] = float(_is_scale(name) or name.endswith("running_var"))
                 else:
                     bound = 1 / math.sqrt(math.prod(shapes[f"{layer}.weight"][1:]))
@@ -198,7 +205,8 @@ class GeneratorBank(nn.Module):
         bias = tensors[f"conv{last}.bias"][:, None, None, None]
         # The float32 bias brings the end of the network back from bfloat16 under autocast.
         x = self._normed(tensors, last, (thin_conv3x3(x, tensors[f"conv{last}.weight"]) + bias).tanh())
-        return x.permute(0, 1, 4, 2, 3).flatten(0, 1)
+        ends = [tensors[f"output.{name}"][:, None, :, None, None] for name in _OUTPUT if self._output.learns]
+        return self._output(x.permute(0, 1, 4, 2, 3), *ends).flatten(0, 1)
 
     def _normed(self, tensors: Tensors, i: int, x: Tensor) -> Tensor:
         norm, layer = self._architecture.norms[i], f"norm{i}"

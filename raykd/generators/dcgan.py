@@ -3,9 +3,11 @@
 Shapes: B batch, Z latent, C channels, H = W = size.
 """
 
+import torch
 from torch import Tensor, nn
 
 from raykd.errors import UsageError
+from raykd.generators.output import STANDARDISED, Output
 from raykd.generators.upsampling import activated, channels_last, thin_conv3x3, upsampled_conv3x3
 
 _BODY_EPS = 0.8
@@ -16,7 +18,8 @@ class Dcgan(nn.Module):
     """Noise to images: linear, BatchNorm, then twice (upsample, conv, BatchNorm, LeakyReLU), conv.
 
     The last BatchNorm has no weights, so every channel of every batch has mean 0 and variance 1:
-    the images are already in the *normalised* input space of the teacher.
+    the images are already in the *normalised* input space of the teacher. Another ``output`` than
+    the published one makes other images of these.
 
     The parameters are those of the published module, in its order and shapes (copy its state dict
     one by one, without the BatchNorm buffers). The convolutions are computed by
@@ -32,7 +35,12 @@ class Dcgan(nn.Module):
     one must read as zeros.
     """
 
-    def __init__(self, latent_dim: int, channels: int, size: int, width: int = 128) -> None:
+    centre: Tensor | None
+    scale: Tensor | None
+
+    def __init__(
+        self, latent_dim: int, channels: int, size: int, width: int = 128, output: Output = STANDARDISED
+    ) -> None:
         """Build with PyTorch's default initialisation, as published.
 
         Args:
@@ -40,6 +48,7 @@ class Dcgan(nn.Module):
             channels: C of the images.
             size: H and W of the images, divisible by 4.
             width: channels inside, even; half of them in the last block.
+            output: what follows the last convolution.
 
         Raises:
             UsageError: if the size or the width does not divide.
@@ -59,6 +68,9 @@ class Dcgan(nn.Module):
         self.norm2 = nn.BatchNorm2d(width // 2, _BODY_EPS, track_running_stats=False)
         self.conv3 = nn.Conv2d(width // 2, channels, 3, padding=1)
         self.norm3 = nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
+        self.output = output
+        for name in ("centre", "scale"):
+            self.register_parameter(name, nn.Parameter(torch.zeros(channels, 1, 1)) if output.learns else None)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images [B, C, H, W] in normalised space for standard normal ``z`` [B, Z].
@@ -73,5 +85,4 @@ class Dcgan(nn.Module):
         x = activated(self.norm2, x)
         # The float32 bias brings the end of the network back from bfloat16 under autocast.
         x = thin_conv3x3(x, self.conv3.weight) + self.conv3.bias  # type: ignore[operator]
-        images: Tensor = self.norm3(x.tanh().permute(0, 3, 1, 2))
-        return images
+        return self.output(self.norm3(x.tanh().permute(0, 3, 1, 2)), self.centre, self.scale)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from raykd.errors import UsageError
+from raykd.generators.output import STANDARDISED, Output
 from raykd.generators.upsampling import activated, channels_last, thin_conv3x3, upsampled_conv3x3
 
 
 class MosaicGenerator(nn.Module):
     """Noise to images: linear, BatchNorm, then twice (upsample, conv, BatchNorm, LeakyReLU), conv, sigmoid.
 
-    The sigmoid makes images in [0, 1], as real ones are; they leave normalised for the teacher. A width of 256, a
+    The sigmoid makes images in [0, 1], as real ones are; they leave normalised for the teacher, by mean and std,
+    or where nobody knows these with a learned output. A width of 256, a
     latent of 100 and 3 channels of 32 pixels give the published 2,026,051 parameters.
 
     It is always in training mode where it is published: batch statistics are used in train and eval mode alike, and
@@ -24,9 +26,18 @@ class MosaicGenerator(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    output_centre: Tensor | None
+    output_scale: Tensor | None
 
     def __init__(
-        self, latent_dim: int, size: int, mean: Sequence[float], std: Sequence[float], width: int = 256
+        self,
+        latent_dim: int,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        width: int = 256,
+        *,
+        output: Output = STANDARDISED,
     ) -> None:
         """Build with PyTorch's default initialisation, as published.
 
@@ -36,6 +47,7 @@ class MosaicGenerator(nn.Module):
             mean: of images in [0, 1], one number per channel, so C in all.
             std: as ``mean``.
             width: of the first feature maps, divisible by 4; a half and a quarter of them follow.
+            output: what follows; its range of pixels counts for nothing, since that of mean and std is kept.
 
         Raises:
             UsageError: if the size or the width does not divide.
@@ -56,6 +68,9 @@ class MosaicGenerator(nn.Module):
         scale = 1 / torch.tensor(std).view(-1, 1, 1)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) * scale, persistent=False)
+        self.output = output
+        for name in ("output_centre", "output_scale"):
+            self.register_parameter(name, nn.Parameter(torch.zeros(len(mean), 1, 1)) if output.learns else None)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images [B, C, H, W] in normalised space for standard normal ``z`` [B, Z]."""
@@ -65,5 +80,5 @@ class MosaicGenerator(nn.Module):
         x = activated(self.norm2, upsampled_conv3x3(x, self.conv2.weight))
         # The float32 bias brings the end of the network back from bfloat16 under autocast.
         x = thin_conv3x3(x, self.conv3.weight) + self.conv3.bias  # type: ignore[operator]
-        images: Tensor = x.sigmoid().permute(0, 3, 1, 2) * self.scale + self.shift
-        return images
+        images = x.sigmoid().permute(0, 3, 1, 2) * self.scale + self.shift
+        return self.output(images, self.output_centre, self.output_scale)

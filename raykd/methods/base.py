@@ -1,11 +1,12 @@
 """Method: one distillation algorithm, and all that the engine may know of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from raykd.config.base import Config
@@ -14,6 +15,7 @@ from raykd.config.runtime import Runtime
 from raykd.distributed.updater import Compiler, Updater
 from raykd.distributed.world import World, mix
 from raykd.methods.cost import CostAxis, PlannedRun, by_images
+from raykd.methods.signs import Remark, TeacherSigns
 from raykd.spec import Batch, DataSpec
 
 PATCHES = "patches"
@@ -21,6 +23,13 @@ PATCHES = "patches"
 
 ClassMoments = list[tuple[Tensor, Tensor]]
 """Per BatchNorm layer of the teacher the (mean, biased variance) of its input by class, each float32 (K, C)."""
+
+OUTPUT_RANGE: Any = Field(
+    default="auto",
+    description="of generated images: standardised (mean 0, variance 1, as published), pixels (what there can be) or "
+    "learned; auto: as published where mean and std make that possible",
+)
+"""The field of a method's configuration that `raykd.generators.choose_output` takes."""
 
 Metrics = dict[str, Tensor]
 """Scalar tensors by flat name (``loss/kd``), left on the device: the engine syncs once per report."""
@@ -106,6 +115,11 @@ class Method(ABC):
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
         """Return the quantity that a worker's time and memory grow with, for planning."""
         return by_images(run)
+
+    @classmethod
+    def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
+        """Say what a teacher's signs mean for this method beyond what its declarations say."""
+        return ()
 
     @property
     def images_per_step(self) -> int:

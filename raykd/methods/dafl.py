@@ -13,14 +13,16 @@ paper's sum over features.
 
 Where we differ from the authors' code: the teacher's parameters are frozen (theirs collect gradients nobody uses);
 the two updates are two backward passes over disjoint graphs, which gives the gradients of their single one; with
-several workers pbar is that of the global batch, gradients included, while batch normalisation sees a worker's share.
+several workers pbar is that of the global batch, gradients included, while batch normalisation sees a worker's share;
+where a teacher's input is far from mean 0 and variance 1, images keep to the range of pixels (``output_range``, see
+`raykd.generators.output`).
 
 ``pseudo_label`` and ``entropy`` replace a term by its alternatives: distance to the one-hot vector 2 (1 - max p),
 Gini 1 - |p|^2, lq sum_c p_c^q, Shannon H(p_i); per_sample -mean_i H(p_i) (which fights L_oh: it balances nothing), and
 mutual_information mean_i H(p_i) - H(pbar).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -31,8 +33,9 @@ from raykd import losses
 from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.distributed.updater import Updater
-from raykd.generators import Dcgan
-from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.generators import Dcgan, OutputRange, choose_output
+from raykd.methods.base import OUTPUT_RANGE, Method, MethodContext, Metrics
+from raykd.methods.signs import Remark, TeacherSigns
 from raykd.spec import Batch
 
 
@@ -50,6 +53,7 @@ class DaflConfig(Config):
     entropy: Literal["batch", "per_sample", "mutual_information"] = "batch"
     activation_reduction: Literal["mean", "sum"] = "mean"
     temperature: float = Field(default=1.0, gt=0)
+    output_range: OutputRange = OUTPUT_RANGE
     generator_optim: Optimizer
 
 
@@ -63,9 +67,10 @@ class Dafl(Method):
         """Build the generator and its updater; compile all three networks."""
         super().__init__(config, context)
         self._config = config
-        self.generator = Dcgan(config.latent_dim, context.spec.channels, context.spec.size, config.generator_width).to(
-            self.world.device
-        )
+        spec = context.spec
+        output = choose_output(spec, config.output_range)
+        generator = Dcgan(config.latent_dim, spec.channels, spec.size, config.generator_width, output)
+        self.generator = generator.to(self.world.device)
         self.trained["generator"] = self.generator
         self.updaters["generator"] = Updater(
             self.generator.parameters(), config.generator_optim, self.world, context.steps
@@ -73,6 +78,18 @@ class Dafl(Method):
         self._generate = context.compiler(self.generator)
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])
+
+    @classmethod
+    def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
+        """See whether large features mean what they do behind a ReLU."""
+        if signs.negative_features:
+            share = f"{100 * signs.negative_features:.0f} %"
+            yield Remark(
+                "without", f"its activation loss, which is made for features of a ReLU ({share} of the teacher's are "
+                "below 0): method.activation_weight=0"
+            )  # fmt: skip
+        else:
+            yield Remark("pro", "penultimate features are those of a ReLU, as its activation loss assumes")
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update the generator, then the student on the same images and logits."""

@@ -8,7 +8,7 @@ KL(N(m, v) || N(mu, var)) summed over channels and layers.
 
 Units: TV and the l2 norm are those of single images, averaged; published weights belong to the norm of the whole batch
 tensor, which is about sqrt(B) times that of one of its B images, so ours = published * sqrt(B). The defaults are the
-published 6e-3 and 1.5e-5 at B = 256.
+published 6e-3 and 1.5e-5 at B = 256. ``output_range`` is explained in `raykd.generators.output`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
-from raykd.generators import GeneratorConfig
-from raykd.methods.base import ClassMoments, MethodContext
+from raykd.generators import STANDARDISED, GeneratorConfig, OutputRange, choose_output
+from raykd.methods.base import OUTPUT_RANGE, ClassMoments, MethodContext
 from raykd.models.moments import MomentTeacher
 
 _JITTER = 13  # keeps these random numbers apart from others of the same seed and step
@@ -43,6 +43,7 @@ class InversionConfig(Config):
     settle_passes: int = Field(
         default=16, ge=0, description="passes at the end that only refine the generators' running statistics"
     )
+    output_range: OutputRange = OUTPUT_RANGE
     generator_optim: Optimizer
 
 
@@ -120,17 +121,19 @@ class Objective:
 
 
 def bank_manifest(
-    context: MethodContext, generator: GeneratorConfig, classes: list[int], conditions: int = 0
+    context: MethodContext, config: InversionConfig, classes: list[int], conditions: int = 0
 ) -> dict[str, Any]:
-    """Return what a reader of the finished bank must know."""
+    """Return what a reader of the finished bank must know; of the output where it is not the published one."""
     spec = context.spec
+    output = choose_output(spec, config.output_range).kind
     return {
-        "generator": generator.model_dump(),
+        "generator": config.generator.model_dump(),
         "channels": spec.channels,
         "size": spec.size,
         "num_classes": spec.num_classes,
         "mean": list(spec.mean),
         "std": list(spec.std),
+        **({} if output == STANDARDISED.kind else {"output": output}),
         "conditions": conditions,
         "classes": classes,
         "seed": context.seed,

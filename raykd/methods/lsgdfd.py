@@ -22,7 +22,7 @@ wave its class is in. The generators' running statistics are averaged anew at th
 ``settle_passes`` batches: the student phase mixes classes, and therefore samples by them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -31,16 +31,18 @@ from pydantic import model_validator
 from torch import Tensor
 
 from raykd.errors import UsageError
-from raykd.generators import member_parameters
+from raykd.generators import GeneratorConfig, member_parameters
 from raykd.generators.waves import Wave, plan_waves
 from raykd.methods.base import BankMethod, MethodContext, Metrics, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_members, by_members
 from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, hit_rate
 from raykd.methods.members import LATENTS, Members, build_bank, members_per_wave, sample_bank
+from raykd.methods.signs import Remark, TeacherSigns
 from raykd.models.moments import merged
 from raykd.spec import Batch
 
 _LARGE = 128
+_MANY_CLASSES = 20
 _METRICS = ("loss/class", "loss/moments", "loss/total_variation", "loss/l2", "teacher/hit")
 
 
@@ -94,6 +96,19 @@ class Lsgdfd(ShardedMethod, BankMethod):
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
         """Return the members that a worker trains at once, or their images where all members must train at once."""
         return (by_images_of_members if config.statistics == "global" else by_members)(run)
+
+    @classmethod
+    def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
+        """Tell what a generator for each class costs, and what statistics by class want."""
+        config = GeneratorConfig()
+        parts = 1 << config.upsamplings
+        each = member_parameters(config, signs.channels, -(-signs.size // parts) * parts)
+        cost = f"a generator for each of {signs.classes:,} classes: {signs.classes * each / 1e6:,.0f} M parameters"
+        yield Remark("con" if signs.classes > _MANY_CLASSES else "pro", cost)
+        if signs.train_missing:
+            yield Remark("without", "statistics by class, which take images (calibration): method.statistics=global")
+        else:
+            yield Remark("pro", "images for statistics by class are there (calibration)")
 
     @property
     def images_per_step(self) -> int:
@@ -152,7 +167,7 @@ class Lsgdfd(ShardedMethod, BankMethod):
 
     def products_manifest(self) -> dict[str, Any]:
         """Return what the bank consists of."""
-        return bank_manifest(self.context, self._config.generator, list(range(self.context.spec.num_classes)))
+        return bank_manifest(self.context, self._config, list(range(self.context.spec.num_classes)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far every member is."""

@@ -133,7 +133,7 @@ class LsgdfdSingle(BankMethod):
 
     def products_manifest(self) -> dict[str, Any]:
         """Return what the bank consists of."""
-        return bank_manifest(self.context, self._config.generator, [EVERY], self._conditions)
+        return bank_manifest(self.context, self._config, [EVERY], self._conditions)
 
     def draw(self, index: int, number: int, stream: int = 0) -> tuple[Tensor, Tensor]:
         """Draw this worker's latents (1, B, latent [+ K]), sorted by label if that is appended, and the labels (B,)."""

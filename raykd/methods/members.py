@@ -10,7 +10,7 @@ from raykd import generators
 from raykd.distributed.memory import free_device_memory
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import World, mix
-from raykd.generators import GeneratorBank
+from raykd.generators import GeneratorBank, choose_output
 from raykd.generators.waves import member_capacity
 from raykd.methods.base import MethodContext
 from raykd.methods.inversion import InversionConfig
@@ -97,7 +97,13 @@ def build_bank(
     spec, device = context.spec, context.world.device
     chunk = _CHUNK if device.type == "cpu" else None
     bank = GeneratorBank(
-        classes, config.generator, channels=spec.channels, size=spec.size, conditions=conditions, chunk_images=chunk
+        classes,
+        config.generator,
+        channels=spec.channels,
+        size=spec.size,
+        conditions=conditions,
+        chunk_images=chunk,
+        output=choose_output(spec, config.output_range),
     )
     bank.initialise(context.seed)
     return bank.to(device).train()

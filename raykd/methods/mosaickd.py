@@ -35,7 +35,7 @@ from raykd import losses
 from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.distributed.updater import Updater
-from raykd.generators import MosaicGenerator, Patch, PatchDiscriminator
+from raykd.generators import STANDARDISED, MosaicGenerator, Output, Patch, PatchDiscriminator
 from raykd.methods.base import Method, MethodContext, Metrics
 from raykd.spec import Batch
 
@@ -72,9 +72,11 @@ class MosaicKd(Method):
         super().__init__(config, context)
         self._config = config
         spec, device = context.spec, self.world.device
-        self.generator = MosaicGenerator(config.latent_dim, spec.size, spec.mean, spec.std, config.generator_width).to(
-            device
+        output = STANDARDISED if spec.normalisation_known else Output("learned")  # its images are pixels in any case
+        generator = MosaicGenerator(
+            config.latent_dim, spec.size, spec.mean, spec.std, config.generator_width, output=output
         )
+        self.generator = generator.to(device)
         self.trained["generator"] = self.generator
         discriminator = PatchDiscriminator(spec.channels, spec.size, config.discriminator_width, config.patch)
         self.trained["discriminator"] = discriminator.to(memory_format=torch.channels_last).to(device)

@@ -5,7 +5,7 @@
 The noise lives in the network's (normalised) input space, as in the "Gaussian noise" rows of DAFL's tables 1 and 3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from raykd import losses
 from raykd.config.base import Config
 from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.signs import Remark, TeacherSigns
 from raykd.spec import Batch
 
 
@@ -38,6 +39,14 @@ class Noise(Method):
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])
         self._shape = (context.spec.channels, context.spec.size, context.spec.size)
+
+    @classmethod
+    def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
+        """See of how many classes the teacher takes noise to be."""
+        if signs.noise_classes is not None:
+            few = signs.noise_classes < 1 + 0.1 * (signs.classes - 1)
+            text = f"to it noise is of {signs.noise_classes:.1f} of {signs.classes} classes"
+            yield Remark("con" if few else "pro", text)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Draw noise, ask the teacher, teach the student."""

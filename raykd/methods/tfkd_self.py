@@ -9,6 +9,7 @@ Effective weight of the batch-mean KL in the released reading: m alpha T^2 / K, 
 CIFAR-100 (alpha 0.95, T 6, m 50).
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from torch import nn
@@ -16,6 +17,7 @@ from torch import nn
 from raykd.errors import UsageError
 from raykd.methods.base import MethodContext
 from raykd.methods.kd import Kd, KdConfig
+from raykd.methods.signs import Remark, TeacherSigns
 
 
 class TfkdSelfConfig(KdConfig):
@@ -44,6 +46,11 @@ class TfkdSelf(Kd):
                 f"{_size(ours)}; give teacher.recipe a run of the same model, or use another method"
             )
         super().__init__(config, context)
+
+    @classmethod
+    def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
+        """Name what the student must be."""
+        yield Remark("needs", "a student that is the teacher's own network")
 
 
 def _shapes(network: nn.Module) -> list[tuple[int, ...]]:

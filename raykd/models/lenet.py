@@ -36,8 +36,8 @@ class LeNet5(nn.Module):
         super().__init__()
         if size != SIZE:
             raise UsageError(
-                f"LeNet-5 needs images of exactly {SIZE} x {SIZE} pixels, got {size} x {size}; "
-                f"resize or pad the images to {SIZE}"
+                f"LeNet-5 needs images of exactly {SIZE} x {SIZE} pixels, got {size} x {size}: set data.size={SIZE}, "
+                "and data.pad=2 too where images of 28 are to be padded and not enlarged"
             )
         first, second, third, hidden = widths
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from raykd.errors import UsageError
 from raykd.spec import DataSpec
@@ -40,7 +41,7 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def classify(self, images: Any) -> Classification:
-        """Classify images of the student's size, which are normalised here.
+        """Classify images of the student's size, without the padding it may want; they are padded and normalised here.
 
         Args:
             images: array or tensor, uint8 or floats in [0, 1], of shape (N, S, S), (N, S, S, C) or (N, C, S, S).
@@ -56,9 +57,9 @@ class Student(nn.Module):
         return Classification(classes, [names[i] if names else str(i) for i in classes.tolist()], probabilities)
 
     def _unit(self, images: Any) -> Tensor:
-        """Return images (N, C, S, S) in [0, 255]."""
+        """Return images (N, C, S, S) in [0, 255], padded."""
         given = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-        channels, size = self.spec.channels, self.spec.size
+        channels, size = self.spec.channels, self.spec.interior
         shaped = given.unsqueeze(1) if given.dim() == 3 else given
         if shaped.dim() == 4 and shaped.shape[1:] == (size, size, channels) != (channels, size, size):
             shaped = shaped.permute(0, 3, 1, 2)
@@ -71,4 +72,5 @@ class Student(nn.Module):
                 f"(N, {size}, {size}, {channels}) or (N, {channels}, {size}, {size}); got {given.dtype} "
                 f"{list(given.shape)}{'' if in_range else ' with other values'}: resize and scale them first"
             )
-        return shaped if given.dtype == torch.uint8 else shaped * 255
+        levels = shaped if given.dtype == torch.uint8 else shaped * 255
+        return F.pad(levels, (self.spec.pad,) * 4) if self.spec.pad else levels

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from raykd.artifacts.bank import finish_bank, open_bank, product_name, product_path, write_products
-from raykd.artifacts.class_statistics import save_statistics
+from raykd.artifacts.bank import finish_bank, open_bank, output_of, product_name, product_path, write_products
+from raykd.artifacts.class_statistics import input_metadata, save_statistics
 from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder
 from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
@@ -132,7 +132,8 @@ def one_member(manifest: dict[str, object]) -> GeneratorBank:
     assert isinstance(classes, list) and isinstance(channels, int), "a manifest"
     assert isinstance(size, int) and isinstance(conditions, int), "a manifest"
     config = GeneratorConfig.model_validate(manifest["generator"])
-    bank = GeneratorBank(classes[:1], config, channels=channels, size=size, conditions=conditions)
+    output = output_of(manifest)
+    bank = GeneratorBank(classes[:1], config, channels=channels, size=size, conditions=conditions, output=output)
     bank.initialise(0)
     return bank
 
@@ -152,7 +153,7 @@ def _with_statistics(experiment: Experiment, workspace: Workspace, scratch: Work
     path = scratch.store / f"{experiment.run_id}.safetensors"
     with torch.no_grad():
         metadata = {"teacher_sha256": digest, "data": recipe.data.name, "split": "train", "per_class": 2}
-        save_statistics(path, rows, moments.layers, {**metadata, "mean": spec.mean, "std": spec.std})
+        save_statistics(path, rows, moments.layers, {**metadata, **input_metadata(spec)})
     return experiment.with_recipe(recipe.model_copy(update={"calibration": CalibrationConfig(file=str(path))}))
 
 

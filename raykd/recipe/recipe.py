@@ -33,6 +33,13 @@ Referee = Annotated[
 _RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
 
 
+_ROLE_OF_SECTION = {"student": "student", "student_optim": "student", "bank": "bank"}
+_WHOLE = (
+    "{data: digits, teacher: {recipe: supervised_digits_lenet5}, student: {model: lenet5_half}, method: {name: kd}, "
+    "student_optim: {name: adam, lr: 1e-3}, schedule: {steps: 500, report_every: 100, global_batch: 128}}"
+)
+
+
 class Recipe(Config):
     """One run, complete: the same recipe and seed give the same run id on any machine."""
 
@@ -66,13 +73,20 @@ class Recipe(Config):
     def _short_data(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_there(cls, raw: Any) -> Any:
+        # Where a section has a wrong name, that is what is to be said.
+        if isinstance(raw, Mapping) and raw.keys() <= cls.model_fields.keys() and (missing := _missing_sections(raw)):
+            raise ValueError(f"{'; '.join(missing)}; a whole recipe is, for example, {_WHOLE}")
+        return raw
+
     @model_validator(mode="after")
     def _roles_filled(self) -> "Recipe":
         method, roles = self.method.name, METHODS[self.method.name].roles
         frozen = self.bank is not None and self.bank.images is not None
         filled = {"student": self.student, "student_optim": self.student_optim, "bank": None if frozen else self.bank}
-        role_of_section = {"student": "student", "student_optim": "student", "bank": "bank"}
-        for section, role in role_of_section.items():
+        for section, role in _ROLE_OF_SECTION.items():
             if (filled[section] is None) == (role in roles):
                 verb = "needs a" if role in roles else "takes no"
                 raise ValueError(f"method {method!r} {verb} {section!r} section")
@@ -142,6 +156,20 @@ class Recipe(Config):
         return segments
 
 
+def _missing_sections(raw: Mapping[str, Any]) -> list[str]:
+    """Say of every section that is required, or that the method needs, and is not there."""
+    lines = [f"{section!r} is required" for section in ("data", "method", "schedule") if raw.get(section) is None]
+    method = raw.get("method")
+    name = method.get("name") if isinstance(method, Mapping) else getattr(method, "name", None)
+    roles = METHODS[name].roles if isinstance(name, str) and name in METHODS else ()
+    sections = [section for section, role in _ROLE_OF_SECTION.items() if role in roles]
+    lines += [f"method {name!r} needs a {section!r} section" for section in sections if raw.get(section) is None]
+    # A teacher may be given otherwise, so that it alone is never missed.
+    if lines and "teacher" in roles and raw.get("teacher") is None:
+        lines.append(f"method {name!r} needs a 'teacher' section")
+    return lines
+
+
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     """Load a packaged recipe by name, or a file by path, and apply ``KEY=VALUE`` overrides.
 
@@ -179,15 +207,32 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _read_with_base(path: Path) -> dict[str, Any]:
     """Read a recipe and lay it over the one it extends, section by section (a changed `name` replaces)."""
-    own = expand_data_name(load_yaml(path))
+    own = read_sections(path)
     base_name = own.pop("extends", None)
     if base_name is None:
         return {"name": path.stem, **own}
     sibling = path.parent / f"{base_name}.yaml"
-    base = expand_data_name(load_yaml(sibling if os.path.isfile(sibling) else _RECIPES.find(str(base_name))))
+    base = read_sections(sibling if os.path.isfile(sibling) else _RECIPES.find(str(base_name)))
     if "extends" in base:
         raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
     return {**_merge(base, own), "name": own.get("name", path.stem)}
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """Read a YAML file of a recipe's sections; weights that lie beside it are named as they are found from here.
+
+    Raises:
+        UsageError: for anything but a mapping of plain data.
+    """
+    raw, folder, here = expand_data_name(load_yaml(path)), path.parent.resolve(), Path.cwd()
+    for role in ("teacher", "student"):
+        section = raw.get(role)
+        weights = section.get("weights") if isinstance(section, dict) else None
+        # From the folder of the file itself a name stays as it is written: it is part of the run's id.
+        if isinstance(weights, str) and folder != here and os.path.isfile(file := folder / weights):
+            found = file.relative_to(here) if file.is_relative_to(here) else file
+            raw[role] = {**raw[role], "weights": str(found)}
+    return raw
 
 
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

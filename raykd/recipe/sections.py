@@ -17,6 +17,9 @@ class DataConfig(Config):
 
     name: str
     size: int | None = Field(default=None, gt=0, le=4096, description="network input size; default: the set's")
+    pad: int = Field(
+        default=0, ge=0, description="black pixels on each side, within size: images are resized, then padded"
+    )
     mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
     std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
     num_classes: int | None = Field(default=None, gt=1, description="of data described, not held")

@@ -12,7 +12,7 @@ from raykd.results.plan import Plan, RunPlan, SubmissionPlan
 from raykd.results.run import SELECTIONS, Evaluation, Figures, Measured, RunResult, SeedsResult
 from raykd.results.search import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
 from raykd.results.table import MeasuredCell, RunCounts, Spread, TableCell, TableResult, TableRow
-from raykd.results.teacher import Inspection, LayerWidth, Ranking, StatisticsResult, SyntheticSet
+from raykd.results.teacher import Inspection, LayerWidth, MethodVerdict, Ranking, StatisticsResult, SyntheticSet
 
 __all__ = [
     "COVERAGE",
@@ -20,6 +20,7 @@ __all__ = [
     "Figures",
     "Inspection",
     "LayerWidth",
+    "MethodVerdict",
     "Measured",
     "MeasuredCell",
     "Plan",

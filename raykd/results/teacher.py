@@ -8,6 +8,24 @@ from raykd.results.run import Figures
 
 
 @dataclass(frozen=True)
+class MethodVerdict(Result):
+    """Whether a method can be used with a teacher, by measured signs.
+
+    Attributes:
+        verdict: ``usable``, ``limited`` (only without a part of it) or ``refused``.
+        reasons: why it is refused, or what must be left out and by which setting.
+        needs: what it takes beside the teacher.
+        pros, cons: what speaks for and against it.
+    """
+
+    verdict: str
+    reasons: list[str]
+    needs: list[str]
+    pros: list[str]
+    cons: list[str]
+
+
+@dataclass(frozen=True)
 class Inspection(Result):
     """What can be told of a teacher without training.
 
@@ -19,13 +37,17 @@ class Inspection(Result):
         batch_norm_faults: layers whose statistics cannot be those of real data, by what is wrong.
         batch_norm_gap: mean over its layers and channels of |ln(variance seen / running variance)| on test images;
             None without BatchNorm or images. About 0.1 with the constants that it was trained with.
+        implied_mean, implied_std: of unit pixels, per channel, as its first BatchNorm remembers them, if ``mean`` and
+            ``std`` are right; None where it has none that near its input. Images have about 0.1 to 0.6 and 0.2 to 0.35.
+        negative_features: share, in per cent, of its penultimate features that are below 0: none behind a ReLU.
         gradient_to_input: whether images could be learnt through it.
         notes: what is odd about it.
         test_missing: why it was not measured; None if it was.
         invertible: whether data-free methods have a chance.
         sha256: of its weights; None while its run is unfinished.
-        methods: for each whether it suits, and what it wants.
+        methods: for each whether it can be used, what it needs, and what speaks for and against it.
         confidence, class_entropy, classes_answered: its answers to Gaussian inputs; None if they are not finite.
+        image_confidence: its mean confidence on test images, in per cent.
         test: its figures.
     """
 
@@ -44,11 +66,15 @@ class Inspection(Result):
     test_missing: str | None
     invertible: bool
     sha256: str | None
-    methods: Mapping[str, str]
+    methods: Mapping[str, MethodVerdict]
     confidence: float | None = field(default=None, metadata={"key": "gaussian/confidence"})
     class_entropy: float | None = field(default=None, metadata={"key": "gaussian/class_entropy"})
     classes_answered: int | None = field(default=None, metadata={"key": "gaussian/classes_answered"})
     batch_norm_gap: float | None = None
+    implied_mean: list[float] | None = None
+    implied_std: list[float] | None = None
+    negative_features: float | None = None
+    image_confidence: float | None = None
     test: Figures = under("", default_factory=Figures)
 
 

@@ -5,46 +5,38 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from raykd.config.base import Config
 from raykd.config.overrides import override
-from raykd.config.yaml_file import explain, load_yaml
-from raykd.data.datasets import Images
+from raykd.config.yaml_file import explain
+from raykd.data.datasets import Images, find_split
 from raykd.data.ledger import OpenedData
-from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, build_spec, find_weights
 from raykd.engine.evaluator import Evaluator
 from raykd.errors import ForeignFormat, UsageError
 from raykd.files import sha256_of
+from raykd.generators import outside_share
 from raykd.methods import METHODS
-from raykd.methods.base import PATCHES
+from raykd.methods.signs import Suitability, TeacherSigns
+from raykd.methods.suitability import SATURATED, judge
 from raykd.models.adapters import BATCH_DEPENDENT, depends_on_batch
-from raykd.models.moments import MomentTeacher
 from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import read_sections
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
-from raykd.results import Figures, Inspection
+from raykd.results import Figures, Inspection, MethodVerdict
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
+from raykd.tasks import teacher_signs as signs
 from raykd.tasks.evaluate import Outcome, open_run
 
-_PROBES = 512
-_SEED = 0
-_SATURATED = 99.0  # per cent of mean confidence on Gaussian inputs
 _FEW_CLASSES = 0.1  # share of the largest possible entropy of the answers
-
-
-_GAP_IMAGES = 256
-_WRONG_GAP = 0.6
-_TINY = 1e-8
 _SECTIONS: dict[str, type[Config]] = {"data": DataConfig, "teacher": TeacherConfig}
 
 
@@ -89,11 +81,9 @@ def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
     Raises:
         UsageError: for an unknown or a wrong value, naming the nearest match.
     """
-    raw = load_yaml(path)
+    raw = read_sections(path)
     if not raw.keys() <= _SECTIONS.keys():
         return None
-    if isinstance(raw.get("data"), str):
-        raw["data"] = {"name": raw["data"]}
     sections = {name: section.model_fields for name, section in _SECTIONS.items()}
     fields = {*sections, *(f"{name}.{field}" for name in sections for field in sections[name])}
     try:
@@ -138,20 +128,43 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
     parameters = sum(p.numel() for p in network.parameters())
     teacher = Teacher(network, channels=spec.channels, size=spec.size).to(world.device)
     config = subject.network
-    health = _batch_norm_health(teacher)
-    probes = _probe(teacher, spec, world)
+    faults = signs.batch_norm_faults(teacher)
+    gaussian = signs.gaussian_batches(spec, world)
+    answers = signs.answers_to(teacher, gaussian)
+    gradient = answers.finite and signs.passes_gradient(teacher, gaussian[0][:8])
     images, missing = _test_images(subject.data, spec, workspace)
-    test, gap = Figures(), None
-    if "confidence" not in probes:
+    test, gap, on_images = Figures(), None, None
+    implied, wrong = (None, None) if any(faults.values()) else signs.implied_pixels(teacher, spec)
+    if not answers.finite:
         missing = "the teacher's answers are not finite"
     elif images is not None:
         test = Evaluator(images, spec, world, teacher).score_teacher() or Figures()
-        gap = _batch_norm_gap(teacher, images, spec, world)
-        if gap is not None and gap > _WRONG_GAP:
-            probes["notes"].append(
+        some = signs.image_batch(images, spec, world)
+        gap, on_images = signs.batch_norm_gap(teacher, some), signs.answers_to(teacher, [some])
+    if gap is not None:
+        wrong = None
+        if gap > signs.WRONG_GAP and not any(faults.values()):
+            wrong = (
                 f"BatchNorm sees other variances than it has learned (gap {gap:.2f}, with the right constants about "
                 f"0.1): check data.mean and data.std, here {list(spec.mean)} and {list(spec.std)}"
             )
+    found = TeacherSigns(
+        classes=teacher.num_classes,
+        channels=spec.channels,
+        size=spec.size,
+        batch_norms=len(teacher.batch_norms),
+        no_batch_norm=signs.why_no_batch_norm(teacher),
+        sick=any(faults.values()),
+        finite=answers.finite,
+        gradient=gradient,
+        confidence=answers.confidence if answers.finite else None,
+        noise_classes=math.exp(answers.entropy) if answers.finite else None,
+        image_confidence=on_images.confidence if on_images else None,
+        negative_features=(on_images or answers).negative_features,
+        outside=outside_share(spec),
+        wrong_input=None if wrong is None else "data.mean and data.std look wrong: see notes",
+        train_missing=_why_no_training_images(subject.data, workspace),
+    )
     return Inspection(
         source=config.model or config.factory,
         data=spec.name,
@@ -159,17 +172,25 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
         mean=list(spec.mean),
         std=list(spec.std),
         batch_norm_gap=gap,
+        implied_mean=list(implied.mean) if implied else None,
+        implied_std=list(implied.std) if implied else None,
         parameters=parameters,
         classes=teacher.num_classes,
         feature_width=teacher.feature_width,
+        negative_features=100 * found.negative_features,
         batch_norm_layers=len(teacher.batch_norms),
-        batch_norm_faults=health,
-        **probes,
+        batch_norm_faults=faults,
+        gradient_to_input=gradient,
+        notes=[*_notes(found, teacher, gaussian[0][:8]), *([wrong] if wrong else [])],
+        confidence=found.confidence,
+        class_entropy=answers.entropy if answers.finite else None,
+        classes_answered=answers.named if answers.finite else None,
+        image_confidence=found.image_confidence,
         test=test,
         test_missing=missing,
-        invertible=probes["gradient_to_input"] and not any(health.values()),
+        invertible=gradient and not found.sick,
         sha256=digest,
-        methods=_judge_methods(probes["gradient_to_input"], not any(health.values()), len(teacher.batch_norms)),
+        methods={name: _verdict(judge(method, found)) for name, method in METHODS.items()},
     )
 
 
@@ -199,56 +220,18 @@ def as_file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._")
 
 
-def _batch_norm_health(teacher: Teacher) -> dict[str, list[str]]:
-    """Name the BatchNorm layers whose running statistics cannot be those of real data."""
-    faults: dict[str, list[str]] = {"not_finite": [], "zero_variance": [], "never_updated": []}
-    for name in teacher.batch_norms:
-        layer: Any = teacher.network.get_submodule(name)
-        mean, variance = layer.running_mean, layer.running_var
-        if not (mean.isfinite().all() and variance.isfinite().all()):
-            faults["not_finite"].append(name)
-        elif bool((variance == 0).any()):
-            faults["zero_variance"].append(name)
-        elif bool((mean == 0).all() and (variance == 1).all()):
-            faults["never_updated"].append(name)
-    return faults
-
-
-def _probe(teacher: Teacher, spec: DataSpec, world: World) -> dict[str, Any]:
-    """Ask it about Gaussian inputs: a teacher that is sure of a single class is hard to invert."""
-    generator = torch.Generator().manual_seed(_SEED)
-    images = torch.randn(_PROBES, spec.channels, spec.size, spec.size, generator=generator)
-    with torch.no_grad():
-        logits = torch.cat([teacher(b.to(world.device))[0].float() for b in images.split(64)]).cpu()
-    if not logits.isfinite().all():
-        return {"gradient_to_input": False, "notes": ["answers with values that are not finite"]}
-    confidence = 100 * logits.softmax(1).max(1).values.mean().item()
-    share = torch.bincount(logits.argmax(1), minlength=teacher.num_classes).double() / _PROBES
-    entropy = -(share * share.clamp(min=1e-12).log()).sum().item()
-    passes = _passes_gradient(teacher, images[:8].to(world.device))
-    notes = [BATCH_DEPENDENT] if depends_on_batch(lambda batch: teacher(batch)[0], images[:8].to(world.device)) else []
-    if entropy < _FEW_CLASSES * math.log(teacher.num_classes):
+def _notes(found: TeacherSigns, teacher: Teacher, some: Tensor) -> list[str]:
+    """Say what is odd about a teacher: one that is sure of a single class is hard to invert."""
+    if not found.finite or found.noise_classes is None or found.confidence is None:
+        return ["answers with values that are not finite"]
+    notes = [BATCH_DEPENDENT] if depends_on_batch(lambda batch: teacher(batch)[0], some) else []
+    if math.log(found.noise_classes) < _FEW_CLASSES * math.log(found.classes):
         notes.append("answers random inputs with hardly more than one class")
-    if confidence > _SATURATED:
+    if found.confidence > SATURATED:
         notes.append("is saturated on random inputs, so gradients there are small")
-    if not passes:
+    if not found.gradient:
         notes.append("passes no usable gradient to its input")
-    return {
-        "confidence": confidence,
-        "class_entropy": entropy,
-        "classes_answered": int((share > 0).sum()),
-        "gradient_to_input": passes,
-        "notes": notes,
-    }
-
-
-def _passes_gradient(teacher: Teacher, images: Tensor) -> bool:
-    images.requires_grad_()
-    total = teacher(images)[0].float().logsumexp(1).sum()
-    if not total.requires_grad:
-        return False
-    (slope,) = torch.autograd.grad(total, images, allow_unused=True)
-    return slope is not None and bool(slope.isfinite().all()) and bool((slope != 0).any())
+    return notes
 
 
 def _test_images(data: DataConfig, spec: DataSpec, workspace: Workspace) -> tuple[Images | None, str | None]:
@@ -263,46 +246,18 @@ def _test_images(data: DataConfig, spec: DataSpec, workspace: Workspace) -> tupl
         return None, str(error)
 
 
-@torch.no_grad()
-def _batch_norm_gap(teacher: Teacher, images: Images, spec: DataSpec, world: World) -> float | None:
-    """Return how far the variances of BatchNorm's inputs are from the running ones; None without such layers.
-
-    With wrong constants of normalisation every layer sees other ones: on published CIFAR-10 and Fashion-MNIST networks
-    it was 0.03 to 0.18 with the right constants and 1.04 to 2.38 with wrong ones.
-    """
-    if not teacher.batch_norms:
-        return None
-    rows = torch.linspace(0, len(images.labels) - 1, min(_GAP_IMAGES, len(images.labels))).long().unique()
-    (batch,) = evaluation_batches(Images(images.pixels[rows], images.labels[rows]), spec, world, len(rows))
+def _why_no_training_images(data: DataConfig, workspace: Workspace) -> str | None:
+    """Return why there are no images to train on, None where there are."""
+    if data.num_classes is not None:
+        return "the data is described, not held"
+    located = workspace.located(data)
     try:
-        moments = MomentTeacher(teacher)
-    except UsageError:  # layers that run twice, or on other rows than images
-        return None
-    seen, running = moments(batch.images)[2], moments.running()
-    gaps = [
-        (variance[0].clamp(min=_TINY) / learned.clamp(min=_TINY)).log().abs().mean()
-        for (_, variance), (_, learned) in zip(seen, running, strict=True)
-    ]
-    return float(torch.stack(gaps).mean())
+        find_split(located.train or located.name, "train", workspace.data)
+    except UsageError:
+        return f"set {data.train or data.name!r} is not here"
+    return None
 
 
-def _judge_methods(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[str, str]:
-    """Say of every method that takes a teacher whether this one will do, and what else it wants."""
-    verdicts = {}
-    for name, method in METHODS.items():
-        if "teacher" not in method.roles:
-            continue
-        if "bank" in method.roles:
-            verdicts[name] = "suits; needs a bank of generators made from it"
-        elif method.matches_statistics and not batch_norms:
-            verdicts[name] = "does not suit: no BatchNorm layer whose statistics could be matched"
-        elif method.streams:
-            sets = [stream for stream in method.streams if stream != PATCHES]  # which shows the same set once more
-            verdicts[name] = f"suits; needs data: {', '.join(sets)}"
-        elif not has_gradient:
-            verdicts[name] = "does not suit: no gradient reaches the input"
-        elif not is_healthy:
-            verdicts[name] = "doubtful: BatchNorm statistics are not those of real data"
-        else:
-            verdicts[name] = "suits; needs no data"
-    return verdicts
+def _verdict(found: Suitability) -> MethodVerdict:
+    reasons = [*found.texts("refused"), *(f"without {text}" for text in found.texts("without"))]
+    return MethodVerdict(found.verdict, reasons, *(found.texts(kind) for kind in ("needs", "pro", "con")))

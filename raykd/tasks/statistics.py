@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from raykd.artifacts.class_statistics import collect, read_metadata, save_statistics, used_images
+from raykd.artifacts.class_statistics import (
+    collect,
+    input_metadata,
+    read_metadata,
+    save_statistics,
+    used_images,
+)
 from raykd.data.datasets import data_spec, train_spec
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
@@ -53,7 +59,7 @@ def measure_statistics(
     moments = collect(teacher, images, teacher_spec, world, per_class=per_class)
     metadata: dict[str, Any] = {"teacher_sha256": digest, "data": name, "split": _SPLIT, "per_class": per_class}
     counts = used_images(images, teacher_spec, per_class)
-    save_statistics(path, moments, teacher.layers, {**metadata, "counts": counts, "mean": spec.mean, "std": spec.std})
+    save_statistics(path, moments, teacher.layers, {**metadata, "counts": counts, **input_metadata(spec)})
     return StatisticsResult(
         file=str(path),
         bytes=path.stat().st_size,

@@ -16,6 +16,7 @@ COVERED_BY = {
     "methods/kd": "methods/test_others",
     "methods/label_smoothing": "methods/test_teacher_free",
     "methods/noise": "methods/test_others",
+    "methods/signs": "methods/test_suitability",
     "methods/supervised": "methods/test_others",
     "methods/tfkd_reg": "methods/test_teacher_free",
     "methods/tfkd_self": "methods/test_teacher_free",
@@ -46,6 +47,7 @@ COVERED_BY = {
     "tasks/inspect": "cli/test_inspect",
     "tasks/statistics": "cli/test_statistics",
     "tasks/subject": "cli/test_inspect",
+    "tasks/teacher_signs": "cli/test_inspect",
 }
 MODULES = sorted(
     path.relative_to(ROOT / PACKAGE).with_suffix("").as_posix()

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raykd.artifacts import class_statistics as module
-from raykd.artifacts.class_statistics import collect, load_statistics, read_metadata, save_statistics, used_images
+from raykd.artifacts.class_statistics import (
+    collect,
+    input_metadata,
+    load_statistics,
+    read_metadata,
+    save_statistics,
+    used_images,
+)
 from raykd.data.datasets import Images
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, SetupError, UsageError
@@ -202,7 +210,12 @@ def test_what_does_not_fit_is_refused(path: Path, teacher: MomentTeacher) -> Non
     with pytest.raises(UsageError, match="has 4 classes, data 'made' has 3"):
         load_statistics(path, teacher, None, SPEC)
     save(path, teacher, mean=[0.5])
-    with pytest.raises(UsageError, match=r"normalised by \[0\.5\] / \[0\.6\], data 'made' is by \[0\.3\]"):
+    with pytest.raises(UsageError, match=r"normalised by \[0\.5\] / \[0\.6\] with pad 0, data 'made' is by \[0\.3\]"):
+        load_statistics(path, teacher, None, SPEC)
+    padded = replace(SPEC, pad=2)
+    save(path, teacher, **input_metadata(padded))
+    assert load_statistics(path, teacher, None, padded)
+    with pytest.raises(UsageError, match=r"with pad 2, .* with pad 0"):
         load_statistics(path, teacher, None, SPEC)
 
 

@@ -12,7 +12,9 @@ from torch import nn
 from raykd.data.datasets import data_spec, load_images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
+from raykd.methods import METHODS
 from raykd.models import build_model
+from raykd.spec import DataSpec
 from tests.cli.conftest import Raykd, WriteRecipe
 
 YAML = "data: digits\nteacher: {factory: 'mine:net', weights: mine.safetensors}\n"
@@ -54,12 +56,20 @@ def test_a_network_of_the_users_own(raykd: Raykd, mine: Path) -> None:
     assert found["invertible"] is True
     assert 0 <= found["accuracy/top1"] <= 100
     assert len(found["sha256"]) == 64
-    assert found["methods"]["dafl"] == "suits; needs no data"
-    assert found["methods"]["kd"] == "suits; needs data: train"
-    assert found["methods"]["mosaickd"] == "suits; needs data: ood"
-    assert found["methods"]["lsgdfd"] == "suits; needs no data"
-    assert found["methods"]["bank_kd"] == "suits; needs a bank of generators made from it"
-    assert "mine:net" in raykd("inspect", "mine.yaml").stdout
+    methods = found["methods"]
+    assert methods.keys() == METHODS.keys()
+    needs = {name: verdict["needs"] for name, verdict in methods.items() if verdict["verdict"] == "usable"}
+    assert needs["dafl"] == needs["lsgdfd"] == ["no data"]
+    assert needs["kd"] == ["train: images of its classes"]
+    assert needs["mosaickd"] == ["ood: images of another domain"]
+    assert needs["bank_kd"] == ["a bank of generators made from it"]
+    assert f"{len(norms)} BatchNorm layers whose statistics images can match" in methods["lsgdfd"]["pros"]
+    assert methods["supervised"]["reasons"] == ["it learns from no teacher"]
+    assert found["negative_features"] == 0
+    shown = raykd("inspect", "mine.yaml").stdout
+    assert "mine:net" in shown
+    for word in ("verdict", "against", *METHODS):
+        assert word in shown
 
 
 @pytest.mark.parametrize(
@@ -83,7 +93,8 @@ def test_sick_statistics_are_named(raykd: Raykd, mine: Path, key: str, value: fl
     found = inspect(raykd, "mine.yaml")
     assert found["batch_norm_faults"][fault] == [layer]
     assert found["invertible"] is False
-    assert found["methods"]["dafl"].startswith("do")
+    verdict = found["methods"]["dafl"]
+    assert verdict["verdict"] == "refused" if key == "running_var" and value else "BatchNorm" in verdict["cons"][0]
 
 
 def test_a_teacher_without_gradient_cannot_be_inverted(raykd: Raykd) -> None:
@@ -103,15 +114,20 @@ def test_a_teacher_without_gradient_cannot_be_inverted(raykd: Raykd) -> None:
     save_file({"head.weight": head.weight.data, "head.bias": head.bias.data}, "mine.safetensors")
     found = inspect(raykd, "mine.yaml")
     assert found["gradient_to_input"] is False
-    assert found["methods"]["dafl"] == "does not suit: no gradient reaches the input"
-    assert found["methods"]["kd"].startswith("suits")
+    assert found["methods"]["dafl"]["verdict"] == "refused"
+    assert "no gradient reaches the input" in found["methods"]["dafl"]["reasons"]
+    assert found["methods"]["kd"]["verdict"] == "usable"
+    assert "no BatchNorm layer" in found["methods"]["lsgdfd"]["reasons"][-1]
 
 
 def test_recipe_and_run(raykd: Raykd, tiny: WriteRecipe) -> None:
     recipe = tiny()
     of_recipe = inspect(raykd, recipe)
     assert of_recipe["source"] == "lenet5"
-    assert of_recipe["methods"]["lsgdfd"].startswith("does not suit: no BatchNorm")
+    assert of_recipe["methods"]["lsgdfd"]["reasons"] == [
+        "no BatchNorm layer whose statistics could be matched (all convolutions have biases, into which it may have "
+        "been folded)"
+    ]
     result = json.loads(raykd("train", recipe, "--json").stdout)
     assert of_recipe["accuracy/top1"] == pytest.approx(result["teacher/accuracy/top1"])
     of_run = inspect(raykd, result["directory"])
@@ -144,7 +160,9 @@ def test_slips(raykd: Raykd, mine: Path, text: str, arguments: list[str], word: 
     assert word in wrong.stderr
 
 
-def test_wrong_constants_are_noticed_by_what_batch_norm_sees(raykd: Raykd, mine: Path) -> None:
+@pytest.fixture
+def of_digits(mine: Path) -> DataSpec:
+    """The user's network with the BatchNorm statistics of digits."""
     spec = data_spec("digits")
     images = load_images("digits", "train", spec, None)
     torch.manual_seed(0)
@@ -152,7 +170,12 @@ def test_wrong_constants_are_noticed_by_what_batch_norm_sees(raykd: Raykd, mine:
     for _ in range(3):
         for batch in evaluation_batches(images, spec, World.alone(), 100):
             network(batch.images)
-    save_file(network.state_dict(), "mine.safetensors")
+    save_file(network.state_dict(), mine)
+    return spec
+
+
+def test_wrong_constants_are_noticed_by_what_batch_norm_sees(raykd: Raykd, of_digits: DataSpec) -> None:
+    spec = of_digits
     found = inspect(raykd, "mine.yaml")
     assert (found["mean"], found["std"]) == (list(spec.mean), list(spec.std))
     assert found["batch_norm_gap"] < 0.4
@@ -160,3 +183,19 @@ def test_wrong_constants_are_noticed_by_what_batch_norm_sees(raykd: Raykd, mine:
     wrong = inspect(raykd, "mine.yaml", "data.mean=[0.0]", "data.std=[1.0]")
     assert wrong["batch_norm_gap"] > 1
     assert any("check data.mean and data.std, here [0.0] and [1.0]" in note for note in wrong["notes"])
+
+
+def test_without_images_the_first_norm_tells_of_wrong_constants(raykd: Raykd, of_digits: DataSpec) -> None:
+    data = {"name": "digits", "num_classes": 10, "channels": 1, "size": 32, "test": False}
+    pairs = [f"data={json.dumps(data)}", f"data.mean={list(of_digits.mean)}", f"data.std={list(of_digits.std)}"]
+    found = inspect(raykd, "mine.yaml", *pairs)
+    assert "batch_norm_gap" not in found
+    assert found["implied_mean"] == pytest.approx(of_digits.mean, abs=0.1)
+    assert found["implied_std"] == pytest.approx(of_digits.std, abs=0.12)
+    assert not any("data.mean" in note for note in found["notes"])
+    assert "the data is described, not held" in found["methods"]["kd"]["reasons"][0]
+    assert found["methods"]["lsgdfd"]["verdict"] == "limited"
+    wrong = inspect(raykd, "mine.yaml", pairs[0], "data.mean=[0.0]", "data.std=[1.0]")
+    (note,) = [note for note in wrong["notes"] if "data.mean" in note]
+    assert "check them; by those of digits it would be 0.3" in note
+    assert "data.mean and data.std look wrong: see notes" in wrong["methods"]["dafl"]["cons"]

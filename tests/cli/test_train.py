@@ -93,3 +93,16 @@ def test_a_fault_of_ours_leaves_its_traceback_in_a_file(
     assert "in broken" in log.read_text()
     monkeypatch.setenv("RAYKD_DEBUG", "1")
     assert "in broken" in raykd("train", tiny()).stderr
+
+
+def test_padded_images_are_those_of_every_command(raykd: Raykd, tiny: WriteRecipe) -> None:
+    recipe = tiny(data={"name": "digits", "pad": 2})
+    done = raykd("train", recipe, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert json.loads((Path(result["directory"]) / "data.json").read_text())["pad"] == 2
+    told = json.loads(raykd("inspect", result["directory"], "--json").stdout)
+    assert told["accuracy/top1"] == pytest.approx(result["blind"]["accuracy/top1"])
+    wrong = raykd("train", tiny(data={"name": "digits", "size": 28}))
+    assert wrong.exit_code == 2
+    assert "student lenet5_half: LeNet-5 needs images of exactly 32 x 32 pixels, got 28 x 28" in wrong.stderr

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -58,3 +60,14 @@ def test_more_than_half_of_free_memory_is_refused(monkeypatch: pytest.MonkeyPatc
     require_memory("big", "train", fits, spec(3, 64))
     with pytest.raises(UsageError, match=r"big/train takes 1\.00 GiB .* 2\.00 GiB of free"):
         require_memory("big", "train", fits + 1, spec(3, 64))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 12), (4, 4)])
+def test_images_are_resized_and_then_padded_with_black(shape: tuple[int, int]) -> None:
+    pixels = random_pixels(3, 1, *shape)
+    padded = fit(pixels, replace(spec(1, 12), pad=2))
+    assert padded.shape == (3, 1, 12, 12)
+    assert torch.equal(padded[..., 2:10, 2:10], fit(pixels, spec(1, 8)))
+    border = torch.ones(12, 12, dtype=torch.bool)
+    border[2:10, 2:10] = False
+    assert not padded[..., border].any()

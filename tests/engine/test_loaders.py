@@ -1,5 +1,6 @@
 """What a run opens and shows: images of another domain, be it one, and what a held-out part leaves."""
 
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -132,3 +133,17 @@ def test_other_images_measure_agreement_alone(tmp_path: Path) -> None:
 def test_a_method_without_images_has_none_to_hold_out() -> None:
     with pytest.raises(UsageError, match="'dafl' learns from no images of which 'data.holdout' could be a part"):
         load_recipe("dafl_digits", ["data.holdout=0.1"])
+
+
+def test_padding_frames_what_is_shown_of_every_set(tmp_path: Path) -> None:
+    built = build(resolve(made(tmp_path, "data.pad=2")), World.alone(), Runtime(), workspace(tmp_path))
+    black = -built.spec.mean[0] / built.spec.std[0]
+    frame = torch.ones(32, 32, dtype=torch.bool)
+    frame[2:30, 2:30] = False
+    images = built.streams["ood"].batch(0).images
+    torch.testing.assert_close(images[..., frame], torch.full_like(images[..., frame], black))
+    test = built.evaluator.images
+    assert test is not None
+    assert not test.pixels[..., frame].any()
+    plain = load_images("digits", "test", replace(built.spec, size=28, pad=0), None)
+    assert torch.equal(test.pixels[..., 2:30, 2:30], plain.pixels)

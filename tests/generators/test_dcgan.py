@@ -1,5 +1,7 @@
 """Dcgan against the module as published."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,7 +92,7 @@ def test_bfloat16_autocast_returns_float32_close_to_full_precision() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"size": 30}, {"size": 32, "width": 7}])
-def test_sizes_that_do_not_divide_are_refused(wrong: dict[str, int]) -> None:
+def test_sizes_that_do_not_divide_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="dcgan"):
         Dcgan(8, 1, **wrong)
 

@@ -1,11 +1,13 @@
 """A student takes images as people have them, and says what it wants where it does not."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from raykd.errors import UsageError
 from raykd.models.student import Student
@@ -55,3 +57,14 @@ def test_grey_images_need_no_axis_of_channels() -> None:
 def test_other_images_are_refused_with_what_is_wanted(student: Student, images: Any) -> None:
     with pytest.raises(UsageError, match=r"takes images of 3 x 4 x 4, uint8 or floats in \[0, 1\].*resize and scale"):
         student.classify(images)
+
+
+def test_a_student_of_padded_images_pads_them_itself() -> None:
+    torch.manual_seed(0)
+    padded = replace(SPEC, size=6, pad=1)
+    student = Student(nn.Sequential(nn.Flatten(), nn.Linear(108, 3)), padded)
+    unit = F.pad(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255, (1, 1, 1, 1))
+    expected = student(padded.normalise(unit)).softmax(1)
+    torch.testing.assert_close(student.classify(IMAGES).probabilities, expected)
+    with pytest.raises(UsageError, match="takes images of 3 x 4 x 4"):
+        student.classify(unit)

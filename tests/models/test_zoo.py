@@ -142,7 +142,7 @@ def test_option_a_shortcut_subsamples_and_pads() -> None:
         ("resnet81", 3, 32, "unknown model 'resnet81'; did you mean 'resnet18'"),
         ("wrn_41_2", 3, 32, "6n \\+ 4 .* got 41; the nearest is 40"),
         ("wrn_16_0", 3, 32, "width must be at least 1"),
-        ("lenet5", 1, 28, "exactly 32 x 32 pixels, got 28 x 28; resize"),
+        ("lenet5", 1, 28, "exactly 32 x 32 pixels, got 28 x 28: set data.size=32"),
         ("alexnet", 3, 28, "at least 32 x 32 pixels, got 28 x 28"),
         ("vgg11", 3, 4, "at least 8 x 8"),
         ("resnet18", 0, 32, "at least 1 channel"),

@@ -160,7 +160,9 @@ def test_numbers_without_a_point_are_floats(made: Path) -> None:
         ("changes: [{at: 5, valeus: {}}]", "did you mean 'changes.0.values'"),
         ("report_every: 5", "'report_every' is not a field here; did you mean 'schedule.report_every'"),
         ("method: {name: dafll}", "method: .*'dafll'.*'dafl'"),
-        ("method: {}", "method"),
+        ("method: {}", "method: 'name' is required; it is one of 'supervised', .*'mosaickd'"),
+        ("student_optim: {lr: 0.1}", "student_optim: 'name' is required; it is one of 'sgd', 'adam', 'adamw'"),
+        ("student_optim: null", "method 'kd' needs a 'student_optim' section; a whole recipe is"),
         ("schedule: {steps: 10}", "'schedule.report_every' is required"),
         ("1: 2", "Keys should be strings"),
     ],
@@ -292,3 +294,47 @@ def test_a_number_that_is_text_stays_text(made: Path, tmp_path: Path) -> None:
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(str(tmp_path / "again.yaml")) == recipe
     assert (recipe.data.name, recipe.student and recipe.student.weights) == ("1e5", "0100")
+
+
+def test_all_missing_sections_are_named_at_once_with_an_example_that_is_one(made: Path) -> None:
+    made.write_text("data: digits\nmethod: {name: dafl, generator_optim: {name: adam, lr: 1}}\n")
+    with pytest.raises(UsageError) as told:
+        load_recipe(str(made))
+    missing, _, example = str(told.value).partition("; a whole recipe is, for example, ")
+    assert missing == (
+        "made.yaml: 'schedule' is required; method 'dafl' needs a 'student' section; "
+        "method 'dafl' needs a 'student_optim' section; method 'dafl' needs a 'teacher' section"
+    )
+    made.write_text(example)
+    assert load_recipe(str(made)).method.name == "kd"
+    made.write_text("data: digits\n")
+    with pytest.raises(UsageError, match="'method' is required; 'schedule' is required; a whole recipe"):
+        load_recipe(str(made))
+
+
+def test_weights_beside_the_recipe_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(MADE.replace("teacher.safetensors", "t.safetensors"))
+
+    def named(source: str) -> str | None:
+        teacher = load_recipe(source).teacher
+        return teacher.weights if teacher else None
+
+    assert named("mine/own.yaml") == "t.safetensors", "to be found from here, or under the data root"
+    Path("t.safetensors").touch()
+    before = resolve(load_recipe("mine/own.yaml")).run_id
+    assert named("mine/own.yaml") == "t.safetensors"
+    (folder / "t.safetensors").touch()
+    assert named("mine/own.yaml") == named(str(folder / "own.yaml")) == "mine/t.safetensors"
+    monkeypatch.chdir(folder)
+    assert named("own.yaml") == "t.safetensors"
+    assert resolve(load_recipe("own.yaml")).run_id == before
+
+
+def test_padding_is_part_of_the_run_id_where_it_is_used() -> None:
+    plain, padded, none = (
+        resolve(load_recipe("kd_digits", pairs)).run_id for pairs in ([], ["data.pad=2"], ["data.pad=0"])
+    )
+    assert plain == none != padded
