@@ -1,5 +1,9 @@
-"""Updater: one optimizer whose gradients are averaged over the workers."""
+"""Updater: one optimizer whose gradients are averaged over the workers, and which makes no step of bad numbers.
 
+Whether a gradient is finite is asked and kept on the device, so that no step waits for the answer.
+"""
+
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,10 +15,19 @@ from raykd.distributed.world import World
 
 Compiler = Callable[[nn.Module], Callable[..., Any]]
 """Turns a module into a callable of the same arguments: torch.compile, or the module itself."""
+_LARGEST = 1e19  # of a gradient: the square of more, which Adam keeps, is no float32
 
 
 class Updater:
-    """An optimizer over some parameters: takes *their* gradients only, averages them, steps."""
+    """An optimizer over some parameters: takes *their* gradients only, averages them, steps.
+
+    From the first gradient on that is not finite, or above 1e19, on any worker, parameters and the optimizer's state
+    stay as they are, on all workers alike.
+
+    Attributes:
+        refused: steps that were not made for that, float32 () on the device.
+        at_fault: 1 where a gradient of this worker's own was such a one, else 0, likewise.
+    """
 
     def __init__(
         self,
@@ -29,27 +42,31 @@ class Updater:
         self._world = world
         self._total_steps = total_steps
         self._optimizer = config.build(self._parameters)
+        device = self._parameters[0].device
+        self.refused, self.at_fault = torch.zeros((), device=device), torch.zeros((), device=device)
+        # Fused optimizers leave everything as it is while this is 1.
+        self._stopped = torch.zeros((), device=device)
+        self._optimizer.found_inf = self._stopped  # type: ignore[attr-defined]
         self._step = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Return the length of the schedule in calls of ``step``."""
+        return self._total_steps
 
     def minimise(self, loss: Tensor) -> None:
         """Differentiate ``loss`` by these parameters, average over workers, step optimizer and schedule."""
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
-        self.step(self.average(gradients))
-
-    def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Average gradients over workers in one flat all-reduce."""
-        if self._world.size == 1:
-            return gradients
-        flat = self._world.sum(torch.cat([g.reshape(-1) for g in gradients])) / self._world.size
-        pieces = flat.split([g.numel() for g in gradients])
-        return [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)]
+        self.step(torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True))
 
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """Apply the gradients at the schedule's learning rate."""
+        """Average this worker's gradients over workers and apply them at the schedule's learning rate."""
+        averaged, fault = self._average(gradients)
+        torch.maximum(self._stopped, fault, out=self._stopped)
+        self.refused += self._stopped
         lr = self._config.lr_at(self._step, self._total_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, averaged, strict=True):
             # Fused optimizers walk both in memory order, and convolutions may return channels-last gradients.
             same = gradient.stride() == parameter.stride()
             parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
@@ -57,6 +74,18 @@ class Updater:
         for parameter in self._parameters:
             parameter.grad = None
         self._step += 1
+
+    def _average(self, gradients: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+        """Return the workers' mean gradients, and 1 if one of any worker is not to be used, in one flat all-reduce."""
+        peak = torch.nn.utils.get_total_norm([g for g in gradients if g.numel()], math.inf)
+        fault = (~(peak <= _LARGEST)).float()  # not "above": NaN is neither
+        torch.maximum(self.at_fault, fault, out=self.at_fault)
+        if self._world.size == 1:
+            return gradients, fault
+        flat = torch.cat([*(g.reshape(-1) for g in gradients), fault.to(gradients[0].dtype).reshape(1)])
+        *pieces, faults = (self._world.sum(flat) / self._world.size).split([*(g.numel() for g in gradients), 1])
+        averaged = [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)]
+        return averaged, (faults[0] > 0).float()
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain numbers only: loadable with ``weights_only=True``."""

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from raykd.artifacts.bank import product_path, write_products
 from raykd.distributed.world import World
-from raykd.engine.sentinel import Watch
 from raykd.files import make_folder
 from raykd.store.checkpoint import (
     Checkpoint,
@@ -56,7 +55,6 @@ class LocalReporter:
         self._should_stop = should_stop
         self._world = world or World.alone()
         self._tensorboard: Any = None
-        self._watch = Watch()
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
@@ -83,11 +81,10 @@ class LocalReporter:
         """Write what workers share; ``shards`` are the sums of theirs, by rank."""
         with self._run.writing():
             if metrics is not None:
-                self._watch.look(metrics)
                 self._write_metrics(metrics, checkpoint)
             sums = {name: digest for own in shards for name, digest in own.items()}
             written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=self._mirror is not None)
-            self._run.write_status(state="running", step=checkpoint.step, warnings=self._watch.warnings)
+            self._run.write_status(state="running", step=checkpoint.step, warnings=list(checkpoint.warnings))
             if self._mirror is not None:
                 other_shards = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
                 self._mirror.push(self._run.name, elsewhere=other_shards)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from raykd.distributed.world import World, mix
 from raykd.engine.evaluator import score
-from raykd.engine.sentinel import CLASS_SPREAD, class_spread, effective_classes
+from raykd.engine.quality import batch_quality
+from raykd.engine.sentinel import class_figures
 from raykd.methods.base import Method
 from raykd.models.logits import compute_logits
 
@@ -75,17 +76,17 @@ class Selection:
         max_reports = max(1, _POOL_BYTES // (images.numel() * images.element_size()))
         self._pool = self._pool[-min(_POOL_REPORTS, max_reports) :]
         labels = torch.cat([logits.argmax(1) for _, logits in self._pool])
-        classes = self._pool[0][1].shape[1]
-        spread = {}
-        if len(labels) >= 5 * classes:  # of fewer images, even uniform answers leave classes out
-            spread = {CLASS_SPREAD: class_spread(effective_classes(labels, classes), classes)}
+        figures = {
+            **class_figures(labels, context.spec.num_classes),
+            **batch_quality(batches[0], self._teacher, context.spec, world),
+        }
         challenger = self._score(weights, world)
         if "blind" in self.weights:
             incumbent = self._score(self.weights["blind"], world)
             if _is_better(incumbent, challenger, sum(len(images) for images, _ in self._pool)):
-                return {**spread, **{f"blind/{name}": value for name, value in incumbent.items()}}
+                return {**figures, **{f"blind/{name}": value for name, value in incumbent.items()}}
         self._keep("blind", weights, step)
-        return {**spread, **{f"blind/{name}": value for name, value in challenger.items()}}
+        return {**figures, **{f"blind/{name}": value for name, value in challenger.items()}}
 
     def _score(self, weights: Mapping[str, Tensor], world: World) -> dict[str, float]:
         self.candidate.load_state_dict(weights)

@@ -117,6 +117,7 @@ class RunResult(Measured):
         published: the paper's figures, top-1.
         directory: path or address of the run's directory, where the caller is told it.
         warnings: what speaks against the figures, such as generated images of one class; None if nothing does.
+        rewinds: steps that the run went back ``to``, with halved rates and other noise, and ``cause``; None if none.
     """
 
     run: str
@@ -127,6 +128,7 @@ class RunResult(Measured):
     controls: "Mapping[str, RunResult] | None" = None
     directory: str | None = None
     warnings: list[str] | None = None
+    rewinds: list[Mapping[str, Any]] | None = None
 
     @property
     def student(self) -> Figures:

@@ -25,7 +25,7 @@ from raykd.files import sha256_of
 from raykd.methods import METHODS
 from raykd.methods.base import PATCHES
 from raykd.models.adapters import BATCH_DEPENDENT, depends_on_batch
-from raykd.models.moments import MomentTeacher
+from raykd.models.moments import variance_gaps
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -43,7 +43,6 @@ _FEW_CLASSES = 0.1  # share of the largest possible entropy of the answers
 
 _GAP_IMAGES = 256
 _WRONG_GAP = 0.6
-_TINY = 1e-8
 _SECTIONS: dict[str, type[Config]] = {"data": DataConfig, "teacher": TeacherConfig}
 
 
@@ -263,20 +262,11 @@ def _batch_norm_gap(teacher: Teacher, images: Images, spec: DataSpec, world: Wor
     With wrong constants of normalisation every layer sees other ones: on published CIFAR-10 and Fashion-MNIST networks
     it was 0.03 to 0.18 with the right constants and 1.04 to 2.38 with wrong ones.
     """
-    if not teacher.batch_norms:
-        return None
     rows = torch.linspace(0, len(images.labels) - 1, min(_GAP_IMAGES, len(images.labels))).long().unique()
     (batch,) = evaluation_batches(Images(images.pixels[rows], images.labels[rows]), spec, world, len(rows))
-    try:
-        moments = MomentTeacher(teacher)
-    except UsageError:  # layers that run twice, or on other rows than images
-        return None
-    seen, running = moments(batch.images)[2], moments.running()
-    gaps = [
-        (variance[0].clamp(min=_TINY) / learned.clamp(min=_TINY)).log().abs().mean()
-        for (_, variance), (_, learned) in zip(seen, running, strict=True)
-    ]
-    return float(torch.stack(gaps).mean())
+    with variance_gaps(teacher) as gaps:
+        teacher(batch.images)
+    return float(torch.stack(gaps).mean()) if gaps else None
 
 
 def _judge_methods(has_gradient: bool, is_healthy: bool, batch_norms: int) -> dict[str, str]:
