@@ -30,8 +30,9 @@ RAREST, RAREST_CLASS = "images/rarest", "images/rarest_class"
 DIVERSITY = "images/pixel_diversity"
 """Report key, see ``raykd.engine.quality``."""
 _COLLAPSED = 50.0  # per cent of CLASS_SPREAD; healthy runs end above 75, and one of 20 had 33 per cent right
-_STARVED = 2.0  # per cent of RAREST
-_ALIKE = 1.0  # per cent of DIVERSITY
+_STARVED = 5.0  # per cent of RAREST; healthy runs soon have 25 and more
+_STARVING = 4  # reports: a class may come late
+_ALIKE = 5.0  # per cent of DIVERSITY; healthy runs have 50 and more
 _EXPLODED = 1e6  # of a loss, and of the norm of a network's parameters
 _PLATEAU = 8  # reports
 _MOVED = 1.0  # per cent: from the mean of the older half of these to that of the newer
@@ -79,7 +80,7 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
             "agreement tells nothing; a weight on balanced classes (method.entropy_weight), a larger batch or a lower "
             "generator rate (method.generator_optim.lr) may help, or data.mean and data.std are not the teacher's"
         )
-    elif row.get(RAREST, 100.0) < _STARVED:
+    elif all(each.get(RAREST, 100.0) < _STARVED for each in rows[-_STARVING:]) and len(rows) >= _STARVING:
         found.append(
             f"starvation: the teacher sees hardly any generated image as class {row[RAREST_CLASS]:.0f} "
             f"({row[RAREST]:.1f} % of an equal share), so the student does not learn it; a larger weight on balanced "

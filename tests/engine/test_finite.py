@@ -152,6 +152,7 @@ def test_a_run_with_such_a_teacher_ends_before_its_first_step(tmp_path: Path) ->
         file = place.workspace.run(teacher.run_id).student
         weights = dict(read_tensors(file, ""))
         next(iter(weights.values())).fill_(math.nan)
+        (tmp_path / "data").mkdir(exist_ok=True)
         save_weights(weights, tmp_path / "data" / "broken.safetensors")
         pairs = ["teacher={model: lenet5, weights: broken.safetensors}", "controls=[]"]
         recipe = load_recipe("dafl_digits", [*pairs, "schedule.steps=2", "schedule.report_every=1"])
