@@ -40,10 +40,9 @@ class Updater:
         self._world = world
         self._total_steps = total_steps
         self._optimizer = config.build(self._parameters)
-        device = self._parameters[0].device
-        self.refused, self.at_fault = torch.zeros((), device=device), torch.zeros((), device=device)
+        zero = torch.zeros((), dtype=torch.float32, device=self._parameters[0].device)
+        self.refused, self.at_fault, self._stopped = zero, zero.clone(), zero.clone()
         # Fused optimizers leave everything as it is while this is 1.
-        self._stopped = torch.zeros((), device=device)
         self._optimizer.found_inf = self._stopped  # type: ignore[attr-defined]
         self._step = 0
 
@@ -74,16 +73,14 @@ class Updater:
         self._step += 1
 
     def _average(self, gradients: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        """Return the workers' mean gradients, and 1 if one of any worker is not to be used, in one flat all-reduce."""
-        # On processors the search for the largest element would take thirty times as long.
-        fault = (~torch.nn.utils.get_total_norm(gradients).isfinite()).float()
+        """Return the workers' mean gradients, in one flat all-reduce, and 1 if they are not to be used, else 0."""
+        fault = _fault(gradients)
         torch.maximum(self.at_fault, fault, out=self.at_fault)
         if self._world.size == 1:
             return gradients, fault
-        flat = torch.cat([*(g.reshape(-1) for g in gradients), fault.to(gradients[0].dtype).reshape(1)])
-        *pieces, faults = (self._world.sum(flat) / self._world.size).split([*(g.numel() for g in gradients), 1])
-        averaged = [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)]
-        return averaged, (faults[0] > 0).float()
+        flat = self._world.sum(torch.cat([g.reshape(-1) for g in gradients])) / self._world.size
+        pieces = flat.split([g.numel() for g in gradients])
+        return [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)], _fault([flat])
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain numbers only: loadable with ``weights_only=True``."""
@@ -103,3 +100,11 @@ class Updater:
         whole = self._optimizer.state_dict()
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": whole["param_groups"]})
         self._step = int(state["step"])
+
+
+def _fault(gradients: Sequence[Tensor]) -> Tensor:
+    """Return 1 where the sum of squares is not finite, else 0: float32 (), on the device.
+
+    On processors the search for the largest element would take thirty times as long.
+    """
+    return (~torch.nn.utils.get_total_norm(gradients).isfinite()).float()

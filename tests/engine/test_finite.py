@@ -131,16 +131,15 @@ def test_figures_that_are_not_finite_are_named() -> None:
 
 def test_a_teacher_that_is_not_finite_or_answers_so_is_refused() -> None:
     check_teacher(made_teacher())
-    weights, statistics, scale = made_teacher(), made_teacher(), made_teacher()
-    weights.network.head.bias.data[1] = math.nan  # type: ignore[union-attr]
+    weights, statistics, scale, masked = (made_teacher() for _ in range(4))
+    weights.network.get_parameter("head.bias").data[1] = math.nan
     with pytest.raises(UsageError, match=r"weights are not finite \(head.bias\)"):
         check_teacher(weights)
-    statistics.network.body[1].running_var.fill_(math.nan)  # type: ignore[index, union-attr]
-    scale.network.head.weight.data.fill_(3e38)  # type: ignore[union-attr]
+    statistics.network.get_buffer("body.1.running_var").fill_(math.nan)
+    scale.network.get_parameter("head.weight").data.fill_(3e38)
     for teacher in (statistics, scale):
         with pytest.raises(UsageError, match="answers to random images are not finite"):
             check_teacher(teacher)
-    masked = made_teacher()
     masked.network.register_buffer("mask", torch.full((2, 2), -math.inf))
     check_teacher(masked)
 
