@@ -95,7 +95,7 @@ def finish_bank(run: RunDirectory, manifest: Mapping[str, Any], world: World) ->
             )
         mine = names[world.rank :: world.size]
         for name in mine:
-            read_tensors(folder / name, _RESTORE)
+            _read_member(folder / name)
         return {name: sha256_of(folder / name) for name in mine}
 
     sums = {name: digest for part in world.gather_objects(world.agree(sum_share)) for name, digest in part.items()}
@@ -164,7 +164,7 @@ class BankFiles:
         ).to(dtype or torch.get_default_dtype())
         for label in labels:
             path = self.folder / _file(label)
-            tensors = read_tensors(path, _RESTORE)
+            tensors = _read_member(path)
             if sha256_of(path) != manifest["files"][path.name]:
                 raise damaged(path, "it differs from its checksum", _RESTORE)
             parse_content(path, _RESTORE, partial(bank.load_member, label, tensors))
@@ -273,6 +273,18 @@ def choose_members(files: BankFiles, world: World, runtime: Runtime) -> tuple[tu
     if one_suffices or runtime.bank == "copy" or (runtime.bank == "auto" and 2 * numbers <= room):
         return files.classes, dtype
     return Wave(0, files.classes).share(world.rank, world.size), torch.get_default_dtype()
+
+
+def _read_member(path: Path) -> dict[str, Tensor]:
+    """Return a member's tensors.
+
+    Raises:
+        CorruptError: if the file is damaged, or holds a number that is not finite, as of a run of an earlier release.
+    """
+    tensors = read_tensors(path, _RESTORE)
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise damaged(path, "it holds numbers that are not finite", "move the bank's run away and train it again")
+    return tensors
 
 
 def _file(label: int) -> str:

@@ -1,4 +1,7 @@
-"""Updater: one optimizer whose gradients are averaged over the workers."""
+"""Updater: one optimizer whose gradients are averaged over the workers, and which makes no step of bad numbers.
+
+Whether a gradient is finite is asked and kept on the device, so that no step waits for the answer.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,7 +17,15 @@ Compiler = Callable[[nn.Module], Callable[..., Any]]
 
 
 class Updater:
-    """An optimizer over some parameters: takes *their* gradients only, averages them, steps."""
+    """An optimizer over some parameters: takes *their* gradients only, averages them, steps.
+
+    From the first gradients on, of any worker, that are not finite, or so large that the sum of their squares is not,
+    parameters and the optimizer's state stay as they are, on all workers alike.
+
+    Attributes:
+        refused: steps that were not made for that, float32 () on the device.
+        at_fault: 1 where such gradients were this worker's own, else 0, likewise.
+    """
 
     def __init__(
         self,
@@ -29,27 +40,30 @@ class Updater:
         self._world = world
         self._total_steps = total_steps
         self._optimizer = config.build(self._parameters)
+        zero = torch.zeros((), dtype=torch.float32, device=self._parameters[0].device)
+        self.refused, self.at_fault, self._stopped = zero, zero.clone(), zero.clone()
+        # Fused optimizers leave everything as it is while this is 1.
+        self._optimizer.found_inf = self._stopped  # type: ignore[attr-defined]
         self._step = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Return the length of the schedule in calls of ``step``."""
+        return self._total_steps
 
     def minimise(self, loss: Tensor) -> None:
         """Differentiate ``loss`` by these parameters, average over workers, step optimizer and schedule."""
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
-        self.step(self.average(gradients))
-
-    def average(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Average gradients over workers in one flat all-reduce."""
-        if self._world.size == 1:
-            return gradients
-        flat = self._world.sum(torch.cat([g.reshape(-1) for g in gradients])) / self._world.size
-        pieces = flat.split([g.numel() for g in gradients])
-        return [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)]
+        self.step(torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True))
 
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """Apply the gradients at the schedule's learning rate."""
+        """Average this worker's gradients over workers and apply them at the schedule's learning rate."""
+        averaged, fault = self._average(gradients)
+        torch.maximum(self._stopped, fault, out=self._stopped)
+        self.refused += self._stopped
         lr = self._config.lr_at(self._step, self._total_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, averaged, strict=True):
             # Fused optimizers walk both in memory order, and convolutions may return channels-last gradients.
             same = gradient.stride() == parameter.stride()
             parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
@@ -61,6 +75,16 @@ class Updater:
     def state_bytes(self) -> int:
         """Return the bytes of the tensors that the optimizer keeps, once it has made a step."""
         return self._config.state_tensors * sum(parameter.nbytes for parameter in self._parameters)
+
+    def _average(self, gradients: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+        """Return the workers' mean gradients, in one flat all-reduce, and 1 if they are not to be used, else 0."""
+        fault = _fault(gradients)
+        torch.maximum(self.at_fault, fault, out=self.at_fault)
+        if self._world.size == 1:
+            return gradients, fault
+        flat = self._world.sum(torch.cat([g.reshape(-1) for g in gradients])) / self._world.size
+        pieces = flat.split([g.numel() for g in gradients])
+        return [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)], _fault([flat])
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain numbers only: loadable with ``weights_only=True``."""
@@ -80,3 +104,11 @@ class Updater:
         whole = self._optimizer.state_dict()
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": whole["param_groups"]})
         self._step = int(state["step"])
+
+
+def _fault(gradients: Sequence[Tensor]) -> Tensor:
+    """Return 1 where the sum of squares is not finite, else 0: float32 (), on the device.
+
+    On processors the search for the largest element would take thirty times as long.
+    """
+    return (~torch.nn.utils.get_total_norm(gradients).isfinite()).float()

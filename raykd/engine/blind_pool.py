@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from raykd.distributed.world import World, mix
-from raykd.engine.sentinel import effective_classes
 from raykd.models.logits import compute_logits
 from raykd.spec import DataSpec
 
@@ -78,10 +77,11 @@ class BlindPool:
         """Return how many images are held."""
         return len(self._held["keys"]) if self._held else 0
 
-    def add(self, images: Tensor, step: int, teacher: nn.Module, world: World) -> None:
+    def add(self, images: Tensor, step: int, teacher: nn.Module, world: World) -> Tensor:
         """Take the images of a report, (N, C, H, W) in network-input space, some of them as other views.
 
-        Where there are too many then, each image of each report has the same chance to stay.
+        Where there are too many then, each image of each report has the same chance to stay. Returns the teacher's
+        answers to those that are not stretched, int64.
         """
         generator = Generator().manual_seed(mix(self._seed, _ARRIVAL, step))
         # Stored halved in size; the teacher answers what is stored, so both networks see the same pixels.
@@ -89,6 +89,7 @@ class BlindPool:
         images = torch.cat([_with_views(half, generator, mirrored=self._mirrored) for half in halves]).half()
         stretched = torch.arange(len(images)) >= len(halves[0])
         answers = compute_logits(teacher, (batch.float() for batch in images.split(_BATCH)), world)
+        labels = answers[~stretched.to(answers.device)].argmax(1).cpu()
         keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
         held = dict(zip(_HELD, (images.cpu(), answers.cpu(), keys, stretched), strict=True))
         if self._held:
@@ -98,6 +99,7 @@ class BlindPool:
             stays = held["keys"] <= held["keys"].kthvalue(limit).values
             held = {name: rows[stays] for name, rows in held.items()}
         self._held = held
+        return labels
 
     def score(self, student: nn.Module, world: World) -> dict[str, float]:
         """Return agreement and KL of a student, see ``balanced_score``, on the half of the images where each is worse.
@@ -124,17 +126,9 @@ class BlindPool:
         return float(self._credit.sum().square() / self._credit.square().sum())
 
     @property
-    def effective_classes(self) -> float:
-        """Return exp of the entropy of the teacher's answers."""
-        return effective_classes(self._labels, self._num_classes)
-
-    @property
-    def _labels(self) -> Tensor:
-        return self._held["teacher_logits"][~self._held["stretched"]].argmax(1)
-
-    @property
     def _credit(self) -> Tensor:
-        return class_credit(self._labels, self._num_classes, World.alone())
+        labels = self._held["teacher_logits"][~self._held["stretched"]].argmax(1)
+        return class_credit(labels, self._num_classes, World.alone())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return, row by row, images in half precision, the teacher's logits, what decides who stays, and the half."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from raykd.distributed.host import compile_obstacle
 from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
 from raykd.engine.evaluator import Evaluator
+from raykd.engine.finite import check_teacher
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
 from raykd.engine.referee import Referee, open_referee
 from raykd.engine.synthetic_sets import on_stored_sets
@@ -119,6 +121,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
             raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
         teacher, teacher_sha256 = world.agree(lambda: load_teacher(experiment, spec, workspace))
         networks["teacher"] = teacher = teacher.to(world.device)
+        world.agree(partial(check_teacher, teacher))
     if recipe.bank is not None:
         networks["bank"] = load_bank(experiment, spec, world, runtime, workspace)
     opened = OpenedData(workspace.data)

@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from raykd.data.datasets import Images
 from raykd.distributed.world import World, mix
 from raykd.engine.build import Built
 from raykd.engine.quality import image_quality
+from raykd.engine.rewind import describe_rewinds
 from raykd.engine.selection import Selection
-from raykd.engine.sentinel import CLASS_SPREAD, class_spread, find_warnings
+from raykd.engine.sentinel import CLASS_SPREAD, class_spread, find_warnings, kind_of
 from raykd.errors import RaykdError
 from raykd.files import replacing
 from raykd.generators import EVERY
@@ -50,12 +52,10 @@ def finalize(
     if world.rank == 0:
         _write_statistics(recipe, built, run)
     per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
-    classes, spread = built.spec.num_classes, {}
-    if "classes" in quality and 5 * classes <= _IMAGES:
-        spread = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
     not_judged = why_not_judged({COVERAGE: selection.pool.coverage} if len(selection.pool) else {})
     if not_judged is not None and world.rank == 0:
         logger.warning("blind selection: %s", not_judged)
+    status = world.agree(lambda: dict(run.status()), on_first=True)
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
         run=experiment.run_id,
@@ -72,8 +72,19 @@ def finalize(
         data_opened=built.opened.by_role(),
         published=recipe.published,
         not_judged=not_judged,
-        warnings=find_warnings(spread) or None,
+        warnings=_collect_warnings(status, quality, built.spec.num_classes) or None,
+        rewinds=status.get("rewinds") or None,
     )
+
+
+def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], classes: int) -> list[str]:
+    """Return what the last report, the images made now and rewinds on the way say against the run."""
+    row = {}
+    if "classes" in quality and 5 * classes <= _IMAGES:
+        row = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
+    last = {kind_of(text): text for text in status.get("warnings") or []}
+    now = {kind_of(text): text for text in find_warnings([row])}
+    return [*{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]
 
 
 def _save_student(built: Built, selection: Selection, run: RunDirectory, recipe: Recipe) -> dict[str, Figures]:

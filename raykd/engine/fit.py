@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from raykd.data.streams import TrainStream
 from raykd.engine.evaluator import Evaluator
+from raykd.engine.finite import FiniteGuard, check_finite
 from raykd.engine.reporter import Reporter
 from raykd.engine.samples import sample_sheet
 from raykd.engine.selection import Selection
-from raykd.engine.sentinel import check_finite, parameter_norms
-from raykd.engine.state import averaged_weights, capture, restore
+from raykd.engine.sentinel import Sentinel, parameter_norms
+from raykd.engine.state import capture, restore, score_student
 from raykd.engine.stop import Interrupted, StopPoll
 from raykd.methods.base import Method, at_milestone
 from raykd.recipe.sections import ScheduleConfig
@@ -26,6 +28,7 @@ def fit(
     *,
     schedule: ScheduleConfig,
     reporter: Reporter,
+    sentinel: Sentinel,
     resume: Path | None,
     until: int | None = None,
 ) -> tuple[Selection, float]:
@@ -35,7 +38,7 @@ def fit(
 
     Raises:
         Interrupted: after saving, when a stop was asked for.
-        RunFailed: when a reported quantity is not finite.
+        Unhealthy: on all workers, when a number is not finite, or the sentinel says so.
     """
     world = method.world
     selection = Selection(method, teacher)
@@ -43,10 +46,12 @@ def fit(
         world.synchronise(network)
     spent = earlier = restore(resume, method, selection)
     first, started, images = method.steps_done, time.monotonic(), 0
-    stop = StopPoll(reporter, world, first)
+    guard = FiniteGuard(method)
+    stop = StopPoll(reporter, world, first, guard.check_updates)
     while method.steps_done < (until or method.total_steps):
         images += method.images_per_step
         losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
+        guard.note(losses)
         done, total = method.steps_done, method.total_steps
         due = done % schedule.report_every == 0 or done == total or at_milestone(method)
         stopping = stop.requested(done)
@@ -54,27 +59,18 @@ def fit(
             continue
         metrics, samples = None, None
         row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
-        check_finite({**row, **parameter_norms(method.trained)}, done)
+        guard.check(row := {**row, **parameter_norms(method.trained)})
         if due:
-            figures = _score_student(method, selection, evaluator)
+            figures = score_student(method, selection, evaluator)
             check_finite(figures, done)
             seconds = time.monotonic() - started
             samples = sample_sheet(method, teacher, batches)
             pace = {"images_per_second": images / seconds, "steps_per_second": (done - first) / seconds}
             metrics = {"step": done, **pace, **row, **figures}
+            world.agree(partial(sentinel.look, metrics), on_first=True)
         spent = earlier + time.monotonic() - started
-        checkpoint = capture(method, selection, spent, samples)
+        checkpoint = capture(method, selection, spent, samples, sentinel)
         reporter.report(metrics, checkpoint)
         if stopping and done < total:
             raise Interrupted(done, total)
     return selection, spent
-
-
-def _score_student(method: Method, selection: Selection, evaluator: Evaluator) -> dict[str, float]:
-    """Score the current student and offer it to the selection; no metrics where the method has no student."""
-    if "student" not in method.roles:
-        return {}
-    weights = averaged_weights(method.student, method.world)
-    selection.candidate.load_state_dict(weights)
-    test = evaluator.score(selection.candidate)
-    return {**test, **selection.consider(weights, method.steps_done, test)}

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from raykd.distributed.world import World
+from raykd.models.moments import variance_gaps
+from raykd.spec import DataSpec
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
 """Batches of images (N, C, H, W) and their target classes (N,), None for generators that were given none."""
+_SURE = 0.9  # of the teacher's largest probability
 
 
 @torch.no_grad()
@@ -49,4 +52,38 @@ def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world
         explained = (sums[f"{name}/totals"].square().sum(1) / sums["rows"].clamp(min=1)).sum()
         within = (1 - explained / sums[f"{name}/squares"].clamp(min=1e-12)).clamp(min=0)
         figures[f"{name}_diversity"] = 100 * within.sqrt().item()
+    return figures
+
+
+@torch.no_grad()
+def batch_quality(images: Tensor, teacher: nn.Module, spec: DataSpec, world: World) -> dict[str, float]:
+    """Return figures of one batch of images (N, C, H, W), for a report; of what this worker has alone.
+
+    ``images/pixel_diversity``: as ``image_quality``'s, within the teacher's classes (absent where no class has two).
+    ``images/outside``: per cent of the pixels that leave [0, 1] once mean and std are undone.
+    ``images/confident``: per cent of the images whose class the teacher gives a probability above 0.9.
+    ``images/batch_norm_gap``: mean over the teacher's BatchNorm layers of |ln(variance seen / running variance)|: about
+    0.1 on real images (absent without such layers).
+    """
+    with variance_gaps(teacher) as gaps, world.autocast():
+        output = teacher(images)
+    logits = (output[0] if isinstance(output, tuple) else output).float()
+    confidence, labels = logits.softmax(1).max(1)
+    pixels = spec.denormalise(images)
+    found = {
+        "outside": ((pixels < 0) | (pixels > 1)).float().mean(),
+        "confident": (confidence > _SURE).float().mean(),
+    }
+    figures = {f"images/{name}": 100 * value.item() for name, value in found.items()}
+    present, groups, counts = labels.unique(return_inverse=True, return_counts=True)
+    if len(images) > len(present):
+        rows = images.flatten(1).float()
+        totals = rows.new_zeros(len(present), rows.shape[1]).index_add_(0, groups, rows)
+        squares = rows.square().sum(1, dtype=torch.float64).sum()
+        within = squares - (totals.square().sum(1, dtype=torch.float64) / counts).sum()
+        # Of n images in k classes n - k distances are free: a single image of a class says nothing.
+        share = within / (len(images) - len(present)) * len(images) / squares.clamp(min=1e-12)
+        figures["images/pixel_diversity"] = 100 * share.clamp(min=0).sqrt().item()
+    if gaps:
+        figures["images/batch_norm_gap"] = torch.stack(gaps).mean().item()
     return figures

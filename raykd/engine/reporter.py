@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from raykd.artifacts.bank import product_path, write_products
 from raykd.distributed.world import World
-from raykd.engine.sentinel import Watch
 from raykd.errors import SetupError
 from raykd.results import why_not_judged
 from raykd.store.checkpoint import (
@@ -61,7 +60,6 @@ class LocalReporter:
         self._world = world or World.alone()
         self._was_there = run.path.is_dir()
         self._curves = _curve_file(run)
-        self._watch = Watch()
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
@@ -97,12 +95,12 @@ class LocalReporter:
         """Write what workers share; ``shards`` are the sums of theirs, by rank."""
         with self._run.writing():
             if metrics is not None:
-                self._watch.look(metrics)
                 self._write_metrics(metrics, checkpoint)
             sums = {name: digest for own in shards for name, digest in own.items()}
             written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=self._mirror is not None)
             judged = {} if metrics is None else {"not_judged": why_not_judged(metrics)}
-            self._run.write_status(state="running", step=checkpoint.step, warnings=self._watch.warnings, **judged)
+            warnings = list(checkpoint.warnings)
+            self._run.write_status(state="running", step=checkpoint.step, warnings=warnings, **judged)
             if self._mirror is not None:
                 other_shards = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
                 self._mirror.push(self._run.name, elsewhere=other_shards)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from raykd.artifacts.bank import check_products, open_bank
 from raykd.config.runtime import Runtime
@@ -17,9 +18,12 @@ from raykd.distributed.world import World
 from raykd.engine.build import Built, build, check, teacher_file_sum
 from raykd.engine.disk import require_space
 from raykd.engine.finalize import finalize
+from raykd.engine.finite import Unhealthy
 from raykd.engine.fit import fit
 from raykd.engine.reporter import Reporter
+from raykd.engine.rewind import begin_rewind, rewinding_to, rewinds_of
 from raykd.engine.selection import Selection
+from raykd.engine.sentinel import Sentinel
 from raykd.engine.stop import Interrupted
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, SetupError, UsageError
@@ -28,11 +32,15 @@ from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
-from raykd.store.checkpoint import UnfitCheckpoint, step_of
+from raykd.store.checkpoint import UnfitCheckpoint, remove_after, step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+
+class _Rewound(RaykdError):
+    """The run goes on from an earlier checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -155,20 +163,35 @@ def _train_from_newest(
     experiment: Experiment, context: RunContext, reporter: Reporter
 ) -> tuple[Built, Selection, float]:
     """Train a run to its end from the newest checkpoint that fits it."""
-    world = context.world
+    world, directory = context.world, context.workspace.run(experiment.run_id)
     before: int | None = None
     while True:
+        _finish_rewind(directory, context)
         resume = world.agree(partial(reporter.resume_from, before), on_first=True)
         if resume is not None:
-            check_products(context.workspace.run(experiment.run_id), world)
+            check_products(directory, world)
         try:
             return _train_segments(experiment, context, reporter, resume)
+        except _Rewound as rewound:
+            before = None
+            if world.rank == 0:
+                logger.warning("%s", rewound)
         except UnfitCheckpoint as error:
             if resume is None:
                 raise
             if world.rank == 0:
                 logger.warning("%s; using the one before it", error)
             before = step_of(resume)
+
+
+def _finish_rewind(directory: RunDirectory, context: RunContext) -> None:
+    """Remove, on every machine, the checkpoints that a rewind goes back behind: one of now, or of before a kill."""
+    world = context.world
+    step = world.agree(partial(rewinding_to, directory), on_first=True)
+    if step is not None:
+        world.agree(lambda: remove_after(directory.checkpoints, step))
+        context.workspace.push(directory.name, world)
+        context.workspace.pull([directory.name], world)
 
 
 def _train_segments(
@@ -199,9 +222,13 @@ def _train(
 ) -> tuple[Built, Selection, float]:
     """Train one segment of a run; where it ends early, write why into the run's status."""
     world, directory = context.world, context.workspace.run(experiment.run_id)
+    rewinds = world.agree(partial(rewinds_of, directory), on_first=True)
+    segment = segment.rewound(len(rewinds))
     built = build(experiment.with_recipe(segment), world, context.runtime, context.workspace)
     step = step_of(resume) if resume else 0
-    world.agree(lambda: _open(directory, experiment, built, context, step), on_first=True)
+    since = rewinds[-1]["to"] if rewinds else 0
+    rows = world.agree(lambda: _open(directory, experiment, built, context, step, since), on_first=True)
+    sentinel = Sentinel(segment.sentinel, rows, since=since)
     try:
         if built.referee is not None:
             built.referee.check()
@@ -212,6 +239,7 @@ def _train(
             built.evaluator,
             schedule=experiment.recipe.schedule,
             reporter=reporter,
+            sentinel=sentinel,
             resume=resume,
             until=end,
         )
@@ -220,6 +248,10 @@ def _train(
     except UnfitCheckpoint:
         raise  # the run goes on from another
     except RaykdError as error:
+        if isinstance(error, Unhealthy) and world.agree(
+            partial(begin_rewind, directory, segment, sentinel, error), on_first=True
+        ):
+            raise _Rewound(f"{error}: {experiment.run_id} goes back to its last good checkpoint") from error
         if world.rank == 0:
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
             with suppress(RaykdError, OSError):  # what ended the run is what is told
@@ -232,8 +264,13 @@ def _train(
     return built, selection, seconds
 
 
-def _open(directory: RunDirectory, experiment: Experiment, built: Built, context: RunContext, step: int) -> None:
+def _open(
+    directory: RunDirectory, experiment: Experiment, built: Built, context: RunContext, step: int, since: int
+) -> list[dict[str, Any]]:
     """Write recipe, environment and status into the run directory on rank 0, before training.
+
+    Returns:
+        The rows of the reports so far; a plateau counts from the step ``since``.
 
     Raises:
         UsageError: if the run would continue with another teacher than it began with.
@@ -256,6 +293,10 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
     if step:
         logger.info("%s goes on from step %d", experiment.run_id, step)
     directory.write_opening(experiment, built.spec, environment, step=step, steps=built.method.total_steps)
+    rows = directory.rows()
+    with directory.writing():  # a run that was killed may have said less than its rows do
+        directory.write_status(warnings=Sentinel(experiment.recipe.sentinel, rows, since=since).warnings)
+    return rows
 
 
 def _close(directory: RunDirectory, result: RunResult, step: int) -> None:

@@ -12,16 +12,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from raykd.distributed.world import mix
 from raykd.engine.blind_pool import BlindPool
-from raykd.engine.sentinel import CLASS_SPREAD, class_spread
+from raykd.engine.quality import batch_quality
+from raykd.engine.sentinel import class_figures
 from raykd.methods.base import Method
 from raykd.results import COVERAGE
 
 MAX_IMAGES = 1024
 """Held-out images of a report."""
+_LATEST = 8  # reports whose images are counted by class: a few small batches tell more than one
+_LOOKED_AT = 256  # images of a report, for the figures of their quality
 _HELD_OUT = 0x4E1D  # keeps these latents apart from training's
 
 Weights = dict[str, Tensor]
@@ -42,6 +46,7 @@ class Selection:
         self.steps: dict[str, int] = {}
         self._best_score = -1.0
         self._referee: dict[str, float] = {}
+        self._labels: list[Tensor] = []
 
     def consider(self, weights: Weights, step: int, test: Mapping[str, float]) -> dict[str, float]:
         """Compare the student of ``step`` with the incumbents; return the blind figures.
@@ -71,10 +76,12 @@ class Selection:
         assert self._teacher is not None, "asked of methods that make images for one"
         context, pool = self._method.context, self.pool
         images = self._method.sample(min(context.global_batch, MAX_IMAGES), mix(context.seed, _HELD_OUT, step))
-        pool.add(images, step, self._teacher, context.world)
-        figures = {COVERAGE: pool.coverage}
-        if len(pool) >= 5 * context.spec.num_classes:  # of fewer images, even uniform answers leave classes out
-            figures[CLASS_SPREAD] = class_spread(pool.effective_classes, context.spec.num_classes)
+        self._labels = [*self._labels, pool.add(images, step, self._teacher, context.world)][-_LATEST:]
+        figures = {
+            COVERAGE: pool.coverage,
+            **class_figures(torch.cat(self._labels), context.spec.num_classes),
+            **batch_quality(images[:_LOOKED_AT], self._teacher, context.spec, context.world),
+        }
         referee = {name: test[f"referee/{name}"] for name in ("agreement", "kl") if f"referee/{name}" in test}
         challenger = self._score(weights)
         if "blind" in self.weights:
@@ -90,12 +97,13 @@ class Selection:
         return self.pool.score(self.candidate, self._method.context.world)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return steps, the oracle's score, the referee's and the pool; the weights are saved as files of their own."""
+        """Return all but the weights, which are saved as files of their own."""
         return {
             "steps": dict(self.steps),
             "best_score": self._best_score,
             "referee": dict(self._referee),
             "pool": self.pool.state_dict(),
+            "labels": list(self._labels),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Weights]) -> None:
@@ -108,6 +116,7 @@ class Selection:
         self._best_score = float(state["best_score"])
         self._referee = dict(state.get("referee", {}))
         self.pool.load_state_dict(state["pool"])
+        self._labels = list(state.get("labels", ()))
         self.weights = {name: dict(weights[name]) for name in self.steps}
         for name, tensors in self.weights.items():
             check_shapes(name, tensors, self.candidate.state_dict())

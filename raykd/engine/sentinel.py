@@ -1,24 +1,42 @@
-"""Watch over a run: stop it where numbers are no longer finite, and tell where they are, but mean nothing.
+"""Watch over a run by the figures of its reports: tell where they mean nothing, and end the run or send it back.
 
 A generator that makes images of one class pleases its blind figures: a student that always answers that class agrees
 with the teacher on all of them.
+
+Signs are read off the rows of reports alone, which are on the disk before the checkpoint of their step: a run that was
+killed and goes on comes to the same verdicts.
 """
 
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from raykd.errors import RunFailed
+from raykd.engine.finite import Unhealthy
+from raykd.recipe.sections import SentinelConfig
 
 logger = logging.getLogger(__name__)
 
+Row = Mapping[str, float]
+"""The figures of a report."""
+
 CLASS_SPREAD = "images/class_spread"
 """Report key: how evenly the teacher's answers to generated images cover the classes, see ``class_spread``."""
+CLASSES = "images/classes"
+"""Report key: effective number of classes of generated images, see ``effective_classes``."""
+RAREST, RAREST_CLASS = "images/rarest", "images/rarest_class"
+"""Report keys: images of the rarest class in per cent of an equal share, and which class it is."""
+DIVERSITY = "images/pixel_diversity"
+"""Report key, see ``raykd.engine.quality``."""
 _COLLAPSED = 50.0  # per cent of CLASS_SPREAD; healthy runs end above 75, and one of 20 had 33 per cent right
-_EXPLODED = 1e6  # of a loss
+_STARVED = 5.0  # per cent of RAREST; healthy runs soon have 25 and more
+_STARVING = 4  # reports: a class may come late
+_ALIKE = 5.0  # per cent of DIVERSITY; healthy runs have 50 and more
+_EXPLODED = 1e6  # of a loss, and of the norm of a network's parameters
+_PLATEAU = 8  # reports
+_MOVED = 1.0  # per cent: from the mean of the older half of these to that of the newer
+_FAR = 50.0  # per cent of blind agreement, above which it may stay where it is
 
 
 def parameter_norms(networks: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -27,20 +45,6 @@ def parameter_norms(networks: Mapping[str, nn.Module]) -> dict[str, float]:
         f"parameters/{name}": torch.nn.utils.get_total_norm(network.parameters()).item()
         for name, network in networks.items()
     }
-
-
-def check_finite(metrics: Mapping[str, float], step: int) -> None:
-    """Refuse non-finite metrics; called before a checkpoint is written, so the last good one stays.
-
-    Raises:
-        RunFailed: naming the quantities.
-    """
-    names = sorted(name for name, value in metrics.items() if not math.isfinite(value))
-    if names:
-        raise RunFailed(
-            f"{', '.join(names)} not finite at step {step}; no checkpoint was written for it. "
-            "Lower the learning rate (student_optim.lr, method.generator_optim.lr) or a loss weight"
-        )
 
 
 def class_spread(effective_classes: float, num_classes: int) -> float:
@@ -54,9 +58,21 @@ def effective_classes(labels: Tensor, num_classes: int) -> float:
     return float((-(share * share.clamp(min=1e-12).log()).sum()).exp())
 
 
-def find_warnings(row: Mapping[str, float]) -> list[str]:
-    """Return what a report's figures say against the run, each with its likely causes."""
-    found = []
+def class_figures(labels: Tensor, num_classes: int) -> dict[str, float]:
+    """Return what a report says of the teacher's answers to generated images, int64 (N,); nothing of too few images."""
+    if len(labels) < 5 * num_classes:  # even uniform answers leave classes out
+        return {}
+    effective = effective_classes(labels, num_classes)
+    found = {CLASSES: effective, CLASS_SPREAD: class_spread(effective, num_classes)}
+    if len(labels) >= 20 * num_classes:
+        rarest, label = labels.bincount(minlength=num_classes).min(0)
+        found |= {RAREST: 100 * rarest.item() * num_classes / len(labels), RAREST_CLASS: float(label)}
+    return found
+
+
+def find_warnings(rows: Sequence[Row]) -> list[str]:
+    """Return what the figures of the last of these reports say against the run, each with its likely causes."""
+    found, row = [], rows[-1]
     spread = row.get(CLASS_SPREAD)
     if spread is not None and spread < _COLLAPSED:
         found.append(
@@ -64,29 +80,80 @@ def find_warnings(row: Mapping[str, float]) -> list[str]:
             "agreement tells nothing; a weight on balanced classes (method.entropy_weight), a larger batch or a lower "
             "generator rate (method.generator_optim.lr) may help, or data.mean and data.std are not the teacher's"
         )
-    exploded = sorted(name for name, value in row.items() if name.startswith("loss/") and abs(value) > _EXPLODED)
+    elif all(each.get(RAREST, 100.0) < _STARVED for each in rows[-_STARVING:]) and len(rows) >= _STARVING:
+        found.append(
+            f"starvation: the teacher sees hardly any generated image as class {row[RAREST_CLASS]:.0f} "
+            f"({row[RAREST]:.1f} % of an equal share), so the student does not learn it; a larger weight on balanced "
+            "classes (method.entropy_weight, method.balance_weight) or a larger batch may help"
+        )
+    if row.get(DIVERSITY, 100.0) < _ALIKE:
+        found.append(
+            f"sameness: the generated images of a class are all alike (diversity {row[DIVERSITY]:.1f} %), so the "
+            "student sees next to nothing; a lower generator rate (method.generator_optim.lr) or another seed may help"
+        )
+    exploded = sorted(
+        name for name, value in row.items() if name.startswith(("loss/", "parameters/")) and abs(value) > _EXPLODED
+    )
     if exploded:
         found.append(f"explosion: {', '.join(exploded)} above {_EXPLODED:g}; lower a learning rate or that weight")
+    agreements = [each["blind/agreement"] for each in rows[-_PLATEAU:] if "blind/agreement" in each]
+    if len(agreements) == _PLATEAU and max(agreements) < _FAR:
+        half = _PLATEAU // 2
+        if sum(agreements[half:]) - sum(agreements[:half]) < half * _MOVED:
+            found.append(
+                f"plateau: blind agreement has stayed at {agreements[-1]:.0f} % for {_PLATEAU} reports; the student's "
+                "rate (student_optim.lr) may be too high or too low, or the generator changes faster than the student "
+                "follows (method.generator_optim.lr)"
+            )
     return found
 
 
-class Watch:
-    """Logs what two reports in a row say against a run, once; ``warnings`` are those of the latest report."""
+class Sentinel:
+    """Judges each report; what two in a row say is logged once, and ends the run where its recipe says so.
 
-    def __init__(self) -> None:
-        """Have seen no report yet."""
+    Attributes:
+        warnings: what the latest report says against the run.
+        sound_step: step of the latest report that has nothing against it, nor have those before it since; 0 before one.
+    """
+
+    def __init__(self, config: SentinelConfig, earlier: Iterable[Row] = (), *, since: int = 0) -> None:
+        """Take the rows of ``earlier`` reports; those up to the step ``since`` count for no plateau."""
+        self._config, self._since = config, since
         self.warnings: list[str] = []
+        self.sound_step = 0
         self._told: set[str] = set()
+        self._rows: list[Row] = []
+        for row in earlier:
+            self._take(row)
 
-    def look(self, row: Mapping[str, float]) -> None:
-        """Take the figures of a report."""
-        before = {_kind(text) for text in self.warnings}
-        self.warnings = find_warnings(row)
-        for text in self.warnings:
-            if _kind(text) in before - self._told:
-                self._told.add(_kind(text))
-                logger.warning("step %.0f: %s", row.get("step", 0), text)
+    @property
+    def kept_step(self) -> int | None:
+        """Return the step whose checkpoint must stay, since the run may go back to it; None if it never does."""
+        return None if self._config.policy == "warn" else self.sound_step
+
+    def look(self, row: Row) -> None:
+        """Take the figures of a report, before it is published.
+
+        Raises:
+            Unhealthy: with the policies stop and rewind, when two reports in a row say the same against the run.
+        """
+        confirmed = self._take(row)
+        for kind in confirmed.keys() - self._told:
+            self._told.add(kind)
+            logger.warning("step %.0f: %s", row.get("step", 0), confirmed[kind])
+        if confirmed and self._config.policy != "warn":
+            raise Unhealthy(f"{'; '.join(confirmed.values())} (at step {row['step']:.0f} and the report before it)")
+
+    def _take(self, row: Row) -> dict[str, str]:
+        """Add a row and return its warnings, by kind, that the row before it has too."""
+        before = {kind_of(text) for text in self.warnings}
+        self._rows = [*(one for one in self._rows[1 - _PLATEAU :] if one["step"] > self._since), row]
+        self.warnings = find_warnings(self._rows)
+        if not self.warnings:
+            self.sound_step = int(row["step"])
+        return {kind_of(text): text for text in self.warnings if kind_of(text) in before}
 
 
-def _kind(warning: str) -> str:
+def kind_of(warning: str) -> str:
+    """Return the one word that a warning begins with, such as collapse."""
     return warning.partition(":")[0]

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from raykd.distributed.memory import is_out_of_memory
 from raykd.distributed.world import World
+from raykd.engine.evaluator import Evaluator
 from raykd.engine.selection import Selection, Weights
+from raykd.engine.sentinel import Sentinel
 from raykd.files import describe
 from raykd.methods.base import BankMethod, Method, ShardedMethod
 from raykd.store.checkpoint import Checkpoint, UnfitCheckpoint, read_checkpoint
@@ -34,7 +36,19 @@ def averaged_weights(network: nn.Module, world: World) -> Weights:
     return weights
 
 
-def capture(method: Method, selection: Selection, seconds: float, samples: bytes | None) -> Checkpoint:
+def score_student(method: Method, selection: Selection, evaluator: Evaluator) -> dict[str, float]:
+    """Score the current student and offer it to the selection; no figures where the method has no student."""
+    if "student" not in method.roles:
+        return {}
+    weights = averaged_weights(method.student, method.world)
+    selection.candidate.load_state_dict(weights)
+    test = evaluator.score(selection.candidate)
+    return {**test, **selection.consider(weights, method.steps_done, test)}
+
+
+def capture(
+    method: Method, selection: Selection, seconds: float, samples: bytes | None, sentinel: Sentinel
+) -> Checkpoint:
     """Collect this worker's part of the checkpoint, on rank 0 what all share too; every worker must call it."""
     world = method.world
     products = method.products() if isinstance(method, BankMethod) and method.milestone else {}
@@ -51,7 +65,8 @@ def capture(method: Method, selection: Selection, seconds: float, samples: bytes
         "buffers": rows.cpu(),
         "seconds": seconds,
     }
-    return Checkpoint(method.steps_done, world.size, weights, state, samples, shard, products)
+    said = sentinel.warnings, sentinel.kept_step
+    return Checkpoint(method.steps_done, world.size, weights, state, samples, shard, products, *said)
 
 
 def restore(path: Path | None, method: Method, selection: Selection) -> float:

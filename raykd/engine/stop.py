@@ -1,6 +1,7 @@
 """Stop together: all workers must leave the loop at the same step, or the next collective waits for ever."""
 
 import time
+from collections.abc import Callable
 
 from raykd.distributed.world import World
 from raykd.engine.reporter import Reporter
@@ -22,9 +23,13 @@ class Interrupted(RaykdError):
 class StopPoll:
     """Asks rank 0's reporter about twice a second, at steps that all workers agree on."""
 
-    def __init__(self, reporter: Reporter, world: World, done: int) -> None:
-        """Start at ``done`` steps: ask after the next one, then as often as the pace of the steps tells."""
+    def __init__(self, reporter: Reporter, world: World, done: int, check: Callable[[], None] = lambda: None) -> None:
+        """Start at ``done`` steps: ask after the next one, then as often as the pace of the steps tells.
+
+        ``check`` is called by every worker where there is a poll: may the run go on at all?
+        """
         self._reporter = reporter
+        self._check = check
         self._world = world
         self._next = 0
         self._asked_at = (done, time.monotonic())
@@ -33,6 +38,7 @@ class StopPoll:
         """Tell, equally on every worker, whether to stop after ``done`` steps."""
         if done < self._next:
             return False
+        self._check()
         step, asked_at = self._asked_at
         now = time.monotonic()
         since = done - step

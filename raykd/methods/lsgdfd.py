@@ -126,6 +126,7 @@ class Lsgdfd(ShardedMethod, BankMethod):
         if self.milestone:
             del self._waves[0]
             self._wave, self.members = self._wave + 1, None
+            self.updaters.clear()
         wave = self._waves[0]
         share, index = self._share(wave), self._progress[wave.classes[0]]
         if share and self.members is None:
@@ -204,6 +205,7 @@ class Lsgdfd(ShardedMethod, BankMethod):
         self._waves = plan_waves(progress, self.context.steps, self.world.size, self._capacity)
         self.total_steps = self.steps_done + sum(self.context.steps - progress[w.classes[0]] for w in self._waves)
         self.members = None
+        self.updaters.clear()
         self._waiting = {}
 
     def _share(self, wave: Wave) -> tuple[int, ...]:
@@ -211,6 +213,7 @@ class Lsgdfd(ShardedMethod, BankMethod):
 
     def _start_wave(self, share: tuple[int, ...], index: int) -> None:
         self.members = Members(share, self._images, self._config, self.context)
+        self.updaters["generators"] = self.members.updater
         if index:
             self.members.load(self._waiting, index)
             self._waiting = {name: part for name, part in self._waiting.items() if int(name.split("/")[0]) not in share}

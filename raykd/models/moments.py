@@ -4,17 +4,20 @@ N images, G groups, b = N / G images per group, C channels of a layer. Images ar
 reshape [N, ...] -> [G, b, ...] separates the groups.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from raykd.errors import UsageError
 from raykd.losses import identity
 from raykd.models.teacher import Teacher
 
+_TINY = 1e-8  # of a variance
 Moments = list[tuple[Tensor, Tensor]]
 """Per layer the (mean, biased variance) of its input, each [G, C]."""
 
@@ -238,6 +241,29 @@ def merged(moments: Moments, average: Callable[[Tensor], Tensor] = identity) -> 
     mean = sums[:-1] / groups
     variance = average((variances + (means - mean).square()).sum(dim=0)) / groups
     return list(zip(mean[None].split(widths, dim=1), variance[None].split(widths, dim=1), strict=True))
+
+
+@contextmanager
+def variance_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Yield a list that takes from each BatchNorm layer that runs how far the variances that it sees are from its own.
+
+    That is the mean over channels of |ln(variance of its input / running variance)|, a scalar.
+    """
+    gaps: list[Tensor] = []
+
+    def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = _precise((args[0] if args else next(iter(kwargs.values()))).detach())
+        seen = inputs.var([0, *range(2, inputs.dim())], unbiased=False)
+        own = _precise(layer.get_buffer("running_var"))
+        gaps.append((seen.clamp(min=_TINY) / own.clamp(min=_TINY)).log().abs().mean())
+
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_var is not None]
+    handles = [norm.register_forward_pre_hook(look, with_kwargs=True) for norm in norms]
+    try:
+        yield gaps
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def activation_bytes(teacher: Teacher | MomentTeacher, shape: Sequence[int]) -> int:

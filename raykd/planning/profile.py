@@ -34,6 +34,7 @@ from raykd.engine.disk import disk_need
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.fit import fit
 from raykd.engine.reporter import LocalReporter
+from raykd.engine.sentinel import Sentinel
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError, error_to_dict
 from raykd.generators import EVERY, GeneratorBank
@@ -185,7 +186,16 @@ def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> 
             schedule = recipe.schedule.model_copy(update={"report_every": method.steps_done + 1})
             began = time.perf_counter()
             with suppress(Interrupted):  # as it is asked to be
-                fit(method, built.streams, built.teacher, evaluator, schedule=schedule, reporter=reporter, resume=None)
+                fit(
+                    method,
+                    built.streams,
+                    built.teacher,
+                    evaluator,
+                    schedule=schedule,
+                    reporter=reporter,
+                    sentinel=Sentinel(recipe.sentinel),
+                    resume=None,
+                )
             seconds = time.perf_counter() - began - step_seconds
             if seconds > _LONG_ENOUGH:
                 break

@@ -13,6 +13,7 @@ from raykd.config.catalog import Catalog
 from raykd.config.optim import Optimizer
 from raykd.config.overrides import dotted_fields, expand_data_name, float_fields, override
 from raykd.config.yaml_file import dump_yaml, explain, load_yaml
+from raykd.distributed.world import mix
 from raykd.errors import UsageError, did_you_mean
 from raykd.methods import METHODS, MethodConfig
 from raykd.recipe.sections import (
@@ -22,6 +23,7 @@ from raykd.recipe.sections import (
     DataConfig,
     NetworkConfig,
     ScheduleConfig,
+    SentinelConfig,
     TeacherConfig,
 )
 
@@ -31,6 +33,7 @@ Referee = Annotated[
 ]
 
 _RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
+_REWOUND = 0x4EB0  # keeps the noise after a rewind apart from that of other seeds
 
 
 _ROLE_OF_SECTION = {"student": "student", "student_optim": "student", "bank": "bank"}
@@ -56,6 +59,7 @@ class Recipe(Config):
     method: MethodConfig
     student_optim: Optimizer | None = None
     schedule: ScheduleConfig
+    sentinel: SentinelConfig = SentinelConfig()
     changes: tuple[Change, ...] = Field(default=(), description="numbers that become others during the training")
     controls: tuple[str, ...] = Field(default=(), description="recipes run beside this one")
     published: dict[str, float] = Field(default={}, description="the paper's figures, top-1 in per cent")
@@ -143,17 +147,40 @@ class Recipe(Config):
         """
         if not self.changes:
             return [(self, None)]
-        content = {**self.model_dump(mode="json"), "changes": []}
         segments, ends = [], [*(change.at for change in self.changes), None]
+        segment = self.model_copy(update={"changes": ()})
         for values, end in zip([{}, *(change.values for change in self.changes)], ends, strict=True):
-            for key, value in values.items():
-                *sections, leaf = key.split(".")
-                parent = content
-                for section in sections:
-                    parent = parent[section]
-                parent[leaf] = value
-            segments.append((type(self).model_validate(content), end))
+            segment = segment._with_numbers(values)
+            segments.append((segment, end))
         return segments
+
+    def rewound(self, times: int) -> "Recipe":
+        """Return the recipe that a run goes on by after so many rewinds: rates are halved by each, noise is another."""
+        if not times:
+            return self
+        numbers = {name for part in ("method", "student_optim") for name in float_fields(getattr(self, part), part)}
+        dumped = self.model_dump(mode="json")
+        rates = {key: _at(dumped, key) / 2**times for key in numbers if key.endswith(".lr")}
+        return self._with_numbers(rates).model_copy(update={"seed": mix(self.seed, _REWOUND, times)})
+
+    def _with_numbers(self, values: Mapping[str, float]) -> "Recipe":
+        """Return the recipe with dotted numbers replaced.
+
+        Raises:
+            ValueError: if they make no recipe.
+        """
+        content = self.model_dump(mode="json")
+        for key, value in values.items():
+            section, _, leaf = key.rpartition(".")
+            _at(content, section)[leaf] = value
+        return type(self).model_validate(content)
+
+
+def _at(content: Any, key: str) -> Any:
+    """Return what stands at a dotted key of a recipe's content."""
+    for part in key.split("."):
+        content = content[part]
+    return content
 
 
 def _missing_sections(raw: Mapping[str, Any]) -> list[str]:

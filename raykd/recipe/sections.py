@@ -179,6 +179,16 @@ class ScheduleConfig(Config):
     global_batch: int = Field(gt=1, le=2**20, description="images of a step, of all workers together")
 
 
+class SentinelConfig(Config):
+    """What a run does where its numbers or two reports in a row say that it fails, see `raykd.engine.sentinel`."""
+
+    policy: Literal["warn", "stop", "rewind"] = Field(
+        default="warn",
+        description="warn: go on, and fail only where numbers are not finite; stop: fail; rewind: go on from the last "
+        "good checkpoint with halved rates and other noise, three times at most",
+    )
+
+
 class Change(Config):
     """Numbers that become others at a step, as population-based training finds them."""
 

@@ -121,6 +121,7 @@ class RunResult(Measured):
         directory: path or address of the run's directory, where the caller is told it.
         not_judged: why the students' figures on synthetic images say nothing; None if they do, or there are none.
         warnings: what speaks against the figures, such as generated images of one class; None if nothing does.
+        rewinds: steps that the run went back ``to``, with halved rates and other noise, and ``cause``; None if none.
     """
 
     run: str
@@ -132,6 +133,7 @@ class RunResult(Measured):
     directory: str | None = None
     not_judged: str | None = None
     warnings: list[str] | None = None
+    rewinds: list[Mapping[str, Any]] | None = None
 
     @property
     def student(self) -> Figures:

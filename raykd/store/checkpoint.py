@@ -9,7 +9,7 @@ Nothing in them can execute, and no path is stored, so a run directory may be mo
 import logging
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -43,8 +43,8 @@ class Checkpoint:
     """All that a run needs to go on: ``state`` of plain numbers and tensors, and named sets of weights.
 
     ``shard`` is what this worker alone holds, when written, and that of all workers, when read. On other ranks than 0
-    nothing else is filled in. ``products`` (this worker's) and ``samples`` (a PNG) are published beside the
-    checkpoint, not part of it.
+    nothing else is filled in. ``products`` (this worker's), ``samples`` (a PNG) and ``warnings`` are published beside
+    the checkpoint, not part of it; the one of ``kept_step`` stays where others are removed.
     """
 
     step: int
@@ -54,6 +54,8 @@ class Checkpoint:
     samples: bytes | None = None
     shard: Mapping[str, Tensor] = field(default_factory=dict)
     products: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    kept_step: int | None = None
 
 
 Sums = dict[str, dict[str, Any]]
@@ -96,7 +98,8 @@ def write_checkpoint(
 ) -> Path:
     """Write into ``folder``/step_N, which appears under that name only when it is complete.
 
-    Of those that are there the one before it stays; later ones, which the run has passed over as unfit, are removed.
+    Of those that are there the one before it stays, and that of its ``kept_step``; later ones, which the run has passed
+    over as unfit, are removed.
 
     ``shards`` are the sums of all workers' ``write_shard``, which has left those files here, or ``elsewhere``: then
     workers of other machines have sent theirs to the store.
@@ -130,8 +133,10 @@ def write_checkpoint(
             "free some space or mend the storage, then run the same command"
         ) from None
     # What is of a later step was passed over to come here: it must not outlive this one and be found again.
-    kept = [path for path in _steps(folder) if step_of(path) <= checkpoint.step][-KEPT:]
-    for old in [*(path for path in _steps(folder) if path not in kept), *folder.glob(".shards-*")]:
+    steps = _steps(folder)
+    kept = [path for path in steps if step_of(path) <= checkpoint.step][-KEPT:]
+    kept += [path for path in steps if step_of(path) == checkpoint.kept_step]
+    for old in [*(path for path in steps if path not in kept), *folder.glob(".shards-*")]:
         _remove(old)
     return final
 
@@ -140,6 +145,20 @@ def sweep_checkpoints(folder: Path) -> None:
     """Remove checkpoints and shards that processes which died were writing; whoever calls holds the run's lock."""
     for path in (*folder.glob(".writing-*"), *folder.glob(".shards-*")):
         with suppress(OSError):
+            _remove(path)
+
+
+def newest_whole(folder: Path, last: int) -> int:
+    """Return the step of the newest whole checkpoint of a step up to ``last``, or 0."""
+    return next(
+        (step_of(path) for path in reversed(_steps(folder)) if step_of(path) <= last and not find_fault(path)), 0
+    )
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for path in _steps(folder):
+        if step_of(path) > step:
             _remove(path)
 
 

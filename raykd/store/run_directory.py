@@ -74,6 +74,7 @@ _NUMBER = (int, float)
 _STATUS_TYPES: _Types = {
     "state": str, "step": int, "steps": int, "updated": _NUMBER, "student_sha256": str, "result": dict,
     "warnings": list, "not_judged": (str, type(None)),
+    "rewinds": list, "rewinding": (int, type(None)),
 }  # fmt: skip
 _RESULT_TYPES: _Types = {
     "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
@@ -328,7 +329,9 @@ class RunDirectory:
             write_json(self.path / DATA, spec.to_dict())
             write_json(self.path / ENVIRONMENT, dict(environment))
             self.rewind(step)
-            self.write_status(state="running", step=step, steps=steps, reason=None)
+            # Checkpoints that follow are not what a rewind goes back behind.
+            begun = {"rewinding": None} if "rewinding" in self.status() else {}
+            self.write_status(state="running", step=step, steps=steps, reason=None, **begun)
 
     def write_status(self, **fields: Any) -> None:
         """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result."""

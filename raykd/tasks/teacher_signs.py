@@ -14,9 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from raykd.data.datasets import DATASETS, Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
-from raykd.errors import UsageError
 from raykd.models.input_moments import input_moments
-from raykd.models.moments import MomentTeacher
+from raykd.models.moments import variance_gaps
 from raykd.models.teacher import Teacher
 from raykd.spec import DataSpec
 
@@ -123,18 +122,9 @@ def batch_norm_gap(teacher: Teacher, images: Tensor) -> float | None:
 
     With wrong constants of normalisation every layer sees other ones.
     """
-    if not teacher.batch_norms:
-        return None
-    try:
-        moments = MomentTeacher(teacher)
-    except UsageError:  # layers that run twice, or on other rows than images
-        return None
-    seen, running = moments(images)[2], moments.running()
-    gaps = [
-        (variance[0].clamp(min=_TINY) / learned.clamp(min=_TINY)).log().abs().mean()
-        for (_, variance), (_, learned) in zip(seen, running, strict=True)
-    ]
-    return float(torch.stack(gaps).mean())
+    with variance_gaps(teacher) as gaps:
+        teacher(images)
+    return float(torch.stack(gaps).mean()) if gaps else None
 
 
 @dataclass(frozen=True)

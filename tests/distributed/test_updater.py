@@ -1,13 +1,17 @@
-"""Gradients reach the parameters that they are of."""
+"""Gradients reach the parameters that they are of, and bad ones none."""
 
 import copy
+import math
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
-from raykd.config.optim import Adam
+from raykd.config.optim import Adam, AdamW, Optimizer, Sgd
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import World
+from tests.methods.toy import assert_same
 
 
 def test_a_gradient_in_another_memory_layout_is_applied_where_it_belongs() -> None:
@@ -25,3 +29,43 @@ def test_a_gradient_in_another_memory_layout_is_applied_where_it_belongs() -> No
         optimizer.step()
     for mine, theirs in zip(network.parameters(), oracle.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def copied_state(updater: Updater, network: nn.Module) -> dict[str, Any]:
+    state: dict[str, Any] = copy.deepcopy({"updater": updater.state_dict()["optimizer"], "net": network.state_dict()})
+    return state
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e20])
+@pytest.mark.parametrize(
+    "config",
+    [
+        Adam(name="adam", lr=0.01),
+        AdamW(name="adamw", lr=0.01),
+        Sgd(name="sgd", lr=0.01),
+        Sgd(name="sgd", lr=0.01, momentum=0),
+    ],
+    ids=["adam", "adamw", "sgd", "plain"],
+)
+def test_no_step_is_made_of_a_gradient_that_is_not_finite_nor_any_after_it(config: Optimizer, bad: float) -> None:
+    network = nn.Linear(3, 2)
+    updater = Updater(network.parameters(), config, World.alone(), 10)
+    updater.minimise(network(torch.ones(1, 3)).sum())
+    assert updater.refused.item() == updater.at_fault.item() == 0
+    before = copied_state(updater, network)
+    poisoned = [torch.ones_like(p) for p in network.parameters()]
+    poisoned[0][1, 2] = bad
+    updater.step(poisoned)
+    updater.minimise(network(torch.ones(1, 3)).sum())
+    assert_same(copied_state(updater, network), before)
+    assert (updater.refused.item(), updater.at_fault.item()) == (2, 1)
+
+
+def test_large_gradients_that_adam_can_square_are_used() -> None:
+    network = nn.Linear(3, 2)
+    updater = Updater(network.parameters(), Adam(name="adam", lr=0.01), World.alone(), 10)
+    before = copy.deepcopy(network.state_dict())
+    updater.step([torch.full_like(p, 5e18) for p in network.parameters()])
+    assert updater.refused.item() == 0
+    assert all(bool((before[name] - p).abs().max() > 5e-3) for name, p in network.named_parameters())
+    assert all(bool(s["exp_avg_sq"].isfinite().all()) for s in updater.state_dict()["optimizer"].values())

@@ -20,15 +20,18 @@ from raykd.config.runtime import Runtime
 from raykd.data.datasets import Images
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
+from raykd.engine.finite import FiniteGuard
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.synthesis import make_image_sets
+from raykd.methods.lsgdfd import Lsgdfd
+from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.checkpoint import Checkpoint
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
-from tests.methods.toy import SPEC, made_teacher
+from tests.methods.toy import SPEC, made_batches, made_method, made_setting, made_teacher
 from tests.worker_pair import outcome
 
 
@@ -79,7 +82,65 @@ def close_bank(world: World, folder: Path) -> None:
     finish_bank(RunDirectory(folder / f"machine-{world.rank}"), {"classes": [0]}, world)
 
 
-CASES: tuple[Callable[[World, Path], Any], ...] = (calibrate, report, resume, lock, freeze, close_bank)
+def _poisoned(world: World, ranks: tuple[int, ...], name: str) -> Any:
+    """Train a method by steps in the third of which some workers' images are bad, until the guard sees it."""
+    method = made_method(name, made_setting(world=world))
+    guard, weights = FiniteGuard(method), {}
+    original = method.context.networks["teacher"].forward
+
+    def forward(images: torch.Tensor) -> Any:
+        logits, features = original(images)
+        return (logits * torch.nan if method.steps_done == 3 and world.rank in ranks else logits), features
+
+    with mock.patch.object(Teacher, "forward", lambda self, images: forward(images)):
+        for step in range(5):
+            if step == 2:
+                weights = {key: value.clone() for key, value in method.student.named_parameters()}
+            guard.note(method.step(made_batches(method, step)))
+    assert all(torch.equal(value, weights[key]) for key, value in method.student.named_parameters())
+    guard.check_updates()
+
+
+def poison_one(world: World, folder: Path) -> None:
+    """Worker 1 alone has a term that is not finite."""
+    _poisoned(world, (1,), "noise")
+
+
+def poison_all(world: World, folder: Path) -> None:
+    """Both have."""
+    _poisoned(world, (0, 1), "noise")
+
+
+def poison_gradient(world: World, folder: Path) -> None:
+    """All terms are finite, and a gradient of worker 1 is not."""
+    method = made_method("dafl", made_setting(world=world))
+    guard, updater = FiniteGuard(method), method.updaters["generator"]
+    original = updater.step
+
+    def step(gradients: Any) -> None:
+        bad = world.rank == 1 and method.steps_done == 2
+        original([gradient / 0 if bad else gradient for gradient in gradients])
+
+    with mock.patch.object(updater, "step", step):
+        for _ in range(3):
+            guard.note(method.step({}))
+    guard.check_updates()
+
+
+def poison_bank(world: World, folder: Path) -> None:
+    """Workers of a bank share no gradient: worker 1's generators alone are not finite, and both stop."""
+    method = made_method("lsgdfd", made_setting(world=world))
+    guard = FiniteGuard(method)
+    guard.note(method.step({}))
+    if world.rank == 1:
+        assert isinstance(method, Lsgdfd) and method.members is not None
+        next(method.members.bank.parameters()).data.fill_(torch.inf)
+    guard.note(method.step({}))
+    guard.check({})
+
+
+POISONED = (poison_one, poison_all, poison_gradient, poison_bank)
+CASES: tuple[Callable[[World, Path], Any], ...] = (calibrate, report, resume, lock, freeze, close_bank, *POISONED)
 
 
 def main(folder: Path) -> None:

@@ -33,6 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("resume", "CorruptError", "no whole checkpoint in"),
         ("lock", "InProgress", "is in progress in another process"),
         ("freeze", "UsageError", "absent-s0"),
+        ("poison_one", "Unhealthy", "loss/kd on worker 1 not finite at step 3; no checkpoint was written"),
+        ("poison_all", "Unhealthy", "loss/kd not finite at step 3"),
+        ("poison_gradient", "Unhealthy", "gradient of generator on worker 1 not finite at step 2"),
+        ("poison_bank", "Unhealthy", "on worker 1 not finite at step 2"),
         ("close_bank", "CorruptError", "class_00000.safetensors is missing"),
     ],
 )

@@ -1,11 +1,15 @@
 """Measures of collapse: known where the answer is known."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from raykd.distributed.world import World
-from raykd.engine.quality import image_quality
+from raykd.engine.quality import batch_quality, image_quality
+from raykd.spec import DataSpec
+from tests.methods.toy import SPEC, made_teacher
 
 CLASSES = 4
 
@@ -54,3 +58,30 @@ def test_diversity_equals_the_slow_reference() -> None:
     figures = quality(images, None)
     assert figures["pixel_diversity"] == pytest.approx(expected)
     assert "hit" not in figures
+
+
+UNIT = DataSpec("unit", CLASSES, 1, 4, (0.0,), (1.0,))
+
+
+def test_a_batch_of_one_picture_a_class_has_no_diversity_and_noise_that_of_the_run() -> None:
+    labels = torch.arange(64) % CLASSES
+    alike = batch_quality(made(labels, 0.0), Bright(), UNIT, World.alone())
+    assert alike["images/pixel_diversity"] == pytest.approx(0, abs=1e-4)
+    assert alike["images/outside"] == pytest.approx(100 / 16 * 2 / 4), "one pixel of 16 of the classes 2 and 3 of 4"
+    assert alike["images/confident"] == 100
+    assert "images/batch_norm_gap" not in alike
+    varied = made(labels, 1.0)
+    found = batch_quality(varied, Bright(), UNIT, World.alone())["images/pixel_diversity"]
+    whole = quality(varied, None)["pixel_diversity"]
+    assert found == pytest.approx(whole * (64 / 60) ** 0.5, rel=1e-4), "but for the distances that are free"
+    single = batch_quality(made(torch.arange(CLASSES), 1.0), Bright(), UNIT, World.alone())
+    assert "images/pixel_diversity" not in single
+
+
+def test_the_gap_of_batch_norm_is_small_on_what_a_teacher_knows_and_large_on_other_contrast() -> None:
+    teacher = made_teacher()
+    known = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    convolution, norm = teacher.network.body[:2]  # type: ignore[index]
+    norm.running_var.copy_(convolution(known).var((0, 2, 3), unbiased=False).detach())
+    found = [batch_quality(s * known, teacher, SPEC, World.alone())["images/batch_norm_gap"] for s in (1, 4)]
+    assert found == pytest.approx([0, math.log(16)], abs=1e-4)

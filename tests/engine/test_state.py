@@ -9,10 +9,12 @@ import torch
 from raykd.config.optim import Adam
 from raykd.distributed.world import World
 from raykd.engine.selection import Selection
+from raykd.engine.sentinel import Sentinel
 from raykd.engine.state import averaged_weights, capture, restore
 from raykd.errors import CorruptError
 from raykd.methods import METHODS, Method
 from raykd.methods.base import BankMethod
+from raykd.recipe.sections import SentinelConfig
 from raykd.store.checkpoint import UnfitCheckpoint, latest_checkpoint, read_checkpoint, write_checkpoint, write_shard
 from tests.methods.toy import (
     STEPS,
@@ -48,7 +50,7 @@ def test_going_on_from_files_is_bit_exact(name: str, tmp_path: Path) -> None:
     first, first_selection = fresh()
     advance(first, 5)
     consider(first, first_selection)
-    checkpoint = capture(first, first_selection, 1.5, None)
+    checkpoint = capture(first, first_selection, 1.5, None, Sentinel(SentinelConfig()))
     write_checkpoint(tmp_path, checkpoint, write_shard(tmp_path, checkpoint, 0))
     torch.manual_seed(999)  # a new process has another random state
     second, second_selection = fresh()

@@ -256,16 +256,21 @@ def test_a_bank_trained_again_does_not_go_on_with_the_old_set(store: Path, run: 
         synthesize(RunDirectory(run), 120, store / "made", None, World.alone())
 
 
-def test_a_bank_that_makes_no_numbers_is_refused(store: Path) -> None:
+@pytest.mark.parametrize("value", [math.nan, 3e38])
+def test_a_bank_that_makes_no_numbers_is_refused(store: Path, value: float) -> None:
     run = save_run(store, "broken-run")
     bank = GeneratorBank((0, 1), CONFIG, channels=1, size=32)
     bank.initialise(seed=1)
     with torch.no_grad():
         for parameter in bank.parameters():
-            parameter.fill_(float("nan"))
+            parameter.fill_(value)
     save_bank(run, (0, 1))
     write_products(RunDirectory(run), {"class_00001": bank.member_state(1)})
     about = json.loads((run / "bank" / "manifest.json").read_text())
+    if math.isnan(value):
+        with pytest.raises(CorruptError, match=r"class_00001.* holds numbers that are not finite"):
+            finish_bank(RunDirectory(run), about, World.alone())
+        return
     finish_bank(RunDirectory(run), about, World.alone())
     with pytest.raises(RunFailed, match="not finite"):
         synthesize(RunDirectory(run), 10, store / "made", None, World.alone())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raykd import losses
 from raykd.errors import UsageError
-from raykd.models.moments import Moments, MomentTeacher, _Moments, _moments, activation_bytes, merged
+from raykd.models.moments import Moments, MomentTeacher, _Moments, _moments, activation_bytes, merged, variance_gaps
 from raykd.models.teacher import Teacher
 
 
@@ -222,6 +222,20 @@ def test_the_wrapped_teacher_and_a_deep_copy_work_on_their_own(network: Net) -> 
     second = MomentTeacher(teacher.teacher)
     assert torch.equal(second(images, 2)[2][1][1], before[2][1][1])
     assert not teacher.train().teacher.training
+
+
+def test_variance_gaps_are_those_of_a_slow_reference_and_leave_no_hook(network: Net) -> None:
+    images = torch.randn(6, 3, 8, 8)
+    before = [len(module._forward_pre_hooks) for module in network.modules()]
+    with torch.no_grad(), variance_gaps(network.eval()) as gaps:
+        network(images)
+    _, moments, _ = slow(network, images, 1)
+    running = stored(network)
+    expected = [
+        (seen[0] / own.double()).log().abs().mean().item() for (_, seen), (_, own) in zip(moments, running, strict=True)
+    ]
+    assert [gap.item() for gap in gaps] == pytest.approx(expected, rel=1e-4)
+    assert [len(module._forward_pre_hooks) for module in network.modules()] == before
 
 
 def test_merged_moments_are_those_of_the_concatenation(network: Net) -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,15 @@ def test_padding_is_part_of_the_run_id_where_it_is_used() -> None:
         resolve(load_recipe("kd_digits", pairs)).run_id for pairs in ([], ["data.pad=2"], ["data.pad=0"])
     )
     assert plain == none != padded
+
+
+def test_each_rewind_halves_all_rates_and_brings_other_noise() -> None:
+    recipe = load_recipe("mosaickd_mnist")
+    assert recipe.rewound(0) == recipe
+    once, twice = recipe.rewound(1), recipe.rewound(2)
+    assert len({recipe.seed, once.seed, twice.seed}) == 3
+    for optim in ("method.generator_optim", "method.discriminator_optim", "student_optim"):
+        rates = [attrgetter(f"{optim}.lr")(one) for one in (recipe, once, twice)]
+        assert rates == [rates[0], rates[0] / 2, rates[0] / 4]
+    back = {"seed": recipe.seed, "method": recipe.method, "student_optim": recipe.student_optim}
+    assert twice.model_copy(update=back) == recipe

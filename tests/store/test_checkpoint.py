@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,15 @@ import torch
 from raykd.errors import CorruptError, SetupError
 from raykd.files import write_text
 from raykd.store import checkpoint as module
-from raykd.store.checkpoint import Checkpoint, find_fault, latest_checkpoint, read_checkpoint, write_checkpoint
+from raykd.store.checkpoint import (
+    Checkpoint,
+    find_fault,
+    latest_checkpoint,
+    newest_whole,
+    read_checkpoint,
+    remove_after,
+    write_checkpoint,
+)
 from tests.methods.toy import assert_same
 
 
@@ -107,6 +116,17 @@ def test_two_are_kept_and_the_newest_is_found_by_number(tmp_path: Path) -> None:
         write_checkpoint(tmp_path, made(step))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_10000000", "step_9999999"]
     assert latest_checkpoint(tmp_path) == tmp_path / "step_10000000"
+
+
+def test_one_that_is_to_be_kept_stays_beside_the_newest_two(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        write_checkpoint(tmp_path, replace(made(step), kept_step=2))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_0000002", "step_0000005", "step_0000006"]
+    assert [newest_whole(tmp_path, last) for last in (1, 2, 4, 5, 9)] == [0, 2, 2, 5, 6]
+    flip(tmp_path / "step_0000005" / "last.safetensors")
+    assert newest_whole(tmp_path, 5) == 2
+    remove_after(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0000002"]
 
 
 def test_what_was_passed_over_does_not_outlive_what_is_written_in_its_stead(tmp_path: Path) -> None:
