@@ -1,6 +1,5 @@
 """The whole engine on one screen: step, report, save, stop. It knows no method's name."""
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import nn
 from raykd.data.streams import TrainStream
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.finite import FiniteGuard, check_finite
+from raykd.engine.pace import Pace
 from raykd.engine.reporter import Reporter
 from raykd.engine.samples import sample_sheet
 from raykd.engine.selection import Selection
@@ -45,11 +45,10 @@ def fit(
     for network in method.trained.values():
         world.synchronise(network)
     spent = earlier = restore(resume, method, selection)
-    first, started, images = method.steps_done, time.monotonic(), 0
-    guard = FiniteGuard(method)
-    stop = StopPoll(reporter, world, first, guard.check_updates)
+    guard, pace = FiniteGuard(method), Pace(world, method.steps_done)
+    stop = StopPoll(reporter, world, method.steps_done, guard.check_updates)
     while method.steps_done < (until or method.total_steps):
-        images += method.images_per_step
+        pace.add(method.steps_done, method.images_per_step)
         losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
         guard.note(losses)
         done, total = method.steps_done, method.total_steps
@@ -61,16 +60,16 @@ def fit(
         row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
         guard.check(row := {**row, **parameter_norms(method.trained)})
         if due:
+            waiting = pace.waiting()
             figures = score_student(method, selection, evaluator)
             check_finite(figures, done)
-            seconds = time.monotonic() - started
             samples = sample_sheet(method, teacher, batches)
-            pace = {"images_per_second": images / seconds, "steps_per_second": (done - first) / seconds}
-            metrics = {"step": done, **pace, **row, **figures}
+            metrics = {"step": done, **pace.rates(done), **waiting, **row, **figures}
             world.agree(partial(sentinel.look, metrics), on_first=True)
-        spent = earlier + time.monotonic() - started
+        spent = earlier + pace.seconds
         checkpoint = capture(method, selection, spent, samples, sentinel)
         reporter.report(metrics, checkpoint)
+        pace.go_on()
         if stopping and done < total:
             raise Interrupted(done, total)
     return selection, spent

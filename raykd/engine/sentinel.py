@@ -29,6 +29,11 @@ RAREST, RAREST_CLASS = "images/rarest", "images/rarest_class"
 """Report keys: images of the rarest class in per cent of an equal share, and which class it is."""
 DIVERSITY = "images/pixel_diversity"
 """Report key, see ``raykd.engine.quality``."""
+WAITING_OTHERS, WAITING_LEAST, LEAST_RANK = "waiting/others", "waiting/least", "waiting/least_rank"
+"""Report keys of several workers on CPUs: the share of its time, in per cent, in which the worker that waits least has
+waited for others, its rank, and the mean of the others' shares."""
+_STRAGGLER = "straggler"
+_WAITS = 33.0  # per cent of the others' time; then a worker that waits half as much is a straggler
 _COLLAPSED = 50.0  # per cent of CLASS_SPREAD; healthy runs end above 75, and one of 20 had 33 per cent right
 _STARVED = 5.0  # per cent of RAREST; healthy runs soon have 25 and more
 _STARVING = 4  # reports: a class may come late
@@ -96,6 +101,8 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
     )
     if exploded:
         found.append(f"explosion: {', '.join(exploded)} above {_EXPLODED:g}; lower a learning rate or that weight")
+    if straggler := find_straggler(row):
+        found.append(f"{_STRAGGLER}: {straggler}")
     agreements = [each["blind/agreement"] for each in rows[-_PLATEAU:] if "blind/agreement" in each]
     if len(agreements) == _PLATEAU and max(agreements) < _FAR:
         half = _PLATEAU // 2
@@ -108,8 +115,21 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
     return found
 
 
+def find_straggler(row: Row) -> str | None:
+    """Return what a report's figures say of a worker for which the others wait; None if they do for none."""
+    others, least = row.get(WAITING_OTHERS, 0.0), row.get(WAITING_LEAST, 0.0)
+    if others < _WAITS or least > others / 2:
+        return None
+    return (
+        f"worker {row[LEAST_RANK]:.0f} computes {100 - least:.0f} % of the time and the others {100 - others:.0f} %, "
+        "who wait for it: its machine is slower or busy, or its share of the work is larger"
+    )
+
+
 class Sentinel:
     """Judges each report; what two in a row say is logged once, and ends the run where its recipe says so.
+
+    A straggler costs time and says nothing against the figures: it is logged, and ends no run.
 
     Attributes:
         warnings: what the latest report says against the run.
@@ -141,15 +161,16 @@ class Sentinel:
         for kind in confirmed.keys() - self._told:
             self._told.add(kind)
             logger.warning("step %.0f: %s", row.get("step", 0), confirmed[kind])
-        if confirmed and self._config.policy != "warn":
-            raise Unhealthy(f"{'; '.join(confirmed.values())} (at step {row['step']:.0f} and the report before it)")
+        signs = [text for kind, text in confirmed.items() if kind != _STRAGGLER]
+        if signs and self._config.policy != "warn":
+            raise Unhealthy(f"{'; '.join(signs)} (at step {row['step']:.0f} and the report before it)")
 
     def _take(self, row: Row) -> dict[str, str]:
         """Add a row and return its warnings, by kind, that the row before it has too."""
         before = {kind_of(text) for text in self.warnings}
         self._rows = [*(one for one in self._rows[1 - _PLATEAU :] if one["step"] > self._since), row]
         self.warnings = find_warnings(self._rows)
-        if not self.warnings:
+        if all(kind_of(text) == _STRAGGLER for text in self.warnings):
             self.sound_step = int(row["step"])
         return {kind_of(text): text for text in self.warnings if kind_of(text) in before}
 

@@ -11,8 +11,11 @@ from raykd.engine.run import run
 from raykd.engine.sentinel import (
     CLASS_SPREAD,
     DIVERSITY,
+    LEAST_RANK,
     RAREST,
     RAREST_CLASS,
+    WAITING_LEAST,
+    WAITING_OTHERS,
     Sentinel,
     class_figures,
     class_spread,
@@ -53,6 +56,9 @@ def test_the_spread_of_classes_is_nought_for_one_and_a_hundred_for_all_alike(lab
         ({"parameters/generator": 1e7}, ["explosion"]),
         ({"loss/entropy": -2e7, CLASS_SPREAD: 0.0, RAREST: 0.0, RAREST_CLASS: 1.0}, ["collapse", "explosion"]),
         ({"accuracy/top1": 12.0}, []),
+        ({WAITING_OTHERS: 70.0, WAITING_LEAST: 2.0, LEAST_RANK: 3.0}, ["straggler"]),
+        ({WAITING_OTHERS: 70.0, WAITING_LEAST: 60.0, LEAST_RANK: 3.0}, []),  # the network is slow, for all alike
+        ({WAITING_OTHERS: 20.0, WAITING_LEAST: 0.0, LEAST_RANK: 3.0}, []),
     ],
 )
 def test_figures_that_mean_nothing_are_named(row: dict[str, float], kinds: list[str]) -> None:
