@@ -80,7 +80,7 @@ class Selection:
         figures = {
             COVERAGE: pool.coverage,
             **class_figures(torch.cat(self._labels), context.spec.num_classes),
-            **batch_quality(images[:_LOOKED_AT], self._teacher, context.spec, context.world),
+            **batch_quality(images[:_LOOKED_AT].float(), self._teacher, context.spec, context.world),
         }
         referee = {name: test[f"referee/{name}"] for name in ("agreement", "kl") if f"referee/{name}" in test}
         challenger = self._score(weights)
