@@ -54,7 +54,7 @@ def test_a_worker_for_which_the_other_waits_is_named(folder: Path) -> None:
     row, before, _, told = first
     assert row["waiting/least_rank"] == 1.0
     assert row["waiting/others"] > 60 > 20 > row["waiting/least"]
-    assert find_warnings(row)[0].startswith("straggler: worker 1 computes ")
+    assert find_warnings([row])[0].startswith("straggler: worker 1 computes ")
     assert before is None, "one report may be chance"
     assert told.startswith("worker 1 computes ")
 

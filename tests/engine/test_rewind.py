@@ -47,7 +47,7 @@ def once_late(method: Dafl) -> bool:
 
 def test_the_policy_stop_ends_the_run_and_keeps_what_was_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, 1e9, once_late)
-    monkeypatch.setattr("raykd.store.checkpoint._KEEP", 1)  # as after more stops than reports
+    monkeypatch.setattr("raykd.store.checkpoint.KEPT", 1)  # as after more stops than reports
     with shrunk(2, tmp_path) as (place, load):
         recipe = load("dafl_digits", [*SHORT, "sentinel.policy=stop"])
         with pytest.raises(Unhealthy, match="explosion: loss/kd above .*at step 6") as caught:

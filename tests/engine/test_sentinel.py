@@ -126,7 +126,7 @@ def test_after_a_rewind_a_plateau_takes_as_many_reports_again() -> None:
 
 def test_what_a_run_says_is_what_its_figures_say(tmp_path: Path) -> None:
     with shrunk(2, tmp_path) as (place, load):
-        recipe = load("dafl_digits", ["schedule.steps=4", "schedule.report_every=2", "schedule.global_batch=64"])
+        recipe = load("dafl_digits", ["schedule.steps=4", "schedule.report_every=2", "schedule.global_batch=128"])
         result = run(resolve(recipe), place)
         directory = place.workspace.run(resolve(recipe).run_id)
     spread = class_spread(result.image_quality["classes"], 10)
