@@ -92,7 +92,6 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
             logger.info("%s is finished already: reading its result", experiment.run_id)
             return finished
         make_image_sets(experiment, world, workspace)
-        world.agree(lambda: _check_generators(experiment, workspace), on_first=True)
         built, selection, seconds = _train_from_newest(experiment, context, context.make_reporter(directory))
         result = finalize(experiment, built, selection, seconds, workspace)
         steps = built.method.steps_done
@@ -232,9 +231,10 @@ def _open(directory: RunDirectory, experiment: Experiment, built: Built, context
     """Write recipe, environment and status into the run directory on rank 0, before training.
 
     Raises:
-        UsageError: if the run would continue with another teacher than it began with.
+        UsageError: if the run would continue with another teacher than it began with, or than its generators had.
         SetupError: if the disk cannot be written.
     """
+    _check_generators(experiment, context.workspace)
     previous_sha256 = directory.environment().get("teacher_sha256", built.teacher_sha256)
     if step and previous_sha256 != built.teacher_sha256:
         raise UsageError(
