@@ -102,7 +102,6 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
             return finished
         world.agree(workspace.sweep, on_first=True)
         make_image_sets(experiment, world, workspace)
-        world.agree(lambda: _check_generators(experiment, workspace), on_first=True)
         built, selection, seconds = _train_from_newest(experiment, context, context.make_reporter(directory))
         result = finalize(experiment, built, selection, seconds, workspace)
         steps = built.method.steps_done
@@ -273,9 +272,10 @@ def _open(
         The rows of the reports so far; a plateau counts from the step ``since``.
 
     Raises:
-        UsageError: if the run would continue with another teacher than it began with.
+        UsageError: if the run would continue with another teacher than it began with, or than its generators had.
         SetupError: if the disk cannot be written, or has not the room for what is to come.
     """
+    _check_generators(experiment, context.workspace)
     previous_sha256 = directory.environment().get("teacher_sha256", built.teacher_sha256)
     if step and previous_sha256 != built.teacher_sha256:
         raise UsageError(
