@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from raykd.errors import SetupError
 from raykd.recipe.experiment import resolve
+from raykd.runners.ray.signals import RunSignals
 from raykd.search.attributes import RUN
 from raykd.search.setup import SearchStopped, plan_search
 from raykd.search.space_file import load_space
@@ -141,6 +142,45 @@ def test_a_disk_that_is_full_for_the_driver_ends_the_search_and_no_trial(
 
 
 @pytest.mark.endurance
+@pytest.mark.parametrize("verb", ["train", "tune"])
+def test_no_process_outlives_a_killed_driver(tmp_path: Path, verb: str) -> None:
+    """Ray's own processes and its workers end within seconds, and the next driver removes what this one left."""
+    long = {**SMALL, "schedule.steps": 100_000, "schedule.report_every": 20}
+    (tmp_path / "here.yaml").write_text("{workers: 1, cpus_per_worker: 1, threads: 1}")
+    what = ["supervised_digits_lenet5", "schedule.steps=100000", "schedule.report_every=20"]
+    what = [str(written(tmp_path, overrides=long))] if verb == "tune" else [*what, "--cluster", f"{tmp_path}/here.yaml"]
+    command = [sys.executable, "-m", "raykd", verb, *what, "--out", str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    started = "kd_digits-*" if verb == "tune" else "supervised_*"
+    try:
+        while not list((tmp_path / "runs").glob(f"{started}/checkpoints/step_*")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+    finally:
+        below = runs.processes_below(process.pid, "")
+        process.kill()
+        process.wait()
+    assert len(below) > 3, "Ray's and a worker"
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in below if is_alive(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.2)
+    (left,) = (tmp_path / "runs" / ".ray").iterdir()
+    signals = RunSignals(tmp_path / "runs", "next")
+    signals.open()
+    assert not left.exists()
+    signals.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.endurance
 def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
     """The command dies in the middle; the same command repeats nothing that was finished and finishes the rest."""
     slow = {**SMALL, "schedule.steps": 200, "schedule.report_every": 20}
@@ -162,6 +202,7 @@ def test_a_killed_search_loses_nothing(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     report = json.loads(told.stdout.splitlines()[-1])
     assert report["trials"] == {"target": 4, "complete": 4, "pruned": 0, "failed": 0, "running": 0}
+    assert len(study_of(report).trials) == 4, "no attempt stands beside the trial that went on"
     assert before == {path: path.stat().st_mtime_ns for path in done}
     states = [trial.state for trial in study_of(report).trials]
     assert TrialState.RUNNING not in states

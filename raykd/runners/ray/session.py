@@ -4,10 +4,12 @@ import logging
 import math
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from pathlib import Path
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -45,8 +47,9 @@ def connected(cluster: Cluster, workers: int) -> Iterator[None]:
             return
         try:
             _start(cluster, workers) if cluster.address == "local" else _join(cluster)
-            check_resources(cluster, workers)
-            yield
+            with _ending_with_driver() if cluster.address == "local" else nullcontext():
+                check_resources(cluster, workers)
+                yield
         finally:
             ray.shutdown()
 
@@ -157,6 +160,45 @@ def _start(cluster: Cluster, workers: int) -> None:
         )
     except Exception as error:  # a slow machine's is a plain one
         raise SetupError(f"Ray did not start on this machine: {describe(error)}") from None
+
+
+@contextmanager
+def _ending_with_driver() -> Iterator[None]:
+    """Within, end the agents of the Ray that was started here if this process is killed.
+
+    Its other processes end by themselves. These two would wait a minute to tell Ray's control service, which is gone,
+    that the node is. A shell waits for the end of a pipe, which comes when nobody is left to write into it.
+    """
+    agents = [
+        agent
+        for raylet in _children(os.getpid())
+        if "raylet" in _command(raylet)
+        for agent in _children(raylet)
+        if "agent" in _command(agent).lower()
+    ]
+    if not agents:  # another system than Linux
+        yield
+        return
+    command = ["/bin/sh", "-c", 'read -r ended || kill -9 "$@"', "raykd", *map(str, agents)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as watcher:
+        try:
+            yield
+        finally:
+            watcher.communicate(b"ended\n")
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def _command(process: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_text()
+    return ""
 
 
 def _join(cluster: Cluster) -> None:

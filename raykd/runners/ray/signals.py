@@ -3,16 +3,19 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raykd.files import write_text, writing
+from raykd.files import is_free, is_old, locked, write_text, writing
 from raykd.store.remote import Remote, is_remote
 from raykd.store.workspace import Location, local_folder
 
 _STOP = "stop-request"
 _FOLDER = ".ray"
+_DRIVER = ".driver"
+"""The file of a job's folder that is locked for as long as its driver lives."""
 
 
 class RunSignals:
@@ -21,10 +24,15 @@ class RunSignals:
     def __init__(self, store: Location, job: str) -> None:
         """Name it; nothing is opened or written yet."""
         self._store, self.job = str(store), job
+        self._driver = ExitStack()
 
     def __getstate__(self) -> dict[str, str]:
         """Travel without connections."""
         return {"_store": self._store, "job": self.job}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        """Arrive as the signals of a job that another process drives."""
+        self.__init__(state["_store"], state["job"])  # type: ignore[misc]
 
     @cached_property
     def here(self) -> Path:
@@ -36,19 +44,29 @@ class RunSignals:
         return Remote(self._store, known=True) if is_remote(self._store) else None
 
     def open(self) -> None:
-        """Make the folder, in the driver.
+        """Make the folder, in the driver, and remove those of drivers that died.
 
         Raises:
             SetupError: if the disk does not take it.
         """
+        made = self.here.with_name(f".{self.job}")  # nobody looks for it before it is locked
         with writing(f"signals into {self.here}"):
-            self.here.mkdir(parents=True)
+            made.mkdir(parents=True)
+            self._driver.enter_context(locked(made / _DRIVER, wait=True))
+            made.rename(self.here)
+        for folder in self.here.parent.iterdir():
+            if folder != self.here and _is_left(folder):
+                self._remove(folder)
 
     def close(self) -> None:
         """Remove the folder, in the driver."""
-        shutil.rmtree(self.here, ignore_errors=True)
+        self._remove(self.here)
+        self._driver.close()
+
+    def _remove(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
         if self._remote is not None:
-            self._remote.try_remove(f"{_FOLDER}/{self.job}")
+            self._remote.try_remove(f"{_FOLDER}/{folder.name}")
 
     def ask_to_stop(self) -> None:
         """Ask the workers to save and stop.
@@ -94,3 +112,13 @@ class RunSignals:
 
     def _there(self, name: str) -> str:
         return f"{_FOLDER}/{self.job}/{name}"
+
+
+def _is_left(folder: Path) -> bool:
+    """Tell whether the driver of a job has died; where it has no lock (yet), whether it was made long ago."""
+    try:
+        if folder.name.startswith(".") or not (folder / _DRIVER).is_file():
+            return is_old(folder)
+        return is_free(folder / _DRIVER)
+    except OSError:  # it is just being removed
+        return False
