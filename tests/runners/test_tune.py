@@ -173,7 +173,7 @@ def test_two_stages_and_the_second_makes_no_image(ray_session: ModuleType, tmp_p
     assert report["first"]["images_made"] == {"before the trials": 1000, "by the trials": 2 * each}
     assert report["images_made"] == {"before the trials": 200, "by the trials": 0}
     chosen = report["first"]["best"][0]["run"]
-    assert sorted(path.name for path in (tmp_path / "runs/synthetic").glob("[!.]*"))[0] == f"{chosen}-200"
+    assert f"{chosen}-200" in {path.name for path in (tmp_path / "runs/synthetic").iterdir()}
     referees = {path.name for path in (tmp_path / "runs").glob("dafl_digits-*-s1")}
     assert len(referees) == 1, "the referee is of another seed than all trials"
     for one in report["best"]:
