@@ -176,7 +176,7 @@ def test_two_stages_and_the_second_makes_no_image(ray_session: ModuleType, tmp_p
     assert report["first"]["images_made"] == {"before the trials": 10, "by the trials": 2 * each}
     assert report["images_made"] == {"before the trials": 200, "by the trials": 0}
     chosen = report["first"]["best"][0]["run"]
-    assert sorted(path.name for path in (tmp_path / "runs/synthetic").glob("[!.]*"))[0] == f"{chosen}-200"
+    assert f"{chosen}-200" in {path.name for path in (tmp_path / "runs/synthetic").iterdir()}
     for seed in (1, 2):
         assert len(list((tmp_path / "runs").glob(f"dafl_digits-*-s{seed}"))) == 1, "of other seeds than all trials"
     for one in report["best"]:

@@ -188,7 +188,7 @@ def _ending_with_driver() -> Iterator[None]:
 
 
 def _children(process: int) -> list[int]:
-    found = list[int]()
+    found: list[int] = []
     with suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():
             found += map(int, (thread / "children").read_text().split())
