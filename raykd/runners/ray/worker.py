@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 
 from raykd.cluster.config import Cluster
@@ -89,7 +90,9 @@ class WorkerTask:
 
     def run(self, experiment: Experiment, make_reporter: MakeReporter | None = None) -> RunResult:
         """Run an experiment, the task's own or another of its seeds, in this process; see ``run_here``."""
-        with Heartbeat(self.job_id, experiment.run_id, self.beat_seconds):
+        # In a process of no Ray, which asking who it is would start, nobody would hear it.
+        alive = Heartbeat(self.job_id, experiment.run_id, self.beat_seconds) if ray.is_initialized() else nullcontext()
+        with alive:
             return run_here(
                 experiment,
                 self.workspace,
