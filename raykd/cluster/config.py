@@ -39,6 +39,14 @@ class Cluster(Runtime):
     )
     data_root: str | None = Field(default=None, description="a folder or such an address; default: RAYKD_DATA")
     max_failures: int = Field(default=3, ge=0, description="deaths of workers that a run survives")
+    hang_seconds: float = Field(
+        default=30, gt=0, description="silence of a worker, or waiting of all others for it, after which it is named"
+    )
+    on_hang: Literal["wait", "restart", "fail"] = Field(
+        default="wait",
+        description="of a silent worker: wait = name it every minute (its run goes on from the last checkpoint once "
+        "the others have waited 10 minutes), restart = do that at once (one of max_failures), fail = end, exit code 3",
+    )
     memory_per_worker_gib: float | None = Field(
         default=None, gt=0, description="what a worker may use, for `raykd plan`; default: its part of this machine's"
     )

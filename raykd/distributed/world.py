@@ -5,8 +5,8 @@ A world of one needs no process group, so single-process code and many-worker co
 
 import atexit
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -16,9 +16,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raykd.distributed.progress import PROGRESS
 from raykd.errors import RaykdError, UsageError, WorkerFailed, error_from_dict, error_to_dict
 
 T = TypeVar("T")
+
+_TIMEOUT = timedelta(minutes=10)
+_LOST = ("gloo", "Connection closed", "Connection reset", "Timed out", "NCCL")
+"""Words of the libraries' errors where another worker has ended, or has not answered for as long as the timeout."""
+
+
+@contextmanager
+def _collective() -> Iterator[None]:
+    """Count the time within as waiting, and tell in one line what becomes of the others.
+
+    Raises:
+        WorkerFailed: if the process of another worker has ended, or has not answered for as long as the timeout.
+    """
+    try:
+        with PROGRESS.waiting():
+            yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _LOST):
+            raise
+        raise WorkerFailed(
+            f"another worker ended, or did not answer in time, behind step {PROGRESS.step} (its own output tells why); "
+            "the same command continues from the last checkpoint"
+        ) from error
 
 
 class _Mean(torch.autograd.Function):
@@ -35,7 +59,8 @@ class _Mean(torch.autograd.Function):
 
 def _averaged(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
-    dist.all_reduce(total)
+    with _collective():
+        dist.all_reduce(total)
     return total / dist.get_world_size()
 
 
@@ -115,7 +140,8 @@ class World:
         if self.size == 1:
             return tensor
         total = tensor.detach().clone()
-        dist.all_reduce(total)
+        with _collective():
+            dist.all_reduce(total)
         return total
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -123,7 +149,8 @@ class World:
         if self.size == 1:
             return tensor.detach()[None]
         rows = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(rows, tensor.detach().contiguous())
+        with _collective():
+            dist.all_gather(rows, tensor.detach().contiguous())
         return torch.stack(rows)
 
     def exchange(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
@@ -143,7 +170,8 @@ class World:
         if self.size == 1:
             return rows
         received = rows.new_empty(sum(receive), *rows.shape[1:])
-        dist.all_to_all_single(received, rows, list(receive), list(send))
+        with _collective():
+            dist.all_to_all_single(received, rows, list(receive), list(send))
         return received
 
     def synchronise(self, network: nn.Module) -> None:
@@ -152,7 +180,8 @@ class World:
             return
         for tensor in network.state_dict().values():
             contiguous = tensor.detach().contiguous().clone()  # in one memory order on all workers
-            dist.broadcast(contiguous, src=0)
+            with _collective():
+                dist.broadcast(contiguous, src=0)
             tensor.copy_(contiguous)
 
     def broadcast(self, value: Any) -> Any:
@@ -160,7 +189,8 @@ class World:
         if self.size == 1:
             return value
         box = [value if self.rank == 0 else None]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        with _collective():
+            dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -168,7 +198,8 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with _collective():
+            dist.all_gather_object(values, value)
         return values
 
     def agree(self, action: Callable[[], T], *, on_first: bool = False) -> T:
@@ -231,7 +262,7 @@ def _join(backend: str) -> None:
     the first optimizer imports them in any case.
     """
     import_module("torch._dynamo")
-    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    dist.init_process_group(backend, timeout=_TIMEOUT)
     if backend == "gloo":
         atexit.register(_leave)
 

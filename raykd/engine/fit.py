@@ -1,6 +1,5 @@
 """The whole engine on one screen: step, report, save, stop. It knows no method's name."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from torch import nn
 
 from raykd.data.streams import TrainStream
 from raykd.engine.evaluator import Evaluator
+from raykd.engine.pace import Pace
 from raykd.engine.reporter import Reporter
 from raykd.engine.samples import sample_sheet
 from raykd.engine.selection import Selection
@@ -42,10 +42,9 @@ def fit(
     for network in method.trained.values():
         world.synchronise(network)
     spent = earlier = restore(resume, method, selection)
-    first, started, images = method.steps_done, time.monotonic(), 0
-    stop = StopPoll(reporter, world, first)
+    pace, stop = Pace(world, method.steps_done), StopPoll(reporter, world, method.steps_done)
     while method.steps_done < (until or method.total_steps):
-        images += method.images_per_step
+        pace.add(method.steps_done, method.images_per_step)
         losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
         done, total = method.steps_done, method.total_steps
         due = done % schedule.report_every == 0 or done == total or at_milestone(method)
@@ -56,15 +55,15 @@ def fit(
         row = {name: world.mean(value.detach()).item() for name, value in losses.items()}
         check_finite({**row, **parameter_norms(method.trained)}, done)
         if due:
+            waiting = pace.waiting()
             figures = _score_student(method, selection, evaluator)
             check_finite(figures, done)
-            seconds = time.monotonic() - started
             samples = sample_sheet(method, teacher, batches)
-            pace = {"images_per_second": images / seconds, "steps_per_second": (done - first) / seconds}
-            metrics = {"step": done, **pace, **row, **figures}
-        spent = earlier + time.monotonic() - started
+            metrics = {"step": done, **pace.rates(done), **waiting, **row, **figures}
+        spent = earlier + pace.seconds
         checkpoint = capture(method, selection, spent, samples)
         reporter.report(metrics, checkpoint)
+        pace.go_on()
         if stopping and done < total:
             raise Interrupted(done, total)
     return selection, spent

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 CLASS_SPREAD = "images/class_spread"
 """Report key: how evenly the teacher's answers to generated images cover the classes, see ``class_spread``."""
+WAITING_OTHERS, WAITING_LEAST, LEAST_RANK = "waiting/others", "waiting/least", "waiting/least_rank"
+"""Report keys of several workers on CPUs: the share of its time, in per cent, in which the worker that waits least has
+waited for others, its rank, and the mean of the others' shares."""
+_WAITS = 33.0  # per cent of the others' time; then a worker that waits half as much is a straggler
 _COLLAPSED = 50.0  # per cent of CLASS_SPREAD; healthy runs end above 75, and one of 20 had 33 per cent right
 _EXPLODED = 1e6  # of a loss
 
@@ -67,7 +71,20 @@ def find_warnings(row: Mapping[str, float]) -> list[str]:
     exploded = sorted(name for name, value in row.items() if name.startswith("loss/") and abs(value) > _EXPLODED)
     if exploded:
         found.append(f"explosion: {', '.join(exploded)} above {_EXPLODED:g}; lower a learning rate or that weight")
+    if straggler := find_straggler(row):
+        found.append(f"straggler: {straggler}")
     return found
+
+
+def find_straggler(row: Mapping[str, float]) -> str | None:
+    """Return what a report's figures say of a worker for which the others wait; None if they do for none."""
+    others, least = row.get(WAITING_OTHERS, 0.0), row.get(WAITING_LEAST, 0.0)
+    if others < _WAITS or least > others / 2:
+        return None
+    return (
+        f"worker {row[LEAST_RANK]:.0f} computes {100 - least:.0f} % of the time and the others {100 - others:.0f} %, "
+        "who wait for it: its machine is slower or busy, or its share of the work is larger"
+    )
 
 
 class Watch:

@@ -135,7 +135,7 @@ class StudyTrials:
             case Failed(reason):
                 self._fail(trial, reason)
                 for run in set(self._created_runs(trial)) - self._runs_at_work():  # its process may have died
-                    self.workspace.note_failure(run, reason)
+                    self.workspace.note_end(run, reason)
             case Pruned(report):
                 self.record_report(trial, report)  # that it was ended at, which nobody else has reported
                 end_trial(self.study, trial, None)

@@ -182,8 +182,8 @@ class Workspace:
         if mirror is not None:
             world.agree(lambda: mirror.push(name), on_first=True)
 
-    def note_failure(self, run_id: str, reason: str) -> None:
-        """Write into a run's status, here and in the store, why it failed, for workers that died before they could.
+    def note_end(self, run_id: str, reason: str, state: str = "failed") -> None:
+        """Write into a run's status, here and in the store, why it ended, for workers that died before they could.
 
         Where that cannot be written it is said, and not raised: what ended the run is what counts.
         """
@@ -191,10 +191,10 @@ class Workspace:
         try:
             self.pull([run_id], alone, checkpoints="none")
             if run.has_begun and run.status().get("state") != "finished":
-                run.write_status(state="failed", reason=reason)
+                run.write_status(state=state, reason=reason)
                 self.push(run_id, alone)
         except (RaykdError, OSError) as error:
-            logger.warning("run %s cannot be marked as failed: %s", run_id, error)
+            logger.warning("run %s cannot be marked as %s: %s", run_id, state, error)
 
     def pull_data(self, recipe: Recipe, *, train: bool = True) -> None:
         """Download what a recipe names, once: the splits that it opens, weights and other files.

@@ -11,6 +11,8 @@ COVERED_BY = {
     "cli/output": "cli/test_summary",
     "cli/submit": "cluster/test_submission",
     "cli/tune": "runners/test_tune",
+    "distributed/progress": "distributed/test_world",
+    "engine/pace": "engine/test_failing_pair",
     "methods/blind_kd": "methods/test_others",
     "methods/inversion": "methods/test_lsgdfd",
     "methods/kd": "methods/test_others",

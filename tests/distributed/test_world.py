@@ -164,6 +164,19 @@ def test_a_bug_is_raised_where_it_is_and_named_elsewhere(agreed: list[dict[str, 
     assert [worker["error_and_bug"] for worker in agreed] == [failed("CorruptError", "torn", 4), bug]
 
 
+def test_who_waits_for_a_worker_knows_how_long(agreed: list[dict[str, Any]]) -> None:
+    first, second = (worker["waited"] for worker in agreed)
+    assert first > 0.4
+    assert second < first
+
+
+def test_a_worker_that_is_left_alone_says_so_in_one_line(agreed: list[dict[str, Any]]) -> None:
+    told = agreed[0]["left_alone"]
+    assert (told["error"], told["exit_code"]) == ("WorkerFailed", 1)
+    assert told["message"].startswith("another worker ended, or did not answer in time, behind step 0")
+    assert "the same command continues" in told["message"]
+
+
 @pytest.mark.parametrize("on_first", [False, True])
 @pytest.mark.parametrize("world", [World.alone(), SimulatedWorld(0, 4, torch.device("cpu"))])
 def test_a_worker_without_others_agrees_with_itself(world: World, on_first: bool) -> None:

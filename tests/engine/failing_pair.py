@@ -5,6 +5,7 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.engi
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -19,7 +20,9 @@ from raykd.artifacts.bank import finish_bank
 from raykd.config.runtime import Runtime
 from raykd.data.datasets import Images
 from raykd.data.ledger import OpenedData
+from raykd.distributed.progress import PROGRESS
 from raykd.distributed.world import World
+from raykd.engine.pace import Pace
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.synthesis import make_image_sets
@@ -79,7 +82,19 @@ def close_bank(world: World, folder: Path) -> None:
     finish_bank(RunDirectory(folder / f"machine-{world.rank}"), {"classes": [0]}, world)
 
 
-CASES: tuple[Callable[[World, Path], Any], ...] = (calibrate, report, resume, lock, freeze, close_bank)
+def lag(world: World, folder: Path) -> list[dict[str, float] | str | None]:
+    """Measure twice how worker 1 keeps the other waiting."""
+    pace, found = Pace(world, 0), list[dict[str, float] | str | None]()
+    for _ in range(2):
+        time.sleep(0.5 * world.rank)
+        world.gather_objects(None)
+        found.append(pace.waiting())
+        found.append(PROGRESS.straggler)
+        pace.go_on()
+    return found
+
+
+CASES: tuple[Callable[[World, Path], Any], ...] = (calibrate, report, resume, lock, freeze, close_bank, lag)
 
 
 def main(folder: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from raykd.artifacts.bank import write_products
+from raykd.engine.sentinel import find_warnings
 from raykd.store.checkpoint import latest_checkpoint
 from raykd.store.run_directory import RunDirectory
 from tests.worker_pair import run_two_workers
@@ -41,6 +42,17 @@ def test_both_workers_raise_the_same_error(folder: Path, case: str, error: str, 
     assert [worker["error"] for worker in workers] == [error] * 2
     assert workers[0]["message"] == workers[1]["message"]
     assert message in workers[0]["message"]
+
+
+def test_a_worker_for_which_the_other_waits_is_named(folder: Path) -> None:
+    first, then = (json.loads((folder / f"{rank}.json").read_text())["lag"]["result"] for rank in range(2))
+    assert first == then, "measured alike on both"
+    row, before, _, told = first
+    assert row["waiting/least_rank"] == 1.0
+    assert row["waiting/others"] > 60 > 20 > row["waiting/least"]
+    assert find_warnings(row)[0].startswith("straggler: worker 1 computes ")
+    assert before is None, "one report may be chance"
+    assert told.startswith("worker 1 computes ")
 
 
 def test_a_report_that_failed_leaves_the_checkpoint_before(folder: Path) -> None:

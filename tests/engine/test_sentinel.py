@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from raykd.engine.run import run
-from raykd.engine.sentinel import CLASS_SPREAD, Watch, class_spread, effective_classes, find_warnings
+from raykd.engine.sentinel import (
+    CLASS_SPREAD,
+    LEAST_RANK,
+    WAITING_LEAST,
+    WAITING_OTHERS,
+    Watch,
+    class_spread,
+    effective_classes,
+    find_warnings,
+)
 from raykd.errors import RunFailed
 from raykd.recipe.experiment import resolve
 from raykd.store.checkpoint import find_fault, read_checkpoint
@@ -69,6 +78,9 @@ def test_the_spread_of_classes_is_nought_for_one_and_a_hundred_for_all_alike(lab
         ({"loss/kd": 1e9}, ["explosion"]),
         ({"loss/entropy": -2e7, CLASS_SPREAD: 0.0}, ["collapse", "explosion"]),
         ({"accuracy/top1": 12.0}, []),
+        ({WAITING_OTHERS: 70.0, WAITING_LEAST: 2.0, LEAST_RANK: 3.0}, ["straggler"]),
+        ({WAITING_OTHERS: 70.0, WAITING_LEAST: 60.0, LEAST_RANK: 3.0}, []),  # the network is slow, for all alike
+        ({WAITING_OTHERS: 20.0, WAITING_LEAST: 0.0, LEAST_RANK: 3.0}, []),
     ],
 )
 def test_figures_that_mean_nothing_are_named(row: dict[str, float], kinds: list[str]) -> None:

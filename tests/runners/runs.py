@@ -1,7 +1,6 @@
-"""A run small enough to be repeated, and the driver or a worker of it in a process of its own.
+"""A run small enough to be repeated, and a worker of it in a process of its own.
 
-python -m tests.runners.runs FOLDER ADDRESS STORE   to be killed
-RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.runners.runs FOLDER - STORE...
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m tests.runners.runs FOLDER STORE...
 """
 
 import os
@@ -71,7 +70,7 @@ def start(
 def start_without_ray(folder: Path, *stores: Path) -> None:
     """Train the run of the teacher in ``folder`` by two processes of torchrun's kind, in one store after another."""
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "tests.runners.runs", str(folder), "-", *map(str, stores)]
+    command = [sys.executable, "-m", "tests.runners.runs", str(folder), *map(str, stores)]
     workers = [
         subprocess.Popen(command, cwd=ROOT, env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
@@ -112,13 +111,11 @@ def processes_below(ancestor: int, name: str) -> list[int]:
     return sorted(process for process in names if name in names[process] and is_below(process))
 
 
-def main(folder: Path, address: str, stores: list[Path]) -> None:
-    """Train with the Ray at an address, or as one of the workers that the environment tells of."""
-    os.environ.pop("RAY_ADDRESS", None)
-    where: dict[str, Any] = {"workers": 0, "threads": 1} if address == "-" else {"address": address}
+def main(folder: Path, stores: list[Path]) -> None:
+    """Train as one of the workers that the environment tells of, in one store after another."""
     for store in stores:
-        start(recipe(folder / "teacher.safetensors"), store, **where)
+        start(recipe(folder / "teacher.safetensors"), store, workers=0, threads=1)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], list(map(Path, sys.argv[3:])))
+    main(Path(sys.argv[1]), list(map(Path, sys.argv[2:])))

@@ -119,30 +119,34 @@ def test_a_fault_of_ours_is_kept_with_its_traceback(tmp_path: Path) -> None:
     assert "Traceback" in log.read_text()
 
 
-def kill_when_started(store: Path, recipe: Recipe) -> threading.Thread:
-    """Kill the process of a trial, once, as soon as it has a checkpoint."""
+def send_when_started(store: Path, recipe: Recipe, signum: signal.Signals) -> threading.Thread:
+    """Send a signal to the process of a trial, once, as soon as it has a checkpoint."""
 
     def kill() -> None:
         deadline = time.monotonic() + 60
         while not list((store / resolve(recipe).run_id / "checkpoints").glob("step_*")) and time.monotonic() < deadline:
             time.sleep(0.02)
         for process in runs.processes_below(os.getpid(), "_train_alone"):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, signum)
 
     thread = threading.Thread(target=kill)
     thread.start()
     return thread
 
 
-def test_a_killed_trial_goes_on(ray_session: ModuleType, tmp_path: Path) -> None:
+def test_a_trial_that_hangs_or_dies_goes_on(
+    ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     long = student(**{"schedule.steps": 300, "schedule.report_every": 20})
     trials([long], tmp_path / "undisturbed")
-    thread = kill_when_started(tmp_path / "killed", long)
-    ended, _ = trials([long], tmp_path / "killed", max_failures=1)
+    thread = send_when_started(tmp_path / "killed", long, signal.SIGSTOP)
+    ended, _ = trials([long], tmp_path / "killed", max_failures=1, hang_seconds=2, on_hang="restart")
     thread.join()
     assert ended[resolve(long).run_id].result is not None
     assert weights(tmp_path / "killed", long) == weights(tmp_path / "undisturbed", long)
-    thread = kill_when_started(tmp_path / "dead", long)
+    assert f"{resolve(long).run_id}: worker 0 (node " in caplog.text
+    assert "its process is stopped; last step" in caplog.text
+    thread = send_when_started(tmp_path / "dead", long, signal.SIGKILL)
     ended, _ = trials([long], tmp_path / "dead", max_failures=0)
     thread.join()
     assert "died 1 times" in str(ended[resolve(long).run_id].reason)

@@ -1,15 +1,16 @@
-"""Runs by two Ray workers: what they leave behind, and that neither a kill nor a stop changes it.
+"""Runs by two Ray workers: what they leave behind, and that no worker that hangs or dies, and no stop, changes it.
 
 Compared with what two workers make without Ray, which is what torchrun would start.
 """
 
 import json
+import logging
 import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,6 @@ from raykd.engine.stop import Interrupted
 from raykd.errors import SetupError
 from raykd.recipe.experiment import resolve
 from raykd.store.run_directory import RunDirectory
-from tests.architecture.imports import ROOT
 from tests.runners import runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -34,28 +34,54 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def disturbed(ray_session: ModuleType, store: Path) -> tuple[Path, Path]:
-    """The directory of a run of which a worker was killed, that was stopped, and went on without Ray; and a copy.
+def stop_one_worker() -> int:
+    """Stop the process of one of two workers, as a machine that swaps or a debugger would; return its id."""
+    workers = runs.processes_below(os.getpid(), "RayTrainWorker")
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGSTOP)
+    return workers[1]
 
-    The copy is of when it stopped.
+
+@pytest.fixture(scope="module")
+def said() -> Iterator[list[str]]:
+    """What the driver has logged."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("raykd").addHandler(handler)
+    yield lines
+    logging.getLogger("raykd").removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def disturbed(ray_session: ModuleType, store: Path, said: list[str]) -> tuple[Path, Path]:
+    """The directory of a run in which workers hung, that was stopped meanwhile, and went on without Ray; and a copy.
+
+    The first one that hung was given up for others. The stop is asked for when another hangs; the copy is of then.
     """
     recipe = runs.recipe(store / "teacher.safetensors")
     directory = store / "disturbed" / resolve(recipe).run_id
-    killed: list[int] = []
+    hung: list[int] = []
+    steps: list[int] = []
+    asked: list[float] = []
 
-    def kill_then_stop() -> bool:
+    def hang_then_stop() -> bool:
         seen = runs.reported(directory)
-        if not killed and seen >= 2:
-            workers = runs.processes_below(os.getpid(), "RayTrainWorker")
-            assert len(workers) == 2
-            os.kill(workers[0], signal.SIGKILL)
-            killed.append(seen)
-        return bool(killed) and seen > killed[0] + 2  # two more may have been on their way when it died
+        # Two reports more may have been on their way when it was stopped.
+        if seen >= 2 and (not hung or (len(hung) == 1 and seen > steps[0] + 2)):
+            hung.append(stop_one_worker())
+            steps.append(seen)
+            asked.append(time.monotonic())
+        return len(hung) > 1
 
     with pytest.raises(Interrupted, match=r"stopped at step \d+ of 60, saved"):
-        runs.start(recipe, directory.parent, kill_then_stop)
-    assert killed
+        runs.start(recipe, directory.parent, hang_then_stop, hang_seconds=2, on_hang="restart")
+    assert time.monotonic() - asked[1] < 30
+    for pid in hung:
+        assert any(
+            re.search(rf"process {pid}\) has not answered for \d+ s: its process is stopped; last", it) for it in said
+        )
+        assert not Path(f"/proc/{pid}").exists()
     stopped = store / "stopped" / resolve(recipe).run_id
     shutil.copytree(directory, stopped)
     runs.start_without_ray(store, store / "undisturbed", directory.parent)
@@ -99,7 +125,9 @@ def assert_same_end(directory: Path, other: Path) -> None:
 
 def curves(directory: Path) -> list[dict[str, float]]:
     rows = RunDirectory(directory).rows()
-    return [{k: v for k, v in row.items() if not k.endswith("_per_second")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if not k.endswith("_per_second") and not k.startswith("waiting/")} for row in rows
+    ]
 
 
 def test_the_run_directory_is_whole_when_it_is_stopped(disturbed: tuple[Path, Path]) -> None:
@@ -115,7 +143,7 @@ def test_the_run_directory_is_whole_when_it_is_stopped(disturbed: tuple[Path, Pa
     assert list((disturbed[0].parent / ".ray").iterdir()) == []
 
 
-def test_a_killed_worker_and_a_stop_change_nothing(disturbed: tuple[Path, Path], reference: Path) -> None:
+def test_a_worker_that_hung_and_a_stop_change_nothing(disturbed: tuple[Path, Path], reference: Path) -> None:
     assert_same_end(disturbed[0], reference)
 
 
@@ -127,23 +155,47 @@ def test_one_worker_goes_on_where_two_were_stopped(disturbed: tuple[Path, Path],
 
 
 @pytest.mark.endurance
-def test_a_killed_driver_changes_nothing(ray_session: ModuleType, reference: Path, store: Path) -> None:
+@pytest.mark.parametrize("policy", ["wait", "fail"])
+def test_a_worker_that_hangs_ends_a_run_where_that_is_wanted(
+    disturbed: tuple[Path, Path], store: Path, said: list[str], policy: str
+) -> None:
+    """Or holds it up until it goes on, and changes nothing."""
     recipe = runs.recipe(store / "teacher.safetensors")
-    directory = store / "driver-killed" / resolve(recipe).run_id
-    address = ray_session.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "tests.runners.runs", str(store), address, str(directory.parent)]
-    driver = subprocess.Popen(command, cwd=ROOT)
-    try:
-        deadline = time.monotonic() + 120
-        while runs.reported(directory) < 1:
-            assert driver.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        driver.kill()
-        driver.wait()
-    assert runs.reported(directory) < runs.STEPS // runs.REPORT_EVERY
+    directory = store / policy / resolve(recipe).run_id
+    hung: list[int] = []
+
+    def hang() -> bool:
+        if not hung and runs.reported(directory) >= 2:
+            hung.append(stop_one_worker())
+        elif policy == "wait" and len(hung) == 1 and any(f"process {hung[0]}) has" in line for line in said):
+            os.kill(hung[0], signal.SIGCONT)
+            hung.append(0)  # told to go on
+        return False
+
+    if policy == "wait":
+        runs.start(recipe, directory.parent, hang, hang_seconds=2)
+        assert_same_end(directory, store / "undisturbed" / directory.name)
+        return
+    with pytest.raises(
+        SetupError, match=r"worker \d .* answered for .* stopped; last step .* the same command"
+    ) as ended:
+        runs.start(recipe, directory.parent, hang, hang_seconds=2, on_hang="fail")
+    status = RunDirectory(directory).status()
+    assert (status["state"], status["reason"]) == ("failed", str(ended.value))
+    assert not Path(f"/proc/{hung[0]}").exists()
+
+
+@pytest.mark.endurance
+def test_workers_save_before_they_stop(disturbed: tuple[Path, Path], store: Path) -> None:
+    recipe = runs.recipe(store / "teacher.safetensors")
+    directory = store / "saved" / resolve(recipe).run_id
+    with pytest.raises(Interrupted):
+        runs.start(recipe, directory.parent, lambda: runs.reported(directory) >= 3)
+    status = RunDirectory(directory).status()
+    newest = sorted((directory / "checkpoints").iterdir())[-1]
+    assert (status["state"], f"step_{status['step']:07d}") == ("interrupted", newest.name)
     runs.start(recipe, directory.parent)
-    assert_same_end(directory, reference)
+    assert_same_end(directory, store / "undisturbed" / directory.name)
 
 
 def test_too_many_workers_fail_at_once(ray_session: ModuleType, store: Path) -> None:

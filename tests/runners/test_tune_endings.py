@@ -69,25 +69,30 @@ def test_a_stop_saves_and_the_same_call_continues(ray_session: ModuleType, tmp_p
 
 
 class Killer:
-    """Asked now and then whether to stop; kills the process of a trial instead, once."""
+    """Asked now and then whether to stop; kills the process of a trial instead, once, or does something else to it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.before = folder, dict[str, str]()
+    def __init__(self, folder: Path, how: signal.Signals = signal.SIGKILL) -> None:
+        self.folder, self.how, self.before = folder, how, dict[str, str]()
 
     def __call__(self) -> bool:
         saved = [path.parents[1] for path in self.folder.glob("runs/kd_digits-*/checkpoints/step_*")]
         if saved and not self.before:
-            os.kill(runs.processes_below(os.getpid(), "ray::ImplicitFunc")[0], signal.SIGKILL)
+            os.kill(runs.processes_below(os.getpid(), "ray::ImplicitFunc")[0], self.how)
             self.before = {path.name: (path / "metrics.jsonl").read_text() for path in saved}
         return False
 
 
-def test_a_killed_trial_goes_on_from_its_checkpoint(
-    ray_session: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.endurance)])
+def test_a_trial_that_is_killed_or_hangs_goes_on_from_its_checkpoint(
+    ray_session: ModuleType,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    how: signal.Signals,
 ) -> None:
     long = {**SMALL, "schedule.steps": 300, "schedule.report_every": 20}
-    killer = Killer(tmp_path)
-    report = searched(tmp_path, killer, trials=1, overrides=long)
+    killer = Killer(tmp_path, how)
+    report = searched(tmp_path, killer, {"hang_seconds": 2, "on_hang": "restart"}, trials=1, overrides=long)
     assert report["trials"] == {"target": 1, "complete": 1, "pruned": 0, "failed": 0, "running": 0}
     said = [re.match(r"the process of (\S+) died; it goes on", record.getMessage()) for record in caplog.records]
     died = next(match[1] for match in said if match)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from contextlib import closing, suppress
 from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -14,9 +15,11 @@ from ray.train.torch import TorchConfig
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
-from raykd.errors import RunFailed, error_from_dict
+from raykd.engine.stop import Interrupted
+from raykd.errors import RaykdError, RunFailed, SetupError, error_from_dict, error_to_dict
 from raykd.recipe.experiment import Experiment
 from raykd.results import RunResult
+from raykd.runners.ray.heartbeat import HungWorker, WorkerWatch
 from raykd.runners.ray.internals import ElasticTrainer
 from raykd.runners.ray.session import connected
 from raykd.runners.ray.signals import RunSignals
@@ -29,6 +32,7 @@ _CONTROLLER_LIVES = 3
 _POLL_SECONDS = 0.2
 _COLLECTIVE_SECONDS = 600
 _RESIZE_SECONDS = 60.0
+_ENDING_SECONDS = 60.0
 _LOGS = "logs: session_latest/logs/train in Ray's folder (/tmp/ray) of the worker's node"
 
 
@@ -56,21 +60,24 @@ def run_on_ray(
         signals.open()
         try:
             # A connection of its own, whose end frees what a dead controller has left reserved.
-            with connected(cluster, fitting[0]):
+            with connected(cluster, fitting[0]), closing(WorkerWatch(signals.job, cluster)) as watch:
                 task = WorkerTask.of(experiment, cluster, workspace, signals, until)
                 fitted = _start(_trainer(task, cluster, fitting, signals).fit)
-                result = _outcome(fitted, signals, should_stop)
+                hung = _wait(fitted, signals, should_stop, watch, cluster.on_hang == "fail")
+                if hung:
+                    raise _end_without(hung, should_stop(), fitted, signals, watch, workspace, experiment.run_id)
+                result = _outcome(fitted, signals)
             workspace.pull([experiment.run_id], World.alone(), checkpoints="none")
             return result
         except _WorkersDied as error:
-            workspace.note_failure(experiment.run_id, str(error))
+            workspace.note_end(experiment.run_id, str(error))
             raise
         except (RayActorError, OutOfMemoryError) as error:
             logger.warning("Ray's controller died (%s); starting it again", _last_line(error))
         finally:
             signals.close()
     reason = f"Ray's controller died {_CONTROLLER_LIVES} times; {_LOGS}. The same command continues"
-    workspace.note_failure(experiment.run_id, reason)
+    workspace.note_end(experiment.run_id, reason)
     raise RunFailed(reason)
 
 
@@ -115,11 +122,45 @@ def _start(fit: Callable[[], Any]) -> "Future[Any]":
     return future
 
 
-def _outcome(fitted: "Future[Any]", signals: RunSignals, should_stop: Callable[[], bool]) -> RunResult:
-    """Wait for the end, passing on a wish to stop; return the result or raise what the workers meant."""
+def _wait(
+    fitted: "Future[Any]", signals: RunSignals, should_stop: Callable[[], bool], watch: WorkerWatch, fails: bool
+) -> list[HungWorker]:
+    """Wait for the end, passing on a wish to stop; return the workers, if any, without which the run is to end."""
     while not wait_for([fitted], timeout=_POLL_SECONDS).done:
-        if should_stop():
+        if stopping := should_stop():
             signals.ask_to_stop()
+        hung = watch.look(stopping)
+        if hung and (stopping or fails):
+            return hung
+        watch.end(hung)  # and Ray starts the workers anew
+    return []
+
+
+def _end_without(
+    hung: list[HungWorker],
+    stopping: bool,
+    fitted: "Future[Any]",
+    signals: RunSignals,
+    watch: WorkerWatch,
+    workspace: Workspace,
+    run_id: str,
+) -> RaykdError:
+    """End a run that cannot save for want of an answer; return what to raise."""
+    with suppress(SetupError):
+        workspace.pull([run_id], World.alone(), checkpoints="none")
+    status = workspace.run(run_id).status()
+    error: RaykdError = SetupError(f"{hung[0].line}; the same command continues from the last checkpoint")
+    if stopping:
+        error = Interrupted(status.get("step", 0), status.get("steps", 0))
+    signals.record(0, error_to_dict(error))  # the workers that Ray starts anew read it, and end
+    watch.end(hung)
+    wait_for([fitted], timeout=_ENDING_SECONDS)
+    workspace.note_end(run_id, str(error), "interrupted" if stopping else "failed")
+    return error
+
+
+def _outcome(fitted: "Future[Any]", signals: RunSignals) -> RunResult:
+    """Return the result of training that has ended, or raise what the workers meant."""
     try:
         outcome: dict[str, Any] = fitted.result().return_value
     except TrainingFailedError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
 from ray.job_config import JobConfig
 from ray.train import Result
 from ray.train.torch import TorchTrainer
@@ -28,6 +29,29 @@ ON_LOOPBACK: Mapping[str, Any] = MappingProxyType({"_node_ip_address": "127.0.0.
 Its processes listen on the loopback device, and no other machine reaches them. If Ray renames the option, ``ray.init``
 refuses to start.
 """
+
+
+_NAMESPACE = "raykd"
+
+
+def write_shared(key: str, value: str) -> None:
+    """Write a small value into the table that Ray keeps on its head, which all processes of the cluster see."""
+    _internal_kv_put(key, value, namespace=_NAMESPACE)
+
+
+def read_shared(prefix: str) -> dict[str, str]:
+    """Return the values under the keys of that table that begin with ``prefix``."""
+    found = {}
+    for key in _internal_kv_list(prefix, namespace=_NAMESPACE):
+        value = _internal_kv_get(key, namespace=_NAMESPACE)
+        if value is not None:  # it was removed just now
+            found[key.decode()] = value.decode()
+    return found
+
+
+def remove_shared(prefix: str) -> None:
+    """Remove the keys of that table that begin with ``prefix``."""
+    _internal_kv_del(prefix, del_by_prefix=True, namespace=_NAMESPACE)
 
 
 class _WorkerPath(list[str]):

@@ -3,6 +3,7 @@
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
 from raykd.runners.outcome import BatchStopped, RunOutcome
 from raykd.runners.ray.driver import run_on_ray
+from raykd.runners.ray.heartbeat import WorkerWatch
 from raykd.runners.ray.session import connected, room_for
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
@@ -60,11 +62,16 @@ class RunPool:
         workers = max(1, self._cluster.worker_range[1])
         self._signals.open()
         try:
-            with connected(self._cluster, max(1, self._cluster.worker_range[0])):
+            with (
+                connected(self._cluster, max(1, self._cluster.worker_range[0])),
+                closing(WorkerWatch(self._signals.job, self._cluster)) as watch,
+            ):
                 concurrent = max(1, room_for(self._cluster) // workers)
                 logger.info("%d runs to do, %d at a time", len(self._waiting), concurrent)
                 while self._waiting or self._working:
-                    if self._outage is not None or should_stop():
+                    stopping = self._outage is not None or should_stop()
+                    self._end_hung(watch, stopping)
+                    if stopping:
                         self._ask_to_stop()
                         if not self._working:
                             break
@@ -130,7 +137,7 @@ class RunPool:
         reason = f"{type(error).__name__}: {first_line[:200]}"
         if isinstance(error, RayTaskError) or deaths > self._cluster.max_failures:
             told = f"its process died {deaths} times ({reason})"
-            self._workspace.note_failure(run_id, told)
+            self._workspace.note_end(run_id, told)
             self._record(run_id, run, RunOutcome(None, told))
             return
         logger.warning("the process of %s died (%s); starting it again", run_id, reason)
@@ -143,6 +150,13 @@ class RunPool:
             self._on_outcome(run, outcome)
         except SetupError as error:  # a full disk, a store that is gone: those at work save before it is raised
             self._outage = self._outage or error
+
+    def _end_hung(self, watch: WorkerWatch, stopping: bool) -> None:
+        """End runs that do not answer, as far as the cluster or a stop says so; under ``fail`` the others save."""
+        hung = watch.look(stopping)
+        if hung and self._cluster.on_hang == "fail" and self._outage is None and not stopping:
+            self._outage = SetupError(f"{hung[0].worker.run}: {hung[0].line}; the same command continues")
+        watch.end(hung)
 
     def _ask_to_stop(self) -> None:
         try:

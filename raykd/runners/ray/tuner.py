@@ -6,6 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from raykd.files import describe
 from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
+from raykd.runners.ray.heartbeat import WorkerWatch
 from raykd.runners.ray.internals import HEAD_RESOURCE
 from raykd.runners.ray.schedulers import make_scheduler
 from raykd.runners.ray.searcher import StudySearcher
@@ -76,6 +78,7 @@ class Tuning:
         self._last_push = 0.0
         self._outage: str | None = None
         self._has_asked = False
+        self._watch = WorkerWatch(self._signals.job, cluster)
         workspace.pull([self._name], World.alone())
         self._study = open_study(planned.space, planned.objectives, planned.folder, cluster.study)
 
@@ -159,7 +162,8 @@ class Tuning:
                 self._train_sources(sources)
             self._make_sets({run.run_id for run in sources})
             if not self._should_stop():
-                self._tune(trials, proposer, concurrent, workers)
+                with closing(self._watch):
+                    self._tune(trials, proposer, concurrent, workers)
 
     def _train_sources(self, runs: list[Experiment]) -> None:
         outcomes = run_batch(
@@ -210,7 +214,7 @@ class Tuning:
             on_outage=self._note_outage,
         )
         watcher = _Watcher(
-            lambda: self._report_amid_trials(proposer.target), self._is_stopping, lambda: what_is_free(cluster, workers)
+            lambda: self._report_amid_trials(proposer.target), self._end_hung, lambda: what_is_free(cluster, workers)
         )
         worker = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
         # A trial of several workers has a process that only waits for them: it takes no CPU from them.
@@ -249,6 +253,14 @@ class Tuning:
                 self._note_outage(str(error))
         return stopping
 
+    def _end_hung(self) -> None:
+        """End trials that do not answer, as far as the cluster or a stop says so; under ``fail`` the others save."""
+        stopping = self._is_stopping()
+        hung = self._watch.look(stopping)
+        if hung and self._cluster.on_hang == "fail" and not stopping:
+            self._note_outage(f"{hung[0].worker.run}: {hung[0].line}; the same command continues")
+        self._watch.end(hung)
+
     def _make_config(self, experiment: Experiment, segment: Segment) -> dict[str, Any]:
         """Return the fields of the TrialTask that a trial's process is given."""
         cluster = self._cluster
@@ -263,10 +275,8 @@ class Tuning:
 class _Watcher(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
     """Passes a stop on, writes the report as trials go on and end, and logs what Tune would be silent about."""
 
-    def __init__(
-        self, report: Callable[[], Any], is_stopping: Callable[[], bool], resources: Callable[[], str]
-    ) -> None:
-        self._report, self._is_stopping, self._resources = report, is_stopping, resources
+    def __init__(self, report: Callable[[], Any], look: Callable[[], Any], resources: Callable[[], str]) -> None:
+        self._report, self._look, self._resources = report, look, resources
         self._last_report = self._fed = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -274,8 +284,8 @@ class _Watcher(tune.Callback):  # type: ignore[misc]  # Ray is not typed here
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Pass a stop on; report now and then; say what a trial that waits too long waits for."""
-        self._is_stopping()
+        """Pass a stop on, see who hangs; report now and then; say what a trial that waits too long waits for."""
+        self._look()
         waiting = sum(trial.status == Trial.PENDING for trial in trials)
         if not waiting:
             self._fed = time.monotonic()

@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 
 from raykd.cluster.config import Cluster
@@ -20,6 +21,7 @@ from raykd.errors import InProgress, RaykdError, SetupError, WorkerFailed, error
 from raykd.recipe.experiment import Experiment, experiment_from_dict
 from raykd.results import RunResult
 from raykd.runners.local import MakeReporter, run_here
+from raykd.runners.ray.heartbeat import Heartbeat, beat_seconds
 from raykd.runners.ray.signals import RunSignals
 from raykd.store.checkpoint import Checkpoint
 from raykd.store.run_directory import RunDirectory
@@ -39,6 +41,7 @@ class WorkerTask:
     data_root: str | None
     working_directory: str
     job_id: str
+    beat_seconds: float
     until: int | None = None
 
     @classmethod
@@ -60,6 +63,7 @@ class WorkerTask:
             data_root=data_root,
             working_directory=str(Path.cwd()),
             job_id=signals.job,
+            beat_seconds=beat_seconds(cluster),
             until=until,
         )
 
@@ -85,14 +89,17 @@ class WorkerTask:
 
     def run(self, experiment: Experiment, make_reporter: MakeReporter | None = None) -> RunResult:
         """Run an experiment, the task's own or another of its seeds, in this process; see ``run_here``."""
-        return run_here(
-            experiment,
-            self.workspace,
-            Runtime.model_validate(self.runtime),
-            should_stop=self.signals.stop_asked_for,
-            make_reporter=make_reporter,
-            until=self.until,
-        )
+        # In a process of no Ray, which asking who it is would start, nobody would hear it.
+        alive = Heartbeat(self.job_id, experiment.run_id, self.beat_seconds) if ray.is_initialized() else nullcontext()
+        with alive:
+            return run_here(
+                experiment,
+                self.workspace,
+                Runtime.model_validate(self.runtime),
+                should_stop=self.signals.stop_asked_for,
+                make_reporter=make_reporter,
+                until=self.until,
+            )
 
     def as_config(self) -> dict[str, Any]:
         """Return the dictionary that Ray carries to the workers."""
