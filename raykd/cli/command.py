@@ -16,7 +16,7 @@ from raykd.errors import MAX_SHOWN, RaykdError, SetupError, printable
 
 # What a disk, a file system or its rights refuse.
 _OF_THE_DISK = frozenset(
-    {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+    {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 )
 # Of torch's errors, which are RuntimeErrors, those for want of memory, and for a size that no memory has.
 _OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "not enough memory")

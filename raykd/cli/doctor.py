@@ -1,22 +1,60 @@
-"""``raykd doctor``: what this machine has and lacks."""
+"""``raykd doctor``: what this machine has and lacks, and whether a training here outlives what happens to it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from raykd.cli.command import Command
+from raykd.cli.stop import Stop
 from raykd.config.data_root import data_folder
+
+if TYPE_CHECKING:
+    from raykd.tasks.chaos import Certificate
 
 
 @click.command(cls=Command, example="raykd doctor")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--chaos", metavar="RECIPE", help="Train it undisturbed, then under faults, and compare the weights.")
+@click.option("--faults", type=click.IntRange(min=1), default=6, help="How many; default: 6.")
+@click.option("--seed", type=int, default=0, help="Of kinds and moments of the faults.")
+@click.option("--cluster", metavar="NAME|FILE", help="Where to train under faults, as of train; on this machine.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("chaos"),
+    help="Folder of the certificate, chaos.json, and of what led to it; default: chaos.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(
+    ctx: click.Context,
+    overrides: tuple[str, ...],
+    chaos: str | None,
+    faults: int,
+    seed: int,
+    cluster: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Check versions, hardware, libraries, data and disk.
 
     The exit code is 3 if something needed is broken.
+
+    With --chaos a recipe, a table (at its quick budget) or a search space is run twice, each time in a store of its
+    own: once undisturbed, and once killed, stopped, without room on the disk and with damaged checkpoints, at moments
+    within its training, and started again each time. The exit code is 0 if the weights are equal in the end.
     """
     from raykd.cli import output
+
+    if chaos is not None:
+        certificate = _certify(ctx.ensure_object(Stop), chaos, overrides, faults, seed, cluster, out, as_json)
+        if not certificate.ok:
+            ctx.exit(1)
+        return
+    if overrides:
+        raise click.UsageError("KEY=VALUE goes with --chaos RECIPE.")
     from raykd.tasks.doctor import diagnose
 
     result = diagnose(data_folder(), Path("runs"))
@@ -29,3 +67,100 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
                 output.echo(f"{check['state']}: {check['name']}: {check['advice']}", err=True)
     if not result["ok"]:
         ctx.exit(3)
+
+
+def _certify(
+    stop: Stop,
+    name: str,
+    overrides: tuple[str, ...],
+    faults: int,
+    seed: int,
+    cluster: str | None,
+    out: Path,
+    as_json: bool,
+) -> "Certificate":
+    from raykd.cli import output
+    from raykd.cluster.config import choose_cluster
+    from raykd.errors import UsageError
+    from raykd.tasks.chaos import certify
+
+    verb, arguments = _command_of(name, overrides)
+    place = choose_cluster(cluster, workers=0 if verb == "train" else 1)
+    if place.address != "local":
+        raise UsageError(f"cluster {place.name!r} is elsewhere, and --chaos kills processes of this machine only")
+    with stop.tidying():
+        certificate = certify(
+            [verb, *arguments, *(["--cluster", cluster] if cluster else [])],
+            out, faults=faults, seed=seed, workers=place.worker_range != (0, 0),
+            show=lambda line: output.echo(line, err=True),
+        )  # fmt: skip
+    if as_json:
+        output.print_json(certificate.to_dict())
+    else:
+        _print(certificate, out)
+    return certificate
+
+
+def _command_of(name: str, overrides: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Return the verb and the arguments that train what a name means: a recipe, a table or a search space."""
+    from raykd.errors import UsageError
+    from raykd.recipe.recipe import load_recipe
+    from raykd.recipe.table import load_table
+    from raykd.search.space_file import load_space
+
+    errors = []
+    readers: dict[str, Callable[[], object]] = {
+        "train": lambda: load_recipe(name, overrides),
+        "table": lambda: load_table(name),
+        "tune": lambda: load_space(name, overrides),
+    }
+    for verb, read in readers.items():
+        try:
+            read()
+        except UsageError as error:
+            errors.append(error)
+            continue
+        if verb == "table" and overrides:
+            raise UsageError("a table has its own budget: leave out KEY=VALUE")
+        return verb, [name, *(["--quick"] if verb == "table" else overrides)]
+    if Path(name).is_file():
+        raise UsageError(f"{name} is no recipe ({errors[0]}), no table ({errors[1]}) and no search space ({errors[2]})")
+    raise errors[0]
+
+
+def _print(certificate: "Certificate", out: Path) -> None:
+    from raykd.cli import output
+
+    rows = [
+        [
+            event.kind, event.target, event.run, str(event.at_step), _text(event.resumed_from),
+            _text(event.steps_lost), _text(event.seconds_to_recover), _text(event.exit_code),
+            Path(event.file or "").name,
+        ]
+        for event in certificate.events
+    ]  # fmt: skip
+    columns = ["fault", "of", "run", "at step", "resumed from", "steps lost", "seconds", "exit code", "damaged"]
+    output.print_table(f"raykd {' '.join(certificate.command)}, seed {certificate.seed}", columns, rows)
+    for what, reason in certificate.left_out.items():
+        output.echo(f"- left out: {what}: {reason}")
+    weights = certificate.weights
+    named = {"different": weights["different"], "in one store alone": weights["in_one_store"]}
+    output.print_pairs(
+        {
+            "starts": certificate.starts,
+            "seconds": ", ".join(f"{name} {seconds:.0f}" for name, seconds in certificate.seconds.items()),
+            "weights": "; ".join(
+                [
+                    f"{weights['equal']} files equal",
+                    *(f"{how}: {', '.join(names)}" for how, names in named.items() if names),
+                ]
+            ),
+            "wrong": "; ".join(certificate.faults_of_ours) or "nothing",
+            "verdict": "equal whatever happened" if certificate.ok else "NOT as undisturbed",
+            "certificate": out / "chaos.json",
+        }
+    )
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)

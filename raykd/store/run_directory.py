@@ -68,8 +68,8 @@ _RESTORE = "restore it from a backup, or move the run away and train it again"
 _Types = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
 _STATUS_TYPES: _Types = {
-    "state": str, "step": int, "steps": int, "updated": _NUMBER, "student_sha256": str, "result": dict,
-    "warnings": list,
+    "state": str, "step": int, "steps": int, "resumed_from": int, "updated": _NUMBER, "student_sha256": str,
+    "result": dict, "warnings": list,
 }  # fmt: skip
 _RESULT_TYPES: _Types = {
     "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
@@ -249,11 +249,16 @@ class RunDirectory:
 
     def is_at_work(self, asked_at: float) -> bool:
         """Tell whether the run goes on and was opened before ``asked_at``: then it has made steps that can be saved."""
+        opened_at = self.opened_at
+        return opened_at is not None and self.status().get("state") == "running" and asked_at > opened_at
+
+    @property
+    def opened_at(self) -> float | None:
+        """Return when the run began here, or went on, in seconds since the epoch; None before."""
         try:
-            opened_at = (self.path / ENVIRONMENT).stat().st_mtime
+            return (self.path / ENVIRONMENT).stat().st_mtime
         except OSError:
-            return False
-        return self.status().get("state") == "running" and asked_at > opened_at
+            return None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of all reports so far, each with a ``step``; a line that is none is left out, and said.
@@ -318,10 +323,13 @@ class RunDirectory:
             write_json(self.path / DATA, spec.to_dict())
             write_json(self.path / ENVIRONMENT, dict(environment))
             self.rewind(step)
-            self.write_status(state="running", step=step, steps=steps, reason=None)
+            self.write_status(state="running", step=step, steps=steps, resumed_from=step, reason=None)
 
     def write_status(self, **fields: Any) -> None:
-        """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result."""
+        """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result and so on.
+
+        ``resumed_from`` is the step that its training went on from when the run was last opened, 0 at first.
+        """
         write_json(self.path / STATUS, {**self.status(), **fields, "updated": time.time()})
 
     def write_error_log(self, fault: Exception) -> str:

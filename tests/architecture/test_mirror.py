@@ -44,6 +44,7 @@ COVERED_BY = {
     "runners/table": "cli/test_table",
     "search/attributes": "search/test_study",
     "tasks/doctor": "cli/test_doctor",
+    "tasks/faults": "tasks/test_chaos",
     "tasks/inspect": "cli/test_inspect",
     "tasks/statistics": "cli/test_statistics",
     "tasks/subject": "cli/test_inspect",

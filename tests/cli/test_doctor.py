@@ -1,10 +1,13 @@
-"""What this machine has, and what is broken."""
+"""What this machine has, and what is broken; what is disturbed, and what is told of it."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raykd.distributed.host import HostReport
+from raykd.tasks.chaos import Certificate, Event
 from tests.cli.conftest import Raykd
 
 
@@ -35,3 +38,46 @@ def test_what_is_broken_ends_with_3(raykd: Raykd, monkeypatch: pytest.MonkeyPatc
     done = raykd("doctor")
     assert done.exit_code == 3
     assert "broken: data root: RAYKD_DATA names no folder: gone" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--chaos", "dafl_digit"], "unknown recipe 'dafl_digit'; did you mean 'dafl_digits'?"),
+        (["--chaos", "digits", "schedule.steps=3"], "a table has its own budget: leave out KEY=VALUE"),
+        (["--chaos", "kd_digits", "--cluster", "gpu_cluster"], "cluster 'gpu_cluster' is elsewhere, and --chaos kills"),
+        (["--chaos", "kd_digits", "--faults", "0"], "0 is not in the range x>=1"),
+        (["schedule.steps=3"], "KEY=VALUE goes with --chaos RECIPE"),
+    ],
+)
+def test_what_cannot_be_disturbed_is_refused(raykd: Raykd, words: list[str], said: str) -> None:
+    done = raykd("doctor", *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "command"),
+    [
+        ("kd_digits", ["seed=3"], ["train", "kd_digits", "seed=3"]),
+        ("digits", [], ["table", "digits", "--quick"]),
+        ("student_architecture", ["seed=3"], ["tune", "student_architecture", "seed=3"]),
+    ],
+)
+def test_a_recipe_a_table_or_a_space_is_disturbed(
+    raykd: Raykd, monkeypatch: pytest.MonkeyPatch, name: str, overrides: list[str], command: list[str]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def certify(given: list[str], folder: Path, **options: Any) -> Certificate:
+        seen.update(options, command=given)
+        event = Event("kill", "driver", "kd-s0", 7, 5, 2, 3.14, -9)
+        weights = {"equal": 1, "different": ["kd-s0/student.safetensors"], "in_one_store": []}
+        return Certificate(given, 0, [event], {"loss of a node": "one"}, 2, {"undisturbed": 1.0}, weights, ["odd"])
+
+    monkeypatch.setattr("raykd.tasks.chaos.certify", certify)
+    done = raykd("doctor", "--chaos", name, *overrides, "--faults", "1")
+    assert done.exit_code == 1
+    assert (seen["command"], seen["workers"], seen["faults"]) == (command, command[0] != "train", 1)
+    for words in ("kill", "driver", "3.1", "-9", "left out: loss of a node: one", "different: kd-s0/stu", "NOT as und"):
+        assert words in done.stdout

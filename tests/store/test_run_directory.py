@@ -30,7 +30,8 @@ def test_it_is_read_back(run: RunDirectory) -> None:
     assert run.experiment() == resolve(load_recipe("kd_digits"))
     assert run.data() == SPEC
     assert run.environment() == {"teacher_sha256": "abc"}
-    assert run.status() | {"updated": 0} == {"state": "running", "step": 0, "steps": 4, "reason": None, "updated": 0}
+    status = {"state": "running", "step": 0, "steps": 4, "resumed_from": 0, "reason": None, "updated": 0}
+    assert run.status() | {"updated": 0} == status
     assert (run.exists, run.has_begun, run.is_finished, run.result(), run.rows()) == (True, True, False, None, [])
     run.write_status(state="finished", result={"seed": 0})
     assert run.is_finished

@@ -1,0 +1,399 @@
+"""Whether a command ends with the same weights whatever happens to it: once undisturbed, then under faults.
+
+A command that trains is run in a store of its own, and again in another one, where it is killed, stopped, robbed of its
+disk and so on, inside its training and by a schedule that a seed decides, and started again until it is finished. The
+certificate tells each fault, what it cost, and whether both stores hold the same weights bit for bit.
+
+<folder>/reference  disturbed/  the two stores
+<folder>/logs/                  what each start of the command said
+<folder>/chaos.json             the certificate
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from raykd.errors import RunFailed, UsageError
+from raykd.files import make_folder, sha256_of, write_json
+from raykd.store.run_directory import METRICS, RunDirectory, runs_in
+from raykd.tasks.faults import (
+    EXIT_CODES,
+    WORKER_EXIT_CODES,
+    Fault,
+    Kind,
+    checkpoints_of,
+    damage,
+    finds_workers,
+    inject,
+    left_out,
+    plan_faults,
+    possible_kinds,
+    wait_for_end,
+    workers_below,
+)
+
+CERTIFICATE = "chaos.json"
+_POLL_SECONDS = 0.02
+_LONGEST = 20  # times the undisturbed command, at least _LEAST_SECONDS: then a start of the command counts as hung
+_LEAST_SECONDS = 300.0
+_TRACEBACK = b"Traceback (most recent call last)"
+
+
+class Running(Protocol):
+    """A command that was started."""
+
+    @property
+    def pid(self) -> int:
+        """Return its process."""
+
+    def poll(self) -> int | None:
+        """Return its exit code, minus the signal that killed it; None while it runs."""
+
+
+Launch = Callable[[Sequence[str], Path], Running]
+"""Starts ``raykd`` with arguments, and writes all that it says into a file."""
+
+
+@dataclass
+class Event:
+    """A fault and what came of it.
+
+    Attributes:
+        kind, target: see Fault.
+        run: the run that was training.
+        at_step: its step then, estimated by its pace since the last report.
+        resumed_from: the step that it went on from; None if it was not started again.
+        steps_lost: what was trained twice.
+        seconds_to_recover: until it trained again, or went on.
+        exit_code: of the command, minus the signal that killed it; None if it went on.
+        file: what was damaged.
+    """
+
+    kind: Kind
+    target: str
+    run: str
+    at_step: int
+    resumed_from: int | None = None
+    steps_lost: int | None = None
+    seconds_to_recover: float | None = None
+    exit_code: int | None = None
+    file: str | None = None
+    at: float = field(default=0.0, repr=False)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a command came to under faults.
+
+    Attributes:
+        command: the arguments of ``raykd``.
+        seed: of the schedule.
+        events: the faults.
+        left_out: what was not tried, and why.
+        starts: of the command, until it was finished.
+        seconds: of the undisturbed command, and of the disturbed one in all.
+        weights: how many files of weights are equal in both stores, which differ, and which are in one alone.
+        faults_of_ours: what the command said or did that it must not; empty if all is well.
+    """
+
+    command: list[str]
+    seed: int
+    events: list[Event]
+    left_out: dict[str, str]
+    starts: int
+    seconds: dict[str, float]
+    weights: dict[str, Any]
+    faults_of_ours: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether the weights are equal, and nothing went wrong but what was done on purpose.
+
+        Which trials a search proposes may depend on the order in which others end: those of one store alone are none.
+        """
+        alone = self.weights["in_one_store"] if self.command[0] != "tune" else []
+        return self.weights["equal"] > 0 and not (self.weights["different"] or alone or self.faults_of_ours)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        events = [{key: value for key, value in asdict(event).items() if key != "at"} for event in self.events]
+        return {"ok": self.ok, **asdict(self), "events": events}
+
+
+def certify(
+    command: Sequence[str],
+    folder: Path,
+    *,
+    faults: int,
+    seed: int,
+    workers: bool,
+    kinds: Sequence[Kind] | None = None,
+    launch: Launch | None = None,
+    show: Callable[[str], None] = lambda line: None,
+) -> Certificate:
+    """Run ``raykd COMMAND --out STORE`` undisturbed, then under faults; write and return the certificate.
+
+    Args:
+        command: a verb that trains, its arguments and options, without ``--out``.
+        folder: where both stores, logs and the certificate go; it is made, or empty.
+        faults: how many.
+        seed: of kinds, moments and what else is left to chance.
+        workers: whether the command trains by Ray's workers on this machine.
+        kinds: of faults; default: all that are possible here.
+        launch: how the command is started; default: as a process of its own.
+        show: is given a line as it goes on.
+
+    Raises:
+        UsageError: if the folder is not empty.
+        RunFailed: if the command fails without any fault.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} is not empty; give another --out, since what is finished there is not trained again"
+        )
+    make_folder(folder / "logs")
+    return _Proof(list(command), folder, seed, launch or start_process, show).certify(
+        kinds or possible_kinds(), faults, workers
+    )
+
+
+class _Process:
+    """The command as a process of its own, in a session of its own, with a thread that keeps what it says."""
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        # Through a pipe: a limit to the files of the process is none to what it says.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "raykd", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        threading.Thread(target=self._keep, args=(log,), daemon=True).start()
+
+    def _keep(self, log: Path) -> None:
+        assert self._process.stdout is not None
+        with log.open("wb", buffering=0) as file:
+            shutil.copyfileobj(self._process.stdout, file, 1)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+
+def start_process(arguments: Sequence[str], log: Path) -> Running:
+    """Start ``raykd`` as a process of its own."""
+    return _Process(arguments, log)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How far a store is: reports of all its runs, and the run that has trained since a moment, if one has."""
+
+    reports: int
+    run: RunDirectory | None
+    opened: float = 0.0
+    step: int = 0
+    resumed_from: int = 0
+    updated: float = 0.0
+
+
+def _look(store: Path, since: float) -> _Standing:
+    reports, best = 0, _Standing(0, None)
+    for run in runs_in(store):
+        with suppress(OSError):
+            reports += (run.path / METRICS).read_bytes().count(b"\n")
+        status, opened = run.status(), run.opened_at or 0.0
+        updated = status.get("updated", 0.0)
+        # A run that is just being opened has the status of before.
+        if status.get("state") == "running" and updated >= opened > since and updated >= best.updated:
+            best = _Standing(0, run, opened, status.get("step", 0), status.get("resumed_from", 0), updated)
+    return replace(best, reports=reports)
+
+
+class _Proof:
+    def __init__(
+        self, command: list[str], folder: Path, seed: int, launch: Launch, show: Callable[[str], None]
+    ) -> None:
+        self._command, self._folder, self._seed = command, folder, seed
+        self._launch, self._show = launch, show
+        self._drawn = random.Random(f"{seed} in the act")
+        self._store = folder / "disturbed"
+        self._events: list[Event] = []
+        self._wrong: list[str] = []
+        self._pending: list[Fault] = []
+        self._workers: list[int] = []
+        self._interval, self._limit = 0.0, _LEAST_SECONDS
+
+    def certify(self, kinds: Sequence[Kind], faults: int, workers: bool) -> Certificate:
+        """See ``raykd.tasks.chaos.certify``."""
+        undisturbed = self._run_reference()
+        reports = _look(self._folder / "reference", 0).reports
+        self._interval = undisturbed["training"] / max(1, reports)
+        self._limit = max(_LEAST_SECONDS, _LONGEST * undisturbed["all"])
+        self._pending = plan_faults(kinds, faults, self._seed, reports, workers and finds_workers())
+        started, starts = time.monotonic(), 0
+        while True:
+            starts += 1
+            code = self._run_once(self._folder / "logs" / f"disturbed-{starts:03d}.log")
+            if code == 0 or self._wrong:
+                break
+        if self._pending:
+            self._wrong.append(f"the command was finished before {len(self._pending)} of {faults} faults came")
+        certificate = Certificate(
+            self._command, self._seed, self._events, left_out(workers), starts,
+            {"undisturbed": undisturbed["all"], "disturbed": time.monotonic() - started},
+            _compare(self._folder / "reference", self._store),
+            [*self._wrong, *_tracebacks(self._folder)],
+        )  # fmt: skip
+        write_json(self._folder / CERTIFICATE, certificate.to_dict())
+        return certificate
+
+    def _run_reference(self) -> dict[str, float]:
+        """Run the command undisturbed; return the seconds that it took, and those since it first trained."""
+        store, log = self._folder / "reference", self._folder / "logs" / "reference.log"
+        started, trains = time.monotonic(), None
+        process = self._launch([*self._command, "--out", str(store)], log)
+        try:
+            while (code := process.poll()) is None:
+                if trains is None and _look(store, 0).run is not None:
+                    trains = time.monotonic()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            _end(process)
+        if code != 0:
+            raise RunFailed(f"the undisturbed command ended with {code}: {_last_line(log)}")
+        seconds = time.monotonic() - started
+        self._show(f"undisturbed: {seconds:.1f} s")
+        return {"all": seconds, "training": time.monotonic() - (trains or started)}
+
+    def _run_once(self, log: Path) -> int:
+        """Start the command, do to it what is due, and return its exit code."""
+        began = since = time.time()
+        fatal: Event | None = None  # the fault that is to end this start
+        due: float | None = None
+        process = self._launch([*self._command, "--out", str(self._store)], log)
+        try:
+            while (code := process.poll()) is None:
+                time.sleep(_POLL_SECONDS)
+                if time.time() - began > self._limit:
+                    self._wrong.append(f"the command was still at work after {self._limit:.0f} s; see {log}")
+                    return 1
+                standing = _look(self._store, since)
+                self._note_recovery(standing)
+                if standing.run is None or fatal is not None or not self._is_ready(standing):
+                    continue
+                due = due or time.monotonic() + self._pending[0].moment * self._interval
+                if time.monotonic() < due:
+                    continue
+                event = self._inject(process.pid, standing)
+                due = None
+                if event is not None and event.target == "driver" and event.kind != "stop":
+                    fatal = event
+                if event is not None and event.kind != "stop":
+                    since = event.at
+        finally:
+            _end(process)
+        self._judge_end(code, fatal, log)
+        return code
+
+    def _is_ready(self, standing: _Standing) -> bool:
+        """Tell whether the next fault can come: a damaged checkpoint needs one before it."""
+        if not self._pending or standing.reports < self._pending[0].report:
+            return False
+        assert standing.run is not None
+        return self._pending[0].kind != "damage" or len(checkpoints_of(standing.run)) > 1
+
+    def _inject(self, pid: int, standing: _Standing) -> Event | None:
+        """Do the next fault; None if what it is done to is not there any more, or not yet."""
+        fault, run = self._pending[0], standing.run
+        assert run is not None
+        rows = run.rows()
+        pace = rows[-1].get("steps_per_second", 0.0) if rows else 0.0
+        at = time.time()
+        step = standing.step + int(
+            min(pace * (at - standing.updated), run.experiment().recipe.schedule.report_every - 1)
+        )
+        self._workers = workers_below(pid)
+        try:
+            inject(fault, pid, self._drawn)
+        except ProcessLookupError:
+            return None
+        del self._pending[0]
+        event = Event(fault.kind, fault.target, run.name, step, at=at)
+        self._events.append(event)
+        if fault.kind == "stop":
+            event.seconds_to_recover = time.time() - at
+        self._show(f"{fault.kind} of the {fault.target} at about step {step} of {run.name}")
+        return event
+
+    def _note_recovery(self, standing: _Standing) -> None:
+        """See whether the run of a fault trains again."""
+        name = standing.run.name if standing.run is not None else ""
+        for event in self._events:
+            if event.seconds_to_recover is None and event.run == name and standing.opened > event.at:
+                event.seconds_to_recover = standing.opened - event.at
+                event.resumed_from = standing.resumed_from
+                event.steps_lost = max(0, event.at_step - standing.resumed_from)
+
+    def _judge_end(self, code: int, fatal: Event | None, log: Path) -> None:
+        """Compare the end of a start of the command with what was done to it, and damage what is to be damaged."""
+        last = self._events[-1] if self._events else None
+        if fatal is not None:
+            fatal.exit_code = code
+            allowed: Sequence[int] = (0, *EXIT_CODES[fatal.kind])
+        elif last is not None and last.target == "worker" and last.exit_code is None:
+            allowed = WORKER_EXIT_CODES
+            last.exit_code = code or None
+        else:
+            allowed = (0,)
+        if code not in allowed:
+            self._wrong.append(f"exit code {code} where {allowed[-1]} is right: {_last_line(log)}")
+        elif fatal is not None and fatal.kind == "damage" and code:
+            wait_for_end(self._workers)
+            fatal.file = damage(RunDirectory(self._store / fatal.run), self._drawn)
+
+
+def _end(process: Running) -> None:
+    """Kill a command that was left early, with what it has started."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _compare(reference: Path, disturbed: Path) -> dict[str, Any]:
+    """Count the files of weights that are equal in both stores, and name the others."""
+    sums, others = _sums_of_weights(reference), _sums_of_weights(disturbed)
+    both = sums.keys() & others.keys()
+    different = sorted(name for name in both if sums[name] != others[name])
+    alone = sorted(sums.keys() ^ others.keys())
+    return {"equal": len(both) - len(different), "different": different, "in_one_store": alone}
+
+
+def _sums_of_weights(store: Path) -> dict[str, str]:
+    files = [file for run in runs_in(store) for file in (run.student, run.statistics, *run.bank.glob("*.safetensors"))]
+    return {file.relative_to(store).as_posix(): sha256_of(file) for file in files if file.is_file()}
+
+
+def _tracebacks(folder: Path) -> list[str]:
+    """Name the logs in which there is a traceback."""
+    stores = [folder / name for name in ("reference", "disturbed")]
+    logs = [*sorted((folder / "logs").iterdir()), *(run.error_log for store in stores for run in runs_in(store))]
+    return [
+        f"a traceback in {log.relative_to(folder)}" for log in logs if log.is_file() and _TRACEBACK in log.read_bytes()
+    ]
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")

@@ -1,0 +1,197 @@
+"""A training that is killed, stopped and robbed of its disk ends as if nothing had been, and a certificate says so."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raykd.errors import RunFailed, UsageError
+from raykd.recipe.recipe import dump_recipe
+from raykd.store.checkpoint import find_fault
+from raykd.store.run_directory import RunDirectory
+from raykd.tasks import chaos
+from raykd.tasks.faults import KINDS, Fault, damage, inject, left_out, plan_faults
+from tests.architecture.imports import ROOT
+from tests.runners import runs
+
+STEPS = 35
+
+
+def certified(folder: Path, name: str, *words: str, module: str = "tests.tasks.forked") -> dict[str, Any]:
+    """Run ``raykd doctor --chaos``; return the certificate."""
+    verb = ["doctor"] if module == "raykd" else []
+    command = [sys.executable, "-m", module, *verb, "--chaos", name, "--out", "chaos", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equal whatever happened" in done.stdout
+    found: dict[str, Any] = json.loads((folder / "chaos" / chaos.CERTIFICATE).read_text())
+    assert found["ok"]
+    return found
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    """The file of a small recipe of DAFL, of seven reports."""
+    schedule = {"steps": STEPS, "report_every": 5, "global_batch": 32}
+    recipe = runs.recipe(runs.save_teacher(tmp_path / "teacher.safetensors"), schedule=schedule)
+    (tmp_path / "tiny.yaml").write_text(dump_recipe(recipe))
+    return "tiny.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, pytest.param(5, marks=pytest.mark.endurance)])
+def test_a_training_ends_as_undisturbed_after_each_kind_of_fault(tmp_path: Path, tiny: str, count: int) -> None:
+    found = certified(tmp_path, tiny, "--faults", str(count))
+    events = {event["kind"]: event for event in found["events"]}
+    assert events.keys() == set(KINDS[:count])
+    codes = {"kill": -9, "full disk": 3, "damage": -9, "terminate": 143, "stop": None}
+    assert {kind: event["exit_code"] for kind, event in events.items()} == {kind: codes[kind] for kind in events}
+    assert found["starts"] == min(count, 4) + 1
+    assert found["weights"] == {"equal": 1, "different": [], "in_one_store": []}
+    for kind, event in events.items():
+        assert 0 < event["at_step"] < STEPS
+        assert event["seconds_to_recover"] > 0
+        assert (event["resumed_from"] is None) == (kind == "stop")
+        assert kind != "terminate" or event["steps_lost"] <= 1, "it saves first"
+    assert events["damage"]["resumed_from"] < int(events["damage"]["file"][5:12]), "the checkpoint before that one"
+    assert "loss of a node" in found["left_out"]
+
+
+@pytest.mark.endurance
+def test_a_hundred_kills_inside_one_training_change_nothing(tmp_path: Path, tiny: str) -> None:
+    words = ["schedule.steps=1500", "schedule.report_every=10", "--faults", "100", "--seed", "1", "kinds=kill"]
+    found = certified(tmp_path, tiny, *words)
+    assert len(found["events"]) == 100
+    assert found["starts"] == 101
+
+
+BUDGET = {"schedule.steps": 30, "schedule.report_every": 10, "schedule.global_batch": 64}
+SHORT = {"schedule.steps": 60, "schedule.report_every": 6, "teacher.overrides": BUDGET}
+LONG = {"schedule.steps": 240, "schedule.report_every": 12, "teacher.overrides": BUDGET}
+TABLE = {
+    "title": "two", "source": "made", "seeds": 1, "columns": {"a": "A"}, "quick": {"budget": "short", "seeds": 1},
+    "rows": [
+        {"name": "kd", "cells": {"a": {"recipe": "kd_digits", "overrides": LONG}}},
+        {"name": "noise", "cells": {"a": {"recipe": "noise_digits", "overrides": LONG}}},
+    ],
+}  # fmt: skip
+SPACE = {
+    "recipe": "kd_digits", "trials": 3, "sampler": {"name": "random"}, "overrides": LONG,
+    "space": {"method.temperature": {"loguniform": [1, 20]}},
+}  # fmt: skip
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bank": ("lsgdfd_digits_bank_quick", SHORT),
+    "bank student": ("lsgdfd_digits_quick", {**SHORT, "bank.overrides": {**SHORT, "schedule.report_every": 10}}),
+    "mosaickd": (
+        "mosaickd_mnist",
+        {**SHORT, "teacher.recipe": "supervised_digits_lenet5", "data": {"name": "digits", "ood": "digits"}},
+    ),
+    "kd": ("kd_digits", SHORT),
+    "two workers": ("dafl_digits", {**LONG, "schedule.global_batch": 64, "controls": []}),
+    "table": ("two.yaml", {}),
+    "tune": ("rates.yaml", {}),
+}  # fmt: skip
+ON_RAY = ("two workers", "table", "tune")
+
+
+@pytest.mark.endurance
+@pytest.mark.slow
+@pytest.mark.parametrize("what", CASES)
+def test_whatever_trains_ends_as_undisturbed(tmp_path: Path, what: str) -> None:
+    (tmp_path / "two.yaml").write_text(json.dumps(TABLE))
+    (tmp_path / "rates.yaml").write_text(json.dumps(SPACE))
+    name, fields = CASES[what]
+    words = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
+    words += ["--cluster", "local"] if what == "two workers" else []
+    count, module = (4, "raykd") if what in ON_RAY else (6, "tests.tasks.forked")
+    found = certified(tmp_path, name, *words, "--faults", str(count), module=module)
+    assert len(found["events"]) == count
+    assert found["weights"]["equal"] >= 2
+    assert found["weights"]["in_one_store"] == []
+
+
+def test_faults_are_drawn_by_their_seed_and_fall_inside_the_training() -> None:
+    faults = plan_faults(KINDS, 50, 3, 20, workers=True)
+    assert faults == plan_faults(KINDS, 50, 3, 20, workers=True)
+    assert faults != plan_faults(KINDS, 50, 4, 20, workers=True)
+    assert all(sum(fault.kind == kind for fault in faults) == 10 for kind in KINDS)
+    assert [fault.report for fault in faults] == sorted(fault.report for fault in faults)
+    assert {fault.report for fault in faults} <= set(range(1, 19))
+    assert {fault.target for fault in faults if fault.kind in ("damage", "terminate")} == {"driver"}
+    assert {fault.target for fault in faults if fault.kind == "kill"} == {"driver", "worker"}
+    assert {fault.target for fault in plan_faults(KINDS, 50, 3, 20, workers=False)} == {"driver"}
+    assert "faults of workers" in left_out(workers=False).keys() - left_out(workers=True).keys()
+
+
+def test_damage_is_found_by_who_reads_it(tmp_path: Path) -> None:
+    from raykd.store.checkpoint import Checkpoint, write_checkpoint
+
+    run = RunDirectory(tmp_path)
+    for step in (1, 2):
+        write_checkpoint(run.checkpoints, Checkpoint(step, 2, {}, {"step": step}), {})
+    name = damage(run, random.Random(0))
+    assert name.startswith("step_0000002/")
+    assert find_fault(run.checkpoints / "step_0000001") is None
+    assert find_fault(run.checkpoints / "step_0000002") is not None
+
+
+def test_a_full_disk_is_that_of_one_process(tmp_path: Path) -> None:
+    code = "import pathlib, sys\nprint(flush=True)\nsys.stdin.readline()\npathlib.Path(sys.argv[1]).write_text('x')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "x")], stdin=-1, stdout=-1, stderr=-1, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    inject(Fault("full disk", "driver", 1, 0.0), process.pid, random.Random(0))
+    _, said = process.communicate("go\n", timeout=20)
+    assert "File too large" in said
+    assert (tmp_path / "x").read_text() == ""
+    (tmp_path / "y").write_text("y")
+
+
+class Made:
+    """A command that ends at once, or is killed in its training; the disturbed one leaves other weights."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    @property
+    def pid(self) -> int:
+        return 2**22 + 1  # above all that the kernel gives
+
+    def __call__(self, arguments: Sequence[str], log: Path) -> "Made":
+        run = RunDirectory(Path(arguments[-1]) / "tiny-s0")
+        run.path.mkdir(parents=True)
+        run.write_status(state="finished", step=1)
+        run.student.write_bytes(run.path.parent.name.encode())
+        log.write_text("Traceback (most recent call last):\n  of ours\n")
+        return self
+
+    def poll(self) -> int:
+        return self._code
+
+
+def test_a_certificate_tells_what_is_wrong(tmp_path: Path) -> None:
+    found = chaos.certify(["train"], tmp_path / "out", faults=2, seed=0, workers=False, launch=Made(0))
+    assert not found.ok
+    assert found.weights == {"equal": 0, "different": ["tiny-s0/student.safetensors"], "in_one_store": []}
+    assert found.faults_of_ours == [
+        "the command was finished before 2 of 2 faults came",
+        "a traceback in logs/disturbed-001.log",
+        "a traceback in logs/reference.log",
+    ]
+    assert json.loads((tmp_path / "out" / chaos.CERTIFICATE).read_text())["ok"] is False
+    with pytest.raises(UsageError, match="is not empty"):
+        chaos.certify(["train"], tmp_path / "out", faults=1, seed=0, workers=False, launch=Made(0))
+
+
+def test_a_command_that_fails_by_itself_is_no_reference(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="undisturbed command ended with 2: .*of ours"):
+        chaos.certify(["train"], tmp_path / "out", faults=1, seed=0, workers=False, launch=Made(2))
