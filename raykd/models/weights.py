@@ -126,7 +126,8 @@ def _find_tensors(
         yield _Candidate(entry, tensors, [str(key) for key in loaded if str(key) not in tensors])
     seen = {id(loaded)} if seen is None else seen
     for key, value in inner.items():
-        is_new = id(value) not in seen
+        # Two entries of a file may be one: averages that are the weights themselves in the first epochs.
+        is_new = id(value) not in seen or (depth == 0 and value is not loaded)
         seen.add(id(value))
         if is_new and depth < _MAX_DEPTH and not any(word in key.lower() for word in _OF_OPTIMIZERS):
             yield from _find_tensors(value, path, f"{entry}.{key}".lstrip("."), depth + 1, seen)

@@ -214,6 +214,13 @@ def test_tensors_of_another_kind_are_refused(tmp_path: Path, change: Callable[[T
         load_weights(lenet(), saved(tmp_path, state))
 
 
+def test_an_entry_may_be_another_one(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    path, target = saved(tmp_path, {"model": state, "ema": state}), lenet()
+    load_weights(target, path, entry="ema")
+    assert all(torch.equal(target.state_dict()[key], value) for key, value in state.items())
+
+
 def test_hostile_files_take_no_time(tmp_path: Path) -> None:
     state = trained().state_dict()
     knot: dict[str, Any] = {"z": torch.ones(1)}
