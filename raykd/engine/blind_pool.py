@@ -84,6 +84,8 @@ class BlindPool:
         answers to those that are not stretched, int64.
         """
         generator = Generator().manual_seed(mix(self._seed, _ARRIVAL, step))
+        # Banks give their classes in turn: taken as they come, every second image would be of every second class.
+        images = images[torch.randperm(len(images), generator=generator).to(images.device)]
         # Stored halved in size; the teacher answers what is stored, so both networks see the same pixels.
         halves = images[::2], _stretched(images[1::2], self._spec)
         images = torch.cat([_with_views(half, generator, mirrored=self._mirrored) for half in halves]).half()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.distributed.world import World
-from raykd.engine.blind_pool import BlindPool, balanced_score, class_credit
+from raykd.distributed.world import World, mix
+from raykd.engine.blind_pool import _ARRIVAL, BlindPool, balanced_score, class_credit
 from raykd.results import COVERAGE, why_not_judged
 from tests.methods.toy import SPEC, Plain, assert_same, made_teacher
 
@@ -69,6 +69,12 @@ def test_too_few_classes_are_not_to_be_judged_by(shown: int, judged: bool) -> No
     assert why_not_judged({"accuracy/top1": 9.0}) is None
 
 
+def taken(images: Tensor, step: int) -> Tensor:
+    """The images of a report in the order in which a pool of seed 0 takes them."""
+    generator = torch.Generator().manual_seed(mix(0, _ARRIVAL, step))
+    return images[torch.randperm(len(images), generator=generator)]
+
+
 def made(step: int, images: int = 8) -> Tensor:
     """Images whose mean tells the report that they are of."""
     noise = torch.randn(images, 1, 8, 8, generator=torch.Generator().manual_seed(step))
@@ -98,6 +104,22 @@ def test_images_of_all_ages_stay_and_their_number_does_not_grow() -> None:
     assert len(set(kept)) > 20
     assert 8 < sum(age < 50 for age in kept) < 32, "early and late ones alike"
     assert kept == sorted(kept) == ages(filled(100))
+
+
+class ByBrightness(torch.nn.Module):
+    """Answers the class that an image is as bright as."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return -(images.mean((1, 2, 3))[:, None] - torch.arange(4.0)).abs()
+
+
+def test_classes_that_come_in_turn_are_all_shown() -> None:
+    """A bank's images are of class 0, 1, 2, ... again and again: those that stay as they are must be of all."""
+    images = (torch.arange(64.0) % 4)[:, None, None, None].expand(64, 1, 8, 8)
+    pool = BlindPool(SPEC, 0, mirrored=False)
+    labels = pool.add(images.contiguous(), 1, ByBrightness(), ALONE)
+    assert set(labels.tolist()) == {0, 1, 2, 3}
+    assert pool.coverage > 90
 
 
 def test_a_pool_goes_on_as_if_it_had_not_been_saved() -> None:
@@ -139,7 +161,7 @@ def test_half_of_the_images_are_stretched_to_the_range_of_pixels() -> None:
     pool.add(images, 1, made_teacher(), ALONE)
     held = pool.state_dict()
     assert held["stretched"].tolist() == [False] * 8 + [True] * 8
-    whole = [2, 3, 6, 7]  # neither shifted nor cut
+    images, whole = taken(images, 1), [2, 3, 6, 7]  # neither shifted nor cut
     assert torch.equal(held["images"][:8][whole], images[::2][whole].half())
     stretched, before = held["images"][8:][whole].float(), images[1::2][whole]
     unit = SPEC.denormalise(stretched)
@@ -155,7 +177,7 @@ def test_some_images_are_other_views(mirrored: bool) -> None:
     before = images.clone()
     pool.add(images, 1, made_teacher(), ALONE)
     assert torch.equal(images, before)
-    held, images = pool.state_dict()["images"][:32], images[::2].half()
+    held, images = pool.state_dict()["images"][:32], taken(images, 1)[::2].half()
     for row in range(0, 32, 4):
         view = held[row].flip(-1) if mirrored and row % 8 == 0 else held[row]
         shifts = [images[row, :, y : y + 4, x : x + 4] for y in range(5) for x in range(5)]
