@@ -12,7 +12,7 @@ from raykd.engine.samples import sheet_bytes
 from raykd.engine.selection import MAX_IMAGES
 from raykd.methods.base import BankMethod
 from raykd.recipe.experiment import Experiment
-from raykd.recipe.sections import ScheduleConfig
+from raykd.recipe.sections import ScheduleConfig, SentinelConfig
 from raykd.results import SELECTIONS
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import KEPT
@@ -53,8 +53,13 @@ class DiskNeed:
         return self.checkpoint * self.checkpoints + self.bank + self.student + self.reports + _RECORDS_BYTES
 
 
-def disk_need(built: Built, schedule: ScheduleConfig) -> DiskNeed:
-    """Estimate what a run of this schedule takes, as it is built, with no step done."""
+def most_kept(sentinel: SentinelConfig) -> int:
+    """Return how many checkpoints a run keeps at the most: one more where the last good one must stay."""
+    return KEPT + (sentinel.policy != "warn")
+
+
+def disk_need(built: Built, schedule: ScheduleConfig, sentinel: SentinelConfig) -> DiskNeed:
+    """Estimate what a run of this schedule and policy takes, as it is built, with no step done."""
     method, spec = built.method, built.spec
     waves = method.total_steps / method.context.steps
     reports = math.ceil(waves * schedule.steps / schedule.report_every)
@@ -66,7 +71,7 @@ def disk_need(built: Built, schedule: ScheduleConfig) -> DiskNeed:
     sheet = sheet_bytes(spec) if makes_images else 0
     return DiskNeed(
         checkpoint=len(SELECTIONS) * student + state + _MANIFEST_BYTES,
-        checkpoints=min(KEPT + 1, reports),
+        checkpoints=min(most_kept(sentinel) + 1, reports),
         largest=max(state, student),
         bank=bank_bytes(method.products_manifest()) if isinstance(method, BankMethod) else 0,
         student=student + _statistics_bytes(built),
@@ -85,7 +90,8 @@ def require_space(experiment: Experiment, built: Built, workspace: Workspace) ->
     Raises:
         SetupError: saying what is needed and what is free.
     """
-    need, run = disk_need(built, experiment.recipe.schedule), workspace.run(experiment.run_id)
+    recipe, run = experiment.recipe, workspace.run(experiment.run_id)
+    need = disk_need(built, recipe.schedule, recipe.sentinel)
     elsewhere = "name another disk's folder by --out"
     if workspace.mirror is not None:
         elsewhere = "name another disk's folder in RAYKD_CACHE"

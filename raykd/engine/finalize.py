@@ -16,7 +16,7 @@ from raykd.engine.build import Built
 from raykd.engine.quality import image_quality
 from raykd.engine.rewind import describe_rewinds
 from raykd.engine.selection import Selection
-from raykd.engine.sentinel import CLASS_SPREAD, class_spread, find_warnings, kind_of
+from raykd.engine.sentinel import CLASS_SPREAD, STRAGGLER, class_spread, find_warnings, kind_of
 from raykd.errors import RaykdError
 from raykd.files import replacing
 from raykd.generators import EVERY
@@ -82,7 +82,7 @@ def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], c
     row = {}
     if "classes" in quality and 5 * classes <= _IMAGES:
         row = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
-    last = {kind_of(text): text for text in status.get("warnings") or []}
+    last = {kind_of(text): text for text in status.get("warnings") or [] if kind_of(text) != STRAGGLER}
     now = {kind_of(text): text for text in find_warnings([row])}
     return [*{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]
 

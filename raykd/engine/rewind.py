@@ -8,21 +8,20 @@ from typing import Any
 
 from raykd.engine.finite import Unhealthy
 from raykd.engine.sentinel import Sentinel
-from raykd.recipe.recipe import Recipe
 from raykd.store.checkpoint import newest_whole
 from raykd.store.run_directory import RunDirectory
 
 MOST_REWINDS = 3
 
 
-def begin_rewind(run: RunDirectory, recipe: Recipe, sentinel: Sentinel, error: Unhealthy) -> bool:
-    """Note in the run's status, on rank 0, that it goes back; return whether it does.
+def begin_rewind(run: RunDirectory, sentinel: Sentinel, error: Unhealthy) -> bool:
+    """Note in the run's status, on rank 0, that it goes back; return whether it may once more.
 
     Raises:
         SetupError: if the disk does not take it.
     """
     rewinds = rewinds_of(run)
-    if recipe.sentinel.policy != "rewind" or len(rewinds) >= MOST_REWINDS:
+    if len(rewinds) >= MOST_REWINDS:
         return False
     step = newest_whole(run.checkpoints, sentinel.sound_step)
     with run.writing():

@@ -247,10 +247,11 @@ def _train(
     except UnfitCheckpoint:
         raise  # the run goes on from another
     except RaykdError as error:
-        if isinstance(error, Unhealthy) and world.agree(
-            partial(begin_rewind, directory, segment, sentinel, error), on_first=True
-        ):
-            raise _Rewound(f"{error}: {experiment.run_id} goes back to its last good checkpoint") from error
+        if isinstance(error, Unhealthy) and segment.sentinel.policy == "rewind":
+            # Shards of workers of other machines, without which no checkpoint here is whole.
+            context.workspace.pull([directory.name], world)
+            if world.agree(partial(begin_rewind, directory, sentinel, error), on_first=True):
+                raise _Rewound(f"{error}: {experiment.run_id} goes back to its last good checkpoint") from error
         if world.rank == 0:
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
             with suppress(RaykdError, OSError):  # what ended the run is what is told

@@ -32,7 +32,8 @@ DIVERSITY = "images/pixel_diversity"
 WAITING_OTHERS, WAITING_LEAST, LEAST_RANK = "waiting/others", "waiting/least", "waiting/least_rank"
 """Report keys of several workers on CPUs: the share of its time, in per cent, in which the worker that waits least has
 waited for others, its rank, and the mean of the others' shares."""
-_STRAGGLER = "straggler"
+STRAGGLER = "straggler"
+"""Kind of the warning that says nothing against a run's figures."""
 _WAITS = 33.0  # per cent of the others' time; then a worker that waits half as much is a straggler
 _COLLAPSED = 50.0  # per cent of CLASS_SPREAD; healthy runs end above 75, and one of 20 had 33 per cent right
 _STARVED = 5.0  # per cent of RAREST; healthy runs soon have 25 and more
@@ -102,7 +103,7 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
     if exploded:
         found.append(f"explosion: {', '.join(exploded)} above {_EXPLODED:g}; lower a learning rate or that weight")
     if straggler := find_straggler(row):
-        found.append(f"{_STRAGGLER}: {straggler}")
+        found.append(f"{STRAGGLER}: {straggler}")
     agreements = [each["blind/agreement"] for each in rows[-_PLATEAU:] if "blind/agreement" in each]
     if len(agreements) == _PLATEAU and max(agreements) < _FAR:
         half = _PLATEAU // 2
@@ -161,7 +162,7 @@ class Sentinel:
         for kind in confirmed.keys() - self._told:
             self._told.add(kind)
             logger.warning("step %.0f: %s", row.get("step", 0), confirmed[kind])
-        signs = [text for kind, text in confirmed.items() if kind != _STRAGGLER]
+        signs = [text for kind, text in confirmed.items() if kind != STRAGGLER]
         if signs and self._config.policy != "warn":
             raise Unhealthy(f"{'; '.join(signs)} (at step {row['step']:.0f} and the report before it)")
 
@@ -170,7 +171,7 @@ class Sentinel:
         before = {kind_of(text) for text in self.warnings}
         self._rows = [*(one for one in self._rows[1 - _PLATEAU :] if one["step"] > self._since), row]
         self.warnings = find_warnings(self._rows)
-        if all(kind_of(text) == _STRAGGLER for text in self.warnings):
+        if all(kind_of(text) == STRAGGLER for text in self.warnings):
             self.sound_step = int(row["step"])
         return {kind_of(text): text for text in self.warnings if kind_of(text) in before}
 

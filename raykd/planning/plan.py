@@ -8,14 +8,13 @@ from typing import Any
 
 from raykd.config.runtime import Runtime
 from raykd.engine.build import build_spec
-from raykd.engine.disk import set_bytes
+from raykd.engine.disk import most_kept, set_bytes
 from raykd.errors import RaykdError, UsageError
 from raykd.files import MANIFEST, gib
 from raykd.planning.predict import Prediction, TrialSite, predict
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import Plan, RunPlan
-from raykd.store.checkpoint import KEPT
 from raykd.store.workspace import Workspace
 
 _BUSY = 1.3  # from so many times the processor's time on, other programs have slowed the trial
@@ -166,7 +165,7 @@ def _disk(experiment: Experiment, prediction: Prediction, workspace: Workspace) 
     figures: dict[str, Any] = {
         "disk_bytes": round(prediction.at("disk")) + sets,
         "checkpoint_bytes": round(prediction.at("checkpoint")),
-        "checkpoints_kept": KEPT,
+        "checkpoints_kept": most_kept(experiment.recipe.sentinel),
     }
     member = prediction.built.get("member")
     if member:

@@ -87,7 +87,7 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     recipe = experiment.recipe
     workspace = Workspace(Path(task.data_root) if task.data_root else None, Path(task.store))
     built = build(experiment.with_recipe(without_test(recipe)), world, runtime, workspace)
-    disk = disk_need(built, ScheduleConfig.model_validate(task.schedule))
+    disk = disk_need(built, ScheduleConfig.model_validate(task.schedule), recipe.sentinel)
     figures: dict[str, Any] = {
         "built": _memory(world)[0],
         "device": _device(world),

@@ -45,7 +45,9 @@ class Follower:
         """
         self._read = read
         self._since = time.time()
-        self._seen = {one.run_id: self._status(one.run_id).get("step", 0) for one in runs}
+        statuses = {one.run_id: self._status(one.run_id) for one in runs}
+        self._seen = {run: status.get("step", 0) for run, status in statuses.items()}
+        self._rewinds = {run: len(status.get("rewinds") or []) for run, status in statuses.items()}
         self._ended: set[str] = set()
 
     def poll(self) -> list[RunUpdate]:
@@ -59,6 +61,9 @@ class Follower:
         done = status.get("state") != "running"
         if done:
             self._ended.add(run)
+        rewinds = status.get("rewinds") or []
+        if len(rewinds) > self._rewinds[run] and status.get("rewinding") is None:  # its rows are dropped by then
+            self._rewinds[run], self._seen[run] = len(rewinds), rewinds[-1]["to"]
         rows = [row for row in self._rows(run) if row["step"] > self._seen[run]]
         step = max(status["step"], rows[-1]["step"] if rows else 0)
         if rows:

@@ -1,4 +1,4 @@
-"""A run that begins with what another has done: its checkpoint of a step, and its rows up to there."""
+"""A run that begins with what another has done: its checkpoint of a step, and its rows and rewinds up to there."""
 
 import os
 import shutil
@@ -26,6 +26,9 @@ def fork(heir: RunDirectory, donor: RunDirectory, step: int) -> bool:
     with heir.writing():
         make_folder(folder)
         heir.copy_records(donor, step)
+        # From where the donor has gone back behind this step, its rates are halved and its noise is another.
+        if rewinds := [one for one in donor.status().get("rewinds") or [] if one["to"] < step]:
+            heir.write_status(rewinds=rewinds)
         staging = folder / f".writing-{source.name}"
         shutil.rmtree(staging, ignore_errors=True)
         shutil.copytree(source, staging, copy_function=_link)

@@ -39,7 +39,7 @@ def test_the_estimate_is_what_the_folder_takes(name: str, tmp_path: Path, monkey
     peaks: dict[str, int] = {}
 
     def note(experiment: Any, built: Any, workspace: Any) -> None:
-        needs[experiment.run_id] = disk_need(built, experiment.recipe.schedule)
+        needs[experiment.run_id] = disk_need(built, experiment.recipe.schedule, experiment.recipe.sentinel)
         require_space(experiment, built, workspace)
 
     def measure(path: Path, value: Any) -> None:  # the manifest is the last file of a checkpoint
@@ -66,6 +66,30 @@ def test_the_estimate_is_what_the_folder_takes(name: str, tmp_path: Path, monkey
             spec = RunDirectory(folder).data()
             assert spec is not None
             assert written == pytest.approx(set_bytes(whole.images, spec), rel=0.3)
+
+
+@pytest.mark.parametrize("policy", ["warn", "rewind"])
+def test_the_last_good_checkpoint_counts_where_it_must_stay(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three reports in a row each says something else against the run."""
+    most, needs = 0, []
+
+    def note(experiment: Any, built: Any, workspace: Any) -> None:
+        needs.append(disk_need(built, experiment.recipe.schedule, experiment.recipe.sentinel))
+
+    def count(path: Path, value: Any) -> None:
+        nonlocal most
+        write_json(path, value)
+        most = max(most, len(list(path.parents[1].glob("*step_*"))))
+
+    monkeypatch.setattr(engine, "require_space", note)
+    monkeypatch.setattr(checkpoint, "write_json", count)
+    said = {4: ["one: 1"], 6: ["two: 2"], 8: ["one: 1"]}
+    monkeypatch.setattr("raykd.engine.sentinel.find_warnings", lambda rows: said.get(rows[-1]["step"], []))
+    with shrunk(8, tmp_path) as (place, load):
+        run(resolve(load("supervised_digits_lenet5", [*PAIRS, f"sentinel.policy={policy}"])), place)
+    assert needs[0].checkpoints == most == {"warn": 3, "rewind": 4}[policy]
 
 
 def test_a_run_that_has_no_room_is_refused_before_its_first_step(

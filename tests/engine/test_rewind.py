@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import torch
 
 from raykd.engine import run as engine
 from raykd.engine.finite import Unhealthy
+from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import run
 from raykd.methods.dafl import Dafl
+from raykd.methods.lsgdfd import Lsgdfd
 from raykd.recipe.experiment import resolve
 from raykd.store.checkpoint import find_fault, step_of
 from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import open_workspace
 from tests.engine.test_run import assert_same_run
 from tests.golden.shrunk import shrunk
+from tests.object_store import Server
 
 SHORT = ["schedule.steps=8", "schedule.report_every=2", "controls=[]"]
 
@@ -146,6 +151,34 @@ def test_a_kill_after_a_rewind_changes_nothing(
         run(experiment, place)
         directory = place.workspace.run(experiment.run_id)
     assert_same_run(directory.path, sent_back[0].path)
+
+
+def test_shards_of_other_machines_do_not_send_a_run_back_to_its_beginning(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine of rank 0 has not what workers elsewhere have sent to the store."""
+    original = Lsgdfd.step
+
+    def step(self: Lsgdfd, batches: Any) -> Any:
+        losses = original(self, batches)
+        is_bad = self.steps_done >= 4 and self.context.seed == 0
+        return {**losses, "loss/class": torch.tensor(1e9)} if is_bad else losses
+
+    class Elsewhere(LocalReporter):
+        def report(self, metrics: Any, checkpoint: Any) -> None:
+            super().report(metrics, checkpoint)
+            for path in self._run.checkpoints.glob("*/shard_*"):
+                path.unlink()
+
+    monkeypatch.setattr(Lsgdfd, "step", step)
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    with shrunk(8, tmp_path) as (place, load):
+        workspace = open_workspace(f"s3://{s3.new_bucket()}/runs", None)
+        place = replace(place, workspace=workspace, make_reporter=lambda run: Elsewhere(run, mirror=workspace.mirror))
+        experiment = resolve(load("lsgdfd_digits_bank", ["schedule.report_every=2", "sentinel.policy=rewind"]))
+        run(experiment, place)
+        (rewind,) = workspace.run(experiment.run_id).status()["rewinds"]
+    assert rewind["to"] == 2
 
 
 @pytest.mark.parametrize("value", [1e9, torch.nan])

@@ -41,3 +41,29 @@ def test_a_report_is_told_once_and_a_run_that_ended_no_more() -> None:
     write("finished", 10, 2, 4, 6, 10)
     assert [one.done for one in follower.poll()] == [True]
     assert follower.poll() == []
+
+
+def test_what_a_run_reports_after_it_went_back_is_told() -> None:
+    run, files = resolve(load_recipe("kd_digits")), dict[str, str]()
+
+    def write(step: int, *steps: int, **more: object) -> None:
+        rows = [{"step": one, "images_per_second": 8.0, "steps_per_second": 2.0} for one in steps]
+        status = {"state": "running", "step": step, "steps": 10, "updated": time.time() + 1, **more}
+        files[f"{run.run_id}/status.json"] = json.dumps(status)
+        files[f"{run.run_id}/metrics.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+
+    def told() -> list[int]:
+        return [row["step"] for update in follower.poll() for row in update.rows]
+
+    write(0)
+    follower = Follower([run], lambda name: files.get(name, ""))
+    write(6, 2, 4, 6)
+    assert told() == [2, 4, 6]
+    rewinds = [{"to": 2, "cause": "of the test"}]
+    write(6, 2, 4, 6, rewinds=rewinds, rewinding=2)
+    assert told() == []
+    write(2, 2, rewinds=rewinds, rewinding=None)
+    assert told() == []
+    write(6, 2, 4, 6, rewinds=rewinds, rewinding=None)
+    assert told() == [4, 6]
+    assert told() == []

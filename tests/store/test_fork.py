@@ -15,6 +15,14 @@ def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path) -> None:
     assert not heir.exists()
 
 
+def test_whoever_goes_on_from_a_run_that_went_back_goes_on_as_it_did(tmp_path: Path) -> None:
+    donor, heir = RunDirectory(trained(tmp_path, CHANGES, until=4)), RunDirectory(tmp_path / "heir")
+    rewinds = [{"to": to, "cause": "of the test"} for to in (2, 4)]  # the second is behind what the heir takes over
+    donor.write_status(rewinds=rewinds)
+    assert fork(heir, donor, 4)
+    assert heir.status()["rewinds"] == rewinds[:1]
+
+
 def test_who_has_begun_inherits_nothing(tmp_path: Path) -> None:
     donor = trained(tmp_path, CHANGES, until=4)
     heir = trained(tmp_path / "other", CHANGES, until=2)
