@@ -22,6 +22,7 @@ from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
 from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
+from raykd.models import permission
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.table import load_table
@@ -81,6 +82,19 @@ def test_a_fault_is_told_whether_or_not_its_traceback_can_be_kept(
         else:
             assert reason.endswith(f"the traceback is in {log}")
             assert "Traceback" in log.read_text()
+
+
+def test_a_student_that_is_code_is_measured_where_others_have_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a trial of several workers only waits for them, maybe on a machine that has none of them."""
+    monkeypatch.setattr(permission, "_permitted", set())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    own = ["student.model=null", "student.factory=raykd.models.lenet:LeNet5"]
+    run = resolve(load_recipe("supervised_digits_lenet5", own))
+    task = task_of(run, tmp_path)
+    of_trial = TrialTask(asdict(task), ["parameters"], HERE.model_dump(), 0, 1)
+    assert trial._measure(task, run, None, of_trial.objectives, HERE)["parameters"] == 61_706
 
 
 def test_a_store_that_takes_no_signals_is_named(tmp_path: Path) -> None:
