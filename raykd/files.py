@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from raykd.errors import MAX_SHOWN, CorruptError, InProgress, SetupError
 
@@ -145,19 +145,24 @@ def _staged(path: Path) -> tuple[Path, int]:
     while True:
         staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_STAGING}")
         handle = os.open(staging, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # some network file systems know no locks
+        is_swept = False
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_open_at(handle, staging):
+        except BlockingIOError:  # who sweeps has it, and removes it
+            is_swept = True
+        except OSError:  # some network file systems know no locks
+            pass
+        if not is_swept and _is_open_at(handle, staging):
             return staging, handle
-        os.close(handle)  # swept before it was locked
+        os.close(handle)
 
 
 def sweep(folder: Path) -> None:
     """Remove what processes that died left half written in a folder; where locks cannot tell, what is a day old."""
     for path in folder.glob(f".*{_STAGING}"):
-        with suppress(OSError):
-            if is_free(path) or is_old(path):
-                path.unlink()
+        with suppress(OSError), path.open("r+") as file:
+            if _can_lock(file) or is_old(path):
+                path.unlink()  # while it is locked: it may have been made just now, by who is about to lock it
 
 
 def is_old(path: Path) -> bool:
@@ -329,7 +334,15 @@ def is_free(path: Path) -> bool:
     """Tell whether the lock of a file that is there is held by nobody; False where that cannot be told."""
     try:
         with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _can_lock(file)
+    except OSError:
+        return False
+
+
+def _can_lock(file: IO[str]) -> bool:
+    """Lock an open file for as long as it is, if nobody else has; False where locks are not known too."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -69,25 +69,26 @@ def trace_graph(network: nn.Module, images: tuple[int, int, int]) -> tuple[dict[
     None if it has no graph, which is said: if what it computes depends on values, or has no name here. The network, in
     evaluation mode, stays as it is.
     """
-    own = copy.deepcopy(network).cpu().float().eval()
     try:
+        own = copy.deepcopy(network).cpu().float().eval()
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             content, constants = _trace(own, images)
             _compare(own, GraphNetwork(content, constants, own.state_dict()), images)
-    except Exception as error:  # the user's own code, and torch's tracing of it, may fail in any way
+    except Exception as error:  # the user's own code, torch's copy and tracing of it, may fail in any way
         logger.info("no graph of the student is kept, so who evaluates it needs its code: %s", first_line(error))
         return None
     return constants, checksum_metadata(constants, content)
 
 
-def read_graph(path: Path, weights: Mapping[str, Tensor], images: tuple[int, int, int]) -> "GraphNetwork":
-    """Return the network of a graph, which takes images [C, S, S]. None of its code is run.
+def read_graph(path: Path, weights: Mapping[str, Tensor], images: tuple[int, int, int], classes: int) -> "GraphNetwork":
+    """Return the network of a graph, which takes images [C, S, S] and has logits of K classes. None of its code is run.
 
     Args:
         path: the file.
         weights: of the network that the graph was made of.
         images: the shape of one.
+        classes: their number.
 
     Raises:
         CorruptError: if it is missing, damaged, or anything but such a graph.
@@ -98,9 +99,11 @@ def read_graph(path: Path, weights: Mapping[str, Tensor], images: tuple[int, int
     )
     try:
         with torch.no_grad():
-            parse_content(path, _RESTORE, lambda: network(torch.zeros(2, *images)))
-    except RuntimeError as error:
+            answers = parse_content(path, _RESTORE, lambda: network(torch.zeros(2, *images)))
+    except (RuntimeError, ArithmeticError, MemoryError) as error:
         raise damaged(path, first_line(error), _RESTORE) from None
+    if not isinstance(answers, Tensor) or answers.shape != (2, classes):
+        raise damaged(path, f"it does not answer with {classes} logits of each image", _RESTORE)
     return network
 
 
@@ -129,6 +132,7 @@ class GraphNetwork(nn.Module):
             known.add(str(node["name"]))
         if self._output not in known:
             raise ValueError("its output is no node")
+        self._last_used = self._find_last_uses()
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, C, S, S) to logits (N, K)."""
@@ -151,10 +155,21 @@ class GraphNetwork(nn.Module):
                 return self._constants[name].to(images.device)
             return (values if kind == "node" else weights)[name]
 
-        for name, call, args, kwargs in self._calls:
+        for (name, call, args, kwargs), unused in zip(self._calls, self._last_used, strict=True):
             values[name] = call(*value(args), **{key: value(one) for key, one in kwargs.items()})
+            for one in unused:
+                del values[one]
         logits: Tensor = values[self._output]
         return logits
+
+    def _find_last_uses(self) -> list[set[str]]:
+        """Return, by call, the nodes that are not needed behind it: as little is kept as by the network itself."""
+        later, found = {self._output}, []
+        for name, _, args, kwargs in reversed(self._calls):
+            here = {name, *_nodes_in([args, list(kwargs.values())])} - later
+            later |= here
+            found.append(here)
+        return found[::-1]
 
     def _check(self, argument: Any, nodes: set[str], weights: set[str]) -> None:
         """Refuse an argument that is none."""
@@ -169,6 +184,12 @@ class GraphNetwork(nn.Module):
             }  # fmt: skip
             if name not in known[kind]:
                 raise ValueError(f"it has no {kind} {name!r}")
+
+
+def _nodes_in(argument: Any) -> set[str]:
+    if isinstance(argument, list):
+        return {name for one in argument for name in _nodes_in(one)}
+    return {argument["node"]} if isinstance(argument, dict) and "node" in argument else set()
 
 
 def _operation(call: str) -> Callable[..., Any]:

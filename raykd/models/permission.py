@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic_core import to_json
+
 from raykd.errors import UsageError
 from raykd.models.factories import module_file
 from raykd.models.in_memory import PREFIX
@@ -85,14 +87,19 @@ def _key_of(section: Section) -> tuple[str, str | None]:
     assert section.factory is not None, "it is code"
     file = module_file(section.factory)
     file = None if file is None else os.path.realpath(file)
-    content = json.dumps([section.factory, dict(section.factory_args), file], sort_keys=True)
+    # As a run's record gives them back: YAML knows dates, and keys that are numbers.
+    arguments = json.loads(to_json(dict(section.factory_args)))
+    content = json.dumps([section.factory, arguments, file], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest(), file
 
 
 def _record() -> Path | None:
     """Return the file that remembers, None for a user without a home."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # else it would be of the folder at hand, which may be anybody's
+        state = Path("~/.local/state")
     try:
-        return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "raykd" / "code"
+        return state.expanduser() / "raykd" / "code"
     except RuntimeError:
         return None
 

@@ -161,7 +161,9 @@ def end_trial(study: Study, trial: Trial, values: Sequence[float] | None) -> Non
 
 
 def _is_as_recorded(trial: FrozenTrial) -> bool:
-    recorded = trial.user_attrs.get(SUM)  # of no trial that failed, and of none of earlier releases
+    if trial.state == TrialState.FAIL:  # whatever its tuner was about to record when it died
+        return True
+    recorded = trial.user_attrs.get(SUM)  # of no trial of earlier releases
     values = trial.values if trial.state == TrialState.COMPLETE else None  # Optuna gives a pruned one its last report
     return recorded in (None, _sum_of(trial, values))
 

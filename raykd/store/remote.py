@@ -117,7 +117,7 @@ class Remote:
         selector = pafs.FileSelector(base, recursive=deep and bool(name), allow_not_found=True)
         found = self._with_retries("list", name, lambda: self._filesystem.get_file_info(selector))
         files = {one.path[len(base) + 1 :]: _entry(one) for one in found if one.type == pafs.FileType.File}
-        return {path: entry for path, entry in files.items() if ".." not in path.split("/")}
+        return {path: entry for path, entry in files.items() if not {"", "..", "."} & {*path.split("/")}}
 
     def entry(self, name: str) -> Entry:
         """Return what there is to know of a file.

@@ -170,7 +170,7 @@ def build_student(run: RunDirectory, outcome: Outcome, spec: DataSpec, workspace
             raise
         logger.info("%s is code, which is not run: the run's graph is computed (--allow-code runs it)", config.factory)
         weights = read_tensors(run.student, "restore it from a backup")
-        return read_graph(run.graph, weights, (spec.channels, spec.size, spec.size))
+        return read_graph(run.graph, weights, (spec.channels, spec.size, spec.size), spec.num_classes)
     return build_network(config.model_copy(update={"weights": None}), spec, workspace, "student")
 
 

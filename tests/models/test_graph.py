@@ -1,6 +1,8 @@
 """A network's answers without its code: the same as the network's, and nothing but tensor operations."""
 
+import copy
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from raykd.errors import CorruptError
 from raykd.models import build_model
 from raykd.models.adapters import adapt
-from raykd.models.graph import _ATEN, read_graph, trace_graph
+from raykd.models.graph import _ATEN, GraphNetwork, read_graph, trace_graph
 from raykd.tensors import DESCRIPTION, checksum_metadata
 from tests.models import strangers
 
@@ -47,6 +49,14 @@ class Branching(nn.Module):
         return found if found.sum() > 0 else -found
 
 
+class Remembering(Own):
+    """It keeps its last answers."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        self.last = super().forward(images)["logits"]
+        return {"logits": self.last}
+
+
 def trained(network: nn.Module, shape: tuple[int, int, int] = SHAPE) -> nn.Module:
     network = adapt(network, shape, strangers.CLASSES, "student", "logits")
     network.train()(torch.randn(16, *shape))
@@ -64,7 +74,7 @@ def written(folder: Path, network: nn.Module, shape: tuple[int, int, int] = SHAP
 def test_a_graph_answers_as_its_network(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
     shape = SHAPE if make is Own else strangers.SHAPE
     network = trained(make(), shape)
-    graph = read_graph(written(tmp_path, network, shape), network.state_dict(), shape)
+    graph = read_graph(written(tmp_path, network, shape), network.state_dict(), shape, strangers.CLASSES)
     assert graph.state_dict().keys() == network.state_dict().keys()
     images = torch.randn(7, *shape)
     with torch.no_grad():
@@ -87,12 +97,48 @@ def test_what_depends_on_values_has_none(caplog: pytest.LogCaptureFixture) -> No
     assert "no graph of the student is kept" in caplog.text
 
 
+def test_what_cannot_be_copied_has_none() -> None:
+    """Such as one that keeps what it has computed in training, which at its end does not fail of it."""
+    network = trained(Remembering())
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(network)
+    assert trace_graph(network, SHAPE) is None
+
+
+def test_no_more_is_kept_than_the_network_itself_keeps() -> None:
+    """Of a chain of layers two results at a time, not all of a batch that the network itself has room for."""
+    alive: list[int] = []
+    results: list[weakref.ref[Tensor]] = []
+    weights = {"bias": torch.zeros(1)}
+    layers = [{"name": f"n{i}", "call": "aten.add.Tensor", "args": [{"node": f"n{i - 1}"}, {"weight": "bias"}],
+               "kwargs": {}} for i in range(1, 9)]  # fmt: skip
+    first = {"name": "n0", "call": "aten.flatten.using_ints", "args": [{"images": True}, 1], "kwargs": {}}
+    graph = GraphNetwork({"nodes": [first, *layers], "output": "n8"}, {}, weights)
+
+    def counted(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def compute(*args: Any) -> Tensor:
+            result = call(*args)
+            results.append(weakref.ref(result))
+            alive.append(sum(one() is not None for one in results))
+            return result
+
+        return compute
+
+    graph._calls = [(name, counted(call), args, kwargs) for name, call, args, kwargs in graph._calls]
+    assert graph(torch.ones(2, *SHAPE)).shape == (2, 64)
+    assert max(alive) <= 3
+
+
 def test_torch_knows_every_operation() -> None:
     assert [name for name in sorted(_ATEN) if not hasattr(torch.ops.aten, name)] == []
 
 
 def _calls(call: str) -> Callable[[dict[str, Any]], object]:
     return lambda content: content["nodes"][-1].update(call=call)
+
+
+def _last(call: str, *args: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["nodes"][-1].update(call=call, args=list(args), kwargs={})
 
 
 @pytest.mark.parametrize(
@@ -110,6 +156,9 @@ def _calls(call: str) -> Callable[[dict[str, Any]], object]:
         (lambda content: content["nodes"][-1].update(args=7), "not iterable"),
         (lambda content: content.pop("nodes"), "'nodes' is missing"),
         (lambda content: content.update(output="absent"), "its output is no node"),
+        (_last("operator.floordiv", 1, 0), "damaged .*zero"),
+        (_last("operator.add", 1, 1), "does not answer with 3 logits"),
+        (_last("aten.relu.default", {"images": True}), "does not answer with 3 logits"),
     ],
 )
 def test_what_is_no_such_graph_is_refused(tmp_path: Path, change: Callable[[Any], object], says: str) -> None:
@@ -123,4 +172,4 @@ def test_what_is_no_such_graph_is_refused(tmp_path: Path, change: Callable[[Any]
     path = tmp_path / "graph.safetensors"
     save_file(constants, path, checksum_metadata(constants, content))
     with pytest.raises(CorruptError, match=says):
-        read_graph(path, network.state_dict(), SHAPE)
+        read_graph(path, network.state_dict(), SHAPE, strangers.CLASSES)

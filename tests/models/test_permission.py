@@ -1,8 +1,10 @@
 """Code runs only if this user has named it: in this process, or before, which is remembered by function and file."""
 
 import ast
+import json
 import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,25 @@ def test_without_a_home_the_process_itself_still_runs_what_it_names(
 
 def _no_home(path: Path) -> Path:
     raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_record_beside_what_was_downloaded_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A state folder that is relative would be one of the folder at hand."""
+    permit([section()])
+    another_process(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    assert not is_permitted(section())
+
+
+def test_arguments_are_known_again_as_a_record_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = section(since=date(2024, 1, 2), widths={2: 16, 10: 32}, mixed={1: "a", "b": 2})
+    permit([given])
+    another_process(monkeypatch)
+    assert is_permitted(NetworkConfig.model_validate(json.loads(given.model_dump_json())))
+    assert not is_permitted(section(since=date(2024, 1, 3), widths={2: 16, 10: 32}, mixed={1: "a", "b": 2}))
 
 
 def test_networks_of_raykd_and_of_memory_are_no_code() -> None:

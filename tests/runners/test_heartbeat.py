@@ -96,6 +96,14 @@ def test_a_process_that_is_gone_is_nobodys_hang(
     assert read_shared("gone") == {}
 
 
+def test_a_worker_is_gone_with_its_node(ray_session: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """Ray knows, and goes on without: that is no hang that ends a run."""
+    put(ray_session, "lost", 1, os.getpid(), node_id="0" * 56)
+    assert looked_for(watching("lost", on_hang="fail"), 1.0) == []
+    assert caplog.messages == []
+    assert read_shared("lost") == {}
+
+
 def test_who_is_waited_for_is_named(ray_session: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     pid = os.getpid()
     watch = watching("lag", hang_seconds=30)
@@ -147,3 +155,15 @@ def test_a_worker_beats_while_it_waits_and_leaves_no_sign(ray_session: ModuleTyp
     assert then["waiting"] > first["waiting"] > 0
     assert then["beat"] > first["beat"]
     assert read_shared("beating") == {}
+
+
+def test_a_worker_touches_no_sign_of_another(ray_session: ModuleType) -> None:
+    """Such as of a trial of equal values, whose run is the same, or of a rank that begins alike."""
+    for rank in (0, 1, 10):
+        put(ray_session, "equal", rank, os.getpid())
+    before = read_shared("equal")
+    with Heartbeat("equal", "tiny-s0", 0.05):
+        time.sleep(0.2)
+        assert len(read_shared("equal")) == 4
+    assert read_shared("equal") == before
+    watching("equal").close()

@@ -22,12 +22,14 @@ from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
 from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
+from raykd.models import permission
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.table import load_table
 from raykd.runners import table as tables
-from raykd.runners.outcome import RunOutcome
+from raykd.runners.outcome import BatchStopped, RunOutcome
 from raykd.runners.ray import driver, pool, trial, tuner
+from raykd.runners.ray.heartbeat import HungWorker, Worker
 from raykd.runners.ray.pool import RunPool
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.trial import FAILED, TrialTask, make_sets, run_trial
@@ -81,6 +83,19 @@ def test_a_fault_is_told_whether_or_not_its_traceback_can_be_kept(
         else:
             assert reason.endswith(f"the traceback is in {log}")
             assert "Traceback" in log.read_text()
+
+
+def test_a_student_that_is_code_is_measured_where_others_have_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a trial of several workers only waits for them, maybe on a machine that has none of them."""
+    monkeypatch.setattr(permission, "_permitted", set())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    own = ["student.model=null", "student.factory=raykd.models.lenet:LeNet5"]
+    run = resolve(load_recipe("supervised_digits_lenet5", own))
+    task = task_of(run, tmp_path)
+    of_trial = TrialTask(asdict(task), ["parameters"], HERE.model_dump(), 0, 1)
+    assert trial._measure(task, run, None, of_trial.objectives, HERE)["parameters"] == 61_706
 
 
 def test_a_store_that_takes_no_signals_is_named(tmp_path: Path) -> None:
@@ -187,6 +202,43 @@ def test_a_full_disk_ends_a_batch_and_fails_no_run(tmp_path: Path, monkeypatch: 
     with pytest.raises(SetupError, match=r"^run supervised_\S+: 'metrics.jsonl': No space left on device; .*mend"):
         made.run(lambda: False)
     assert (outcomes, recorded, len(made._waiting)) == ({}, [], 1)
+
+
+@pytest.mark.parametrize("policy", ["wait", "fail"])
+def test_a_run_that_is_killed_because_it_does_not_answer_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """Neither where a stop was asked for nor where another is to end for it: the same command goes on with it."""
+    run, outcomes, killed = alone(), dict[str, RunOutcome](), list[str]()
+    signs = Worker("key", run.run_id, 0, "10.0.0.7", "node", 1, "1", 120, None, None, 7)
+
+    class Watch:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def look(self, stopping: bool) -> list[HungWorker]:
+            return [] if killed else [HungWorker(signs, "it does not answer")]
+
+        def end(self, hung: list[HungWorker]) -> None:
+            killed.extend(each.worker.run for each in hung)
+
+        def close(self) -> None:
+            pass
+
+    def train() -> Any:
+        raise WorkerCrashedError
+
+    monkeypatch.setattr(pool, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(pool, "room_for", lambda _: 1)
+    monkeypatch.setattr(pool, "ray", MadeUpRay())
+    monkeypatch.setattr(pool, "WorkerWatch", Watch)
+    cluster = HERE.model_copy(update={"max_failures": 0, "on_hang": policy})
+    made = RunPool(cluster, Workspace(None, tmp_path), [], outcomes, lambda *_: None)
+    made._working = {train: (run.run_id, run)}
+    expected = (BatchStopped, "0 of 1") if policy == "wait" else (SetupError, "it does not answer; the same command")
+    with pytest.raises(expected[0], match=expected[1]):
+        made.run(lambda: policy == "wait")
+    assert (outcomes, killed) == ({}, [run.run_id])
 
 
 def test_what_a_killed_driver_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:

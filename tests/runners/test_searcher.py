@@ -73,6 +73,14 @@ def test_a_trial_that_tune_ends_because_the_search_stops_stays_at_work(tmp_path:
     assert tuner.outcomes == []
 
 
+def test_a_trial_that_is_killed_because_it_does_not_answer_a_stop_stays_at_work(tmp_path: Path) -> None:
+    tuner = Tuner(tmp_path)
+    tuner.searcher.suggest("a")
+    tuner.stopping = True
+    tuner.searcher.on_trial_complete("a", REPORTED, error=True)
+    assert tuner.outcomes == []
+
+
 def test_an_outage_is_passed_on_and_fails_no_trial(tmp_path: Path) -> None:
     tuner = Tuner(tmp_path)
     tuner.searcher.suggest("a")

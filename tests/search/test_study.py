@@ -191,3 +191,16 @@ def test_a_trial_that_is_not_as_it_was_recorded_is_named(tmp_path: Path, change:
         database.commit()
     with pytest.raises(CorruptError, match=r"study.db is damaged \(.+\); restore it"):
         opened(tmp_path, searched)
+
+
+def test_a_trial_that_failed_after_its_tuner_had_died_at_the_end_of_it_is_as_recorded(tmp_path: Path) -> None:
+    """The sum of what would have been its values is in the study, and they are not."""
+    searched = space(tmp_path, space={"method.temperature": {"uniform": [1, 9]}})
+    study = opened(tmp_path, searched)
+    trial = study.ask()
+    draw_values(trial, searched)
+    with pytest.MonkeyPatch.context() as dying:
+        dying.setattr(study, "tell", lambda *_: None)
+        end_trial(study, trial, [50.0])
+    study.tell(trial, state=TrialState.FAIL)
+    assert [one.state for one in opened(tmp_path, searched).trials] == [TrialState.FAIL]

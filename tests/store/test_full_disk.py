@@ -1,8 +1,10 @@
 """Whatever is written, a disk that is full leaves what was there and nothing else, and the system's reason is told."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ from raykd.cluster.config import Cluster
 from raykd.cluster.package import collect
 from raykd.distributed.world import World
 from raykd.errors import SetupError
-from raykd.files import describe, make_folder, of_the_disk, replacing, sweep, write_json, write_text
+from raykd.files import describe, is_free, make_folder, of_the_disk, replacing, sweep, write_json, write_text
 from raykd.models import build_model
 from raykd.runners import table as tables
 from raykd.runners.ray.signals import RunSignals
@@ -162,6 +164,39 @@ def test_signals_and_a_study_on_a_full_disk_are_told(disk: Path, tmp_path: Path)
     with pytest.raises(SetupError, match="cannot be read or written .*full"), storage_errors("made-0"):
         for number in range(1000):
             study.set_user_attr(f"note {number}", "x" * 1000)
+
+
+def test_what_is_swept_as_it_is_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, sweeping = fcntl.flock, ExitStack()
+
+    def flock(handle: Any, how: int) -> None:
+        if not (tmp_path / "seen").exists():  # between the writer's making the file and its locking it
+            (tmp_path / "seen").touch()
+            (found,) = tmp_path.glob(".*.writing")
+            real(sweeping.enter_context(found.open("r+")), how)
+            sweeping.callback(found.unlink)
+        real(handle, how)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with replacing(tmp_path / "status.json") as staging:
+        staging.write_text("whole")
+        sweeping.close()
+    assert (tmp_path / "status.json").read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"seen", "status.json"}
+
+
+def test_what_is_swept_is_locked_until_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who has just made it would lock it, and write into a file that is removed."""
+    (tmp_path / ".status.json.0123abcd.writing").write_text("half")
+    real, free = Path.unlink, []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        free.append(is_free(path))
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    sweep(tmp_path)
+    assert (free, list(tmp_path.iterdir())) == ([False], [])
 
 
 def test_what_the_dead_left_is_swept_and_what_is_being_written_is_not(tmp_path: Path) -> None:

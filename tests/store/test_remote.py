@@ -6,12 +6,14 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 
 from raykd.errors import SetupError, UsageError
 from raykd.store import remote
+from raykd.store.mirror import Mirror
 from raykd.store.remote import Remote, check_address, join
-from tests.object_store import Server
+from tests.object_store import URL, Server
 
 
 def test_what_is_sent_comes_back(server: Server, tmp_path: Path) -> None:
@@ -39,6 +41,18 @@ def test_what_is_sent_comes_back(server: Server, tmp_path: Path) -> None:
     folder.remove("run/checkpoints")
     folder.remove("run/nothing")
     assert set(folder.entries("run")) == {"status.json"}
+
+
+def test_a_key_that_leads_out_of_the_folder_is_left_out(s3: Server, tmp_path: Path) -> None:
+    """Nothing is written outside of the copy, whoever has put what into the bucket."""
+    bucket = s3.new_bucket()
+    client = boto3.client("s3", endpoint_url=URL)
+    for key in ("status.json", f"/{tmp_path}/planted.json", "a//b.json", "a/../../c.json", "../other.json"):
+        client.put_object(Bucket=bucket, Key=f"store/run/{key}", Body=b"{}")
+    folder = Remote(f"s3://{bucket}/store")
+    assert set(folder.entries("run")) == {"status.json"}
+    Mirror(folder, tmp_path / "copy").pull("run")
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["status.json"]
 
 
 def test_an_outage_is_outlasted(

@@ -43,7 +43,8 @@ class Heartbeat:
         """Belong to a job of the driver's; ``seconds`` are between two signs."""
         rank = dist.get_rank() if dist.is_initialized() else 0
         context = ray.get_runtime_context()
-        self._key = f"{job}/{run_id}/{rank}"
+        # One of its own: trials of equal values are at the same run, of which one waits for the other.
+        self._key = f"{job}/{run_id}/{rank}/{context.get_worker_id()}"
         self._who = {
             "run": run_id,
             "rank": rank,
@@ -206,14 +207,16 @@ class WorkerWatch:
 
 
 def _ask_node(worker: Worker, end: bool) -> str:
-    """Have the worker's node say how its process is, or end it."""
+    """Have the worker's node say how its process is, or end it; a process is gone with its node."""
     there = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
     task = ray.remote(examine).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     try:
+        if worker.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+            return "gone"
         asked = task.remote(worker.pid, worker.started, end)
         if ray.wait([asked], timeout=_ANSWER_SECONDS)[0]:
             return str(ray.get(asked))
         ray.cancel(asked, force=True)
-    except Exception as error:  # the node is gone, or Ray's head
+    except Exception as error:  # the node is going just now, or Ray's head
         logger.debug("%s", error)
     return "on a node that does not answer"

@@ -54,6 +54,7 @@ class RunPool:
         self._waiting = {run_id: runs[run_id] for run_id in order}
         self._working: dict[Any, tuple[str, Experiment]] = {}
         self._deaths: dict[str, int] = {}
+        self._given_up: dict[str, str] = {}
         self._stopped = 0
         self._outage: SetupError | None = None
         self._signals = RunSignals(workspace.addresses[0], f"trials-{uuid.uuid4().hex[:8]}")
@@ -120,7 +121,11 @@ class RunPool:
             try:
                 answer = ray.get(task)
             except RayError as error:
-                self._restart(run_id, run, error)
+                if run_id in self._given_up:  # which is no fault of the run
+                    self._workspace.note_end(run_id, self._given_up[run_id], "interrupted")
+                    self._stopped += 1
+                else:
+                    self._restart(run_id, run, error)
                 continue
             if "result" in answer:
                 self._record(run_id, run, RunOutcome(RunResult.from_dict(answer["result"])))
@@ -159,6 +164,8 @@ class RunPool:
         hung = watch.look(stopping)
         if hung and self._cluster.on_hang == "fail" and self._outage is None and not stopping:
             self._outage = SetupError(f"{hung[0].worker.run}: {hung[0].line}; the same command continues")
+        if stopping or self._outage is not None:
+            self._given_up |= {each.worker.run: each.line for each in hung}
         watch.end(hung)
 
     def _ask_to_stop(self) -> None:

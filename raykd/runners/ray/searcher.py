@@ -111,7 +111,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
 
     def _outcome(self, result: Mapping[str, Any], died: bool) -> TrialOutcome | None:
         """Return how a trial ended; None for one that was interrupted: it stays at work, for the next tuner."""
-        if INTERRUPTED in result:
+        if INTERRUPTED in result or (died and self._should_stop()):  # ended since it did not answer, it has not saved
             return None
         if FAILED in result or died:
             return Failed(str(result.get(FAILED, "its process died")))

@@ -24,6 +24,7 @@ from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
 from raykd.files import MANIFEST, of_the_disk
 from raykd.methods import METHODS
 from raykd.methods.base import mean_images_per_step
+from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
@@ -282,6 +283,7 @@ def _measure(
     if {"parameters", "latency"} & set(objectives):
         spec = build_spec(recipe.data, task.workspace)
         assert recipe.student is not None, "only a student is searched for"
+        permit([recipe.student])  # of several workers' run, which this process has only waited for
         student = build_network(recipe.student, spec, task.workspace, "student")
         measured["parameters"] = float(sum(parameter.numel() for parameter in student.parameters()))
         measured["latency"] = _measure_latency(student, torch.zeros(1, spec.channels, spec.size, spec.size))
