@@ -1,5 +1,6 @@
 """``raykd doctor``: what this machine has and lacks, and whether a training here outlives what happens to it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,11 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command
+from raykd.cli.names import StoreType
 from raykd.cli.stop import Stop
 from raykd.config.data_root import data_folder
 
 if TYPE_CHECKING:
+    from raykd.cluster.config import Cluster
     from raykd.tasks.chaos import Certificate
+
+_FOLDER = "chaos"
 
 
 @click.command(cls=Command, example="raykd doctor")
@@ -22,9 +27,9 @@ if TYPE_CHECKING:
 @click.option("--cluster", metavar="NAME|FILE", help="Where to train under faults, as of train; on this machine.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("chaos"),
-    help="Folder of the certificate, chaos.json, and of what led to it; default: chaos.",
+    type=StoreType(),
+    help="Folder of the certificate, chaos.json, and of what led to it; default: chaos. With an address such as "
+    "s3://BUCKET/FOLDER it trains there, and the certificate is in chaos.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -35,7 +40,7 @@ def doctor(
     faults: int,
     seed: int,
     cluster: str | None,
-    out: Path,
+    out: str | None,
     as_json: bool,
 ) -> None:
     """Check versions, hardware, libraries, data and disk.
@@ -44,7 +49,8 @@ def doctor(
 
     With --chaos a recipe, a table (at its quick budget) or a search space is run twice, each time in a store of its
     own: once undisturbed, and once killed, stopped, without room on the disk and with damaged checkpoints, at moments
-    within its training, and started again each time. The exit code is 0 if the weights are equal in the end.
+    within its training, and started again each time. An object store whose endpoint is http:// is cut off, too. The
+    exit code is 0 if the weights are equal in the end.
     """
     from raykd.cli import output
 
@@ -76,29 +82,44 @@ def _certify(
     faults: int,
     seed: int,
     cluster: str | None,
-    out: Path,
+    out: str | None,
     as_json: bool,
 ) -> "Certificate":
     from raykd.cli import output
     from raykd.cluster.config import choose_cluster
     from raykd.errors import UsageError
+    from raykd.store.remote import is_remote, join
     from raykd.tasks.chaos import certify
 
     verb, arguments = _command_of(name, overrides)
     place = choose_cluster(cluster, workers=0 if verb == "train" else 1)
     if place.address != "local":
         raise UsageError(f"cluster {place.name!r} is elsewhere, and --chaos kills processes of this machine only")
+    out = out or (join(place.storage, _FOLDER) if is_remote(place.storage) else _FOLDER)
+    store, folder = (out, Path(_FOLDER)) if is_remote(out) else (None, Path(out))
     with stop.tidying():
         certificate = certify(
             [verb, *arguments, *(["--cluster", cluster] if cluster else [])],
-            out, faults=faults, seed=seed, workers=place.worker_range != (0, 0),
+            folder, faults=faults, seed=seed, workers=place.worker_range != (0, 0), store=store,
+            in_order=verb != "tune" or _trains_in_order(name, overrides, place),
             show=lambda line: output.echo(line, err=True),
         )  # fmt: skip
     if as_json:
         output.print_json(certificate.to_dict())
     else:
-        _print(certificate, out)
+        _print(certificate, folder)
     return certificate
+
+
+def _trains_in_order(name: str, overrides: tuple[str, ...], place: "Cluster") -> bool:
+    """Tell whether the trials of a search do not depend on which of them ends first."""
+    from raykd.search.space_file import load_space
+
+    space = load_space(name, overrides)
+    stages = [space, *([space.then] if space.then else [])]
+    if all(stage.sampler.name in ("random", "grid") and stage.scheduler.name == "none" for stage in stages):
+        return True
+    return (os.cpu_count() or 1) < 2 * place.cpus_per_worker * max(1, place.worker_range[1])
 
 
 def _command_of(name: str, overrides: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -25,6 +25,8 @@ from raykd.errors import SetupError, UsageError, masked
 logger = logging.getLogger(__name__)
 
 _OPTIONS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme")}
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables of the environment that name a server of S3; the first one that is set counts."""
 FIRST_PAUSES = (1.0, 3.0)
 """Seconds between tries of the first contact, where a slip is likelier than an outage."""
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)
@@ -300,7 +302,7 @@ def _is_permanent(message: str) -> bool:
 def _open(scheme: str, bucket: str, path: str, options: dict[str, str]) -> tuple[Any, str]:
     base = f"{bucket}{path}".rstrip("/")
     if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = next(filter(None, map(os.environ.get, S3_ENDPOINTS)), None)
         region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         settings = {"endpoint_override": endpoint, "region": region, **options}
         return pafs.S3FileSystem(

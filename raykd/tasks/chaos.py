@@ -4,7 +4,7 @@ A command that trains is run in a store of its own, and again in another one, wh
 disk and so on, inside its training and by a schedule that a seed decides, and started again until it is finished. The
 certificate tells each fault, what it cost, and whether both stores hold the same weights bit for bit.
 
-<folder>/reference  disturbed/  the two stores
+<folder>/reference  disturbed/  the two stores, or of two in an object store what it holds of their weights
 <folder>/logs/                  what each start of the command said
 <folder>/chaos.json             the certificate
 """
@@ -25,9 +25,13 @@ from typing import Any, Protocol
 
 from raykd.errors import RunFailed, UsageError
 from raykd.files import make_folder, sha256_of, write_json
+from raykd.store.mirror import Mirror
+from raykd.store.remote import Remote, is_remote, join
 from raykd.store.run_directory import METRICS, RunDirectory, runs_in
+from raykd.store.workspace import local_folder
 from raykd.tasks.faults import (
     EXIT_CODES,
+    SAT_OUT,
     WORKER_EXIT_CODES,
     Fault,
     Kind,
@@ -41,8 +45,10 @@ from raykd.tasks.faults import (
     wait_for_end,
     workers_below,
 )
+from raykd.tasks.outage import Proxy, behind_proxy
 
 CERTIFICATE = "chaos.json"
+_REFERENCE, _DISTURBED = "reference", "disturbed"
 _POLL_SECONDS = 0.02
 _LONGEST = 20  # times the undisturbed command, at least _LEAST_SECONDS: then a start of the command counts as hung
 _LEAST_SECONDS = 300.0
@@ -104,6 +110,7 @@ class Certificate:
         seconds: of the undisturbed command, and of the disturbed one in all.
         weights: how many files of weights are equal in both stores, which differ, and which are in one alone.
         faults_of_ours: what the command said or did that it must not; empty if all is well.
+        in_order: whether what it trains does not depend on which of its runs ends first.
     """
 
     command: list[str]
@@ -114,14 +121,15 @@ class Certificate:
     seconds: dict[str, float]
     weights: dict[str, Any]
     faults_of_ours: list[str]
+    in_order: bool = True
 
     @property
     def ok(self) -> bool:
         """Tell whether the weights are equal, and nothing went wrong but what was done on purpose.
 
-        Which trials a search proposes may depend on the order in which others end: those of one store alone are none.
+        A search of several trials at a time may propose others if others end first, and weights are in one store alone.
         """
-        alone = self.weights["in_one_store"] if self.command[0] != "tune" else []
+        alone = self.weights["in_one_store"] if self.in_order else []
         return self.weights["equal"] > 0 and not (self.weights["different"] or alone or self.faults_of_ours)
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,6 +145,8 @@ def certify(
     faults: int,
     seed: int,
     workers: bool,
+    store: str | None = None,
+    in_order: bool = True,
     kinds: Sequence[Kind] | None = None,
     launch: Launch | None = None,
     show: Callable[[str], None] = lambda line: None,
@@ -145,26 +155,43 @@ def certify(
 
     Args:
         command: a verb that trains, its arguments and options, without ``--out``.
-        folder: where both stores, logs and the certificate go; it is made, or empty.
+        folder: where logs, the certificate, and without ``store`` both stores go; it is made, or empty.
         faults: how many.
         seed: of kinds, moments and what else is left to chance.
         workers: whether the command trains by Ray's workers on this machine.
+        store: address in an object store below which both stores go.
+        in_order: whether what the command trains does not depend on which of its runs ends first.
         kinds: of faults; default: all that are possible here.
         launch: how the command is started; default: as a process of its own.
         show: is given a line as it goes on.
 
     Raises:
-        UsageError: if the folder is not empty.
+        UsageError: if the folder, or what there is of the store here or there, is not empty.
+        SetupError: if the store does not answer.
         RunFailed: if the command fails without any fault.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(
-            f"{folder} is not empty; give another --out, since what is finished there is not trained again"
-        )
+    folder = folder.absolute()
+    place = store or str(folder)
+    _check_empty(folder, store)
     make_folder(folder / "logs")
-    return _Proof(list(command), folder, seed, launch or start_process, show).certify(
-        kinds or possible_kinds(), faults, workers
-    )
+    with behind_proxy(place) as proxy:
+        proof = _Proof(list(command), folder, place, seed, launch or start_process, show, proxy)
+        return proof.certify(kinds or possible_kinds(place), faults, workers, in_order)
+
+
+def _check_empty(folder: Path, store: str | None) -> None:
+    """Refuse what a run before has left: in the folder, in the store, and in what this machine holds of it."""
+    taken = [str(folder)] if folder.is_dir() and any(folder.iterdir()) else []
+    if store is not None:
+        remote = Remote(store)
+        for name in (_REFERENCE, _DISTURBED):
+            address = remote.display_name(name)
+            taken += [address] if remote.entries(name) else []
+            taken += [f"{here}, a copy of {address},"] if (here := local_folder(address)).is_dir() else []
+    if taken:
+        raise UsageError(
+            f"{taken[0]} is not empty; give another --out, since what is finished there is not trained again"
+        )
 
 
 class _Process:
@@ -223,22 +250,33 @@ def _look(store: Path, since: float) -> _Standing:
 
 class _Proof:
     def __init__(
-        self, command: list[str], folder: Path, seed: int, launch: Launch, show: Callable[[str], None]
+        self,
+        command: list[str],
+        folder: Path,
+        place: str,
+        seed: int,
+        launch: Launch,
+        show: Callable[[str], None],
+        proxy: Proxy | None,
     ) -> None:
-        self._command, self._folder, self._seed = command, folder, seed
-        self._launch, self._show = launch, show
+        self._command, self._folder, self._place, self._seed = command, folder, place, seed
+        self._launch, self._show, self._proxy = launch, show, proxy
         self._drawn = random.Random(f"{seed} in the act")
-        self._store = folder / "disturbed"
+        self._store = self._runs(_DISTURBED)
         self._events: list[Event] = []
         self._wrong: list[str] = []
         self._pending: list[Fault] = []
         self._workers: list[int] = []
         self._interval, self._limit = 0.0, _LEAST_SECONDS
 
-    def certify(self, kinds: Sequence[Kind], faults: int, workers: bool) -> Certificate:
+    def _runs(self, name: str) -> Path:
+        """Return the folder of this machine in which the runs of one of both stores are."""
+        return local_folder(join(self._place, name))
+
+    def certify(self, kinds: Sequence[Kind], faults: int, workers: bool, in_order: bool) -> Certificate:
         """See ``raykd.tasks.chaos.certify``."""
         undisturbed = self._run_reference()
-        reports = _look(self._folder / "reference", 0).reports
+        reports = _look(self._runs(_REFERENCE), 0).reports
         self._interval = undisturbed["training"] / max(1, reports)
         self._limit = max(_LEAST_SECONDS, _LONGEST * undisturbed["all"])
         self._pending = plan_faults(kinds, faults, self._seed, reports, workers and finds_workers())
@@ -251,22 +289,41 @@ class _Proof:
         if self._pending:
             self._wrong.append(f"the command was finished before {len(self._pending)} of {faults} faults came")
         certificate = Certificate(
-            self._command, self._seed, self._events, left_out(workers), starts,
+            self._command, self._seed, self._events, left_out(workers, self._place), starts,
             {"undisturbed": undisturbed["all"], "disturbed": time.monotonic() - started},
-            _compare(self._folder / "reference", self._store),
-            [*self._wrong, *_tracebacks(self._folder)],
+            _compare(self._stored(_REFERENCE), self._stored(_DISTURBED)),
+            [*self._wrong, *self._tracebacks()], in_order,
         )  # fmt: skip
         write_json(self._folder / CERTIFICATE, certificate.to_dict())
         return certificate
 
+    def _stored(self, name: str) -> Path:
+        """Return the folder of one of both stores; of an object store a copy of what it holds now."""
+        runs = self._runs(name)
+        if is_remote(self._place):
+            mirror = Mirror(Remote(join(self._place, name)), self._folder / name)
+            for run in runs_in(runs):
+                mirror.pull(run.name, checkpoints="none")
+            return mirror.local
+        return runs
+
+    def _tracebacks(self) -> list[str]:
+        """Name the logs in which there is a traceback."""
+        errors = [run.error_log for name in (_REFERENCE, _DISTURBED) for run in runs_in(self._runs(name))]
+        return [
+            f"a traceback in {str(log).removeprefix(f'{self._folder}{os.sep}')}"
+            for log in [*sorted((self._folder / "logs").iterdir()), *errors]
+            if log.is_file() and _TRACEBACK in log.read_bytes()
+        ]
+
     def _run_reference(self) -> dict[str, float]:
         """Run the command undisturbed; return the seconds that it took, and those since it first trained."""
-        store, log = self._folder / "reference", self._folder / "logs" / "reference.log"
+        log = self._folder / "logs" / "reference.log"
         started, trains = time.monotonic(), None
-        process = self._launch([*self._command, "--out", str(store)], log)
+        process = self._start(_REFERENCE, log)
         try:
             while (code := process.poll()) is None:
-                if trains is None and _look(store, 0).run is not None:
+                if trains is None and _look(self._runs(_REFERENCE), 0).run is not None:
                     trains = time.monotonic()
                 time.sleep(_POLL_SECONDS)
         finally:
@@ -277,12 +334,15 @@ class _Proof:
         self._show(f"undisturbed: {seconds:.1f} s")
         return {"all": seconds, "training": time.monotonic() - (trains or started)}
 
+    def _start(self, store: str, log: Path) -> Running:
+        return self._launch([*self._command, "--out", join(self._place, store)], log)
+
     def _run_once(self, log: Path) -> int:
         """Start the command, do to it what is due, and return its exit code."""
         began = since = time.time()
         fatal: Event | None = None  # the fault that is to end this start
         due: float | None = None
-        process = self._launch([*self._command, "--out", str(self._store)], log)
+        process = self._start(_DISTURBED, log)
         try:
             while (code := process.poll()) is None:
                 time.sleep(_POLL_SECONDS)
@@ -298,10 +358,9 @@ class _Proof:
                     continue
                 event = self._inject(process.pid, standing)
                 due = None
-                if event is not None and event.target == "driver" and event.kind != "stop":
-                    fatal = event
-                if event is not None and event.kind != "stop":
+                if event is not None and event.kind not in SAT_OUT:
                     since = event.at
+                    fatal = event if event.target == "driver" else None
         finally:
             _end(process)
         self._judge_end(code, fatal, log)
@@ -326,7 +385,7 @@ class _Proof:
         )
         self._workers = workers_below(pid)
         try:
-            inject(fault, pid, self._drawn)
+            inject(fault, pid, self._drawn, self._proxy)
         except ProcessLookupError:
             return None
         del self._pending[0]
@@ -340,7 +399,10 @@ class _Proof:
     def _note_recovery(self, standing: _Standing) -> None:
         """See whether the run of a fault trains again."""
         name = standing.run.name if standing.run is not None else ""
+        answered_at = self._proxy.answered_at if self._proxy is not None else 0.0
         for event in self._events:
+            if event.kind == "outage" and event.seconds_to_recover is None and answered_at > event.at:
+                event.seconds_to_recover = answered_at - event.at
             if event.seconds_to_recover is None and event.run == name and standing.opened > event.at:
                 event.seconds_to_recover = standing.opened - event.at
                 event.resumed_from = standing.resumed_from
@@ -383,15 +445,6 @@ def _compare(reference: Path, disturbed: Path) -> dict[str, Any]:
 def _sums_of_weights(store: Path) -> dict[str, str]:
     files = [file for run in runs_in(store) for file in (run.student, run.statistics, *run.bank.glob("*.safetensors"))]
     return {file.relative_to(store).as_posix(): sha256_of(file) for file in files if file.is_file()}
-
-
-def _tracebacks(folder: Path) -> list[str]:
-    """Name the logs in which there is a traceback."""
-    stores = [folder / name for name in ("reference", "disturbed")]
-    logs = [*sorted((folder / "logs").iterdir()), *(run.error_log for store in stores for run in runs_in(store))]
-    return [
-        f"a traceback in {log.relative_to(folder)}" for log in logs if log.is_file() and _TRACEBACK in log.read_bytes()
-    ]
 
 
 def _last_line(log: Path) -> str:

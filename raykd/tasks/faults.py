@@ -1,4 +1,4 @@
-"""Faults of the machine, done on purpose to a command that trains: signals, a disk that is full, a damaged file."""
+"""Faults done on purpose to a command that trains: signals, a full disk, a damaged file, a store that is away."""
 
 import os
 import random
@@ -12,14 +12,18 @@ from typing import Literal
 
 from raykd.store.checkpoint import is_checkpoint, step_of
 from raykd.store.run_directory import RunDirectory
+from raykd.tasks.outage import Proxy, why_no_outage
 
-Kind = Literal["kill", "full disk", "damage", "terminate", "stop"]
-Target = Literal["driver", "worker"]
+Kind = Literal["kill", "full disk", "damage", "terminate", "stop", "outage"]
+Target = Literal["driver", "worker", "store"]
 
-KINDS: tuple[Kind, ...] = ("kill", "full disk", "damage", "terminate", "stop")
+KINDS: tuple[Kind, ...] = ("kill", "full disk", "damage", "terminate", "stop", "outage")
+SAT_OUT: tuple[Kind, ...] = ("stop", "outage")
+"""Faults that pass, and that the command waits for."""
 EXIT_CODES: dict[Kind, tuple[int, ...]] = {
     "kill": (-signal.SIGKILL,),
     "stop": (0,),
+    "outage": (0,),
     "terminate": (128 + signal.SIGTERM,),
     "full disk": (3,),
     "damage": (-signal.SIGKILL,),
@@ -29,6 +33,7 @@ WORKER_EXIT_CODES = (0, 1, 3)
 """Likewise under one of a worker, which the command outlives unless workers keep dying or cannot write."""
 _WORKER_NAMES = ("RayTrainWorker", "_train_alone", "ImplicitFunc", "run_trial")  # as Ray calls their processes
 _STOP_SECONDS = (0.5, 3.0)
+_OUTAGE_SECONDS = (5.0, 20.0)
 _DAMAGED_BYTES = 16
 _ORPHAN_SECONDS = 30.0
 
@@ -39,8 +44,9 @@ class Fault:
 
     Attributes:
         kind: ``stop`` is SIGSTOP for a moment, then SIGCONT; ``terminate`` is SIGTERM; ``full disk`` lets no process
-            below write another byte into a file; ``damage`` is SIGKILL, then other bytes in the newest checkpoint.
-        target: whose process it is done to.
+            below write another byte into a file; ``damage`` is SIGKILL, then other bytes in the newest checkpoint;
+            ``outage`` is an object store that does not answer for a while.
+        target: what it is done to.
         report: reports of all runs that there are at least by then.
         moment: share of the time between two reports after which it comes, in [0, 1).
     """
@@ -58,21 +64,20 @@ def plan_faults(kinds: Sequence[Kind], count: int, seed: int, reports: int, work
     drawn.shuffle(order)
     # Not behind the report before the last, after which the command may be finished before the fault comes.
     places = sorted(drawn.randrange(1, max(2, reports - 1)) for _ in order)
-    targets: list[Target] = ["driver", "worker"]
     faults = []
     for number, (kind, place) in enumerate(zip(order, places, strict=True)):
         # Of a command on Ray, workers write, and each second one of the other faults is theirs.
-        target = targets[kind == "full disk" or (kind in ("kill", "stop") and number % 2 == 0)] if workers else "driver"
+        is_of_worker = workers and (kind == "full disk" or (kind in ("kill", "stop") and number % 2 == 0))
+        target: Target = "store" if kind == "outage" else "worker" if is_of_worker else "driver"
         faults.append(Fault(kind, target, place, drawn.random()))
     return faults
 
 
-def left_out(workers: bool) -> dict[str, str]:
+def left_out(workers: bool, store: str) -> dict[str, str]:
     """Return the kinds of faults that are not tried, each with the reason."""
-    found = {
-        "store outage": "the store is a folder of this machine, which does not go away",
-        "loss of a node": "this machine is the only one",
-    }
+    found = {"loss of a node": "this machine is the only one; clusters that others may use are not disturbed"}
+    if reason := why_no_outage(store):
+        found["store outage"] = reason
     if not workers:
         found["faults of workers"] = "the command trains in its own process (--cluster local has workers)"
     elif not finds_workers():
@@ -82,9 +87,10 @@ def left_out(workers: bool) -> dict[str, str]:
     return found
 
 
-def possible_kinds() -> tuple[Kind, ...]:
-    """Return the kinds of faults that this system can do."""
-    return tuple(kind for kind in KINDS if kind != "full disk" or _can_fill_disks())
+def possible_kinds(store: str) -> tuple[Kind, ...]:
+    """Return the kinds of faults that can be done on this system to a command with this store."""
+    possible = {"full disk": _can_fill_disks(), "outage": why_no_outage(store) is None}
+    return tuple(kind for kind in KINDS if possible.get(kind, True))
 
 
 def finds_workers() -> bool:
@@ -123,8 +129,10 @@ def below(pid: int) -> list[int]:
     return sorted(found)
 
 
-def inject(fault: Fault, pid: int, drawn: random.Random) -> None:
+def inject(fault: Fault, pid: int, drawn: random.Random, proxy: Proxy | None = None) -> None:
     """Do it to the command ``pid``; of ``damage`` only the kill, since what is written may still be written again.
+
+    An outage is one of the ``proxy``, through which the command reaches its store. One that passes is over on return.
 
     Raises:
         ProcessLookupError: if the process has ended meanwhile, or there is no worker yet.
@@ -137,6 +145,11 @@ def inject(fault: Fault, pid: int, drawn: random.Random) -> None:
         target = drawn.choice(workers)
     if fault.kind == "full disk":
         _fill_disk([target] if fault.target == "driver" else workers_below(pid))
+    elif fault.kind == "outage":
+        assert proxy is not None
+        proxy.cut()
+        time.sleep(drawn.uniform(*_OUTAGE_SECONDS))
+        proxy.restore()
     elif fault.kind == "stop":
         os.kill(target, signal.SIGSTOP)
         time.sleep(drawn.uniform(*_STOP_SECONDS))

@@ -56,21 +56,27 @@ def test_what_cannot_be_disturbed_is_refused(raykd: Raykd, words: list[str], sai
     assert said in done.stderr
 
 
+ONE_AT_A_TIME = ["--cluster", "one.yaml"]
+
+
 @pytest.mark.parametrize(
-    ("name", "overrides", "command"),
+    ("name", "overrides", "command", "in_order"),
     [
-        ("kd_digits", ["seed=3"], ["train", "kd_digits", "seed=3"]),
-        ("digits", [], ["table", "digits", "--quick"]),
-        ("student_architecture", ["seed=3"], ["tune", "student_architecture", "seed=3"]),
+        ("kd_digits", ["seed=3"], ["train", "kd_digits", "seed=3"], True),
+        ("digits", [], ["table", "digits", "--quick"], True),
+        ("student_architecture", ["seed=3"], ["tune", "student_architecture", "seed=3"], False),
+        ("student_architecture", ONE_AT_A_TIME, ["tune", "student_architecture", *ONE_AT_A_TIME], True),
     ],
 )
 def test_a_recipe_a_table_or_a_space_is_disturbed(
-    raykd: Raykd, monkeypatch: pytest.MonkeyPatch, name: str, overrides: list[str], command: list[str]
+    raykd: Raykd, monkeypatch: pytest.MonkeyPatch, name: str, overrides: list[str], command: list[str], in_order: bool
 ) -> None:
     seen: dict[str, Any] = {}
+    Path("one.yaml").write_text('{"cpus_per_worker": 4, "storage": "s3://bucket/runs"}')
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
 
     def certify(given: list[str], folder: Path, **options: Any) -> Certificate:
-        seen.update(options, command=given)
+        seen.update(options, command=given, folder=folder)
         event = Event("kill", "driver", "kd-s0", 7, 5, 2, 3.14, -9)
         weights = {"equal": 1, "different": ["kd-s0/student.safetensors"], "in_one_store": []}
         return Certificate(given, 0, [event], {"loss of a node": "one"}, 2, {"undisturbed": 1.0}, weights, ["odd"])
@@ -79,5 +85,7 @@ def test_a_recipe_a_table_or_a_space_is_disturbed(
     done = raykd("doctor", "--chaos", name, *overrides, "--faults", "1")
     assert done.exit_code == 1
     assert (seen["command"], seen["workers"], seen["faults"]) == (command, command[0] != "train", 1)
+    store = "s3://bucket/runs/chaos" if overrides == ONE_AT_A_TIME else None
+    assert (seen["in_order"], seen["store"], seen["folder"]) == (in_order, store, Path("chaos"))
     for words in ("kill", "driver", "3.1", "-9", "left out: loss of a node: one", "different: kd-s0/stu", "NOT as und"):
         assert words in done.stdout

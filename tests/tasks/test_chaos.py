@@ -10,23 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from raykd.cli.app import app
 from raykd.errors import RunFailed, UsageError
 from raykd.recipe.recipe import dump_recipe
 from raykd.store.checkpoint import find_fault
 from raykd.store.run_directory import RunDirectory
 from raykd.tasks import chaos
-from raykd.tasks.faults import KINDS, Fault, damage, inject, left_out, plan_faults
+from raykd.tasks.faults import KINDS, Fault, damage, inject, left_out, plan_faults, possible_kinds
 from tests.architecture.imports import ROOT
+from tests.object_store import Server
 from tests.runners import runs
 
 STEPS = 35
 
 
-def certified(folder: Path, name: str, *words: str, module: str = "tests.tasks.forked") -> dict[str, Any]:
+def certified(
+    folder: Path, name: str, *words: str, module: str = "tests.tasks.forked", out: str = "chaos"
+) -> dict[str, Any]:
     """Run ``raykd doctor --chaos``; return the certificate."""
     verb = ["doctor"] if module == "raykd" else []
-    command = [sys.executable, "-m", module, *verb, "--chaos", name, "--out", "chaos", *words]
+    command = [sys.executable, "-m", module, *verb, "--chaos", name, "--out", out, *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -72,6 +77,31 @@ def test_a_hundred_kills_inside_one_training_change_nothing(tmp_path: Path, tiny
     assert found["starts"] == 101
 
 
+@pytest.mark.endurance
+@pytest.mark.slow
+def test_a_store_that_is_cut_off_holds_the_same_in_the_end(
+    tmp_path: Path, tiny: str, s3: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    store = f"s3://{s3.new_bucket()}/chaos"
+    words = ["schedule.steps=120", "--faults", str(len(KINDS))]
+    found = certified(tmp_path, tiny, *words, module="raykd", out=store)
+    assert found["weights"] == {"equal": 1, "different": [], "in_one_store": []}
+    assert "store outage" not in found["left_out"]
+    events = {event["kind"]: event for event in found["events"]}
+    assert events.keys() == set(KINDS)
+    assert events["outage"]["target"] == "store"
+    assert (events["outage"]["exit_code"], events["outage"]["resumed_from"]) == (None, None)
+    assert events["outage"]["seconds_to_recover"] >= 5
+    weights = {name for name in s3.files(store) if name.endswith("student.safetensors")}
+    assert {name.partition("/")[0] for name in weights} == {"reference", "disturbed"}
+    said = "".join(log.read_text() for log in (tmp_path / "chaos" / "logs").glob("disturbed-*"))
+    assert "trying again in" in said
+    done = CliRunner().invoke(app, ["doctor", "--chaos", str(tmp_path / tiny), "--out", store])
+    assert done.exit_code == 2
+    assert f"{store}/reference is not empty" in done.stderr
+
+
 BUDGET = {"schedule.steps": 30, "schedule.report_every": 10, "schedule.global_batch": 64}
 SHORT = {"schedule.steps": 60, "schedule.report_every": 6, "teacher.overrides": BUDGET}
 LONG = {"schedule.steps": 240, "schedule.report_every": 12, "teacher.overrides": BUDGET}
@@ -86,6 +116,8 @@ SPACE = {
     "recipe": "kd_digits", "trials": 3, "sampler": {"name": "random"}, "overrides": LONG,
     "space": {"method.temperature": {"loguniform": [1, 20]}},
 }  # fmt: skip
+TPE = {**SPACE, "trials": 4, "sampler": {"name": "tpe", "startup": 1}}
+ONE_AT_A_TIME = {"address": "local", "cpus_per_worker": os.cpu_count()}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bank": ("lsgdfd_digits_bank_quick", SHORT),
     "bank student": ("lsgdfd_digits_quick", {**SHORT, "bank.overrides": {**SHORT, "schedule.report_every": 10}}),
@@ -97,8 +129,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "two workers": ("dafl_digits", {**LONG, "schedule.global_batch": 64, "controls": []}),
     "table": ("two.yaml", {}),
     "tune": ("rates.yaml", {}),
+    "tune by tpe": ("tpe.yaml", {}),
 }  # fmt: skip
-ON_RAY = ("two workers", "table", "tune")
+ON_RAY = {
+    "two workers": ["--cluster", "local"], "table": [], "tune": [], "tune by tpe": ["--cluster", "./one.yaml"],
+}  # fmt: skip
 
 
 @pytest.mark.endurance
@@ -107,27 +142,35 @@ ON_RAY = ("two workers", "table", "tune")
 def test_whatever_trains_ends_as_undisturbed(tmp_path: Path, what: str) -> None:
     (tmp_path / "two.yaml").write_text(json.dumps(TABLE))
     (tmp_path / "rates.yaml").write_text(json.dumps(SPACE))
+    (tmp_path / "tpe.yaml").write_text(json.dumps(TPE))
+    (tmp_path / "one.yaml").write_text(json.dumps(ONE_AT_A_TIME))
     name, fields = CASES[what]
     words = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
-    words += ["--cluster", "local"] if what == "two workers" else []
+    words += ON_RAY.get(what, [])
     count, module = (4, "raykd") if what in ON_RAY else (6, "tests.tasks.forked")
     found = certified(tmp_path, name, *words, "--faults", str(count), module=module)
     assert len(found["events"]) == count
     assert found["weights"]["equal"] >= 2
+    assert found["in_order"]
     assert found["weights"]["in_one_store"] == []
 
 
 def test_faults_are_drawn_by_their_seed_and_fall_inside_the_training() -> None:
-    faults = plan_faults(KINDS, 50, 3, 20, workers=True)
-    assert faults == plan_faults(KINDS, 50, 3, 20, workers=True)
-    assert faults != plan_faults(KINDS, 50, 4, 20, workers=True)
+    faults = plan_faults(KINDS, 60, 3, 20, workers=True)
+    assert faults == plan_faults(KINDS, 60, 3, 20, workers=True)
+    assert faults != plan_faults(KINDS, 60, 4, 20, workers=True)
     assert all(sum(fault.kind == kind for fault in faults) == 10 for kind in KINDS)
     assert [fault.report for fault in faults] == sorted(fault.report for fault in faults)
     assert {fault.report for fault in faults} <= set(range(1, 19))
     assert {fault.target for fault in faults if fault.kind in ("damage", "terminate")} == {"driver"}
     assert {fault.target for fault in faults if fault.kind == "kill"} == {"driver", "worker"}
-    assert {fault.target for fault in plan_faults(KINDS, 50, 3, 20, workers=False)} == {"driver"}
-    assert "faults of workers" in left_out(workers=False).keys() - left_out(workers=True).keys()
+    assert {fault.target for fault in faults if fault.kind == "outage"} == {"store"}
+    assert {fault.target for fault in plan_faults(KINDS, 60, 3, 20, workers=False)} == {"driver", "store"}
+    assert "faults of workers" in left_out(workers=False, store="a").keys() - left_out(workers=True, store="a").keys()
+    assert left_out(workers=False, store="a").keys() - left_out(workers=False, store="s3://b/a").keys() == {
+        "store outage"
+    }
+    assert [kind for kind in possible_kinds("s3://b/a") if kind not in possible_kinds("a")] == ["outage"]
 
 
 def test_damage_is_found_by_who_reads_it(tmp_path: Path) -> None:
