@@ -116,7 +116,7 @@ SPACE = {
     "recipe": "kd_digits", "trials": 3, "sampler": {"name": "random"}, "overrides": LONG,
     "space": {"method.temperature": {"loguniform": [1, 20]}},
 }  # fmt: skip
-TPE = {**SPACE, "trials": 4, "sampler": {"name": "tpe", "startup": 1}}
+TPE = {**SPACE, "sampler": {"name": "tpe", "startup": 1}}
 ONE_AT_A_TIME = {"address": "local", "cpus_per_worker": os.cpu_count()}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bank": ("lsgdfd_digits_bank_quick", SHORT),
