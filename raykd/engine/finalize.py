@@ -13,6 +13,7 @@ from raykd.artifacts.calibration import keep_statistics
 from raykd.data.datasets import Images
 from raykd.distributed.world import World, mix
 from raykd.engine.build import Built
+from raykd.engine.implied_pixels import implied_pixels
 from raykd.engine.quality import image_quality
 from raykd.engine.rewind import describe_rewinds
 from raykd.engine.selection import Selection
@@ -72,19 +73,21 @@ def finalize(
         data_opened=built.opened.by_role(),
         published=recipe.published,
         not_judged=not_judged,
-        warnings=_collect_warnings(status, quality, built.spec.num_classes) or None,
+        warnings=_collect_warnings(status, quality, built) or None,
         rewinds=status.get("rewinds") or None,
     )
 
 
-def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], classes: int) -> list[str]:
-    """Return what the last report, the images made now and rewinds on the way say against the run."""
-    row = {}
+def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], built: Built) -> list[str]:
+    """Return what constants, the last report, the images made now and rewinds on the way say against the run."""
+    doubt = implied_pixels(built.teacher, built.spec)[1] if built.teacher is not None else None
+    constants = [f"constants: {doubt}"] if doubt else []
+    row, classes = {}, built.spec.num_classes
     if "classes" in quality and 5 * classes <= _IMAGES:
         row = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
     last = {kind_of(text): text for text in status.get("warnings") or [] if kind_of(text) != STRAGGLER}
     now = {kind_of(text): text for text in find_warnings([row])}
-    return [*{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]
+    return [*constants, *{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]
 
 
 def _save_student(built: Built, selection: Selection, run: RunDirectory, recipe: Recipe) -> dict[str, Figures]:

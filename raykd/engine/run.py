@@ -20,6 +20,7 @@ from raykd.engine.disk import require_space
 from raykd.engine.finalize import finalize
 from raykd.engine.finite import Unhealthy
 from raykd.engine.fit import fit
+from raykd.engine.implied_pixels import implied_pixels
 from raykd.engine.reporter import Reporter
 from raykd.engine.rewind import begin_rewind, rewinding_to, rewinds_of
 from raykd.engine.selection import Selection
@@ -277,6 +278,8 @@ def _open(
         SetupError: if the disk cannot be written, or has not the room for what is to come.
     """
     _check_generators(experiment, context.workspace)
+    if built.teacher is not None and (doubt := implied_pixels(built.teacher, built.spec)[1]):
+        logger.warning("constants: %s", doubt)
     previous_sha256 = directory.environment().get("teacher_sha256", built.teacher_sha256)
     if step and previous_sha256 != built.teacher_sha256:
         raise UsageError(

@@ -23,6 +23,7 @@ from raykd.models.teacher import Teacher
 
 _NEIGHBOURS, _CHANNELS = 0.93, 0.85
 """Correlations q and r. Measured on CIFAR-10's test images."""
+_UNSETTLED = 0.15  # of a running mean: the share of what it began with, above which it says little
 _SEED = 0
 _ROUNDS = 8
 _RIDGE = 1e-2  # of the largest singular value's square: channels that the filters do not tell apart are alike
@@ -39,14 +40,18 @@ class InputMoments(NamedTuple):
 def input_moments(teacher: Teacher) -> InputMoments | None:
     """Return what a teacher's first BatchNorm tells of its training images; None where it is not that near the input.
 
-    It must see the images themselves, or what a convolution without groups makes of them.
+    It must see the images themselves, or what a convolution without groups makes of them, and have seen some batches.
     """
     found = _first_layers(teacher)
     if found is None:
         return None
     convolution, norm = found
+    momentum, batches = norm.momentum, norm.num_batches_tracked
+    if momentum is not None and batches is not None and batches > 0 and (1 - momentum) ** int(batches) > _UNSETTLED:
+        return None
     mean, variance = (norm.get_buffer(name).double().cpu() for name in ("running_mean", "running_var"))
-    if not (mean.isfinite().all() and variance.isfinite().all()):
+    untrained = bool((mean == 0).all() and (variance == 1).all())
+    if untrained or not (mean.isfinite().all() and variance.isfinite().all()):
         return None
     if convolution is None:
         return InputMoments(tuple(mean.tolist()), tuple(variance.sqrt().tolist()))
@@ -60,7 +65,7 @@ def input_moments(teacher: Teacher) -> InputMoments | None:
     return InputMoments(tuple(mu.tolist()), tuple(s.tolist()))
 
 
-def _first_layers(teacher: Teacher) -> tuple[nn.Conv2d | None, nn.Module] | None:
+def _first_layers(teacher: Teacher) -> tuple[nn.Conv2d | None, _BatchNorm] | None:
     """Return the convolution of the images and the BatchNorm of its result, or None and that of the images."""
     like = next(teacher.parameters())
     images = torch.randn(2, *teacher.image_shape, generator=torch.Generator().manual_seed(_SEED)).to(like)

@@ -17,6 +17,7 @@ from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, build_spec, find_weights
 from raykd.engine.evaluator import Evaluator
+from raykd.engine.implied_pixels import implied_pixels
 from raykd.errors import ForeignFormat, UsageError
 from raykd.files import sha256_of
 from raykd.generators import outside_share
@@ -134,7 +135,7 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
     gradient = answers.finite and signs.passes_gradient(teacher, gaussian[0][:8])
     images, missing = _test_images(subject.data, spec, workspace)
     test, gap, on_images = Figures(), None, None
-    implied, wrong = (None, None) if any(faults.values()) else signs.implied_pixels(teacher, spec)
+    implied, wrong = (None, None) if any(faults.values()) else implied_pixels(teacher, spec)
     if not answers.finite:
         missing = "the teacher's answers are not finite"
     elif images is not None:
