@@ -83,6 +83,7 @@ def masked(text: str) -> str:
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
+_MAX_LISTED, _NEAREST = 30, 8  # names in a message
 MAX_SHOWN = 200
 """Characters of a value that a message repeats."""
 
@@ -105,7 +106,11 @@ def did_you_mean(got: str, allowed: Iterable[str], inside: str = "") -> str:
 
 
 def unknown(kind: str, got: str, allowed: Iterable[str]) -> UsageError:
-    """Build the error for a name that is not in a table, with the nearest match and the whole list."""
+    """Build the error for a name that is not in a table, with its list; of a long one with the nearest names."""
     names = sorted(allowed)
     hint = did_you_mean(got, names) if len(got) <= MAX_SHOWN else ""  # comparing takes as long as both are, squared
-    return UsageError(f"unknown {kind} {shortened(got)}{hint} (known: {', '.join(names)})")
+    listed = names
+    if len(names) > _MAX_LISTED:
+        listed = get_close_matches(got[:MAX_SHOWN], names, n=_NEAREST, cutoff=0.0)
+    more = f", and {len(names) - len(listed)} more" if len(listed) < len(names) else ""
+    return UsageError(f"unknown {kind} {shortened(got)}{hint} (known: {', '.join(listed)}{more})")

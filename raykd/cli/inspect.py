@@ -33,7 +33,8 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool, allow_code:
         return
     found = result.to_dict()
     del found["methods"]
-    output.print_pairs({name: _readable(value) for name, value in found.items() if value is not None})
+    notes = {f"note {number}": note for number, note in enumerate(found.pop("notes", None) or (), start=1)}
+    output.print_pairs({name: _readable(value) for name, value in found.items() if value is not None} | notes)
     columns = ("method", "verdict", "needs", "for", "against")
     output.print_table("Methods", columns, map(_row, result.methods.items()), numbers=False)
 
