@@ -52,7 +52,10 @@ def _judged(row: list[str], results: Sequence[RunResult]) -> list[str]:
 
 def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]:
     first = results[0]
-    pairs: dict[str, object] = {} if first.selected is None else {"selected *": first.selected}
+    pairs: dict[str, object] = {}
+    if first.selected is not None:
+        of_step = f", of step {first.student.step}" if len(results) == 1 else ""
+        pairs["selected *"] = f"{first.selected}{of_step}"
     for name, value in means.image_quality.items():
         pairs[f"synthetic {name.replace('_', ' ')}"] = f"{value:.2f}"
     for role, sets in first.data_opened.items():
