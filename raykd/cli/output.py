@@ -1,6 +1,7 @@
 """What goes to stdout: one JSON object, or tables for a reader."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,16 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on one line."""
-    click.echo(json.dumps(value))
+    """Print one JSON object on one line; a number that is not finite, which JSON has none of, is null."""
+    click.echo(json.dumps(_with_null(value), allow_nan=False))
+
+
+def _with_null(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _with_null(inner) for name, inner in value.items()}
+    return [_with_null(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def format_figure(value: float | None, sd: float | None = None) -> str:

@@ -26,6 +26,7 @@ from raykd.engine.finite import check_teacher
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
 from raykd.engine.referee import Referee, open_referee
 from raykd.engine.synthetic_sets import on_stored_sets
+from raykd.engine.teacher_check import judge_teacher
 from raykd.errors import UsageError
 from raykd.files import is_file, sha256_of
 from raykd.methods import METHODS, Method
@@ -60,6 +61,8 @@ class Built:
     opened: OpenedData
     spec: DataSpec
     teacher_sha256: str | None
+    warnings: list[str]
+    """What speaks against every figure of the run before its first step."""
 
 
 def check(experiment: Experiment, world: World, workspace: Workspace) -> None:
@@ -101,7 +104,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     """Build a run. A stream that the method does not declare is never constructed.
 
     Raises:
-        UsageError: where recipe, data and networks do not fit together.
+        UsageError: where recipe, data and networks do not fit together, or the teacher answers all images alike.
     """
     workspace.pull_data(experiment.recipe)
     spec = build_spec(experiment.recipe.data, workspace)
@@ -110,7 +113,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     _check_batch(recipe, spec, world)
     torch.manual_seed(mix(recipe.seed, 0))
     method_class = METHODS[recipe.method.name]
-    teacher, teacher_sha256 = None, None
+    teacher, teacher_sha256, probes = None, None, None
     networks: dict[str, nn.Module] = {}
     if recipe.student is not None:
         student = recipe.student
@@ -121,7 +124,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
             raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
         teacher, teacher_sha256 = world.agree(lambda: load_teacher(experiment, spec, workspace))
         networks["teacher"] = teacher = teacher.to(world.device)
-        world.agree(partial(check_teacher, teacher))
+        probes = world.agree(partial(check_teacher, teacher))
     if recipe.bank is not None:
         networks["bank"] = load_bank(experiment, spec, world, runtime, workspace)
     opened = OpenedData(workspace.data)
@@ -156,7 +159,8 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     evaluator = Evaluator(
         test, spec, world, teacher, {"holdout": holdout_evaluator(stream_context), "referee": referee}
     )
-    return Built(method, streams, teacher, evaluator, referee, opened, spec, teacher_sha256)
+    warnings = [] if probes is None else judge_teacher(probes, evaluator, world)
+    return Built(method, streams, teacher, evaluator, referee, opened, spec, teacher_sha256, warnings)
 
 
 def check_referee(experiment: Experiment, world: World, workspace: Workspace) -> None:

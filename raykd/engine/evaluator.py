@@ -58,6 +58,11 @@ class Evaluator:
     """Scores any student on the test split; the teacher's logits there are computed once.
 
     Others may be scored with it, ``extra_evaluators``: the figures of one called ``holdout`` begin with ``holdout/``.
+
+    Attributes:
+        images: the whole split; None without one.
+        labels: of this worker's share, int64 (N,); None without a split or its labels.
+        teacher_logits: of this worker's share (N, C); None without a split or a teacher.
     """
 
     def __init__(
@@ -75,12 +80,14 @@ class Evaluator:
         self.extra_evaluators = {
             name: evaluator for name, evaluator in (extra_evaluators or {}).items() if evaluator is not None
         }
-        self._teacher_logits: Tensor | None = None
+        self.labels: Tensor | None = None
+        self.teacher_logits: Tensor | None = None
         if images is None:
             return
-        self._labels = images.labels[world.rank :: world.size].to(world.device) if labelled else None
+        if labelled:
+            self.labels = images.labels[world.rank :: world.size].to(world.device)
         if teacher is not None:
-            self._teacher_logits = self._logits(teacher)
+            self.teacher_logits = self._logits(teacher)
 
     def score(self, student: nn.Module) -> dict[str, float]:
         """Return the figures of a student over the whole split; none where there is no split."""
@@ -91,13 +98,13 @@ class Evaluator:
         }
         if self.images is None:
             return figures
-        return {**score(self._logits(student), self._labels, self._teacher_logits, self._world), **figures}
+        return {**score(self._logits(student), self.labels, self.teacher_logits, self._world), **figures}
 
     def score_teacher(self) -> Figures | None:
         """Return the teacher's own figures; None without a teacher or a test split."""
-        if self._teacher_logits is None:
+        if self.teacher_logits is None:
             return None
-        return Figures.from_dict(score(self._teacher_logits, self._labels, None, self._world))
+        return Figures.from_dict(score(self.teacher_logits, self.labels, None, self._world))
 
     def _logits(self, network: nn.Module) -> Tensor:
         assert self.images is not None, "only called where there are images"

@@ -60,7 +60,7 @@ class FiniteGuard:
         """
         own = {name: value.item() for name, value in self._losses.get(self._method.steps_done, {}).items()}
         self.check_updates()
-        names = [*_not_finite_numbers({**row, **own}), *find_not_finite(_saved(self._method))]
+        names = [*not_finite_numbers({**row, **own}), *find_not_finite(_saved(self._method))]
         found = self._method.world.gather_objects([name for name in names if name not in self._masks])
         if any(found):
             self._fail(list(enumerate(found)), self._method.steps_done)
@@ -79,18 +79,18 @@ class FiniteGuard:
         losses = {name: value.item() for name, value in self._losses.get(step, {}).items()}
         gradients = [f"gradient of {name}" for name in refused if updaters[name].at_fault.item()]
         fallback = [f"gradient of {name}" for name in refused]
-        return {"step": step, "terms": _not_finite_numbers(losses), "gradients": gradients, "refused": fallback}
+        return {"step": step, "terms": not_finite_numbers(losses), "gradients": gradients, "refused": fallback}
 
     def _fail(self, found: Iterable[tuple[int, list[str]]], step: int, fallback: Iterable[str] = ()) -> None:
         ranks: dict[str, list[int]] = {}
         for rank, names in found:
             if names:
-                ranks.setdefault(_listed(names), []).append(rank)
+                ranks.setdefault(listed(names), []).append(rank)
         size = self._method.world.size
         texts = [
             names + ("" if len(of) == size else f" on worker {', '.join(map(str, of))}") for names, of in ranks.items()
         ]
-        raise not_finite_error("; ".join(texts) or _listed(list(fallback)), step)
+        raise not_finite_error("; ".join(texts) or listed(list(fallback)), step)
 
 
 def not_finite_error(what: str, step: int) -> Unhealthy:
@@ -107,31 +107,32 @@ def check_finite(figures: Mapping[str, float], step: int) -> None:
     Raises:
         Unhealthy: naming them.
     """
-    if names := _not_finite_numbers(figures):
-        raise not_finite_error(_listed(names), step)
+    if names := not_finite_numbers(figures):
+        raise not_finite_error(listed(names), step)
 
 
-def check_teacher(teacher: Teacher) -> None:
-    """Refuse a teacher before anything is trained against it.
+def check_teacher(teacher: Teacher) -> Tensor:
+    """Refuse a teacher before anything is trained against it; return its logits of Gaussian images (8, C).
 
     Raises:
         UsageError: if its weights are not finite, or its answers to Gaussian images.
     """
     if names := find_not_finite(teacher.network.state_dict(keep_vars=True), of_buffers=False):
         raise UsageError(
-            f"the teacher's weights are not finite ({_listed(names)}), so nothing can be learned from it; give others "
+            f"the teacher's weights are not finite ({listed(names)}), so nothing can be learned from it; give others "
             "(`raykd inspect` looks at a teacher)"
         )
     like = next((p for p in teacher.parameters() if p.is_floating_point()), torch.empty(0))
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.randn(_PROBES, *teacher.image_shape, generator=generator).to(like)
     with torch.no_grad():
-        logits = teacher(images)[0]
+        logits: Tensor = teacher(images)[0]
     if not logits.isfinite().all():
         raise UsageError(
             "the teacher's answers to random images are not finite, though its weights are: its BatchNorm statistics "
             "or the scale of its weights are wrong (`raykd inspect` looks at a teacher); give other weights"
         )
+    return logits
 
 
 def find_not_finite(tensors: Mapping[str, Tensor], *, of_buffers: bool = True) -> list[str]:
@@ -170,10 +171,12 @@ def _buffers(method: Method) -> dict[str, Tensor]:
     return {f"{name}.{key}": b for name, network in method.trained.items() for key, b in network.named_buffers()}
 
 
-def _not_finite_numbers(figures: Mapping[str, float]) -> list[str]:
+def not_finite_numbers(figures: Mapping[str, float]) -> list[str]:
+    """Return the names of figures that are not finite, in their order."""
     return sorted(name for name, value in figures.items() if not math.isfinite(value))
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Write the first names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -228,7 +228,7 @@ def _train(
     step = step_of(resume) if resume else 0
     since = rewinds[-1]["to"] if rewinds else 0
     rows = world.agree(lambda: _open(directory, experiment, built, context, step, since), on_first=True)
-    sentinel = Sentinel(segment.sentinel, rows, since=since)
+    sentinel = Sentinel(segment.sentinel, rows, since=since, standing=built.warnings)
     try:
         if built.referee is not None:
             built.referee.check()
@@ -296,10 +296,13 @@ def _open(
         context.workspace.keep_weights(built.teacher_sha256, built.teacher.network)
     if step:
         logger.info("%s goes on from step %d", experiment.run_id, step)
+    for text in built.warnings:
+        logger.warning("%s", text)
     directory.write_opening(experiment, built.spec, environment, step=step, steps=built.method.total_steps)
     rows = directory.rows()
     with directory.writing():  # a run that was killed may have said less than its rows do
-        directory.write_status(warnings=Sentinel(experiment.recipe.sentinel, rows, since=since).warnings)
+        said = Sentinel(experiment.recipe.sentinel, rows, since=since, standing=built.warnings).warnings
+        directory.write_status(warnings=said)
     return rows
 
 

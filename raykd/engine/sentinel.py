@@ -43,6 +43,8 @@ _EXPLODED = 1e6  # of a loss, and of the norm of a network's parameters
 _PLATEAU = 8  # reports
 _MOVED = 1.0  # per cent: from the mean of the older half of these to that of the newer
 _FAR = 50.0  # per cent of blind agreement, above which it may stay where it is
+_STILL = 4  # reports at which the norm of the student's parameters is the same
+_QUALITIES = ("agreement", "blind/agreement", "accuracy/top1")
 
 
 def parameter_norms(networks: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -113,6 +115,13 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
                 "rate (student_optim.lr) may be too high or too low, or the generator changes faster than the student "
                 "follows (method.generator_optim.lr)"
             )
+    still = [each.get("parameters/student") for each in rows[-_STILL:]]
+    qualities = [row[name] for name in _QUALITIES if name in row]
+    if len(still) == _STILL and still[0] is not None and len(set(still)) == 1 and qualities and max(qualities) < _FAR:
+        found.append(
+            f"dead: the student's parameters have not changed for {_STILL} reports; its rate (student_optim.lr) is too "
+            "low, or no gradient reaches them"
+        )
     return found
 
 
@@ -133,19 +142,28 @@ class Sentinel:
     A straggler costs time and says nothing against the figures: it is logged, and ends no run.
 
     Attributes:
-        warnings: what the latest report says against the run.
         sound_step: step of the latest report that has nothing against it, nor have those before it since; 0 before one.
     """
 
-    def __init__(self, config: SentinelConfig, earlier: Iterable[Row] = (), *, since: int = 0) -> None:
-        """Take the rows of ``earlier`` reports; those up to the step ``since`` count for no plateau."""
-        self._config, self._since = config, since
-        self.warnings: list[str] = []
+    def __init__(
+        self, config: SentinelConfig, earlier: Iterable[Row] = (), *, since: int = 0, standing: Sequence[str] = ()
+    ) -> None:
+        """Take the rows of ``earlier`` reports; those up to the step ``since`` count for no plateau.
+
+        What is ``standing`` against the run from its beginning ends no run.
+        """
+        self._config, self._since, self._standing = config, since, list(standing)
+        self._found: list[str] = []
         self.sound_step = 0
         self._told: set[str] = set()
         self._rows: list[Row] = []
         for row in earlier:
             self._take(row)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return what was said against the run before its first step, and what the latest report says."""
+        return [*self._standing, *self._found]
 
     @property
     def kept_step(self) -> int | None:
@@ -168,12 +186,12 @@ class Sentinel:
 
     def _take(self, row: Row) -> dict[str, str]:
         """Add a row and return its warnings, by kind, that the row before it has too."""
-        before = {kind_of(text) for text in self.warnings}
+        before = {kind_of(text) for text in self._found}
         self._rows = [*(one for one in self._rows[1 - _PLATEAU :] if one["step"] > self._since), row]
-        self.warnings = find_warnings(self._rows)
-        if all(kind_of(text) == STRAGGLER for text in self.warnings):
+        self._found = find_warnings(self._rows)
+        if all(kind_of(text) == STRAGGLER for text in self._found):
             self.sound_step = int(row["step"])
-        return {kind_of(text): text for text in self.warnings if kind_of(text) in before}
+        return {kind_of(text): text for text in self._found if kind_of(text) in before}
 
 
 def kind_of(warning: str) -> str:

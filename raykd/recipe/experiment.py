@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from raykd.config.base import Config
 from raykd.config.overrides import override_pairs
 from raykd.errors import UsageError
+from raykd.methods import METHODS
+from raykd.methods.base import BankMethod
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
 from raykd.recipe.sections import BankConfig, NetworkConfig, TeacherConfig
 
@@ -209,6 +211,14 @@ def _resolve_generators(config: BankConfig | None, trail: tuple[Recipe, ...]) ->
     if config is None or config.recipe is None:
         return None
     recipe = load_recipe(config.recipe, override_pairs({**config.overrides, "seed": config.seed}))
+    method = METHODS[recipe.method.name]
+    makes_set = config.images is not None and (method.makes_images or recipe.bank is not None)
+    if not (makes_set or issubclass(method, BankMethod)):
+        what = "makes no images: name" if config.images is not None else "trains no bank that stays: name"
+        raise UsageError(
+            f"recipe {config.recipe!r} is named for its generators, but its method {recipe.method.name!r} {what} one "
+            "that trains generators, such as lsgdfd_digits_bank (`raykd list recipes`)"
+        )
     # Its controls are run beside who asks for that recipe itself.
     return resolve(recipe.model_copy(update={"controls": ()}), trail)
 

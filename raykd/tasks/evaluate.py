@@ -12,6 +12,7 @@ from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, build_spec, load_teacher
 from raykd.engine.evaluator import Evaluator
+from raykd.engine.finite import find_not_finite, listed, not_finite_numbers
 from raykd.engine.selection import check_shapes
 from raykd.engine.state import unfit
 from raykd.errors import CorruptError, UsageError
@@ -119,7 +120,7 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World, *, all
     Raises:
         CodeRefused: if its student is code that nobody has permitted, and has no graph.
         UsageError: if it is no run, or the test split is not under the data root.
-        CorruptError: if recipe, weights or data are damaged.
+        CorruptError: if recipe, weights or data are damaged, or student or teacher answer by numbers not finite.
     """
     outcome = open_run(run)
     recipe, workspace = outcome.experiment.recipe, Workspace(data_root, run.path.resolve().parent)
@@ -132,11 +133,22 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World, *, all
     test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
     evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
     student = student.to(world.device)
-    figures = {
-        name: Figures.from_dict({**known, **evaluator.score(student)})
-        for name, known in outcome.each(student)
-        if name != "best" or recipe.data.test
-    }
+    teacher_figures = evaluator.score_teacher()
+    if teacher_figures is not None and (names := not_finite_numbers(teacher_figures.to_dict())):
+        raise CorruptError(
+            f"the teacher of {run.name} answers by numbers that are not finite ({', '.join(names)}), though it was "
+            "trained against: restore its weights from a backup"
+        )
+    figures = {}
+    for name, known in outcome.each(student):
+        if name == "best" and not recipe.data.test:
+            continue
+        found = evaluator.score(student)
+        weights = find_not_finite(student.state_dict(keep_vars=True), of_buffers=False)
+        if names := weights or not_finite_numbers(found):
+            what = f"numbers of the {name} student are not finite: {listed(names)}"
+            raise damaged(outcome.origin, what, "restore it from a backup")
+        figures[name] = Figures.from_dict({**known, **found})
     return Evaluation(
         run=run.name,
         finished=isinstance(outcome.weights, Path),
@@ -148,7 +160,7 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World, *, all
         last=figures.get("last"),
         blind=figures.get("blind"),
         best=figures.get("best"),
-        teacher=evaluator.score_teacher(),
+        teacher=teacher_figures,
     )
 
 

@@ -1,12 +1,18 @@
 """Judging a run again from its directory alone, wherever it is, whole or not."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from raykd.cli.output import print_json
+from raykd.files import sha256_of, write_json
+from raykd.store.run_directory import RunDirectory
+from raykd.tensors import checksum_metadata, read_tensors
 from tests.cli.conftest import Raykd, WriteRecipe
 
 
@@ -92,3 +98,33 @@ def test_a_run_with_nothing_saved_is_no_fault(raykd: Raykd, result: dict[str, An
     empty = raykd("evaluate", str(directory))
     assert empty.exit_code == 2
     assert "no checkpoint yet" in empty.stderr
+
+
+def test_a_student_of_numbers_that_are_not_finite_is_damaged_though_its_sums_hold(
+    raykd: Raykd, result: dict[str, Any]
+) -> None:
+    run = RunDirectory(Path(result["directory"]))
+    weights = {key: tensor * math.nan for key, tensor in read_tensors(run.student, "").items()}
+    save_file(weights, run.student, checksum_metadata(weights, {}))
+    run.write_status(student_sha256=sha256_of(run.student))
+    for extra in ([], ["--json"]):
+        done = raykd("evaluate", str(run.path), *extra)
+        assert (done.exit_code, done.stdout) == (4, "")
+        assert "student.safetensors is damaged (numbers of the blind student are not finite: " in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_teacher_of_numbers_that_are_not_finite_is_named(raykd: Raykd, result: dict[str, Any], teacher: Path) -> None:
+    run = RunDirectory(Path(result["directory"]))
+    save_file({key: tensor * math.nan for key, tensor in load_file(teacher).items()}, teacher)
+    environment = {**run.environment(), "teacher_sha256": sha256_of(teacher)}
+    write_json(run.path / "environment.json", environment)
+    done = raykd("evaluate", str(run.path))
+    assert done.exit_code == 4
+    assert f"the teacher of {run.name} answers by numbers that are not finite" in done.stderr
+
+
+def test_json_has_null_for_a_number_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"kl": math.nan, "rows": [math.inf, {"top1": -math.inf}], "step": 4, "run": "NaN", "on": True})
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed == {"kl": None, "rows": [None, {"top1": None}], "step": 4, "run": "NaN", "on": True}

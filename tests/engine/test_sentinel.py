@@ -158,3 +158,33 @@ def test_without_a_weight_on_balanced_classes_a_whole_run_is_warned_of(tmp_path:
         status = place.workspace.run(resolve(recipe).run_id).status()
     assert any(text.startswith("collapse") for text in result.warnings or [])
     assert any(text.startswith("collapse") for text in status["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("norms", "quality", "named"),
+    [
+        ([3.0] * 4, {"agreement": 11.0, "blind/agreement": 9.0}, True),
+        ([3.0] * 4, {"accuracy/top1": 11.0}, True),
+        ([3.0] * 3, {"agreement": 11.0}, False),
+        ([3.0, 3.0, 3.0, 3.01], {"agreement": 11.0}, False),
+        ([3.0] * 4, {"agreement": 97.0}, False),  # a rate that has come to its end
+        ([3.0] * 4, {}, False),
+    ],
+)
+def test_a_student_that_does_not_move_is_named(norms: list[float], quality: dict[str, float], named: bool) -> None:
+    texts = find_warnings([{"step": step, "parameters/student": norm, **quality} for step, norm in enumerate(norms)])
+    assert [text.partition(":")[0] for text in texts] == ["dead"] * named
+
+
+def test_a_whole_run_of_hardly_a_rate_is_warned_of(tmp_path: Path) -> None:
+    with shrunk(2, tmp_path) as (place, load):
+        result = run(resolve(load("kd_digits", [*SHORT, "student_optim.lr=1e-12"])), place)
+    assert any(text.startswith("dead: ") for text in result.warnings or [])
+
+
+def test_what_stands_against_a_run_from_its_beginning_ends_none() -> None:
+    sentinel = Sentinel(STOP, standing=["teacher: it knows nothing"])
+    for step in (2, 4):
+        sentinel.look({"step": step, CLASS_SPREAD: 90.0})
+    assert sentinel.warnings == ["teacher: it knows nothing"]
+    assert sentinel.sound_step == 4

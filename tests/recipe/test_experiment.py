@@ -160,3 +160,25 @@ def test_a_referee_may_be_several_and_one_is_what_it_was() -> None:
     for entry in earlier["runs"].values():
         entry["referee"] = next(iter(entry.pop("referees")), None)
     assert experiment_from_dict(earlier) == alone
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pair", "said"),
+    [
+        ("kd_digits", "bank={recipe: kd_digits, images: 3}", "'kd' makes no images"),
+        ("dafl_digits", "referee={recipe: supervised_digits_lenet5, images: 3}", "'supervised' makes no images"),
+        ("lsgdfd_digits", "bank={recipe: dafl_digits}", "'dafl' trains no bank that stays"),
+        ("kd_digits", "bank={recipe: noise_digits, images: 3}", None),
+        ("kd_digits", "bank={recipe: lsgdfd_digits, images: 3}", None),  # of the bank that it learns from
+        ("lsgdfd_digits", "bank={recipe: lsgdfd_single_digits_bank}", None),
+    ],
+)
+def test_generators_of_a_recipe_that_makes_none_are_refused_before_any_is_trained(
+    recipe: str, pair: str, said: str | None
+) -> None:
+    named = load_recipe(recipe, ["controls=[]", pair])
+    if said is None:
+        assert resolve(named).sources
+        return
+    with pytest.raises(UsageError, match=said):
+        resolve(named)
