@@ -25,11 +25,11 @@ def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_what_has_no_end_is_not_read(endless: Path) -> None:
-    with pytest.raises(CorruptError, match=r"status\.json is damaged \(Not a regular file\); restore it"):
+    with pytest.raises(CorruptError, match=r"status\.json is damaged \(it is no regular file\); restore it"):
         read_json(endless, "restore it")
-    with pytest.raises(CorruptError, match="Not a regular file"):
+    with pytest.raises(CorruptError, match="it is no regular file"):
         sha256_of(endless)
-    with pytest.raises(OSError, match="Not a regular file"):
+    with pytest.raises(OSError, match="it is no regular file"):
         read_text(endless)
 
 
@@ -37,11 +37,11 @@ def test_more_than_is_allowed_is_not_read(tmp_path: Path, monkeypatch: pytest.Mo
     file = tmp_path / "file"
     file.write_bytes(b"12345")
     assert read_bytes(file, 5) == b"12345"
-    with pytest.raises(OSError, match="More than 4 B"):
+    with pytest.raises(OSError, match="it has more than 4 B"):
         read_bytes(file, 4)
     with file.open("wb") as sparse:
         sparse.truncate(files.MAX_JSON_BYTES + 1)
-    with pytest.raises(CorruptError, match=r"is damaged \(More than 64\.00 MiB\)"):
+    with pytest.raises(CorruptError, match=r"is damaged \(it has more than 64\.00 MiB\)"):
         read_json(file, "restore it")
 
 

@@ -167,11 +167,11 @@ def test_a_file_without_end_is_damaged(run: RunDirectory, name: str, caplog: pyt
     (run.path / name).symlink_to("/dev/zero")
     readers = {"experiment.json": run.experiment, "data.json": run.data, "metrics.jsonl": run.rows}
     if name in readers:
-        with pytest.raises(CorruptError, match="Not a regular file"):
+        with pytest.raises(CorruptError, match="it is no regular file"):
             readers[name]()
     else:
         assert (run.status() if name == "status.json" else run.environment()) == {}
-        assert f"{name} is damaged (Not a regular file)" in caplog.text
+        assert f"{name} is damaged (it is no regular file)" in caplog.text
 
 
 def test_what_it_has_opened_is_known_of_its_result_too_and_never_taken_for_nothing(run: RunDirectory) -> None:
