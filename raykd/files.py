@@ -12,9 +12,10 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -25,9 +26,14 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 """What a folder of several files is vouched for by: written last, with the sha256 sum of each."""
+MAX_JSON_BYTES = 64 * 2**20
+"""How much of a file that others may have written is read."""
+_MAX_ROWS_BYTES = 4 * 2**30
+_DEEPEST = 250
 _SUM = "sha256"
 _STAGING = ".writing"
 _ABANDONED_SECONDS = 24 * 3600
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # through a link it would be made elsewhere
 # What a disk, a file system or its rights refuse.
 _OF_THE_DISK = frozenset(
     {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
@@ -67,15 +73,68 @@ def make_folder(path: Path) -> None:
 
     Raises:
         CorruptError: if something else stands in its place.
+        SetupError: if it lies too deep for what walks through folders.
         OSError: if the disk does not take it.
     """
+    if len(path.parts) > _DEEPEST:
+        raise SetupError(f"{str(path)[:40]!r}... lies {len(path.parts)} folders deep, and {_DEEPEST} are allowed")
     if not is_folder(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def _misplaced(path: Path, wanted: str) -> CorruptError:
-    found = "a folder" if path.is_dir() else "a file" if path.is_file() else "a link that leads nowhere"
+    found = "a folder" if path.is_dir() else "a file" if path.is_file() else "no regular file"
+    if path.is_symlink():
+        found = f"a link to {found}" if path.exists() else "a link that leads nowhere"
     return CorruptError(f"{path} is {found}, and {wanted} belongs there: move it away and run the same command")
+
+
+def refuse_links_out(folder: Path, names: Iterable[str]) -> None:
+    """Refuse what in a folder is a link that leads out of it: what is written there would be written elsewhere.
+
+    Raises:
+        CorruptError: naming one of them.
+    """
+    for path in (folder / name for name in names):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            raise CorruptError(
+                f"{path} is a link that leads out of {folder}, where nothing is written: remove it, or put "
+                "what it leads to in its place"
+            )
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file of somebody else to be read: a pipe would be waited for, and a device may never end.
+
+    Raises:
+        OSError: if it cannot be opened, or is no regular file.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no regular file")
+        yield file
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return the content of a file of somebody else that has ``limit`` bytes at most.
+
+    Raises:
+        OSError: if it cannot be read, is no regular file, or has more.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit or len(content := file.read(limit + 1)) > limit:
+            raise OSError(f"it has more than {gib(limit)}")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of somebody else, a run's rows at most; what is no UTF-8 is replaced.
+
+    Raises:
+        OSError: if it cannot be read, is no regular file, or has too much.
+    """
+    return read_bytes(path, _MAX_ROWS_BYTES).decode(errors="replace")
 
 
 def sha256_of(path: Path) -> str:
@@ -86,7 +145,7 @@ def sha256_of(path: Path) -> str:
         CorruptError: if it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise
@@ -230,7 +289,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         CorruptError: if it cannot be read, differs from its sum, or holds anything but an object.
     """
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(read_bytes(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -350,12 +409,12 @@ def _can_lock(file: IO[str]) -> bool:
 
 def _opened(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_RDONLY if path.is_dir() else _LOCK_FLAGS, 0o644)
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _misplaced(path, "a file") from None
+        if error.errno == errno.ELOOP:  # a link, wherever it leads
+            raise _misplaced(path, "a file of its own") from None
         raise SetupError(f"{path} cannot be opened ({describe(error)}); mend the storage") from None
 
 

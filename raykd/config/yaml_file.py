@@ -1,6 +1,7 @@
 """Read a YAML mapping the strict way: plain data only, no aliases, no duplicate keys; and say where it is wrong."""
 
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -101,7 +102,10 @@ def read_text(path: Path) -> str:
         UsageError: for a file that is not UTF-8 under 1 MB.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # it is waited for, or never ends
+            raise UsageError(f"{path}: cannot be read as text (it is no regular file)")
+        if found.st_size > _MAX_BYTES:
             raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, so not one of our files")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

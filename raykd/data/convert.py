@@ -18,7 +18,7 @@ from raykd.data.datasets import EMBEDDED
 from raykd.data.sources import SOURCES, Source, open_celeba
 from raykd.data.split import Split, checked, resized
 from raykd.errors import RaykdError, SetupError, UsageError, unknown
-from raykd.files import as_text, is_text
+from raykd.files import as_text, is_text, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _source_folder(source_dir: Path | None, out_dir: Path) -> Iterator[Path]:
     if source_dir is not None:
         yield source_dir
         return
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     with TemporaryDirectory(prefix=".download-", dir=out_dir) as folder:
         yield Path(folder)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from raykd.data.decode import decode
 from raykd.errors import CorruptError, ForeignFormat, RaykdError
-from raykd.files import describe
+from raykd.files import describe, is_file, make_folder
 
 RAW = "raw uint8, row-major, H*W*C bytes"
 SHARD_BYTES = 60 * 2**20  # of image bytes: with labels and footers a file stays below 64 MiB
@@ -186,6 +186,7 @@ def open_file(file: Path) -> Iterator[pq.ParquetFile]:
         CorruptError: if it cannot be opened, or what is read of it inside the block cannot be.
     """
     try:
+        is_file(file)
         with pq.ParquetFile(file, page_checksum_verification=True) as opened:
             yield opened
     except RaykdError:
@@ -256,7 +257,7 @@ def write(
     Files carry a temporary name until all are complete, so a torn set is never taken for a whole
     one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     partial: list[Path] = []
     written = 0
     try:

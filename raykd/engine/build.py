@@ -180,9 +180,9 @@ def check_referee(experiment: Experiment, world: World, workspace: Workspace) ->
 def _inherit_ledgers(experiment: Experiment, opened: OpenedData, workspace: Workspace) -> None:
     """Record what the runs that this one builds on have opened: its generators', its referee's, and its teacher's."""
     for run_id in {experiment.bank_id, *experiment.referee_ids} - {None}:
-        opened.inherit(workspace.run(str(run_id)).environment().get("data_opened") or {})
+        opened.inherit(workspace.run(str(run_id)).data_opened())
     if experiment.teacher is not None:
-        opened.inherit(workspace.run(experiment.teacher.run_id).environment().get("data_opened") or {}, of_teacher=True)
+        opened.inherit(workspace.run(experiment.teacher.run_id).data_opened(), of_teacher=True)
 
 
 def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:

@@ -78,7 +78,7 @@ def synthesize(
         source = MethodSource(origin, world, workspace)
         teacher, digest, source_sha256 = source.teacher, source.teacher_sha256, source.sha256
     facts = {"bank": origin.name, "bank_sha256": source_sha256, "teacher_sha256": digest, "seed": str(recipe.seed)}
-    folder = SyntheticFolder(out, spec, images, facts, origin.environment().get("data_opened") or {})
+    folder = SyntheticFolder(out, spec, images, facts, origin.data_opened())
     with locked_folder(out):
         present = folder.present()
         finished = len(present) == len(folder.files) and is_file(out / MANIFEST)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raykd.errors import CorruptError, UsageError
+from raykd.files import MAX_JSON_BYTES, read_bytes
 from raykd.tensors import read_tensors
 
 CONVERT = (
@@ -51,7 +52,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_shards(path: Path) -> dict[str, Tensor]:
     """Read the files that an index names, which lie beside it."""
     try:
-        found = json.loads(path.read_bytes())["weight_map"]
+        found = json.loads(read_bytes(path, MAX_JSON_BYTES))["weight_map"]
         shards: Mapping[str, str] = {str(key): str(name) for key, name in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptError(f"{path} is damaged or no index of safetensors files: {error}") from error

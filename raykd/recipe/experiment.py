@@ -8,10 +8,11 @@ depends on what the names mean by then.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from itertools import count
 from typing import Any, NamedTuple
 
 from raykd.config.base import Config
@@ -21,6 +22,11 @@ from raykd.methods import METHODS
 from raykd.methods.base import BankMethod
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
 from raykd.recipe.sections import BankConfig, NetworkConfig, TeacherConfig
+
+_MAX_DEPTH = 64
+"""Runs that build on each other in a row; all that walks through an experiment calls itself so often."""
+_MAX_RUNS = 2000
+"""Runs of a record, each as often as another names it: what is named twice at each level doubles with each."""
 
 
 class ImageSet(NamedTuple):
@@ -155,12 +161,14 @@ def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
     """Find all that a recipe names: the recipes of its teacher, its generators and its controls, and theirs.
 
     Raises:
-        UsageError: if a recipe is not there or has a slip, or recipes name each other in a circle (``trail`` holds
-            the recipes on the way to this one).
+        UsageError: if a recipe is not there or has a slip, or recipes name each other in a circle or too deep
+            (``trail`` holds the recipes on the way to this one).
     """
     if recipe in trail:
         names = " -> ".join(one.name for one in (*trail[trail.index(recipe) :], recipe))
         raise UsageError(f"recipes name each other in a circle: {names}")
+    if len(trail) == _MAX_DEPTH:
+        raise UsageError(f"recipes name each other more than {_MAX_DEPTH} deep: {trail[0].name!r} leads to too many")
     trail = (*trail, recipe)
     teacher = None
     if recipe.teacher is not None and recipe.teacher.recipe is not None:
@@ -180,29 +188,31 @@ def experiment_from_dict(data: Any) -> Experiment:
     """
     try:
         entries, first = dict(data["runs"]), data["run"]
-        return _rebuild(first, entries, ())
+        return _rebuild(first, entries, (), count(1))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"this is no experiment ({type(error).__name__}: {error})") from None
 
 
-def _rebuild(run_id: str, entries: Mapping[str, Any], trail: tuple[str, ...]) -> Experiment:
+def _rebuild(run_id: str, entries: Mapping[str, Any], trail: tuple[str, ...], rebuilt: Iterator[int]) -> Experiment:
     if run_id in trail:
         raise UsageError(f"run {run_id} builds on itself")
+    if len(trail) == _MAX_DEPTH or next(rebuilt) > _MAX_RUNS:
+        raise UsageError(f"run {trail[0]} builds on more than {_MAX_RUNS} runs, or more than {_MAX_DEPTH} in a row")
     entry, trail = entries[run_id], (*trail, run_id)
     recipe = recipe_from_dict(entry["recipe"])
     if not (run_id.startswith(f"{recipe.name}-") and run_id.endswith(f"-s{recipe.seed}")) or "/" in run_id:
         raise UsageError(f"run {run_id} has the recipe of another, {recipe.name!r} with seed {recipe.seed}")
 
     def source(source_id: str | None) -> Experiment | None:
-        return None if source_id is None else _rebuild(source_id, entries, trail)
+        return None if source_id is None else _rebuild(source_id, entries, trail, rebuilt)
 
     # Earlier versions wrote the one referee that there could be.
     referees = entry["referees"] if "referees" in entry else [entry["referee"]] * len(recipe.referees)
     if len(referees) != len(recipe.referees):
         raise UsageError(f"run {run_id} has {len(referees)} referees, its recipe {len(recipe.referees)}")
-    controls = tuple(_rebuild(one, entries, trail) for one in entry["controls"])
+    controls = tuple(_rebuild(one, entries, trail, rebuilt) for one in entry["controls"])
     judges = tuple(source(one) for one in referees)
     return Experiment(run_id, recipe, source(entry["teacher"]), source(entry["bank"]), judges, controls)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from raykd.files import read_text
 from raykd.results import why_not_judged
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def read_local(where: str) -> Callable[[str], str]:
 
     def read(name: str) -> str:
         try:
-            return (store / name).read_text(encoding="utf-8", errors="replace")
+            return read_text(store / name)
         except OSError:
             return ""
 

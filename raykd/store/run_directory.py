@@ -44,6 +44,8 @@ from raykd.files import (
     parse_content,
     parse_json,
     read_json,
+    read_text,
+    refuse_links_out,
     replacing,
     sha256_of,
     sweep,
@@ -66,6 +68,7 @@ CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard
 STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
 _GRAPH = "student_graph.safetensors"
 _LOCK = ".lock"
+_WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, METRICS, _LOCK)  # a link at any other name is replaced
 _CHECK = "crc32"
 _FINISHED = "finished"
 _RESTORE = "restore it from a backup, or move the run away and train it again"
@@ -201,6 +204,18 @@ class RunDirectory:
         """
         return self._optional(STATUS, _STATUS_TYPES)
 
+    def data_opened(self) -> Mapping[str, Any]:
+        """Return what the run has opened, by role: of where it ran, or else of its result; empty of a run of before.
+
+        Raises:
+            CorruptError: if that was noted and is lost: what builds on the run would pass for data-free.
+        """
+        environment, file = self.environment(), self.path / ENVIRONMENT
+        noted = {**(self.status().get("result") or {}), **environment}
+        if "data_opened" not in noted and not environment and os.path.lexists(file):
+            raise damaged(file, "it does not tell what the run has opened", _RESTORE)
+        return noted.get("data_opened") or {}
+
     def _optional(self, name: str, types: _Types) -> dict[str, Any]:
         file, advice = self.path / name, "what it says is taken as unknown"
         try:
@@ -278,7 +293,7 @@ class RunDirectory:
         """
         file = self.path / METRICS
         try:
-            text = file.read_text(encoding="utf-8", errors="replace")
+            text = read_text(file)
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -382,7 +397,7 @@ class RunDirectory:
         """Take over what another run has reported up to ``step``, and where it ran."""
         for name in (METRICS, ENVIRONMENT):
             if (other.path / name).is_file():
-                write_text(self.path / name, (other.path / name).read_text(encoding="utf-8", errors="replace"))
+                write_text(self.path / name, read_text(other.path / name))
         self.rewind(step)
 
     @contextmanager
@@ -393,7 +408,7 @@ class RunDirectory:
 
         Raises:
             InProgress: if another process holds it, or has removed it just now.
-            CorruptError: if something else stands in its place.
+            CorruptError: if something else stands in its place, or what it holds are links that lead elsewhere.
             SetupError: if the disk does not take it.
         """
         busy = (
@@ -403,6 +418,7 @@ class RunDirectory:
         with ExitStack() as held:
             try:
                 make_folder(self.path)
+                refuse_links_out(self.path, _WRITTEN_THROUGH)
                 held.enter_context(locked(self.path / _LOCK, wait=False, busy=busy))
                 self._sweep()
             except OSError as error:

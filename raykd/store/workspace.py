@@ -144,7 +144,7 @@ class Workspace:
         folder = self._weights("").parent
         staging = folder / f".{uuid.uuid4().hex}.writing"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             save_weights(network.state_dict(), staging)
             sha256 = sha256_of(staging)
             staging.replace(self._weights(sha256))

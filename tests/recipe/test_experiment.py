@@ -118,6 +118,33 @@ def test_recipes_that_name_each_other_in_a_circle_are_refused(tmp_path: Path) ->
         resolve(load_recipe(str(tmp_path / "a.yaml")))
 
 
+@pytest.mark.parametrize(("runs", "controls"), [(26, 2), (3000, 1)])
+def test_a_record_that_doubles_at_each_level_or_is_a_long_chain_is_refused(runs: int, controls: int) -> None:
+    record = plain(resolve(load_recipe("supervised_digits_lenet5")).to_dict())
+    entry = record["runs"][record["run"]]
+    names = [f"t{number}-00000000-s0" for number in range(runs)]
+    entries = {
+        name: {
+            **entry,
+            "recipe": {**entry["recipe"], "name": f"t{number}"},
+            "controls": names[number + 1 :][:1] * controls,
+        }
+        for number, name in enumerate(names)
+    }
+    with pytest.raises(UsageError, match="builds on more than 2000 runs, or more than 64 in a row"):
+        experiment_from_dict({"run": names[0], "runs": entries})
+    last = names[-60:]
+    assert len(experiment_from_dict({"run": last[-8], "runs": {name: entries[name] for name in last}}).runs) == 8
+
+
+def test_recipes_that_lead_too_deep_are_refused(tmp_path: Path) -> None:
+    for number in range(70):
+        recipe = {"extends": "supervised_digits_lenet5", "controls": [str(tmp_path / f"r{number + 1}.yaml")]}
+        (tmp_path / f"r{number}.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(UsageError, match="more than 64 deep: 'r0'"):
+        resolve(load_recipe(str(tmp_path / "r0.yaml")))
+
+
 def broken_records() -> dict[str, Any]:
     record = plain(resolve(load_recipe("kd_digits", ["controls=[]"])).to_dict())
     run, (teacher, _) = record["run"], record["runs"]

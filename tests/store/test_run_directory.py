@@ -139,6 +139,54 @@ def test_a_directory_in_the_place_of_a_file_is_left_alone(run: RunDirectory) -> 
         run.rows()
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "tensorboard", "bank", "metrics.jsonl", ".lock"])
+def test_what_leads_out_of_it_is_not_written_through(run: RunDirectory, tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for precious in ("step_0000001/state.pt", ".x.writing", ".writing-step_0000002/state.pt"):
+        (elsewhere / precious).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / precious).touch()
+    before = sorted(elsewhere.rglob("*"))
+    (run.path / name).symlink_to(elsewhere / ("new" if "." in name else ""))
+    with pytest.raises(CorruptError, match=f"{name} is a link that leads out of") as caught, run.held():
+        pytest.fail("it is written")
+    assert "\n" not in str(caught.value)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_it_may_be_reached_by_a_link_and_have_links_of_its_own(run: RunDirectory, tmp_path: Path) -> None:
+    (run.path / "large").mkdir()
+    (run.path / "checkpoints").symlink_to("large")
+    (tmp_path / "link").symlink_to(run.path)
+    with RunDirectory(tmp_path / "link").held():
+        pass
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "status.json", "environment.json", "data.json", "metrics.jsonl"])
+def test_a_file_without_end_is_damaged(run: RunDirectory, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to("/dev/zero")
+    readers = {"experiment.json": run.experiment, "data.json": run.data, "metrics.jsonl": run.rows}
+    if name in readers:
+        with pytest.raises(CorruptError, match="it is no regular file"):
+            readers[name]()
+    else:
+        assert (run.status() if name == "status.json" else run.environment()) == {}
+        assert f"{name} is damaged (it is no regular file)" in caplog.text
+
+
+def test_what_it_has_opened_is_known_of_its_result_too_and_never_taken_for_nothing(run: RunDirectory) -> None:
+    opened = {"train": ["digits/train"]}
+    assert run.data_opened() == {}, "of a run of before that was noted"
+    (run.path / "environment.json").write_text("hello")
+    with pytest.raises(CorruptError, match=r"environment\.json is damaged \(it does not tell what the run has opened"):
+        run.data_opened()
+    run.write_status(result={"data_opened": opened})
+    assert run.data_opened() == opened
+    (run.path / "environment.json").write_text(json.dumps({"data_opened": {"train": []}}))
+    assert run.data_opened() == {"train": []}
+    assert RunDirectory(run.path / "nowhere").data_opened() == {}
+
+
 def test_it_is_held_by_one_at_a_time_and_gone_if_it_was_not_used(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     with run.held(), pytest.raises(InProgress, match="run run is in progress in another process"), run.held():
