@@ -57,6 +57,8 @@ def finalize(
     if not_judged is not None and world.rank == 0:
         logger.warning("blind selection: %s", not_judged)
     status = world.agree(lambda: dict(run.status()), on_first=True)
+    doubt = implied_pixels(built.teacher, built.spec)[1] if built.teacher is not None else None
+    constants = [f"constants: {doubt}"] if doubt else []
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
         run=experiment.run_id,
@@ -73,21 +75,19 @@ def finalize(
         data_opened=built.opened.by_role(),
         published=recipe.published,
         not_judged=not_judged,
-        warnings=_collect_warnings(status, quality, built) or None,
+        warnings=[*constants, *_collect_warnings(status, quality, built.spec.num_classes)] or None,
         rewinds=status.get("rewinds") or None,
     )
 
 
-def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], built: Built) -> list[str]:
-    """Return what constants, the last report, the images made now and rewinds on the way say against the run."""
-    doubt = implied_pixels(built.teacher, built.spec)[1] if built.teacher is not None else None
-    constants = [f"constants: {doubt}"] if doubt else []
-    row, classes = {}, built.spec.num_classes
+def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], classes: int) -> list[str]:
+    """Return what the last report, the images made now and rewinds on the way say against the run."""
+    row = {}
     if "classes" in quality and 5 * classes <= _IMAGES:
         row = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
     last = {kind_of(text): text for text in status.get("warnings") or [] if kind_of(text) != STRAGGLER}
     now = {kind_of(text): text for text in find_warnings([row])}
-    return [*constants, *{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]
+    return [*{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]
 
 
 def _save_student(built: Built, selection: Selection, run: RunDirectory, recipe: Recipe) -> dict[str, Figures]:
