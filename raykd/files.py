@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,7 +105,7 @@ def refuse_links_out(folder: Path, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[IO[bytes]]:
+def open_regular(path: Path) -> Iterator[BufferedReader]:
     """Open a file of somebody else to be read: a pipe would be waited for, and a device may never end.
 
     Raises:

@@ -12,7 +12,7 @@ import click
 from raykd.cli.names import small_recipe
 from raykd.cli.stop import Stop
 from raykd.errors import RaykdError, SetupError, printable
-from raykd.files import of_the_disk, write_text
+from raykd.files import make_folder, of_the_disk, write_text
 
 # Of torch's errors, which are RuntimeErrors, those for want of memory, and for a size that no memory has.
 _OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "not enough memory")
@@ -118,7 +118,7 @@ def _save_traceback(out: str | Path | None, error: BaseException) -> Path | None
     name = f"raykd-error-{os.getpid()}.log"
     for folder in ([Path(out)] if out and "://" not in str(out) else []) + [Path(tempfile.gettempdir())]:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             write_text(folder / name, text)
             return folder / name
         except (OSError, RaykdError):

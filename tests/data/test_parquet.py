@@ -1,5 +1,6 @@
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,3 +147,9 @@ def test_missing_metadata_is_named(tmp_path: Path) -> None:
     parquet.write(tmp_path, "train", [(bytes(90), 0)], {"name": "made"})
     with pytest.raises(CorruptError, match="metadata is missing or wrong.*shape"):
         read_all(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(CorruptError, match="is no regular file, and a file belongs there"):
+        parquet.read_metadata(tmp_path / "train-00000-of-00001.parquet")

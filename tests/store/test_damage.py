@@ -18,6 +18,7 @@ REPRESENTATIVE = (
     "finished: status.json: an object: read the finished",
     "finished: status.json: every value text: evaluate the finished",
     "finished: environment.json: depth: inspect the finished",
+    "finished: environment.json: a bit: draw from the finished",
     "finished: student.safetensors: a bit: evaluate the finished",
     "finished: student.safetensors: a directory: inspect the finished",
     "finished: student.safetensors: gone: evaluate the finished",
