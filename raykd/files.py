@@ -77,10 +77,19 @@ def make_folder(path: Path) -> None:
         SetupError: if it lies too deep for what walks through folders.
         OSError: if the disk does not take it.
     """
-    if len(path.parts) > _DEEPEST:
-        raise SetupError(f"{str(path)[:40]!r}... lies {len(path.parts)} folders deep, and {_DEEPEST} are allowed")
+    check_depth(path)
     if not is_folder(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def check_depth(path: Path) -> None:
+    """Refuse a path in whose folders what makes, walks through or removes them calls itself too often.
+
+    Raises:
+        SetupError: saying how deep it lies.
+    """
+    if len(path.parts) > _DEEPEST:
+        raise SetupError(f"{str(path)[:40]!r}... lies {len(path.parts)} folders deep, and {_DEEPEST} are allowed")
 
 
 def _misplaced(path: Path, wanted: str) -> CorruptError:

@@ -21,7 +21,7 @@ from raykd.data.datasets import Images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.errors import SetupError, UsageError
-from raykd.files import damaged, describe, is_file, make_folder, replacing
+from raykd.files import check_depth, damaged, describe, is_file, replacing
 from raykd.methods.base import ClassMoments
 from raykd.models.moments import MomentTeacher
 from raykd.spec import DataSpec
@@ -103,7 +103,8 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], me
     header = {key: json.dumps(value) for key, value in content.items()}
     header |= {"sha256": sum_of_tensors(header, tensors), "version": _VERSION, "format": _FORMAT}
     try:
-        make_folder(path.parent)
+        check_depth(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as staging:
             save_file(tensors, staging, header)
     except (OSError, SafetensorError) as error:

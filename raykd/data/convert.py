@@ -18,7 +18,7 @@ from raykd.data.datasets import EMBEDDED
 from raykd.data.sources import SOURCES, Source, open_celeba
 from raykd.data.split import Split, checked, resized
 from raykd.errors import RaykdError, SetupError, UsageError, unknown
-from raykd.files import as_text, is_text, make_folder
+from raykd.files import as_text, check_depth, is_text
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,8 @@ def _source_folder(source_dir: Path | None, out_dir: Path) -> Iterator[Path]:
     if source_dir is not None:
         yield source_dir
         return
-    make_folder(out_dir)
+    check_depth(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".download-", dir=out_dir) as folder:
         yield Path(folder)
 

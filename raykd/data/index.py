@@ -21,7 +21,7 @@ from torch import Tensor
 from raykd.config.data_root import find_file
 from raykd.data.datasets import count_images
 from raykd.errors import CorruptError, MissingData, SetupError, UsageError
-from raykd.files import make_folder, replacing
+from raykd.files import check_depth, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ def write_index(path: Path, rows: Tensor, entropy: Tensor, predicted: Tensor, me
     metadata_json = json.dumps({**metadata, "sha256": _rows_sha256(rows)})
     table = pa.table({key: value.numpy() for key, value in columns.items()}, metadata={_FORMAT: metadata_json})
     try:
-        make_folder(path.parent)
+        check_depth(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as staging:
             pq.write_table(table, staging, compression="zstd")
     except OSError as error:

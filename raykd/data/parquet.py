@@ -28,7 +28,7 @@ from torch import Tensor
 
 from raykd.data.decode import decode
 from raykd.errors import CorruptError, ForeignFormat, RaykdError
-from raykd.files import describe, is_file, make_folder
+from raykd.files import check_depth, describe, is_file
 
 RAW = "raw uint8, row-major, H*W*C bytes"
 SHARD_BYTES = 60 * 2**20  # of image bytes: with labels and footers a file stays below 64 MiB
@@ -257,7 +257,8 @@ def write(
     Files carry a temporary name until all are complete, so a torn set is never taken for a whole
     one.
     """
-    make_folder(folder)
+    check_depth(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     partial: list[Path] = []
     written = 0
     try:
