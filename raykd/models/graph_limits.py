@@ -32,7 +32,7 @@ class Limits(TorchDispatchMode):
 
     def __init__(self, images: int) -> None:
         """Allow what ``images`` images take."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._images = images
         self._operations = 0
 

@@ -269,7 +269,7 @@ def test_what_only_other_images_show_is_the_files_fault_too(own: Parts, tmp_path
     graph = _read_changed(own, tmp_path, _before(column, row, ("aten.mm.default", [{"node": "x0"}, LAST])))
     with pytest.raises(CorruptError, match=r"graph.safetensors is damaged \(it holds .* numbers for an image"):
         graph(torch.zeros(10_000, *SHAPE))
-    sizes = [("aten.sum.default", [IMAGES]), ("aten.exp.default", [LAST])]
+    sizes: list[Call] = [("aten.sum.default", [IMAGES]), ("aten.exp.default", [LAST])]
     changes = (_before(*sizes), _behind("aten.mul.Tensor", {"node": "x1"}))
     graph = _read_changed(own, tmp_path, lambda content: [change(content) for change in changes])
     with pytest.raises(CorruptError, match="its logits are not finite"):
