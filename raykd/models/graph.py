@@ -6,8 +6,8 @@ constants, and its metadata JSON of plain values:
     {"nodes": [{"name": NAME, "call": "aten.conv2d.default", "args": [...], "kwargs": {...}}, ...], "output": NAME}
 
 An argument is a value, a list, or ``{"node": NAME}``, ``{"weight": NAME}`` (of the state dict), ``{"constant": NAME}``,
-``{"images": true}``, ``{"dtype": NAME}``, ``{"device": true}`` (that of the images). The operations are those that are
-named below: all of them take and return tensors and numbers, and touch nothing else.
+``{"images": true}``, ``{"dtype": NAME}``, ``{"device": true}`` (that of the images). The operations are those of
+``raykd.models.graph_operations``; how much they may compute is limited, see ``raykd.models.graph_limits``.
 
 Shapes: N images of C channels and S x S pixels, K classes.
 """
@@ -16,7 +16,6 @@ import copy
 import json
 import logging
 import math
-import operator
 import warnings
 from collections.abc import Callable, Mapping
 from itertools import chain
@@ -26,35 +25,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from raykd.distributed.memory import is_out_of_memory
+from raykd.errors import shortened
 from raykd.files import damaged, parse_content
 from raykd.models.factories import first_line
+from raykd.models.graph_limits import MAX_ITEMS, MAX_NODES, MAX_TEXT, Limits, check_size, count_elements
+from raykd.models.graph_operations import NUMBERS, find_operation
 from raykd.tensors import DESCRIPTION, checksum_metadata, read_tensor_file
 
 logger = logging.getLogger(__name__)
 
-_ATEN = frozenset((
-    "_adaptive_avg_pool2d", "_log_softmax", "_native_batch_norm_legit_no_training", "_softmax", "_to_copy",
-    "_unsafe_view", "abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "add", "addmm",
-    "alias", "amax", "amin", "avg_pool1d", "avg_pool2d", "baddbmm", "bmm", "cat", "chunk", "clamp", "clamp_min",
-    "clone", "constant_pad_nd", "conv1d", "conv2d", "convolution", "div", "elu", "exp", "expand", "flatten",
-    "floor_divide", "gelu", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "layer_norm", "leaky_relu",
-    "linear", "log", "log_softmax", "matmul", "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "maximum",
-    "mean", "minimum", "mish", "mm", "mul", "native_group_norm", "native_layer_norm", "neg", "pad", "permute",
-    "pixel_shuffle", "pow", "prelu", "reciprocal", "relu", "relu6", "repeat", "reshape", "rsqrt", "rsub",
-    "scaled_dot_product_attention", "select", "selu", "sigmoid", "silu", "slice", "softmax", "softplus", "split",
-    "split_with_sizes", "sqrt", "squeeze", "stack", "sub", "sum", "sym_size", "t", "tanh", "transpose",
-    "unsqueeze", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean", "view",
-))  # fmt: skip
-_IN_ANY_LAYOUT = {"view": "reshape", "_unsafe_view": "reshape"}
-"""What was traced in one memory layout may run in another, of which no view can be had."""
-_NUMBERS: Mapping[str, Callable[..., Any]] = {
-    name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "getitem")
-}
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.int64, torch.bool)
 }
 _MAX_CONSTANTS = 2**20  # numbers
 _BATCHES = (2, 5)  # on which graph and network are compared
+_READ_ON = (1, 3)  # images that a graph that is read must answer
 _TOLERANCE = 1e-4  # of their logits, relative to the largest
 _RESTORE = "remove it, and evaluate with --allow-code, or restore it from a backup"
 
@@ -94,16 +80,17 @@ def read_graph(path: Path, weights: Mapping[str, Tensor], images: tuple[int, int
         CorruptError: if it is missing, damaged, or anything but such a graph.
     """
     metadata, constants = read_tensor_file(path, _RESTORE)
-    network: GraphNetwork = parse_content(
-        path, _RESTORE, lambda: GraphNetwork(json.loads(metadata[DESCRIPTION]), constants, weights)
-    )
-    try:
-        with torch.no_grad():
-            answers = parse_content(path, _RESTORE, lambda: network(torch.zeros(2, *images)))
-    except (RuntimeError, ArithmeticError, MemoryError) as error:
-        raise damaged(path, first_line(error), _RESTORE) from None
-    if not isinstance(answers, Tensor) or answers.shape != (2, classes):
-        raise damaged(path, f"it does not answer with {classes} logits of each image", _RESTORE)
+
+    def read() -> GraphNetwork:
+        text = metadata[DESCRIPTION]
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"its text has {len(text):,} characters: {MAX_TEXT:,} are allowed")
+        return _StoredGraph(json.loads(text), constants, weights, path, images, classes)
+
+    network: GraphNetwork = parse_content(path, _RESTORE, read)
+    with torch.no_grad():
+        for count in _READ_ON:
+            network(torch.zeros(count, *images))
     return network
 
 
@@ -122,22 +109,42 @@ class GraphNetwork(nn.Module):
         self._calls: list[tuple[str, Callable[..., Any], list[Any], dict[str, Any]]] = []
         self._constants = dict(constants)
         self._output = str(content["output"])
+        self._measured: set[torch.Size] = set()
         for name, tensor in weights.items():
             _register(self, name, tensor)
         known: set[str] = set()
+        if len(content["nodes"]) > MAX_NODES:
+            raise ValueError(f"it has {len(content['nodes']):,} nodes: {MAX_NODES:,} are allowed")
         for node in content["nodes"]:
+            if str(node["name"]) in known:
+                raise ValueError(f"it has two nodes {shortened(node['name'])}")
             args, kwargs = list(node["args"]), dict(node["kwargs"])
-            self._check([args, list(kwargs.values())], known, set(weights))
-            self._calls.append((str(node["name"]), _operation(node["call"]), args, kwargs))
+            self._check([args, list(kwargs.values())], known, weights)
+            if kwargs.get("device") not in (None, {"device": True}):
+                raise ValueError(f"it computes on {shortened(kwargs['device'])}")
+            self._calls.append((str(node["name"]), find_operation(node["call"]), args, kwargs))
             known.add(str(node["name"]))
         if self._output not in known:
             raise ValueError("its output is no node")
         self._last_used = self._find_last_uses()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, C, S, S) to logits (N, K)."""
+        """Map normalised images (N, C, S, S) to logits (N, K).
+
+        Raises:
+            ValueError: if that takes too much memory or time, which is seen before.
+        """
+        if images.shape not in self._measured and len(images) and not torch.compiler.is_compiling():
+            with torch.no_grad(), Limits(len(images)):
+                self._compute(images.to("meta"))
+            self._measured.add(images.shape)
+        logits: Tensor = self._compute(images)
+        return logits
+
+    def _compute(self, images: Tensor) -> Any:
         values: dict[str, Any] = {}
         weights = dict(chain(self.named_parameters(), self.named_buffers()))
+        held = 0
 
         def value(argument: Any) -> Any:
             if isinstance(argument, list):
@@ -151,16 +158,18 @@ class GraphNetwork(nn.Module):
                 return images.device
             if kind == "dtype":
                 return _DTYPES[name]
-            if kind == "constant":
-                return self._constants[name].to(images.device)
-            return (values if kind == "node" else weights)[name]
+            if kind == "node":
+                return values[name]
+            tensor = (self._constants if kind == "constant" else weights)[name]
+            return tensor.to(images.device) if kind == "constant" or images.is_meta else tensor
 
         for (name, call, args, kwargs), unused in zip(self._calls, self._last_used, strict=True):
             values[name] = call(*value(args), **{key: value(one) for key, one in kwargs.items()})
+            held += count_elements(values[name])
+            check_size(held, len(images))
             for one in unused:
-                del values[one]
-        logits: Tensor = values[self._output]
-        return logits
+                held -= count_elements(values.pop(one))
+        return values[self._output]
 
     def _find_last_uses(self) -> list[set[str]]:
         """Return, by call, the nodes that are not needed behind it: as little is kept as by the network itself."""
@@ -171,9 +180,11 @@ class GraphNetwork(nn.Module):
             found.append(here)
         return found[::-1]
 
-    def _check(self, argument: Any, nodes: set[str], weights: set[str]) -> None:
+    def _check(self, argument: Any, nodes: set[str], weights: Mapping[str, Tensor]) -> None:
         """Refuse an argument that is none."""
         if isinstance(argument, list):
+            if len(argument) > MAX_ITEMS:
+                raise ValueError(f"it has a list of {len(argument):,}: {MAX_ITEMS:,} are allowed")
             for one in argument:
                 self._check(one, nodes, weights)
         elif isinstance(argument, dict):
@@ -183,29 +194,50 @@ class GraphNetwork(nn.Module):
                 "device": {True},
             }  # fmt: skip
             if name not in known[kind]:
-                raise ValueError(f"it has no {kind} {name!r}")
+                raise ValueError(f"it has no {kind} {shortened(name)}")
+
+
+class _StoredGraph(GraphNetwork):
+    """A graph of a file, whose faults are the file's."""
+
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        constants: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        path: Path,
+        images: tuple[int, int, int],
+        classes: int,
+    ) -> None:
+        super().__init__(content, constants, weights)
+        self._path, self._images, self._classes = path, images, classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, C, S, S) to logits (N, K).
+
+        Raises:
+            CorruptError: if the graph does not.
+        """
+        if torch.compiler.is_compiling():
+            return super().forward(images)
+        try:
+            logits = super().forward(images)
+        except Exception as error:  # torch's operations, given anything, may fail in any way
+            if is_out_of_memory(error) or images.shape[1:] != self._images:
+                raise
+            raise damaged(self._path, first_line(error), _RESTORE) from None
+        expected = (len(images), self._classes)
+        if not isinstance(logits, Tensor) or logits.shape != expected or not logits.is_floating_point():
+            raise damaged(self._path, f"it does not answer with {self._classes} logits of each image", _RESTORE)
+        if not (logits.is_meta or logits.isfinite().all()) and images.isfinite().all():
+            raise damaged(self._path, "its logits are not finite", _RESTORE)
+        return logits
 
 
 def _nodes_in(argument: Any) -> set[str]:
     if isinstance(argument, list):
         return {name for one in argument for name in _nodes_in(one)}
     return {argument["node"]} if isinstance(argument, dict) and "node" in argument else set()
-
-
-def _operation(call: str) -> Callable[..., Any]:
-    space, _, rest = str(call).partition(".")
-    if space == "operator" and rest in _NUMBERS:
-        return _NUMBERS[rest]
-    name, _, overload = rest.partition(".")
-    if space != "aten" or name not in _ATEN:
-        raise ValueError(f"it calls {call!r}, which no graph of a classifier does")
-    packet = getattr(torch.ops.aten, _IN_ANY_LAYOUT.get(name, name))
-    if overload not in packet.overloads():
-        raise ValueError(f"there is no operation {call!r}")
-    found: Callable[..., Any] = getattr(packet, overload)
-    if found._schema.is_mutable:  # type: ignore[attr-defined]
-        raise ValueError(f"{call!r} writes into what it is given")
-    return found
 
 
 def _register(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -279,7 +311,7 @@ def _trace(network: nn.Module, images: tuple[int, int, int]) -> tuple[dict[str, 
             ((answer,),) = node.args
             output = answer.name
         else:
-            call = str(node.target) if node.target not in _NUMBERS.values() else f"operator.{node.target.__name__}"
+            call = str(node.target) if node.target not in NUMBERS.values() else f"operator.{node.target.__name__}"
             kwargs = {key: argument(one) for key, one in node.kwargs.items() if key not in ("layout", "memory_format")}
             nodes.append({"name": node.name, "call": call, "args": argument(node.args), "kwargs": kwargs})
     if sum(tensor.numel() for tensor in constants.values()) > _MAX_CONSTANTS:

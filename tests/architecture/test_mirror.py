@@ -25,6 +25,8 @@ COVERED_BY = {
     "models/alexnet": "models/test_zoo",
     "models/densenet": "models/test_zoo",
     "models/googlenet": "models/test_zoo",
+    "models/graph_limits": "models/test_graph",
+    "models/graph_operations": "models/test_graph",
     "models/key_layouts": "models/test_weights_file",
     "models/lenet": "models/test_zoo",
     "models/mlp": "models/test_zoo",

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from raykd.errors import CorruptError
 from raykd.models import build_model
 from raykd.models.adapters import adapt
-from raykd.models.graph import _ATEN, GraphNetwork, read_graph, trace_graph
+from raykd.models.graph import GraphNetwork, read_graph, trace_graph
+from raykd.models.graph_operations import ATEN
 from raykd.tensors import DESCRIPTION, checksum_metadata
 from tests.models import strangers
 
@@ -130,7 +131,61 @@ def test_no_more_is_kept_than_the_network_itself_keeps() -> None:
 
 
 def test_torch_knows_every_operation() -> None:
-    assert [name for name in sorted(_ATEN) if not hasattr(torch.ops.aten, name)] == []
+    assert [name for name in sorted(ATEN) if not hasattr(torch.ops.aten, name)] == []
+
+
+Parts = tuple[nn.Module, dict[str, Tensor], str]
+
+
+@pytest.fixture(scope="module")
+def own() -> Parts:
+    """A network, and the constants and the text of its graph."""
+    network = trained(Own())
+    made = trace_graph(network, SHAPE)
+    assert made is not None
+    return network, made[0], made[1][DESCRIPTION]
+
+
+def _read_changed(own: Parts, folder: Path, change: Callable[[dict[str, Any]], object]) -> GraphNetwork:
+    network, constants, text = own
+    content = json.loads(text)
+    content.pop("sha256")
+    change(content)
+    save_file(constants, folder / "graph.safetensors", checksum_metadata(constants, content))
+    return read_graph(folder / "graph.safetensors", network.state_dict(), SHAPE, strangers.CLASSES)
+
+
+IMAGES, LAST = {"images": True}, {"node": "last"}
+Call = tuple[str, list[Any]]
+
+
+def _before(*calls: Call) -> Callable[[dict[str, Any]], object]:
+    """Operations that the answer does not need; in each, ``LAST`` is the result of the one before."""
+
+    def named(argument: Any, last: str) -> Any:
+        if isinstance(argument, list):
+            return [named(one, last) for one in argument]
+        return {"node": last} if argument == LAST else argument
+
+    nodes = [
+        {"name": f"x{number}", "call": call, "args": named(args, f"x{number - 1}"), "kwargs": {}}
+        for number, (call, args) in enumerate(calls)
+    ]
+    return lambda content: content.update(nodes=[*nodes, *content["nodes"]])
+
+
+def _behind(call: str, *args: Any, **kwargs: Any) -> Callable[[dict[str, Any]], object]:
+    """An operation on the logits, whose result is the answer."""
+
+    def change(content: dict[str, Any]) -> None:
+        node = {"name": "z", "call": call, "args": [{"node": content["output"]}, *args], "kwargs": kwargs}
+        content.update(nodes=[*content["nodes"], node], output="z")
+
+    return change
+
+
+def _expanded(*sizes: int) -> list[Call]:
+    return [("aten.sum.default", [IMAGES]), ("aten.expand.default", [LAST, list(sizes)])]
 
 
 def _calls(call: str) -> Callable[[dict[str, Any]], object]:
@@ -157,19 +212,74 @@ def _last(call: str, *args: Any) -> Callable[[dict[str, Any]], object]:
         (lambda content: content.pop("nodes"), "'nodes' is missing"),
         (lambda content: content.update(output="absent"), "its output is no node"),
         (_last("operator.floordiv", 1, 0), "damaged .*zero"),
+        (_before(("operator.mul", ["a", 3 * 10**9])), "gives mul what is no size"),
+        (_before(("operator.mul", [[0], 10**12])), "gives mul what is no size"),
+        (_before(("operator.mul", [7, 7]), *[("operator.mul", [LAST, LAST])] * 40), "gives mul what is no size"),
+        (_before(("operator.mul", [10**400, 1.5])), "gives mul what is no size"),
+        (_before(("operator.add", [None, 1])), "gives add what is no size"),
+        (_before(("operator.getitem", [IMAGES, 0])), "gives getitem what is no size"),
+        (_before(*[("aten.relu.default", [IMAGES])] * 20_000), r"has 20,0\d\d nodes: 4,096 are allowed"),
+        (_before(("aten.cat.default", [[IMAGES] * 5000])), "a list of 5,000: 4,096 are allowed"),
+        (_before(("aten.view.default", [IMAGES, "a" * 2**21])), "its text has 2,.* characters"),
+        (_before(*_expanded(1 << 20, 1 << 14)), "holds 17,179,869,184 numbers for an image"),
+        (_before(*_expanded(4000, 4000), *[("aten.mm.default", [LAST, LAST])] * 200), "takes more than .* operations"),
+        (
+            _before(*_expanded(1, 1, 4000, 4000), ("aten.avg_pool2d.default", [LAST, [2000, 2000], [1, 1]])),
+            "takes more",
+        ),
+        (_before(*_expanded(1, 1 << 24), ("aten.split.Tensor", [LAST, 1, 1])), "splits 16,777,216 into 1 each"),
+        (_before(*_expanded(4096, 1), *[("aten.split.Tensor", [{"node": "x1"}, 1])] * 100), "takes more"),
+        (
+            _before(*_expanded(1, 1, 10**5, 1), ("aten.scaled_dot_product_attention.default", [LAST] * 3)),
+            "holds 10,000,000,000 numbers",
+        ),
+        (
+            _before(
+                *[("aten.repeat.default", [IMAGES, [1, 1000, 10, 10]])] * 9,
+                ("aten.stack.default", [[{"node": f"x{number}"} for number in range(9)]]),
+            ),
+            "holds 3.,...,... numbers",
+        ),
+        (lambda content: content.update(nodes=content["nodes"] * 2), "has two nodes"),
         (_last("operator.add", 1, 1), "does not answer with 3 logits"),
         (_last("aten.relu.default", {"images": True}), "does not answer with 3 logits"),
+        (_behind("aten.split.Tensor", 1), "does not answer with 3 logits"),
+        (_behind("aten.slice.Tensor", 1, 0, 2), "does not answer with 3 logits"),
+        (_behind("aten.slice.Tensor", 1, 0, 0), "does not answer with 3 logits"),
+        (_behind("aten.slice.Tensor", 0, 0, 1), "does not answer with 3 logits"),
+        (_behind("aten.unsqueeze.default", 2), "does not answer with 3 logits"),
+        (_behind("aten._to_copy.default", dtype={"dtype": "int64"}), "does not answer with 3 logits"),
+        (_behind("aten._to_copy.default", device="meta"), "computes on 'meta'"),
+        (_behind("aten.view.default", [1, 3]), "damaged .*shape"),
+        (_behind("aten.mul.Scalar", float("nan")), "its logits are not finite"),
+        (_behind("aten.mul.Scalar", float("inf")), "its logits are not finite"),
     ],
 )
-def test_what_is_no_such_graph_is_refused(tmp_path: Path, change: Callable[[Any], object], says: str) -> None:
-    network = trained(Own())
-    made = trace_graph(network, SHAPE)
-    assert made is not None
-    constants, metadata = made
-    content = json.loads(metadata[DESCRIPTION])
-    content.pop("sha256")
-    change(content)
-    path = tmp_path / "graph.safetensors"
-    save_file(constants, path, checksum_metadata(constants, content))
+def test_what_is_no_such_graph_is_refused(
+    own: Parts, tmp_path: Path, change: Callable[[Any], object], says: str
+) -> None:
+    """Before anything of its size is computed."""
     with pytest.raises(CorruptError, match=says):
-        read_graph(path, network.state_dict(), SHAPE, strangers.CLASSES)
+        _read_changed(own, tmp_path, change)
+
+
+def test_what_only_other_images_show_is_the_files_fault_too(own: Parts, tmp_path: Path) -> None:
+    """What takes memory by the square of their number, what is infinite for some; not images of another size."""
+    column, row = ("aten.reshape.default", [IMAGES, [-1, 1]]), ("aten.reshape.default", [IMAGES, [1, -1]])
+    graph = _read_changed(own, tmp_path, _before(column, row, ("aten.mm.default", [{"node": "x0"}, LAST])))
+    with pytest.raises(CorruptError, match=r"graph.safetensors is damaged \(it holds .* numbers for an image"):
+        graph(torch.zeros(10_000, *SHAPE))
+    sizes: list[Call] = [("aten.sum.default", [IMAGES]), ("aten.exp.default", [LAST])]
+    changes = (_before(*sizes), _behind("aten.mul.Tensor", {"node": "x1"}))
+    graph = _read_changed(own, tmp_path, lambda content: [change(content) for change in changes])
+    with pytest.raises(CorruptError, match="its logits are not finite"):
+        graph(torch.full((2, *SHAPE), 100.0))
+    with pytest.raises(RuntimeError, match="invalid for input of size 896"):
+        graph(torch.zeros(2, 7, 8, 8))
+
+
+def test_a_graph_that_was_read_can_be_exported(own: Parts, tmp_path: Path) -> None:
+    graph = _read_changed(own, tmp_path, lambda content: None)
+    images = torch.randn(2, *SHAPE)
+    exported = torch.export.export(graph, (images,)).module()
+    torch.testing.assert_close(exported(images), graph(images))
