@@ -22,6 +22,7 @@ from raykd.search.attributes import RUN
 from raykd.search.setup import SearchStopped, plan_search
 from raykd.search.space_file import load_space
 from raykd.store.run_directory import RunDirectory
+from tests.disks import mounted, resize
 from tests.runners import runs
 from tests.runners.test_tune import SMALL, searched, study_of, written
 
@@ -122,10 +123,10 @@ def test_what_is_not_a_trials_fault_ends_the_search_and_not_the_trial(ray_sessio
     run = resolve(planned.space.make_recipe({"method.temperature": 3.0})).run_id
     blocked = tmp_path / "runs" / run / "checkpoints"
     blocked.parent.mkdir(parents=True)
-    blocked.symlink_to("/proc")  # a folder that takes no file, not even root's
-    with pytest.raises(SetupError, match=rf"trial \d: could not write checkpoint .*{run}.*the same command"):
+    told = pytest.raises(SetupError, match=rf"trial \d: could not write checkpoint .*{run}.*the same command")
+    with mounted(blocked) as disk, told:
+        resize(disk, 1)
         searched(tmp_path, **changes)
-    blocked.unlink()
     report = searched(tmp_path, **changes)
     assert report["trials"] == {"target": 2, "complete": 2, "pruned": 0, "failed": 0, "running": 0}
 
