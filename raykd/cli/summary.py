@@ -63,6 +63,8 @@ def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]
             pairs[f"data, {role}"] = ", ".join(sets) or "none"
     pairs["images"] = format_count(sum(result.images or 0 for result in results))
     pairs["seconds"] = f"{sum(result.seconds or 0 for result in results):.1f}"
+    if forwards := sum(result.teacher_forwards or 0 for result in results):
+        pairs["compute"] = f"{format_count(forwards)} forward passes of the teacher"
     if gpu_hours := sum(result.gpu_hours or 0 for result in results):
         pairs["GPU hours"] = f"{gpu_hours:.3f}"
     for reason in dict.fromkeys(result.not_judged for result in results if result.not_judged):

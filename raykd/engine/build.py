@@ -33,6 +33,7 @@ from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
 from raykd.models import build_model
 from raykd.models.adapters import adapt, check_images, materialise
+from raykd.models.compute import ComputeCounter
 from raykd.models.factories import load_factory
 from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
@@ -140,6 +141,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     test = None
     if recipe.data.test:
         test = world.agree(lambda: opened.open("test", recipe.data.name, "test", spec))
+    compute = ComputeCounter()
     context = MethodContext(
         spec=spec,
         world=world,
@@ -148,10 +150,11 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         steps=recipe.schedule.steps,
         global_batch=recipe.schedule.global_batch,
         seed=recipe.seed,
-        compiler=_compiler(runtime, recipe, world),
+        compiler=compute.counting(_compiler(runtime, recipe, world)),
         runtime=runtime,
         statistics=statistics,
         mirrored=_is_mirrored(experiment),
+        compute=compute,
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, context)

@@ -25,6 +25,7 @@ from raykd.files import replacing
 from raykd.generators import EVERY
 from raykd.generators.waves import Wave
 from raykd.methods.base import BankMethod, PoolMethod, mean_images_of
+from raykd.models.compute import forward_macs
 from raykd.models.graph import trace_graph
 from raykd.models.permission import is_code
 from raykd.models.teacher import Teacher
@@ -72,6 +73,7 @@ def finalize(
         image_quality=quality,
         images=mean_images_of(type(built.method), recipe.method, recipe.schedule.steps, recipe.schedule.global_batch),
         seconds=round(seconds, 2),
+        teacher_forwards=_teacher_forwards(built),
         gpu_hours=round(seconds * gpus / 3600, 4),
         data_opened=built.opened.by_role(),
         published=recipe.published,
@@ -79,6 +81,15 @@ def finalize(
         warnings=[*constants, *_collect_warnings(status, quality, built.spec.num_classes)] or None,
         rewinds=status.get("rewinds") or None,
     )
+
+
+def _teacher_forwards(built: Built) -> float | None:
+    """Return what the run computed, in forward passes of its teacher for one image; every worker must call it."""
+    macs = built.method.context.compute.total(built.method.world)
+    if built.teacher is None or macs is None:
+        return None
+    shape = (1, built.spec.channels, built.spec.size, built.spec.size)
+    return float(round(macs / forward_macs(built.teacher, torch.zeros(shape, device=built.method.world.device))))
 
 
 def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], classes: int) -> list[str]:

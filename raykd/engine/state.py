@@ -55,6 +55,7 @@ def capture(
     products = method.products() if isinstance(method, BankMethod) and method.milestone else {}
     shard = method.shard() if isinstance(method, ShardedMethod) else {}
     images = method.new_images() if isinstance(method, PoolMethod) else None
+    macs = method.context.compute.total(world)
     rows = world.gather(_flat((b for n in method.trained.values() for _, b in _float_buffers(n)), world))
     weights = {}
     if "student" in method.roles:
@@ -66,6 +67,7 @@ def capture(
         "selection": selection.state_dict(),
         "buffers": rows.cpu(),
         "seconds": seconds,
+        "macs": macs,
     }
     said = sentinel.warnings, sentinel.kept_step
     return Checkpoint(method.steps_done, world.size, weights, state, samples, shard, products, *said, images)
@@ -118,6 +120,7 @@ def _load(path: Path, method: Method, selection: Selection) -> float:
     buffers = [b for network in method.trained.values() for _, b in _float_buffers(network)]
     for buffer, piece in zip(buffers, row.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(piece.view_as(buffer))
+    method.context.compute.go_on(checkpoint.state.get("macs"), checkpoint.step)
     return float(checkpoint.state["seconds"])
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +17,7 @@ from raykd.distributed.updater import Compiler, Updater
 from raykd.distributed.world import World, mix
 from raykd.methods.cost import CostAxis, PlannedRun, by_images
 from raykd.methods.signs import Remark, TeacherSigns
+from raykd.models.compute import ComputeCounter
 from raykd.spec import Batch, DataSpec
 
 PATCHES = "patches"
@@ -52,6 +53,8 @@ class MethodContext:
     statistics: ClassMoments | None = None
     mirrored: bool = False
     """Whether a mirrored image shows the same class: the data is augmented so, or the teacher's was."""
+    compute: ComputeCounter = field(default_factory=ComputeCounter)
+    """Counts what the networks that ``compiler`` returns compute."""
 
 
 class Method(ABC):

@@ -106,6 +106,7 @@ def _measured(done: Sequence[RunResult]) -> MeasuredCell:
         images=done[0].images,
         seconds=seeds.mean.seconds or 0.0,
         gpu_hours=seeds.mean.gpu_hours or 0.0,
+        teacher_forwards=seeds.mean.teacher_forwards,
         data_opened=done[0].data_opened,
         warnings=list(dict.fromkeys(text for result in done for text in _warnings(result))) or None,
     )
@@ -147,7 +148,19 @@ def format_published(cell: TableCell) -> str:
     return f"{cell.published:.2f}" + (f" ± {cell.published_sd:.2f}" if cell.published_sd else "")
 
 
-HEADER = ("", "published", "measured", "last", "blind", "best (oracle)", "teacher", "seeds", "budget", "s a seed")
+HEADER = (
+    "",
+    "published",
+    "measured",
+    "last",
+    "blind",
+    "best (oracle)",
+    "teacher",
+    "seeds",
+    "budget",
+    "s a seed",
+    "compute",
+)
 
 
 def table_lines(report: TableResult, column: str) -> list[list[str]]:
@@ -168,6 +181,7 @@ def table_lines(report: TableResult, column: str) -> list[list[str]]:
                 str(len(measured.seeds)) if measured else "",
                 f"{cell.steps:,} x {cell.global_batch:,}" if cell.steps is not None else "",
                 f"{measured.seconds:.0f}" if measured else "",
+                f"{measured.teacher_forwards / 1e6:.2f} M" if measured and measured.teacher_forwards else "",
             ]
         )
     return lines

@@ -56,6 +56,8 @@ class Measured(Result):
         image_quality: of generated images, see ``raykd.engine.quality``: ``hit``, ``classes``, ``pixel_diversity``, ...
         images: how many the student was shown, or the generators made.
         seconds: of training, those of earlier parts included.
+        teacher_forwards: what was computed, in forward passes of the teacher for one image, see
+            ``raykd.models.compute``; None where that could not be counted.
         gpu_hours: 0 without GPUs.
         controls: the runs beside it, by the names of their recipes.
     """
@@ -67,6 +69,7 @@ class Measured(Result):
     image_quality: Mapping[str, float] = under("images/", default_factory=dict)
     images: float | None = None
     seconds: float | None = None
+    teacher_forwards: float | None = None
     gpu_hours: float | None = None
     controls: "Mapping[str, Measured] | None" = None
     more: Mapping[str, Any] = under("", default_factory=dict)

@@ -24,7 +24,7 @@ class MeasuredCell(Result):
         last, blind, best: figures by name, such as ``accuracy/top1``.
         teacher: mean accuracy of the teachers; None without one.
         images: of a run; ``data_opened`` likewise, and the ``warnings`` of all.
-        seconds, gpu_hours: means over the seeds.
+        seconds, gpu_hours, teacher_forwards: means over the seeds; the last are None where not counted.
     """
 
     seeds: list[int]
@@ -38,6 +38,7 @@ class MeasuredCell(Result):
     gpu_hours: float
     data_opened: Mapping[str, list[str]]
     warnings: list[str] | None = None
+    teacher_forwards: float | None = None
 
 
 @dataclass(frozen=True)
