@@ -181,12 +181,12 @@ class PoolInversion(PoolMethod):
         call, config = self.begin_step(), self._config
         metrics: Metrics = {}
         for _ in range(self._batches_of(call)):
-            metrics = self._invert(call)
+            metrics = self.invert(call)
         metrics["pool/images"] = torch.tensor(float(len(self.pool)), device=self.world.device)
         if call >= config.warmup_calls:
             first = (call - config.warmup_calls) * config.student_steps
             for update in range(first, first + config.student_steps):
-                metrics["loss/kd"] = self._update_student(update)
+                metrics["loss/kd"] = self.update_student(update)
         return metrics
 
     def sample(self, num_images: int, seed: int) -> Tensor:
@@ -238,7 +238,7 @@ class PoolInversion(PoolMethod):
             return normal_latents(world, self._batch, config.latent_dim, seed, number)
         return label_latents(self._embeddings, labels, config.latent_dim, world, seed, number)
 
-    def _invert(self, call: int) -> Metrics:
+    def invert(self, call: int) -> Metrics:
         """Make one batch of images and append it to the pool."""
         config, number = self._config, self.pool.batches
         labels = self._labels.draw(number)
@@ -367,7 +367,8 @@ class PoolInversion(PoolMethod):
             logits = torch.stack(answers, dim=1)
         self.pool.append(images, labels, logits)
 
-    def _update_student(self, update: int) -> Tensor:
+    def update_student(self, update: int) -> Tensor:
+        """Take a step of the student on a draw of the pool; return the loss."""
         config, context = self._config, self.context
         drawn = self.pool.draw(context.global_batch, update)
         images = drawn.images
