@@ -19,7 +19,7 @@ from raykd.engine.implied_pixels import implied_pixels
 from raykd.engine.quality import image_quality
 from raykd.engine.rewind import describe_rewinds
 from raykd.engine.selection import Selection
-from raykd.engine.sentinel import CLASS_SPREAD, STRAGGLER, class_spread, find_warnings, kind_of
+from raykd.engine.sentinel import CLASS_SPREAD, MEMBER_FIGURES, STRAGGLER, class_spread, find_warnings, kind_of
 from raykd.errors import RaykdError
 from raykd.files import replacing
 from raykd.generators import EVERY
@@ -53,6 +53,7 @@ def finalize(
     has_student = "student" in built.method.roles
     figures = _save_student(built, selection, run, recipe) if has_student else {}
     quality = _measure_images(experiment, built, workspace)
+    worst = {name: quality.pop(name) for name in MEMBER_FIGURES if name in quality}
     if world.rank == 0:
         _write_statistics(recipe, built, run)
     not_judged = why_not_judged({COVERAGE: selection.pool.coverage} if len(selection.pool) else {})
@@ -78,7 +79,7 @@ def finalize(
         data_opened=built.opened.by_role(),
         published=recipe.published,
         not_judged=not_judged,
-        warnings=[*constants, *_collect_warnings(status, quality, built.spec.num_classes)] or None,
+        warnings=[*constants, *_collect_warnings(status, quality, worst, built.spec.num_classes)] or None,
         rewinds=status.get("rewinds") or None,
     )
 
@@ -92,11 +93,16 @@ def _teacher_forwards(built: Built) -> float | None:
     return float(round(macs / forward_macs(built.teacher, torch.zeros(shape, device=built.method.world.device))))
 
 
-def _collect_warnings(status: Mapping[str, Any], quality: Mapping[str, float], classes: int) -> list[str]:
-    """Return what the last report, the images made now and rewinds on the way say against the run."""
-    row = {}
+def _collect_warnings(
+    status: Mapping[str, Any], quality: Mapping[str, float], worst: Mapping[str, float], classes: int
+) -> list[str]:
+    """Return what the last report, the images made now and rewinds on the way say against the run.
+
+    ``worst`` are the figures of the worst classes of the images made now, where these are made for classes.
+    """
+    row = dict(worst)
     if "classes" in quality and 5 * classes <= _IMAGES:
-        row = {CLASS_SPREAD: class_spread(quality["classes"], classes)}
+        row[CLASS_SPREAD] = class_spread(quality["classes"], classes)
     last = {kind_of(text): text for text in status.get("warnings") or [] if kind_of(text) != STRAGGLER}
     now = {kind_of(text): text for text in find_warnings([row])}
     return [*{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]

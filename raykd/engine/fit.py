@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from raykd.data.streams import TrainStream
+from raykd.engine.bank_figures import bank_figures
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.finite import FiniteGuard, check_finite
 from raykd.engine.pace import Pace
@@ -61,7 +62,7 @@ def fit(
         guard.check(row := {**row, **parameter_norms(method.trained)})
         if due:
             waiting = pace.waiting()
-            figures = score_student(method, selection, evaluator)
+            figures = {**score_student(method, selection, evaluator), **bank_figures(method, teacher)}
             check_finite(figures, done)
             samples = sample_sheet(method, teacher, batches)
             metrics = {"step": done, **pace.rates(done), **waiting, **row, **figures}

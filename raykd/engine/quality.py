@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from raykd.distributed.world import World
+from raykd.engine.sentinel import member_figures
 from raykd.models.moments import variance_gaps
 from raykd.spec import DataSpec
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
 """Batches of images (N, C, H, W) and their target classes (N,), None for generators that were given none."""
-_SURE = 0.9  # of the teacher's largest probability
+SURE = 0.9
+"""The teacher's largest probability of an image above which it is sure."""
 
 
 @torch.no_grad()
 def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world: World) -> dict[str, float]:
     """Return figures over all workers' batches; every worker must call it.
 
-    ``hit``: per cent to which the teacher gives the class asked for (absent where none was).
+    ``hit``: per cent to which the teacher gives the class asked for (absent where none was); with it the figures of
+    ``raykd.engine.sentinel.member_figures``, by their report keys.
     ``classes``: effective number of classes, exp of the entropy of the teacher's labels; K if balanced.
     ``pixel_diversity``, ``feature_diversity``: root mean square distance of an image (of its penultimate
     features) to the mean of its class, in per cent of the root mean square of all; the classes are those asked
@@ -34,24 +37,32 @@ def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world
         labels = logits.argmax(1)
         labelled = targets is not None
         groups = labels if targets is None else targets.to(labels.device)
-        batch_sums = {"labels": labels.bincount(minlength=num_classes), "hits": (labels == groups).sum()}
+        batch_sums = {
+            "labels": labels.bincount(minlength=num_classes),
+            "hits": groups[labels == groups].bincount(minlength=num_classes),
+        }
         batch_sums["rows"] = groups.bincount(minlength=num_classes)
         for name, rows in (("pixel", images.flatten(1)), ("feature", features.flatten(1))):
             precise = rows.double()
             totals = precise.new_zeros(num_classes, precise.shape[1]).index_add_(0, groups, precise)
-            batch_sums |= {f"{name}/totals": totals, f"{name}/squares": precise.square().sum()}
+            squares = precise.new_zeros(num_classes).index_add_(0, groups, precise.square().sum(1))
+            batch_sums |= {f"{name}/totals": totals, f"{name}/squares": squares}
         sums = {name: sums.get(name, 0) + value for name, value in batch_sums.items()}
     sums = {name: world.sum(value.to(torch.float64)) for name, value in sums.items()}
     count = sums["rows"].sum()
     share = sums["labels"] / count
     figures = {"classes": (-(share * share.clamp(min=1e-12).log()).sum()).exp().item()}
     if labelled:
-        figures["hit"] = (100 * sums["hits"] / count).item()
+        figures["hit"] = (100 * sums["hits"].sum() / count).item()
     for name in ("pixel", "feature"):
-        # sum |x - mean of its class|^2 = sum |x|^2 - sum over classes |total|^2 / rows
-        explained = (sums[f"{name}/totals"].square().sum(1) / sums["rows"].clamp(min=1)).sum()
-        within = (1 - explained / sums[f"{name}/squares"].clamp(min=1e-12)).clamp(min=0)
-        figures[f"{name}_diversity"] = 100 * within.sqrt().item()
+        squares = sums[f"{name}/squares"]
+        # sum |x - mean of its class|^2 = sum |x|^2 - |total|^2 / rows
+        within = (squares - sums[f"{name}/totals"].square().sum(1) / sums["rows"].clamp(min=1)).clamp(min=0)
+        total = squares.sum().clamp(min=1e-12)
+        figures[f"{name}_diversity"] = 100 * (within.sum() / total).sqrt().item()
+        if labelled and name == "pixel":
+            diversity = 100 * (within / sums["rows"] / (total / count)).sqrt()
+            figures |= member_figures(100 * sums["hits"] / sums["rows"], diversity)
     return figures
 
 
@@ -72,7 +83,7 @@ def batch_quality(images: Tensor, teacher: nn.Module, spec: DataSpec, world: Wor
     pixels = spec.denormalise(images)
     found = {
         "outside": ((pixels < 0) | (pixels > 1)).float().mean(),
-        "confident": (confidence > _SURE).float().mean(),
+        "confident": (confidence > SURE).float().mean(),
     }
     figures = {f"images/{name}": 100 * value.item() for name, value in found.items()}
     present, groups, counts = labels.unique(return_inverse=True, return_counts=True)

@@ -29,6 +29,18 @@ RAREST, RAREST_CLASS = "images/rarest", "images/rarest_class"
 """Report keys: images of the rarest class in per cent of an equal share, and which class it is."""
 DIVERSITY = "images/pixel_diversity"
 """Report key, see ``raykd.engine.quality``."""
+HIT = "images/hit"
+"""Report key of a bank in training: images, in per cent, that the teacher takes for the class that they are for."""
+LEAST_HIT, LEAST_HIT_CLASS, MISSED = "images/least_hit", "images/least_hit_class", "images/missed_classes"
+"""Report keys, see ``member_figures``: of the class with the fewest hits, and how many classes have too few."""
+LEAST_DIVERSITY, LEAST_DIVERSITY_CLASS = "images/least_diversity", "images/least_diversity_class"
+ALIKE = "images/alike_classes"
+"""Report keys, see ``member_figures``: of the class whose images differ least, and of how many they are alike."""
+PROGRESS = "images/progress"
+"""Report key of a bank: the per cent of their steps that the generators have behind them; at 100 they are finished."""
+_WORST = ((LEAST_HIT, LEAST_HIT_CLASS), (LEAST_DIVERSITY, LEAST_DIVERSITY_CLASS))
+MEMBER_FIGURES = (MISSED, ALIKE, *_WORST[0], *_WORST[1])
+"""All of ``member_figures``."""
 WAITING_OTHERS, WAITING_LEAST, LEAST_RANK = "waiting/others", "waiting/least", "waiting/least_rank"
 """Report keys of several workers on CPUs: the share of its time, in per cent, in which the worker that waits least has
 waited for others, its rank, and the mean of the others' shares."""
@@ -38,6 +50,9 @@ _WAITS = 33.0  # per cent of the others' time; then a worker that waits half as 
 _COLLAPSED = 50.0  # per cent of CLASS_SPREAD; healthy runs end above 75, and one of 20 had 33 per cent right
 _STARVED = 5.0  # per cent of RAREST; healthy runs soon have 25 and more
 _STARVING = 4  # reports: a class may come late
+_GROWN = 33.0  # per cent of PROGRESS; before it a generator may not know its class yet
+_MISSED = 25.0  # per cent of the images made for a class; healthy generators soon have 90 and more
+_OF_MEMBERS = ("starvation", "sameness")
 _ALIKE = 5.0  # per cent of DIVERSITY; healthy runs have 50 and more
 _EXPLODED = 1e6  # of a loss, and of the norm of a network's parameters
 _PLATEAU = 8  # reports
@@ -78,6 +93,33 @@ def class_figures(labels: Tensor, num_classes: int) -> dict[str, float]:
     return found
 
 
+def member_figures(hits: Tensor, diversity: Tensor) -> dict[str, float]:
+    """Return what a report says of the worst of a bank's classes.
+
+    Args:
+        hits: per cent of the images made for each class that the teacher takes for it, (K,); NaN for classes without
+            images.
+        diversity: of the images of each class in per cent, see ``raykd.engine.quality``, (K,); NaN for such classes.
+    """
+    found = {MISSED: float((hits < _MISSED).sum()), ALIKE: float((diversity < _ALIKE).sum())}
+    for (name, label), values in zip(_WORST, (hits, diversity), strict=True):
+        if not values.isnan().all():
+            least, cls = values.nan_to_num(nan=torch.inf).min(0)
+            found |= {name: least.item(), label: float(cls)}
+    return found
+
+
+def _as_judged(row: Row, finished: Row) -> Row:
+    """Return a report's figures without the hits of young generators, with those of others that are finished."""
+    hits = (MISSED, *_WORST[0]) if row.get(PROGRESS, 100.0) < _GROWN else ()
+    judged = {name: value for name, value in row.items() if name not in hits}
+    judged |= {name: judged.get(name, 0.0) + finished[name] for name in (MISSED, ALIKE) if name in finished}
+    for name, label in _WORST:
+        if finished.get(name, torch.inf) < judged.get(name, torch.inf):
+            judged |= {name: finished[name], label: finished[label]}
+    return judged
+
+
 def find_warnings(rows: Sequence[Row]) -> list[str]:
     """Return what the figures of the last of these reports say against the run, each with its likely causes."""
     found, row = [], rows[-1]
@@ -94,7 +136,19 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
             f"({row[RAREST]:.1f} % of an equal share), so the student does not learn it; a larger weight on balanced "
             "classes (method.entropy_weight, method.balance_weight) or a larger batch may help"
         )
-    if row.get(DIVERSITY, 100.0) < _ALIKE:
+    if row.get(MISSED):
+        found.append(
+            f"starvation: the teacher takes {row[LEAST_HIT]:.0f} % of the images made for class "
+            f"{row[LEAST_HIT_CLASS]:.0f} for it{_and_others(row[MISSED])}, so no student learns it from them; a larger "
+            "weight on the class (method.class_weight), more steps or another rate (method.generator_optim.lr) may help"
+        )
+    if row.get(ALIKE):
+        found.append(
+            f"sameness: the images made for class {row[LEAST_DIVERSITY_CLASS]:.0f} are all alike (diversity "
+            f"{row[LEAST_DIVERSITY]:.1f} %){_and_others(row[ALIKE])}, so a student sees next to nothing; a larger "
+            "weight on moments (method.moment_weight), a lower rate (method.generator_optim.lr) or a new seed may help"
+        )
+    elif row.get(DIVERSITY, 100.0) < _ALIKE:
         found.append(
             f"sameness: the generated images of a class are all alike (diversity {row[DIVERSITY]:.1f} %), so the "
             "student sees next to nothing; a lower generator rate (method.generator_optim.lr) or another seed may help"
@@ -123,6 +177,11 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
             "low, or no gradient reaches them"
         )
     return found
+
+
+def _and_others(classes: float) -> str:
+    """Return that as much holds of others of so many classes."""
+    return f", and hardly more of {classes - 1:.0f} others" if classes > 1 else ""
 
 
 def find_straggler(row: Row) -> str | None:
@@ -157,6 +216,7 @@ class Sentinel:
         self.sound_step = 0
         self._told: set[str] = set()
         self._rows: list[Row] = []
+        self._finished: Row = {}
         for row in earlier:
             self._take(row)
 
@@ -182,11 +242,19 @@ class Sentinel:
             logger.warning("step %.0f: %s", row.get("step", 0), confirmed[kind])
         signs = [text for kind, text in confirmed.items() if kind != STRAGGLER]
         if signs and self._config.policy != "warn":
-            raise Unhealthy(f"{'; '.join(signs)} (at step {row['step']:.0f} and the report before it)")
+            where = ", where these generators end" if row.get(PROGRESS) == 100 else " and the report before it"
+            raise Unhealthy(f"{'; '.join(signs)} (at step {row['step']:.0f}{where})")
 
     def _take(self, row: Row) -> dict[str, str]:
-        """Add a row and return its warnings, by kind, that the row before it has too."""
+        """Add a row and return its warnings, by kind, that the row before it has too.
+
+        What it says of finished generators is final: it needs no second report, and holds in all later ones.
+        """
         before = {kind_of(text) for text in self._found}
+        row = _as_judged(row, self._finished)
+        if row.get(PROGRESS) == 100:
+            before.update(_OF_MEMBERS)
+            self._finished = {name: row[name] for name in MEMBER_FIGURES if name in row}
         self._rows = [*(one for one in self._rows[1 - _PLATEAU :] if one["step"] > self._since), row]
         self._found = find_warnings(self._rows)
         if all(kind_of(text) == STRAGGLER for text in self._found):

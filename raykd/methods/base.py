@@ -1,7 +1,7 @@
 """Method: one distillation algorithm, and all that the engine may know of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +22,9 @@ from raykd.spec import Batch, DataSpec
 
 PATCHES = "patches"
 """The stream of other images as they are: one batch a step, never augmented."""
+
+JUDGED = 1024
+"""Images of generators that are given no class, by which these are judged at a report."""
 
 ClassMoments = list[tuple[Tensor, Tensor]]
 """Per BatchNorm layer of the teacher the (mean, biased variance) of its input by class, each float32 (K, C)."""
@@ -198,6 +201,21 @@ class BankMethod(Method):
     @abstractmethod
     def milestone(self) -> bool:
         """Tell whether generators have just been finished that should be kept now; all workers agree."""
+
+    @property
+    def progress(self) -> float:
+        """Return the per cent of their steps that the generators in training have behind them; all workers agree."""
+        return 100 * self.steps_done / self.total_steps
+
+    def class_images(self, each: int, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield images (N, C, H, W) of the generators in training and the classes (N,) that they are for, by batches.
+
+        All workers together yield about ``each`` images of every class, a worker those of its own generators: none
+        where it has none. The classes are None for generators that are given none, and then there are not more than
+        ``JUDGED`` images. ``seed`` is as for ``sample``.
+        """
+        images = self.sample(min(JUDGED, each * self.context.spec.num_classes), seed)
+        yield images[self.world.rank :: self.world.size], None
 
     @abstractmethod
     def products(self) -> dict[str, dict[str, Tensor]]:

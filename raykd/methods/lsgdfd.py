@@ -22,7 +22,7 @@ wave its class is in. The generators' running statistics are averaged anew at th
 ``settle_passes`` batches: the student phase mixes classes, and therefore samples by them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -36,7 +36,7 @@ from raykd.generators.waves import Wave, plan_waves
 from raykd.methods.base import BankMethod, MethodContext, Metrics, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_members, by_members
 from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, hit_rate
-from raykd.methods.members import LATENTS, Members, build_bank, members_per_wave, sample_bank
+from raykd.methods.members import LATENTS, Members, build_bank, members_per_wave, sample_bank, sample_classes
 from raykd.methods.signs import Remark, TeacherSigns
 from raykd.models.moments import merged
 from raykd.spec import Batch
@@ -121,6 +121,11 @@ class Lsgdfd(ShardedMethod, BankMethod):
         """Tell whether the last step was the last of its wave."""
         return bool(self._waves) and self._progress[self._waves[0].classes[0]] == self.context.steps
 
+    @property
+    def progress(self) -> float:
+        """Return the per cent of their steps that the members of the present wave have behind them."""
+        return 100 * self._progress[self._waves[0].classes[0]] / self.context.steps if self._waves else 100.0
+
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update this worker's members of the wave, beginning the next wave where one has ended."""
         if self.milestone:
@@ -160,6 +165,11 @@ class Lsgdfd(ShardedMethod, BankMethod):
         """Return images of this worker's present members in turn, by their running statistics."""
         bank = self.members.bank if self.members else build_bank((0,), self._config, self.context)
         return sample_bank(bank, bank.classes, num_images, seed, self.world)
+
+    def class_images(self, each: int, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield images of this worker's present members, by their running statistics."""
+        if self.members:
+            yield from sample_classes(self.members.bank, self.members.bank.classes, each, seed, self.world)
 
     def products(self) -> dict[str, dict[str, Tensor]]:
         """Return this worker's members of the wave that has just ended."""

@@ -15,7 +15,7 @@ Where we differ: with several workers gradients and moments are those of the glo
 normalisation sees a worker's share. What is produced is a bank of one member that serves all classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -28,9 +28,10 @@ from raykd.distributed.updater import Updater
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY
+from raykd.generators.waves import Wave
 from raykd.methods.base import BankMethod, MethodContext, Metrics
 from raykd.methods.inversion import InversionConfig, Objective, bank_manifest, by_row, hit_rate
-from raykd.methods.members import REFRESH, build_bank, refresh_running_stats, sample_bank
+from raykd.methods.members import REFRESH, build_bank, refresh_running_stats, sample_bank, sample_classes
 from raykd.models.moments import merged
 from raykd.spec import Batch
 
@@ -126,6 +127,14 @@ class LsgdfdSingle(BankMethod):
     def sample(self, num_images: int, seed: int) -> Tensor:
         """Return images of all classes in turn, by the generator's running statistics."""
         return sample_bank(self.generator, range(self._classes), num_images, seed, self.world)
+
+    def class_images(self, each: int, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield images of this worker's part of the classes, where the generator is told the class."""
+        if self._conditions:
+            part = Wave(0, tuple(range(self._classes))).share(self.world.rank, self.world.size)
+            yield from sample_classes(self.generator, part, each, seed, self.world)
+        else:
+            yield from super().class_images(each, seed)
 
     def products(self) -> dict[str, dict[str, Tensor]]:
         """Return the generator, from one worker, since all have the same."""

@@ -1,7 +1,7 @@
 """A worker's generators of a wave, with their optimizer and their noise, saved and restored by class."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ _MOMENTUM = 0.1
 """What one batch weighs in a bank's running statistics."""
 _CHUNK = 32
 """Images that a bank computes at a time on a processor, where larger tensors only cost memory traffic."""
+_SAMPLED = 256
+"""Images that are sampled at a time to be looked at."""
 
 
 class Members:
@@ -151,6 +153,27 @@ def sample_bank(bank: GeneratorBank, classes: Sequence[int], num_images: int, se
     source = torch.Generator().manual_seed(seed)
     z = torch.randn(num_images, bank.latent_dim, generator=source)
     labels = torch.tensor([classes[row % len(classes)] for row in range(num_images)])
+    return _sampled(bank, z, labels, world)
+
+
+def sample_classes(
+    bank: GeneratorBank, classes: Sequence[int], each: int, seed: int, world: World
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ``each`` images of every class and their labels, some classes at a time, by the running statistics.
+
+    A class's latents depend on (seed, class) alone, so its images do not depend on which worker has its generator.
+    """
+    source, at_once = torch.Generator(), max(1, _SAMPLED // each)
+    for first in range(0, len(classes), at_once):
+        group = classes[first : first + at_once]
+        seeds = [mix(seed, cls) for cls in group]
+        z = torch.cat([torch.randn(each, bank.latent_dim, generator=source.manual_seed(one)) for one in seeds])
+        labels = torch.tensor(group).repeat_interleave(each)
+        yield _sampled(bank, z, labels, world), labels.to(world.device)
+
+
+def _sampled(bank: GeneratorBank, z: Tensor, labels: Tensor, world: World) -> Tensor:
+    """Return the images (N, C, H, W) of a bank in training, by its running statistics, which stay as they are."""
     bank.eval()
     try:
         with torch.no_grad():

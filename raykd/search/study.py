@@ -8,10 +8,9 @@ import hashlib
 import json
 import logging
 import sqlite3
-import uuid
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,8 +22,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from raykd.errors import CorruptError, SetupError, UsageError, masked
-from raykd.files import damaged, describe, is_file, is_free, locked, make_folder, read_json
-from raykd.search.attributes import EARLIER, GENERATION, REPEATS, SUM, SUMMED, TOO_MANY, TUNER
+from raykd.files import damaged, describe, is_file, read_json
+from raykd.search.attributes import EARLIER, GENERATION, REPEATS, SUM, SUMMED, TOO_MANY
 from raykd.search.dimension import Dimension, from_parameter, to_parameter
 from raykd.search.grid import canonical_key, count_trials, list_given
 from raykd.search.objectives import OBJECTIVES
@@ -37,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 _GIVEN = "fixed_params"
 """System attribute in which Optuna keeps the values that a trial was enqueued with."""
-_TAKING_OVER = ".taking-over"
-"""Name of the file in the tuners' folder that is locked while one of them looks for trials that others left."""
 _NOT_OF_THIS_SEARCH = (TOO_MANY, EARLIER)
 _OF_DISKS = (
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
@@ -121,22 +118,6 @@ def _check_record(study: Study, folder: Path) -> None:
     if len(ended) < reported:
         what = f"it holds {len(ended)} trials that have ended, {REPORT} tells of {reported}"
         raise damaged(file, what, _RESTORE)
-
-
-@contextmanager
-def registered_tuner(study: Study, folder: Path) -> Iterator[str]:
-    """Register this process as a tuner of the study, and let the trials that dead tuners left at work wait for one.
-
-    It yields the tuner's name, that of a file in the folder which is locked while the process lives. Tuners that share
-    a database but no folder cannot see each other's locks, and leave each other's trials alone.
-    """
-    tuners = folder / "tuners"
-    make_folder(tuners)
-    own = tuners / uuid.uuid4().hex
-    with locked(own, wait=True):
-        with locked(tuners / _TAKING_OVER, wait=True):  # of two that start together only one finds a trial left
-            _take_over(study, tuners, own)
-        yield own.name
 
 
 def draw_values(trial: Trial, space: SearchSpace) -> Values:
@@ -285,31 +266,3 @@ def best_trials(study: Study) -> list[FrozenTrial]:
         return [trial for trial in study.best_trials if trial.number in numbers] if complete else []
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
     return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
-
-
-def _take_over(study: Study, tuners: Path, own: Path) -> None:
-    """Let the trials that dead tuners of this folder were at wait again; their runs go on from checkpoints.
-
-    Each keeps its number, values and reports: the study holds no attempt beside it, and the sampler, which is seeded by
-    that number, draws what is not drawn yet, and later trials, as it would have without the death.
-    """
-    storage = study._storage  # Optuna's own interface has no way back from RUNNING
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        tuner = trial.user_attrs.get(TUNER)
-        # Without a tuner's name it was just being asked for, by one that died then if nobody else is there.
-        if not (_is_alone(study, tuners, own) if tuner is None else is_free(tuners / str(tuner))):
-            continue
-        if TOO_MANY in trial.user_attrs:  # its tuner died while it gave the trial back
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            continue
-        # First, so that whoever asks for it is not taken for the dead one.
-        storage.set_trial_user_attr(trial._trial_id, TUNER, None)
-        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-        logger.info("trial %d was at work when its tuner ended: it goes on", trial.number)
-
-
-def _is_alone(study: Study, tuners: Path, own: Path) -> bool:
-    """Tell whether no other tuner is at the study: none that is alive here, and none ever of another folder."""
-    others = [path for path in tuners.glob("[!.]*") if path != own]
-    known = {trial.user_attrs.get(TUNER) for trial in study.get_trials(deepcopy=False)} - {None}
-    return all(map(is_free, others)) and known <= {path.name for path in others}

@@ -3,6 +3,7 @@
 The study is the record of a search, so all of this is written there at once; run directories are only tidied.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from raykd.search.space import SearchSpace, Values
 from raykd.search.study import best_trials, draw_values, end_trial, ended_trials, own_trials
 from raykd.store.run_directory import CHECKPOINTS
 from raykd.store.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 class Segment(NamedTuple):
@@ -90,7 +93,7 @@ class StudyTrials:
         space: what is searched.
         objectives: names of the objectives, in the order of the study's values.
         workspace: the store of the trials' runs.
-        tuner: name of this process in the study, see ``raykd.search.study.registered_tuner``.
+        tuner: name of this process in the study, see ``raykd.search.tuners.registered_tuner``.
     """
 
     study: Study
@@ -128,6 +131,8 @@ class StudyTrials:
 
         One that was recorded before its tuner died is left as it is.
         """
+        if self._is_lost(trial):
+            return
         value = report.objectives.get(self.objectives[0])
         if len(self.objectives) > 1 or value is None or not math.isfinite(value):
             return
@@ -135,7 +140,16 @@ class StudyTrials:
             trial.report(value, report.number)
 
     def record_end(self, trial: Trial, outcome: TrialOutcome) -> bool:
-        """Record how a trial ended; tell whether it is complete. A pruned one's checkpoints are removed."""
+        """Record how a trial ended; tell whether it is complete. A pruned one's checkpoints are removed.
+
+        One that another tuner has taken over is that one's to record.
+        """
+        if self._is_lost(trial):
+            logger.warning(
+                "trial %d: another tuner has taken it over, since none of this one's signs of life had arrived",
+                trial.number,
+            )
+            return False
         match outcome:
             case Failed(reason):
                 self._fail(trial, reason)
@@ -181,6 +195,11 @@ class StudyTrials:
         """Return the ids of runs that trials have begun and not ended: of equal values, several train the same run."""
         at_work = [trial for trial in own_trials(self.study) if not trial.state.is_finished()]
         return {run for trial in at_work if RUN in trial.user_attrs for run in self._runs(trial)}
+
+    def _is_lost(self, trial: Trial) -> bool:
+        """Tell whether another tuner has taken a trial over: this one's machine was asleep, or its network down."""
+        now = self.study.get_trials(deepcopy=False)[trial.number]
+        return now.state != TrialState.RUNNING or now.user_attrs.get(TUNER, self.tuner) != self.tuner
 
     def _fail(self, trial: Trial, reason: str) -> None:
         trial.set_user_attr(REASON, reason)

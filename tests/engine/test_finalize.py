@@ -29,4 +29,4 @@ def test_networks_of_labelled_data_leave_statistics_if_they_have_norms(
 
 def test_a_worker_that_was_slow_speaks_not_against_the_figures() -> None:
     status = {"warnings": ["straggler: worker 1 computes 95 % of the time", "plateau: blind agreement has stayed"]}
-    assert _collect_warnings(status, {}, 10) == ["plateau: blind agreement has stayed"]
+    assert _collect_warnings(status, {}, {}, 10) == ["plateau: blind agreement has stayed"]

@@ -66,6 +66,20 @@ def test_all_workers_take_what_fits_the_poorest(workers: list[Saved]) -> None:
     assert [worker["capacity"] for worker in workers] == [2, 2]  # one member each
 
 
+def test_the_figures_of_a_bank_are_those_of_all_workers_generators(workers: list[Saved]) -> None:
+    with double_precision():
+        alone = two_workers.figures(World.alone(), "lsgdfd", statistics="class")
+        one = two_workers.figures_of_one(World.alone())
+    for worker in workers:
+        assert worker["figures of a bank"].keys() == alone.keys()
+        for name in alone.keys() - {"images/batch_norm_gap"}:  # of the images of a batch, of which a worker has others
+            torch.testing.assert_close(worker["figures of a bank"][name], alone[name], msg=name)
+        assert worker["figures of one"] == pytest.approx(one)
+    for name in ("figures of a conditional generator", "figures of a generator"):
+        assert workers[0][name] == workers[1][name]
+        assert ("images/hit" in workers[0][name]) == ("conditional" in name)
+
+
 def test_two_workers_play_the_game_of_one(workers: list[Saved]) -> None:
     with double_precision():
         alone = two_workers.game(World.alone())

@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from raykd.config.optim import Sgd
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import World
+from raykd.engine.bank_figures import bank_figures, judge_images
 from raykd.methods.base import BankMethod
 from raykd.methods.inversion import by_row
-from tests.methods.patterns import ADAM, CLASSES, EACH, double_precision, lsgdfd, pattern_setting
-from tests.methods.toy import made_batches, made_method, made_setting
+from tests.methods.patterns import (
+    ADAM,
+    CLASSES,
+    EACH,
+    double_precision,
+    lsgdfd,
+    pattern_setting,
+    patterned,
+    teacher_of_patterns,
+)
+from tests.methods.toy import SPEC, made_batches, made_method, made_setting
 
 STEPS, ROWS = 4, 6
 
@@ -40,6 +50,20 @@ def replica(world: World, statistics: str) -> dict[str, Any]:
         method.step({})
     parameters = dict(method.trained["generator"].named_parameters())
     return {"parameters": parameters, "first": first["loss/moments"], "products": list(method.products())}
+
+
+def figures(world: World, name: str, **fields: Any) -> dict[str, Tensor]:
+    """What a report says of a bank's generators after a step."""
+    method = made_method(name, pattern_setting(world=world, steps=STEPS), **fields)
+    method.step({})
+    figures = bank_figures(method, method.context.networks["teacher"])
+    return {name: torch.tensor(value) for name, value in figures.items()}
+
+
+def figures_of_one(world: World) -> dict[str, float]:
+    """The figures where only the first worker has images."""
+    images, labels = patterned(EACH, 5), torch.arange(CLASSES).repeat_interleave(EACH)
+    return judge_images([(images, labels)] if world.rank == 0 else [], teacher_of_patterns(), SPEC, world)
 
 
 def seen() -> tuple[Tensor, Tensor]:
@@ -96,6 +120,10 @@ def main(folder: Path) -> None:
             "divergence": whole_bank(world, "divergence"),
             "global": replica(world, "global"),
             "class": replica(world, "class"),
+            "figures of a bank": figures(world, "lsgdfd", statistics="class"),
+            "figures of a conditional generator": figures(world, "lsgdfd_single", conditional=True),
+            "figures of a generator": figures(world, "lsgdfd_single", conditional=False),
+            "figures of one": figures_of_one(world),
             "rows": rows_of_all(world),
             "capacity": smallest_capacity(world),
             "game": game(world),

@@ -12,8 +12,8 @@ from optuna.trial import Trial
 
 from raykd.search.proposer import make_proposer
 from raykd.search.space import SearchSpace
-from raykd.search.study import registered_tuner
 from raykd.search.trials import Complete, Proposal, Pruned, StudyTrials, TrialReport
+from raykd.search.tuners import registered_tuner
 from raykd.store.workspace import Workspace
 from tests.search.made_study import opened
 
@@ -28,7 +28,7 @@ WRITES = {
 def search(folder: Path, searched: SearchSpace, url: str | None = None) -> None:
     """Search to the end, one trial after the other; a third of the trials is pruned."""
     study = opened(folder, searched, url=url)
-    with registered_tuner(study, folder / "made-0") as tuner:
+    with registered_tuner(study, folder / "made-0", shared=url is not None) as tuner:
         trials = StudyTrials(study, searched, ("accuracy",), Workspace(None, folder / "runs"), tuner)
         proposer = make_proposer(trials)
         while isinstance(proposal := proposer.next(), Proposal):

@@ -17,8 +17,9 @@ from raykd.search.proposer import make_proposer
 from raykd.search.report import build_report, write_search
 from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
-from raykd.search.study import best_trials, open_study, registered_tuner
+from raykd.search.study import best_trials, open_study
 from raykd.search.trials import DONE, WAIT, Complete, Failed, NoProposal, Proposal, StudyTrials, TrialReport
+from raykd.search.tuners import TUNERS, registered_tuner
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -218,9 +219,9 @@ def test_what_a_dead_tuner_left_at_work_keeps_its_place(tmp_path: Path) -> None:
     dead = Tuner(tmp_path, searched, "dead")
     dead.generation(temperature)
     assert isinstance(dead.ask(), Proposal)
-    (folder / "tuners").mkdir()
-    (folder / "tuners/dead").touch()
-    with registered_tuner(dead.study, folder) as name:
+    (folder / TUNERS).mkdir()
+    (folder / TUNERS / "dead").touch()
+    with registered_tuner(dead.study, folder, shared=True) as name:
         tuner = Tuner(tmp_path, searched, name)
         assert len(tuner.generation(temperature)) == 4
         assert len(tuner.generation(temperature)) == 4

@@ -1,31 +1,22 @@
 """The study: what is proposed, what counts, and what a dead tuner leaves; without Ray."""
 
 import sqlite3
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from raykd.errors import CorruptError, UsageError
-from raykd.search.attributes import TOO_MANY, TUNER
 from raykd.search.report import read_values
 from raykd.search.study import (
     best_trials,
     draw_values,
     end_trial,
-    ended_trials,
     enqueue,
     learn_from_earlier,
     load_earlier_trials,
     open_study,
-    registered_tuner,
     started_trials,
 )
 from tests.search.made_study import SPACE, filled_study, opened, space
@@ -55,79 +46,6 @@ def test_points_come_first(tmp_path: Path) -> None:
     study = opened(tmp_path, searched)
     enqueue(study, searched)
     assert draw_values(study.ask(), searched) == point
-
-
-def test_what_a_dead_tuner_was_at_is_asked_for_again(tmp_path: Path) -> None:
-    searched = space(tmp_path)
-    study = opened(tmp_path, searched)
-    with registered_tuner(study, tmp_path / "made-0") as dead:
-        at_work = study.ask()
-        values = draw_values(at_work, searched)
-        at_work.set_user_attr(TUNER, dead)
-        with registered_tuner(study, tmp_path / "made-0"):  # another that lives takes nothing
-            assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
-    elsewhere = study.ask()
-    draw_values(elsewhere, searched)
-    elsewhere.set_user_attr(TUNER, "of another folder")
-    with registered_tuner(study, tmp_path / "made-0"):
-        again = study.ask()
-        assert (again.number, draw_values(again, searched)) == (at_work.number, values), "no attempt beside it"
-    assert ended_trials(study) == []
-    assert study.trials[elsewhere.number].state == TrialState.RUNNING
-
-
-def test_of_two_tuners_that_start_together_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    searched = space(tmp_path)
-    study = opened(tmp_path, searched)
-    with registered_tuner(study, tmp_path / "made-0") as dead:
-        trial = study.ask()
-        draw_values(trial, searched)
-        trial.set_user_attr(TUNER, dead)
-    set_attribute, taken = RDBStorage.set_trial_user_attr, list[int]()
-
-    def set_slowly(*given: Any, **named: Any) -> None:
-        taken.append(1)
-        time.sleep(0.5)
-        set_attribute(*given, **named)
-
-    monkeypatch.setattr(RDBStorage, "set_trial_user_attr", set_slowly)
-
-    def register(mine: optuna.Study) -> None:
-        with registered_tuner(mine, tmp_path / "made-0"):
-            together.wait(timeout=60)
-
-    together = threading.Barrier(2)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(register, [opened(tmp_path, searched) for _ in range(2)]))
-    assert ([trial.state for trial in study.trials], len(taken)) == ([TrialState.WAITING], 1)
-
-
-def test_a_trial_whose_tuner_died_as_it_asked_is_taken_over_by_who_is_alone(tmp_path: Path) -> None:
-    """It keeps the values that it was enqueued with; while others are there, it may be one of theirs."""
-    point = {"student.model": "hinton800", "data.augment": ["crop"], "method.temperature": 4.0, "schedule.steps": 5}
-    searched = space(tmp_path, points=[point])
-    study, folder = opened(tmp_path, searched), tmp_path / "made-0"
-    enqueue(study, searched)
-    with registered_tuner(study, folder):
-        study.ask()
-        with registered_tuner(study, folder):
-            assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
-    with registered_tuner(study, folder):
-        assert draw_values(study.ask(), searched) == point
-    other = study.ask()
-    other.set_user_attr(TUNER, "of another folder")
-    with registered_tuner(study, folder):
-        assert [trial.state for trial in study.trials] == [TrialState.RUNNING] * 2
-
-
-def test_a_trial_that_was_being_given_back_is_not_asked_for_again(tmp_path: Path) -> None:
-    study, folder = opened(tmp_path, space(tmp_path)), tmp_path / "made-0"
-    with registered_tuner(study, folder) as dead:
-        trial = study.ask()
-        trial.set_user_attr(TUNER, dead)
-        trial.set_user_attr(TOO_MANY, True)
-    with registered_tuner(study, folder):
-        assert [trial.state for trial in study.trials] == [TrialState.FAIL]
 
 
 def test_an_earlier_search_is_learnt_from_and_does_not_count(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "weights": ("*.safetensors",),
     "set": ("manifest.json", "train-00000-of-00001.parquet"),
     "logits": ("*.parquet", "*.lock"),
-    "search": ("study.db", "search.json", "best.yaml", "tuners", "figures", "figures/history.html"),
+    "search": ("study.db", "search.json", "best.yaml", ".tuners", "figures", "figures/history.html"),
 }  # fmt: skip
 """What there is to damage. Of checkpoints the newest, whose files stand for those of the one before it."""
 

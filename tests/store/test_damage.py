@@ -59,7 +59,7 @@ REPRESENTATIVE = (
 )
 
 
-LEFT_OUT = (".lock", "figures/", "tuners/")  # nobody reads them
+LEFT_OUT = (".lock", "figures/", ".tuners/")  # nobody reads them
 
 
 @pytest.fixture(scope="session")

@@ -34,9 +34,10 @@ from raykd.search.attributes import IMAGES_MADE
 from raykd.search.proposer import Proposer, make_proposer
 from raykd.search.report import build_report, write_figures, write_search
 from raykd.search.setup import Search, SearchStopped, shared_sources
-from raykd.search.study import best_trials, ended_trials, open_study, registered_tuner, started_trials
+from raykd.search.study import best_trials, ended_trials, open_study, started_trials
 from raykd.search.study_storage import storage_errors
 from raykd.search.trials import Segment, StudyTrials
+from raykd.search.tuners import registered_tuner
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,8 @@ class Tuning:
 
     def _run(self) -> SearchResult:
         planned = self._planned
-        with registered_tuner(self._study, planned.folder) as tuner:
+        shared = self._cluster.study is not None
+        with registered_tuner(self._study, planned.folder, shared=shared, should_stop=self._should_stop) as tuner:
             trials = StudyTrials(self._study, planned.space, planned.objectives, self._workspace, tuner)
             proposer = make_proposer(trials)
             if len(ended_trials(self._study)) < proposer.target:
