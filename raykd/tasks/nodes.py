@@ -41,6 +41,7 @@ _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # elsewhere Ray takes 127.0.0.1 for another name of the outer address
     "RAY_memory_monitor_refresh_ms": "0",  # as of a run's own Ray on this machine
     "RAY_worker_niceness": "0",
+    "RAY_worker_register_timeout_seconds": "300",  # several nodes start processes at once, on one machine
 }
 
 
@@ -78,7 +79,8 @@ class LocalNodes:
                 "--include-dashboard=false", "--num-cpus=0",
             )  # fmt: skip
             self._wait_for(self._head)
-            self._nodes = [self._add() for _ in range(count)]
+            for _ in range(count):
+                self._nodes.append(self._add())
             self.wait()
         except BaseException:
             self.close()

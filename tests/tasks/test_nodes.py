@@ -104,7 +104,7 @@ def is_at_work(pid: int) -> bool:
 )
 def test_what_cannot_be_shared_out_is_refused(fields: dict[str, int], count: int, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        check_nodes(Cluster(name="made", **fields), count)
+        check_nodes(Cluster.model_validate({"name": "made", **fields}), count)
     check_nodes(Cluster(name="made", workers=(1, 4)), 2)
 
 
