@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import stat
 import time
 import uuid
@@ -33,6 +34,7 @@ _MAX_ROWS_BYTES = 4 * 2**30
 _DEEPEST = 250
 _SUM = "sha256"
 _STAGING = ".writing"
+_HELD = "held-by-raykd"
 _ABANDONED_SECONDS = 24 * 3600
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # through a link it would be made elsewhere
 # What a disk, a file system or its rights refuse.
@@ -232,6 +234,34 @@ def sweep(folder: Path) -> None:
         with suppress(OSError), path.open("r+") as file:
             if _can_lock(file) or is_old(path):
                 path.unlink()  # while it is locked: it may have been made just now, by who is about to lock it
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within: mark a temporary folder as one that this process needs, so that ``sweep_folders`` leaves it alone."""
+    handle = os.open(folder / _HELD, _LOCK_FLAGS, 0o600)
+    try:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep_folders(parent: Path, prefix: str) -> None:
+    """Remove folders that bear a mark of ``held``, by processes of this user that have ended.
+
+    Such a folder is there for another day after it was first found here: there may be logs in it.
+    """
+    for folder in parent.glob(f"{prefix}*"):
+        with suppress(OSError), open(os.open(folder / _HELD, _LOCK_FLAGS & ~os.O_CREAT), "r+") as mark:
+            owners = {folder.lstat().st_uid, os.fstat(mark.fileno()).st_uid}
+            if folder.is_symlink() or owners != {os.getuid()} or not _can_lock(mark):
+                continue
+            if not os.fstat(mark.fileno()).st_size:
+                mark.write("left behind\n")
+            elif is_old(folder / _HELD):
+                shutil.rmtree(folder)
 
 
 def is_old(path: Path) -> bool:

@@ -7,7 +7,18 @@ import pytest
 
 from raykd import files
 from raykd.errors import CorruptError, SetupError
-from raykd.files import locked, make_folder, read_bytes, read_json, read_text, refuse_links_out, sha256_of, write_json
+from raykd.files import (
+    held,
+    locked,
+    make_folder,
+    read_bytes,
+    read_json,
+    read_text,
+    refuse_links_out,
+    sha256_of,
+    sweep_folders,
+    write_json,
+)
 
 
 @pytest.fixture(params=["a device", "a pipe", "a link to a pipe"])
@@ -75,3 +86,25 @@ def test_a_folder_too_deep_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="folders deep, and 250 are allowed"):
         make_folder(tmp_path / "/".join("d" * 1500))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_processes_that_ended_are_removed_a_day_later(tmp_path: Path) -> None:
+    names = ["x-left", "x-held", "x-strange", "x-linked"]
+    left, needed, strange, linked = (tmp_path / name for name in names)
+    for folder in (left, needed, strange):
+        folder.mkdir()
+    with held(left):
+        pass
+    linked.symlink_to(left)
+    (left / "logs").write_text("wanted yet")
+    mark = next(path for path in left.iterdir() if path.name != "logs")
+    with held(needed):
+        for days in range(4):
+            sweep_folders(tmp_path, "x-")
+            assert left.exists() == (days < 2), "found, then kept for a day"
+            os.utime(needed / mark.name, (0, 0))
+            if days == 1:
+                os.utime(mark, (0, 0))
+        assert needed.exists(), "a process has it"
+    assert strange.exists(), "not one of ours"
+    assert linked.is_symlink()

@@ -1,5 +1,6 @@
 """``raykd doctor``: what this machine has and lacks, and whether a training here outlives what happens to it."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from raykd.config.data_root import data_folder
 
 if TYPE_CHECKING:
     from raykd.cluster.config import Cluster
-    from raykd.tasks.chaos import Certificate
+    from raykd.tasks.certificate import Certificate
 
 _FOLDER = "chaos"
 
@@ -25,6 +26,12 @@ _FOLDER = "chaos"
 @click.option("--faults", type=click.IntRange(min=1), default=6, help="How many; default: 6.")
 @click.option("--seed", type=int, default=0, help="Of kinds and moments of the faults.")
 @click.option("--cluster", metavar="NAME|FILE", help="Where to train under faults, as of train; on this machine.")
+@click.option(
+    "--nodes",
+    type=int,
+    metavar="N",
+    help="Start a Ray of N nodes on this machine for it, 2 or more, and lose some in the training.",
+)
 @click.option(
     "--out",
     type=StoreType(),
@@ -40,6 +47,7 @@ def doctor(
     faults: int,
     seed: int,
     cluster: str | None,
+    nodes: int | None,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -49,18 +57,22 @@ def doctor(
 
     With --chaos a recipe, a table (at its quick budget) or a search space is run twice, each time in a store of its
     own: once undisturbed, and once killed, stopped, without room on the disk and with damaged checkpoints, at moments
-    within its training, and started again each time. An object store whose endpoint is http:// is cut off, too. The
-    exit code is 0 if the weights are equal in the end.
+    within its training, and started again each time. An object store whose endpoint is http:// is cut off, too. With
+    --nodes it trains on several nodes of Ray, started here for it alone; one is killed with all on it, and comes back
+    when the others have gone on without it, or could not. The exit code is 0 if the weights are equal in the end.
+    Weights that were trained by another number of workers for a time (workers: [min, max]) are not compared.
     """
     from raykd.cli import output
 
     if chaos is not None:
-        certificate = _certify(ctx.ensure_object(Stop), chaos, overrides, faults, seed, cluster, out, as_json)
+        certificate = _certify(ctx.ensure_object(Stop), chaos, overrides, faults, seed, cluster, nodes, out, as_json)
         if not certificate.ok:
             ctx.exit(1)
         return
     if overrides:
         raise click.UsageError("KEY=VALUE goes with --chaos RECIPE.")
+    if nodes is not None:
+        raise click.UsageError("--nodes goes with --chaos RECIPE.")
     from raykd.tasks.doctor import diagnose
 
     result = diagnose(data_folder(), Path("runs"))
@@ -82,6 +94,7 @@ def _certify(
     faults: int,
     seed: int,
     cluster: str | None,
+    nodes: int | None,
     out: str | None,
     as_json: bool,
 ) -> "Certificate":
@@ -90,18 +103,25 @@ def _certify(
     from raykd.errors import UsageError
     from raykd.store.remote import is_remote, join
     from raykd.tasks.chaos import certify
+    from raykd.tasks.nodes import check_nodes
 
     verb, arguments = _command_of(name, overrides)
-    place = choose_cluster(cluster, workers=0 if verb == "train" else 1)
+    place = choose_cluster(cluster, workers=nodes or 0 if verb == "train" else 1)
     if place.address != "local":
-        raise UsageError(f"cluster {place.name!r} is elsewhere, and --chaos kills processes of this machine only")
+        raise UsageError(
+            f"cluster {place.name!r} is elsewhere, and --chaos would kill workers and nodes that others use: give a "
+            "cluster file with `address: local`, and --nodes N for a Ray of several nodes on this machine"
+        )
+    if nodes is not None:
+        check_nodes(place, nodes)
     out = out or (join(place.storage, _FOLDER) if is_remote(place.storage) else _FOLDER)
     store, folder = (out, Path(_FOLDER)) if is_remote(out) else (None, Path(out))
     with stop.tidying():
         certificate = certify(
-            [verb, *arguments, *(["--cluster", cluster] if cluster else [])],
+            [verb, *arguments, *(["--cluster", cluster] if cluster and nodes is None else [])],
             folder, faults=faults, seed=seed, workers=place.worker_range != (0, 0), store=store,
-            in_order=verb != "tune" or _trains_in_order(name, overrides, place),
+            in_order=verb != "tune" or _trains_in_order(name, overrides, place, nodes),
+            nodes=(place, nodes) if nodes is not None else None,
             show=lambda line: output.echo(line, err=True),
         )  # fmt: skip
     if as_json:
@@ -111,7 +131,7 @@ def _certify(
     return certificate
 
 
-def _trains_in_order(name: str, overrides: tuple[str, ...], place: "Cluster") -> bool:
+def _trains_in_order(name: str, overrides: tuple[str, ...], place: "Cluster", nodes: int | None) -> bool:
     """Tell whether the trials of a search do not depend on which of them ends first."""
     from raykd.search.space_file import load_space
 
@@ -119,6 +139,8 @@ def _trains_in_order(name: str, overrides: tuple[str, ...], place: "Cluster") ->
     stages = [space, *([space.then] if space.then else [])]
     if all(stage.sampler.name in ("random", "grid") and stage.scheduler.name == "none" for stage in stages):
         return True
+    if nodes is not None:  # each has room for its part of the workers, so there is for two trials if that is rounded up
+        return nodes * math.ceil(place.worker_range[1] / nodes) < 2 * place.worker_range[1]
     return (os.cpu_count() or 1) < 2 * place.cpus_per_worker * max(1, place.worker_range[1])
 
 
@@ -155,17 +177,18 @@ def _print(certificate: "Certificate", out: Path) -> None:
     rows = [
         [
             event.kind, event.target, event.run, str(event.at_step), _text(event.resumed_from),
-            _text(event.steps_lost), _text(event.seconds_to_recover), _text(event.exit_code),
+            _text(event.steps_lost), _text(event.seconds_to_recover), _text(event.workers), _text(event.exit_code),
             Path(event.file or "").name,
         ]
         for event in certificate.events
     ]  # fmt: skip
-    columns = ["fault", "of", "run", "at step", "resumed from", "steps lost", "seconds", "exit code", "damaged"]
+    columns = ["fault", "of", "run", "at step", "resumed from", "lost", "seconds", "workers", "exit code", "damaged"]
     output.print_table(f"raykd {' '.join(certificate.command)}, seed {certificate.seed}", columns, rows)
     for what, reason in certificate.left_out.items():
         output.echo(f"- left out: {what}: {reason}")
     weights = certificate.weights
     named = {"different": weights["different"], "in one store alone": weights["in_one_store"]}
+    named["not to be compared (trained by another number of workers for a time)"] = weights["not_comparable"]
     output.print_pairs(
         {
             "starts": certificate.starts,
@@ -177,7 +200,7 @@ def _print(certificate: "Certificate", out: Path) -> None:
                 ]
             ),
             "wrong": "; ".join(certificate.faults_of_ours) or "nothing",
-            "verdict": "equal whatever happened" if certificate.ok else "NOT as undisturbed",
+            "verdict": certificate.verdict,
             "certificate": out / "chaos.json",
         }
     )

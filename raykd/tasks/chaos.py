@@ -1,11 +1,13 @@
 """Whether a command ends with the same weights whatever happens to it: once undisturbed, then under faults.
 
 A command that trains is run in a store of its own, and again in another one, where it is killed, stopped, robbed of its
-disk and so on, inside its training and by a schedule that a seed decides, and started again until it is finished. The
-certificate tells each fault, what it cost, and whether both stores hold the same weights bit for bit.
+disk and so on, inside its training and by a schedule that a seed decides, and started again until it is finished. It
+may train on a Ray of several nodes, started here for it, some of which are lost. The certificate tells each fault, what
+it cost, and whether both stores hold the same weights bit for bit.
 
 <folder>/reference  disturbed/  the two stores, or of two in an object store what it holds of their weights
-<folder>/logs/                  what each start of the command said
+<folder>/logs/                  what each start of the command said, and each node
+<folder>/nodes.yaml             the cluster file of the nodes, if there are some
 <folder>/chaos.json             the certificate
 """
 
@@ -18,17 +20,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from raykd.cluster.config import Cluster
 from raykd.errors import RunFailed, UsageError
-from raykd.files import make_folder, sha256_of, write_json
+from raykd.files import make_folder, write_json
 from raykd.store.mirror import Mirror
 from raykd.store.remote import Remote, is_remote, join
 from raykd.store.run_directory import METRICS, RunDirectory, runs_in
 from raykd.store.workspace import local_folder
+from raykd.tasks.certificate import Certificate, Event, compare_weights
 from raykd.tasks.faults import (
     EXIT_CODES,
     SAT_OUT,
@@ -37,15 +41,14 @@ from raykd.tasks.faults import (
     Kind,
     checkpoints_of,
     damage,
-    finds_workers,
     inject,
     left_out,
     plan_faults,
     possible_kinds,
-    wait_for_end,
-    workers_below,
 )
+from raykd.tasks.nodes import CLUSTER_FILE, LocalNodes, local_nodes
 from raykd.tasks.outage import Proxy, behind_proxy
+from raykd.tasks.processes import finds_workers, wait_for_end, workers_below
 
 CERTIFICATE = "chaos.json"
 _REFERENCE, _DISTURBED = "reference", "disturbed"
@@ -70,74 +73,6 @@ Launch = Callable[[Sequence[str], Path], Running]
 """Starts ``raykd`` with arguments, and writes all that it says into a file."""
 
 
-@dataclass
-class Event:
-    """A fault and what came of it.
-
-    Attributes:
-        kind, target: see Fault.
-        run: the run that was training.
-        at_step: its step then, estimated by its pace since the last report.
-        resumed_from: the step that it went on from; None if it was not started again.
-        steps_lost: what was trained twice.
-        seconds_to_recover: until it trained again, or went on.
-        exit_code: of the command, minus the signal that killed it; None if it went on.
-        file: what was damaged.
-    """
-
-    kind: Kind
-    target: str
-    run: str
-    at_step: int
-    resumed_from: int | None = None
-    steps_lost: int | None = None
-    seconds_to_recover: float | None = None
-    exit_code: int | None = None
-    file: str | None = None
-    at: float = field(default=0.0, repr=False)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What a command came to under faults.
-
-    Attributes:
-        command: the arguments of ``raykd``.
-        seed: of the schedule.
-        events: the faults.
-        left_out: what was not tried, and why.
-        starts: of the command, until it was finished.
-        seconds: of the undisturbed command, and of the disturbed one in all.
-        weights: how many files of weights are equal in both stores, which differ, and which are in one alone.
-        faults_of_ours: what the command said or did that it must not; empty if all is well.
-        in_order: whether what it trains does not depend on which of its runs ends first.
-    """
-
-    command: list[str]
-    seed: int
-    events: list[Event]
-    left_out: dict[str, str]
-    starts: int
-    seconds: dict[str, float]
-    weights: dict[str, Any]
-    faults_of_ours: list[str]
-    in_order: bool = True
-
-    @property
-    def ok(self) -> bool:
-        """Tell whether the weights are equal, and nothing went wrong but what was done on purpose.
-
-        A search of several trials at a time may propose others if others end first, and weights are in one store alone.
-        """
-        alone = self.weights["in_one_store"] if self.in_order else []
-        return self.weights["equal"] > 0 and not (self.weights["different"] or alone or self.faults_of_ours)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        events = [{key: value for key, value in asdict(event).items() if key != "at"} for event in self.events]
-        return {"ok": self.ok, **asdict(self), "events": events}
-
-
 def certify(
     command: Sequence[str],
     folder: Path,
@@ -149,12 +84,13 @@ def certify(
     in_order: bool = True,
     kinds: Sequence[Kind] | None = None,
     launch: Launch | None = None,
+    nodes: tuple[Cluster, int] | None = None,
     show: Callable[[str], None] = lambda line: None,
 ) -> Certificate:
     """Run ``raykd COMMAND --out STORE`` undisturbed, then under faults; write and return the certificate.
 
     Args:
-        command: a verb that trains, its arguments and options, without ``--out``.
+        command: a verb that trains, its arguments and options, without ``--out``, and with ``nodes`` without cluster.
         folder: where logs, the certificate, and without ``store`` both stores go; it is made, or empty.
         faults: how many.
         seed: of kinds, moments and what else is left to chance.
@@ -163,20 +99,22 @@ def certify(
         in_order: whether what the command trains does not depend on which of its runs ends first.
         kinds: of faults; default: all that are possible here.
         launch: how the command is started; default: as a process of its own.
+        nodes: how many nodes of Ray are started on this machine, for the workers of which cluster; see ``check_nodes``.
         show: is given a line as it goes on.
 
     Raises:
         UsageError: if the folder, or what there is of the store here or there, is not empty.
-        SetupError: if the store does not answer.
+        SetupError: if the store does not answer, or nodes do not start.
         RunFailed: if the command fails without any fault.
     """
     folder = folder.absolute()
     place = store or str(folder)
     _check_empty(folder, store)
     make_folder(folder / "logs")
-    with behind_proxy(place) as proxy:
-        proof = _Proof(list(command), folder, place, seed, launch or start_process, show, proxy)
-        return proof.certify(kinds or possible_kinds(place), faults, workers, in_order)
+    with behind_proxy(place) as proxy, local_nodes(*nodes, folder) if nodes else nullcontext() as started:
+        words = [*command, *(["--cluster", str(folder / CLUSTER_FILE)] if nodes else [])]
+        proof = _Proof(words, folder, place, seed, launch or start_process, show, proxy, started)
+        return proof.certify(kinds or possible_kinds(place, started is not None), faults, workers, in_order)
 
 
 def _check_empty(folder: Path, store: str | None) -> None:
@@ -258,15 +196,18 @@ class _Proof:
         launch: Launch,
         show: Callable[[str], None],
         proxy: Proxy | None,
+        nodes: LocalNodes | None,
     ) -> None:
         self._command, self._folder, self._place, self._seed = command, folder, place, seed
-        self._launch, self._show, self._proxy = launch, show, proxy
+        self._launch, self._show, self._proxy, self._nodes = launch, show, proxy, nodes
         self._drawn = random.Random(f"{seed} in the act")
         self._store = self._runs(_DISTURBED)
         self._events: list[Event] = []
         self._wrong: list[str] = []
         self._pending: list[Fault] = []
         self._workers: list[int] = []
+        self._opened: set[tuple[str, float]] = set()
+        self._sizes: dict[str, set[int]] = {}
         self._interval, self._limit = 0.0, _LEAST_SECONDS
 
     def _runs(self, name: str) -> Path:
@@ -289,9 +230,9 @@ class _Proof:
         if self._pending:
             self._wrong.append(f"the command was finished before {len(self._pending)} of {faults} faults came")
         certificate = Certificate(
-            self._command, self._seed, self._events, left_out(workers, self._place), starts,
+            self._command, self._seed, self._events, left_out(workers, self._place, self._nodes is not None), starts,
             {"undisturbed": undisturbed["all"], "disturbed": time.monotonic() - started},
-            _compare(self._stored(_REFERENCE), self._stored(_DISTURBED)),
+            compare_weights(self._stored(_REFERENCE), self._stored(_DISTURBED), self._resized()),
             [*self._wrong, *self._tracebacks()], in_order,
         )  # fmt: skip
         write_json(self._folder / CERTIFICATE, certificate.to_dict())
@@ -306,6 +247,19 @@ class _Proof:
                 mirror.pull(run.name, checkpoints="none")
             return mirror.local
         return runs
+
+    def _resized(self) -> set[str]:
+        """Name the runs that were trained by another number of workers than undisturbed, for a time."""
+        for run in runs_in(self._runs(_REFERENCE)):
+            self._note_size(run)
+        return {name for name, sizes in self._sizes.items() if len(sizes) > 1}
+
+    def _note_size(self, run: RunDirectory) -> int | None:
+        """Note by how many workers a run is trained, and return it."""
+        workers: int | None = run.environment().get("workers")
+        if workers is not None:
+            self._sizes.setdefault(run.name, set()).add(workers)
+        return workers
 
     def _tracebacks(self) -> list[str]:
         """Name the logs in which there is a traceback."""
@@ -339,6 +293,9 @@ class _Proof:
 
     def _run_once(self, log: Path) -> int:
         """Start the command, do to it what is due, and return its exit code."""
+        if self._nodes is not None:
+            self._nodes.bring_back(trains_again=True)
+            self._nodes.wait()
         began = since = time.time()
         fatal: Event | None = None  # the fault that is to end this start
         due: float | None = None
@@ -383,9 +340,13 @@ class _Proof:
         step = standing.step + int(
             min(pace * (at - standing.updated), run.experiment().recipe.schedule.report_every - 1)
         )
-        self._workers = workers_below(pid)
+        roots = [pid, *(self._nodes.pids if self._nodes is not None else [])]  # workers are below these
+        self._workers = workers_below(*roots)
         try:
-            inject(fault, pid, self._drawn, self._proxy)
+            if fault.kind == "loss" and self._nodes is not None:
+                self._nodes.lose(self._drawn, run.path)
+            else:
+                inject(fault, pid, self._drawn, self._proxy, roots)
         except ProcessLookupError:
             return None
         del self._pending[0]
@@ -397,16 +358,21 @@ class _Proof:
         return event
 
     def _note_recovery(self, standing: _Standing) -> None:
-        """See whether the run of a fault trains again."""
-        name = standing.run.name if standing.run is not None else ""
-        answered_at = self._proxy.answered_at if self._proxy is not None else 0.0
+        """See whether what was disturbed goes on, and by how many workers; a node that is away may come back then."""
+        run, answered_at = standing.run, self._proxy.answered_at if self._proxy is not None else 0.0
+        if run is not None and (run.name, standing.opened) not in self._opened:
+            self._opened.add((run.name, standing.opened))
+            workers = self._note_size(run)
+            for event in self._events:
+                if event.seconds_to_recover is None and event.run == run.name and standing.opened > event.at:
+                    event.seconds_to_recover = standing.opened - event.at
+                    event.resumed_from, event.workers = standing.resumed_from, workers
+                    event.steps_lost = max(0, event.at_step - standing.resumed_from)
         for event in self._events:
             if event.kind == "outage" and event.seconds_to_recover is None and answered_at > event.at:
                 event.seconds_to_recover = answered_at - event.at
-            if event.seconds_to_recover is None and event.run == name and standing.opened > event.at:
-                event.seconds_to_recover = standing.opened - event.at
-                event.resumed_from = standing.resumed_from
-                event.steps_lost = max(0, event.at_step - standing.resumed_from)
+        if self._nodes is not None and self._events:
+            self._nodes.bring_back(trains_again=self._events[-1].seconds_to_recover is not None)
 
     def _judge_end(self, code: int, fatal: Event | None, log: Path) -> None:
         """Compare the end of a start of the command with what was done to it, and damage what is to be damaged."""
@@ -414,7 +380,7 @@ class _Proof:
         if fatal is not None:
             fatal.exit_code = code
             allowed: Sequence[int] = (0, *EXIT_CODES[fatal.kind])
-        elif last is not None and last.target == "worker" and last.exit_code is None:
+        elif last is not None and last.target in ("worker", "node") and last.exit_code is None:
             allowed = WORKER_EXIT_CODES
             last.exit_code = code or None
         else:
@@ -431,20 +397,6 @@ def _end(process: Running) -> None:
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _compare(reference: Path, disturbed: Path) -> dict[str, Any]:
-    """Count the files of weights that are equal in both stores, and name the others."""
-    sums, others = _sums_of_weights(reference), _sums_of_weights(disturbed)
-    both = sums.keys() & others.keys()
-    different = sorted(name for name in both if sums[name] != others[name])
-    alone = sorted(sums.keys() ^ others.keys())
-    return {"equal": len(both) - len(different), "different": different, "in_one_store": alone}
-
-
-def _sums_of_weights(store: Path) -> dict[str, str]:
-    files = [file for run in runs_in(store) for file in (run.student, run.statistics, *run.bank.glob("*.safetensors"))]
-    return {file.relative_to(store).as_posix(): sha256_of(file) for file in files if file.is_file()}
 
 
 def _last_line(log: Path) -> str:

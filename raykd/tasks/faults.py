@@ -1,11 +1,10 @@
-"""Faults done on purpose to a command that trains: signals, a full disk, a damaged file, a store that is away."""
+"""Faults done on purpose to a command that trains: signals, a full disk, a damaged file, a store or a node away."""
 
 import os
 import random
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,11 +12,13 @@ from typing import Literal
 from raykd.store.checkpoint import is_checkpoint, step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.tasks.outage import Proxy, why_no_outage
+from raykd.tasks.processes import finds_workers, workers_below
 
-Kind = Literal["kill", "full disk", "damage", "terminate", "stop", "outage"]
-Target = Literal["driver", "worker", "store"]
+Kind = Literal["loss", "kill", "full disk", "damage", "terminate", "stop", "outage"]
+Target = Literal["driver", "worker", "store", "node"]
 
 KINDS: tuple[Kind, ...] = ("kill", "full disk", "damage", "terminate", "stop", "outage")
+"""Faults that one node can have; where there are several, ``loss`` comes before them."""
 SAT_OUT: tuple[Kind, ...] = ("stop", "outage")
 """Faults that pass, and that the command waits for."""
 EXIT_CODES: dict[Kind, tuple[int, ...]] = {
@@ -30,12 +31,10 @@ EXIT_CODES: dict[Kind, tuple[int, ...]] = {
 }
 """How the command ends under a fault of its own process; 0 too, if it was as good as finished."""
 WORKER_EXIT_CODES = (0, 1, 3)
-"""Likewise under one of a worker, which the command outlives unless workers keep dying or cannot write."""
-_WORKER_NAMES = ("RayTrainWorker", "_train_alone", "ImplicitFunc", "run_trial")  # as Ray calls their processes
+"""Likewise under one of a worker or a node, which the command outlives unless workers keep dying or cannot write."""
 _STOP_SECONDS = (0.5, 3.0)
 _OUTAGE_SECONDS = (5.0, 20.0)
 _DAMAGED_BYTES = 16
-_ORPHAN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class Fault:
     Attributes:
         kind: ``stop`` is SIGSTOP for a moment, then SIGCONT; ``terminate`` is SIGTERM; ``full disk`` lets no process
             below write another byte into a file; ``damage`` is SIGKILL, then other bytes in the newest checkpoint;
-            ``outage`` is an object store that does not answer for a while.
+            ``outage`` is an object store that does not answer for a while; ``loss`` is SIGKILL of a node of Ray and
+            all on it, and another one in its place later.
         target: what it is done to.
         report: reports of all runs that there are at least by then.
         moment: share of the time between two reports after which it comes, in [0, 1).
@@ -68,14 +68,18 @@ def plan_faults(kinds: Sequence[Kind], count: int, seed: int, reports: int, work
     for number, (kind, place) in enumerate(zip(order, places, strict=True)):
         # Of a command on Ray, workers write, and each second one of the other faults is theirs.
         is_of_worker = workers and (kind == "full disk" or (kind in ("kill", "stop") and number % 2 == 0))
-        target: Target = "store" if kind == "outage" else "worker" if is_of_worker else "driver"
+        target: Target = "worker" if is_of_worker else "driver"
+        if kind in ("loss", "outage"):
+            target = "node" if kind == "loss" else "store"
         faults.append(Fault(kind, target, place, drawn.random()))
     return faults
 
 
-def left_out(workers: bool, store: str) -> dict[str, str]:
+def left_out(workers: bool, store: str, nodes: bool = False) -> dict[str, str]:
     """Return the kinds of faults that are not tried, each with the reason."""
-    found = {"loss of a node": "this machine is the only one; clusters that others may use are not disturbed"}
+    found = {"loss of a node": "it trains on one; --nodes 2 starts several on this machine"}
+    if nodes:
+        found = {"loss of the head": "the command and Ray's records are on it: what is lost is a node with workers"}
     if reason := why_no_outage(store):
         found["store outage"] = reason
     if not workers:
@@ -87,64 +91,28 @@ def left_out(workers: bool, store: str) -> dict[str, str]:
     return found
 
 
-def possible_kinds(store: str) -> tuple[Kind, ...]:
-    """Return the kinds of faults that can be done on this system to a command with this store."""
-    possible = {"full disk": _can_fill_disks(), "outage": why_no_outage(store) is None}
-    return tuple(kind for kind in KINDS if possible.get(kind, True))
+def possible_kinds(store: str, nodes: bool = False) -> tuple[Kind, ...]:
+    """Return the kinds of faults that can be done on this system to a command with this store, on several nodes."""
+    possible = {"full disk": _can_fill_disks(), "outage": why_no_outage(store) is None, "loss": nodes}
+    return tuple(kind for kind in ("loss", *KINDS) if possible.get(kind, True))
 
 
-def finds_workers() -> bool:
-    """Tell whether this system lets the workers of a command be found."""
-    return Path("/proc/self/stat").is_file()
-
-
-def workers_below(pid: int) -> list[int]:
-    """Return the processes below one that train, as Ray calls them."""
-    return [each for each in below(pid) if any(name in _command_line(each) for name in _WORKER_NAMES)]
-
-
-def wait_for_end(pids: Sequence[int]) -> None:
-    """Wait for processes to end, such as workers who go on for a moment when their driver is dead, but not for ever."""
-    deadline = time.monotonic() + _ORPHAN_SECONDS
-    while any(map(_is_there, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def _is_there(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").is_file()
-
-
-def below(pid: int) -> list[int]:
-    """Return the processes that one has started, and that these have, and so on."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ValueError, IndexError):  # it ended meanwhile
-            parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.name))
-    found, left = [], [pid]
-    while left:
-        own = children.get(left.pop(), [])
-        found += own
-        left += own
-    return sorted(found)
-
-
-def inject(fault: Fault, pid: int, drawn: random.Random, proxy: Proxy | None = None) -> None:
+def inject(fault: Fault, pid: int, drawn: random.Random, proxy: Proxy | None = None, roots: Sequence[int] = ()) -> None:
     """Do it to the command ``pid``; of ``damage`` only the kill, since what is written may still be written again.
 
     An outage is one of the ``proxy``, through which the command reaches its store. One that passes is over on return.
+    Workers are below one of ``roots``, by default the command. The loss of a node is done by ``LocalNodes``.
 
     Raises:
         ProcessLookupError: if the process has ended meanwhile, or there is no worker yet.
     """
-    target = pid
+    target, workers = pid, workers_below(*(roots or [pid]))
     if fault.target == "worker":
-        workers = workers_below(pid)
         if not workers:
             raise ProcessLookupError("no worker")
         target = drawn.choice(workers)
     if fault.kind == "full disk":
-        _fill_disk([target] if fault.target == "driver" else workers_below(pid))
+        _fill_disk([target] if fault.target == "driver" else workers)
     elif fault.kind == "outage":
         assert proxy is not None
         proxy.cut()
@@ -189,9 +157,3 @@ def _fill_disk(pids: Iterable[int]) -> None:
 
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-
-
-def _command_line(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    return ""

@@ -50,6 +50,7 @@ COVERED_BY = {
     "tasks/doctor": "cli/test_doctor",
     "tasks/faults": "tasks/test_chaos",
     "tasks/inspect": "cli/test_inspect",
+    "tasks/processes": "tasks/test_nodes",
     "tasks/statistics": "cli/test_statistics",
     "tasks/subject": "cli/test_inspect",
     "tasks/teacher_signs": "cli/test_inspect",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raykd.distributed.host import HostReport
-from raykd.tasks.chaos import Certificate, Event
+from raykd.tasks.certificate import Certificate, Event
 from tests.cli.conftest import Raykd
 
 
@@ -45,7 +45,9 @@ def test_what_is_broken_ends_with_3(raykd: Raykd, monkeypatch: pytest.MonkeyPatc
     [
         (["--chaos", "dafl_digit"], "unknown recipe 'dafl_digit'; did you mean 'dafl_digits'?"),
         (["--chaos", "digits", "schedule.steps=3"], "a table has its own budget: leave out KEY=VALUE"),
-        (["--chaos", "kd_digits", "--cluster", "gpu_cluster"], "cluster 'gpu_cluster' is elsewhere, and --chaos kills"),
+        (["--chaos", "kd_digits", "--cluster", "gpu_cluster"], "would kill workers and nodes that others use: give a"),
+        (["--chaos", "kd_digits", "--nodes", "1"], "--nodes 1: one is lost while others are left, so give 2 or more"),
+        (["--nodes", "2"], "--nodes goes with --chaos RECIPE"),
         (["--chaos", "kd_digits", "--faults", "0"], "0 is not in the range x>=1"),
         (["schedule.steps=3"], "KEY=VALUE goes with --chaos RECIPE"),
     ],
@@ -54,6 +56,28 @@ def test_what_cannot_be_disturbed_is_refused(raykd: Raykd, words: list[str], sai
     done = raykd("doctor", *words)
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+def test_nodes_are_started_for_the_workers_of_a_cluster(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def certify(given: list[str], folder: Path, **options: Any) -> Certificate:
+        place, count = options["nodes"]
+        seen.append((given, place.worker_range, count, options["in_order"]))
+        weights = {"equal": 1, "different": [], "in_one_store": [], "not_comparable": ["kd-s0/student.safetensors"]}
+        return Certificate(given, 0, [], {}, 1, {}, weights, [])
+
+    monkeypatch.setattr("raykd.tasks.chaos.certify", certify)
+    Path("some.yaml").write_text('{"workers": [2, 4]}')
+    done = raykd("doctor", "--chaos", "kd_digits", "--nodes", "3")
+    assert done.exit_code == 0, done.stderr
+    assert "not to be compared (trained by another number of workers for a time): kd-s0/student" in done.stdout
+    raykd("doctor", "--chaos", "kd_digits", "--nodes", "2", "--cluster", "some.yaml")
+    raykd("doctor", "--chaos", "student_architecture", "--nodes", "2", "--cluster", "some.yaml")
+    raykd("doctor", "--chaos", "student_architecture", "--nodes", "2")
+    kd, space = ["train", "kd_digits"], ["tune", "student_architecture"]
+    # Of trials of one worker, two nodes have room for two; of trials of four, for one.
+    assert seen == [(kd, (3, 3), 3, True), (kd, (2, 4), 2, True), (space, (2, 4), 2, True), (space, (1, 1), 2, False)]
 
 
 ONE_AT_A_TIME = ["--cluster", "one.yaml"]
@@ -78,7 +102,7 @@ def test_a_recipe_a_table_or_a_space_is_disturbed(
     def certify(given: list[str], folder: Path, **options: Any) -> Certificate:
         seen.update(options, command=given, folder=folder)
         event = Event("kill", "driver", "kd-s0", 7, 5, 2, 3.14, -9)
-        weights = {"equal": 1, "different": ["kd-s0/student.safetensors"], "in_one_store": []}
+        weights = {"equal": 1, "different": ["kd-s0/student.safetensors"], "in_one_store": [], "not_comparable": []}
         return Certificate(given, 0, [event], {"loss of a node": "one"}, 2, {"undisturbed": 1.0}, weights, ["odd"])
 
     monkeypatch.setattr("raykd.tasks.chaos.certify", certify)

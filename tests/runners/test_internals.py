@@ -90,3 +90,19 @@ def test_a_trainer_hands_its_scaling_policy_to_the_method_that_is_overridden(
     workers: Any = fitting[0] if len(fitting) == 1 else (fitting[0], fitting[-1])
     ElasticTrainer(print, fitting=fitting, scaling_config=ScalingConfig(num_workers=workers)).fit()
     assert type(handed["scaling_policy"]).__name__ == policy
+
+
+def test_ray_start_takes_the_loopback_device_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_constants, services
+    from ray.scripts import scripts
+
+    from raykd.runners.ray.internals import start_on_loopback
+
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    monkeypatch.setattr(services, "get_node_ip_address", services.get_node_ip_address)
+    seen: list[list[str]] = []
+    monkeypatch.setattr(scripts, "start", seen.append)
+    start_on_loopback(["--head"])
+    assert seen == [["--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", "--head"]]
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    assert services.resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"

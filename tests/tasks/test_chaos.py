@@ -27,7 +27,12 @@ STEPS = 35
 
 
 def certified(
-    folder: Path, name: str, *words: str, module: str = "tests.tasks.forked", out: str = "chaos"
+    folder: Path,
+    name: str,
+    *words: str,
+    module: str = "tests.tasks.forked",
+    out: str = "chaos",
+    verdict: str = "equal whatever happened",
 ) -> dict[str, Any]:
     """Run ``raykd doctor --chaos``; return the certificate."""
     verb = ["doctor"] if module == "raykd" else []
@@ -35,7 +40,7 @@ def certified(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "equal whatever happened" in done.stdout
+    assert verdict in done.stdout
     found: dict[str, Any] = json.loads((folder / "chaos" / chaos.CERTIFICATE).read_text())
     assert found["ok"]
     return found
@@ -59,7 +64,7 @@ def test_a_training_ends_as_undisturbed_after_each_kind_of_fault(tmp_path: Path,
     codes = {"kill": -9, "full disk": 3, "damage": -9, "terminate": 143, "stop": None}
     assert {kind: event["exit_code"] for kind, event in events.items()} == {kind: codes[kind] for kind in events}
     assert found["starts"] == min(count, 4) + 1
-    assert found["weights"] == {"equal": 1, "different": [], "in_one_store": []}
+    assert found["weights"] == {"equal": 1, "different": [], "in_one_store": [], "not_comparable": []}
     for kind, event in events.items():
         assert 0 < event["at_step"] < STEPS
         assert event["seconds_to_recover"] > 0
@@ -86,7 +91,7 @@ def test_a_store_that_is_cut_off_holds_the_same_in_the_end(
     store = f"s3://{s3.new_bucket()}/chaos"
     words = ["schedule.steps=120", "--faults", str(len(KINDS))]
     found = certified(tmp_path, tiny, *words, module="raykd", out=store)
-    assert found["weights"] == {"equal": 1, "different": [], "in_one_store": []}
+    assert found["weights"] == {"equal": 1, "different": [], "in_one_store": [], "not_comparable": []}
     assert "store outage" not in found["left_out"]
     events = {event["kind"]: event for event in found["events"]}
     assert events.keys() == set(KINDS)
@@ -155,6 +160,38 @@ def test_whatever_trains_ends_as_undisturbed(tmp_path: Path, what: str) -> None:
     assert found["weights"]["in_one_store"] == []
 
 
+ON_NODES = {
+    "as many workers again": ("kd_digits", 2, 3),
+    "fewer workers": ("kd_digits", [1, 2], 1),
+    "one worker a run": ("./two.yaml", 1, 2),
+}  # fmt: skip
+
+
+@pytest.mark.endurance
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ON_NODES)
+def test_a_training_that_loses_a_node_goes_on(tmp_path: Path, what: str) -> None:
+    name, workers, count = ON_NODES[what]
+    (tmp_path / "two.yaml").write_text(json.dumps(TABLE))
+    (tmp_path / "nodes.yaml").write_text(json.dumps({"address": "local", "workers": workers}))
+    words = ["schedule.steps=900", "schedule.report_every=30", f"teacher.overrides={json.dumps(BUDGET)}"]
+    words = [*(words if name == "kd_digits" else []), "--cluster", "nodes.yaml", "--nodes", "2", "--faults", str(count)]
+    is_resized = what == "fewer workers"
+    verdict = "ended whatever happened; equal where it can be compared" if is_resized else "equal whatever happened"
+    found = certified(tmp_path, name, *words, module="raykd", verdict=verdict)
+    assert "loss of a node" not in found["left_out"]
+    assert len(found["events"]) == count
+    loss = next(event for event in found["events"] if event["kind"] == "loss")
+    assert (loss["target"], loss["exit_code"], loss["workers"]) == (
+        "node",
+        None,
+        1 if workers == 1 or is_resized else 2,
+    )
+    assert loss["seconds_to_recover"] > 0
+    assert loss["steps_lost"] < 60, "no more than what was behind the last checkpoint, or the one before"
+    assert len(found["weights"]["not_comparable"]) == is_resized
+
+
 def test_faults_are_drawn_by_their_seed_and_fall_inside_the_training() -> None:
     faults = plan_faults(KINDS, 60, 3, 20, workers=True)
     assert faults == plan_faults(KINDS, 60, 3, 20, workers=True)
@@ -171,6 +208,13 @@ def test_faults_are_drawn_by_their_seed_and_fall_inside_the_training() -> None:
         "store outage"
     }
     assert [kind for kind in possible_kinds("s3://b/a") if kind not in possible_kinds("a")] == ["outage"]
+    assert possible_kinds("s3://b/a", nodes=True) == ("loss", *possible_kinds("s3://b/a")), "even a single fault is one"
+    on_nodes = plan_faults(possible_kinds("s3://b/a", nodes=True), 70, 3, 20, workers=True)
+    assert {fault.target for fault in on_nodes if fault.kind == "loss"} == {"node"}
+    assert sum(fault.target == "node" for fault in on_nodes) == 10
+    assert {"loss of a node", "loss of the head"} == left_out(workers=True, store="a").keys() ^ left_out(
+        workers=True, store="a", nodes=True
+    ).keys()
 
 
 def test_damage_is_found_by_who_reads_it(tmp_path: Path) -> None:
@@ -224,7 +268,12 @@ class Made:
 def test_a_certificate_tells_what_is_wrong(tmp_path: Path) -> None:
     found = chaos.certify(["train"], tmp_path / "out", faults=2, seed=0, workers=False, launch=Made(0))
     assert not found.ok
-    assert found.weights == {"equal": 0, "different": ["tiny-s0/student.safetensors"], "in_one_store": []}
+    assert found.weights == {
+        "equal": 0,
+        "different": ["tiny-s0/student.safetensors"],
+        "in_one_store": [],
+        "not_comparable": [],
+    }
     assert found.faults_of_ours == [
         "the command was finished before 2 of 2 faults came",
         "a traceback in logs/disturbed-001.log",

@@ -24,12 +24,28 @@ A trial of several workers only waits for them: it takes no CPU, and a little of
 as long as the cluster is. If Ray renames it, no node has it, and such trials never start.
 """
 
-ON_LOOPBACK: Mapping[str, Any] = MappingProxyType({"_node_ip_address": "127.0.0.1"})
+_LOOPBACK = "127.0.0.1"
+ON_LOOPBACK: Mapping[str, Any] = MappingProxyType({"_node_ip_address": _LOOPBACK})
 """Options of ``ray.init`` for a Ray of this machine alone.
 
 Its processes listen on the loopback device, and no other machine reaches them. If Ray renames the option, ``ray.init``
 refuses to start.
 """
+
+
+def start_on_loopback(options: Sequence[str]) -> None:
+    """Be ``ray start --block`` in this process, for a node that no other machine reaches, with or without a head.
+
+    On Linux, Ray takes 127.0.0.1 for another name of the machine's outer address, on which its servers then listen;
+    where ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`` is 0 it does not, but then starts no node beside a head. If Ray renames
+    what is set here, such a node does not start, or is of the outer address and finds no head.
+    """
+    from ray._private import ray_constants, services
+    from ray.scripts.scripts import start
+
+    ray_constants.ENABLE_RAY_CLUSTER = True
+    services.get_node_ip_address = lambda address=None: _LOOPBACK
+    start(["--block", "--disable-usage-stats", f"--node-ip-address={_LOOPBACK}", *options])
 
 
 _NAMESPACE = "raykd"

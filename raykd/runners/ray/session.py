@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import ray
@@ -17,7 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from raykd.cluster.config import Cluster
 from raykd.cluster.ray_settings import GROWTH_SECONDS, token_source
 from raykd.errors import SetupError
-from raykd.files import describe
+from raykd.files import describe, held, sweep_folders
 from raykd.runners.ray.internals import ON_LOOPBACK, behind_library
 from raykd.surroundings import wait_policy
 
@@ -46,8 +46,12 @@ def connected(cluster: Cluster, workers: int) -> Iterator[None]:
             yield
             return
         try:
-            _start(cluster, workers) if cluster.address == "local" else _join(cluster)
-            with _ending_with_driver() if cluster.address == "local" else nullcontext():
+            with ExitStack() as own:
+                if cluster.address == "local":
+                    own.enter_context(held(_start(cluster, workers)))
+                    own.enter_context(_ending_with_driver())
+                else:
+                    _join(cluster)
                 check_resources(cluster, workers)
                 yield
         finally:
@@ -144,11 +148,12 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _start(cluster: Cluster, workers: int) -> None:
+def _start(cluster: Cluster, workers: int) -> Path:
+    """Start Ray on this machine; return the folder of its logs, having removed those of such Rays of long ago."""
     # CPUs are what Ray counts, not what it uses: two workers on one core are slow, but they run.
     cpus = max(os.cpu_count() or 1, math.ceil(workers * cluster.cpus_per_worker))
     try:
-        ray.init(
+        context = ray.init(
             address="local",
             num_cpus=cpus,
             include_dashboard=False,
@@ -160,6 +165,9 @@ def _start(cluster: Cluster, workers: int) -> None:
         )
     except Exception as error:  # a slow machine's is a plain one
         raise SetupError(f"Ray did not start on this machine: {describe(error)}") from None
+    session = Path(context.address_info["session_dir"])
+    sweep_folders(session.parent, "session_2")
+    return session
 
 
 @contextmanager

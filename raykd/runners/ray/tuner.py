@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from ray.tune.experiment import Trial
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, SetupError, error_from_dict
-from raykd.files import describe
+from raykd.files import describe, held, sweep_folders
 from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
@@ -49,6 +50,7 @@ _SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # deaths of processes, logged below in a line instead of a traceback
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+_SCRATCH = "raykd-tune-"
 _REPORT_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 _PUSH_SECONDS = 15.0
@@ -221,7 +223,8 @@ class Tuning:
         worker = {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
         # A trial of several workers has a process that only waits for them: it takes no CPU from them.
         resources = worker if workers == 1 else {"cpu": 0, HEAD_RESOURCE: 0.001}
-        with tempfile.TemporaryDirectory(prefix="raykd-tune-") as scratch:
+        sweep_folders(Path(tempfile.gettempdir()), _SCRATCH)
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch, held(Path(scratch)):
             logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # our report says what failed, and why
             tune.Tuner(
                 tune.with_resources(run_trial, resources),
