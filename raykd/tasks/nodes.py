@@ -193,16 +193,16 @@ def local_nodes(cluster: Cluster, count: int, folder: Path) -> Iterator[LocalNod
     Raises:
         SetupError: if it does not start.
     """
-    own = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    before = {name: os.environ.get(name) for name in own}
+    environment = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ.get(name) for name in environment}
     sweep_folders(Path(_TEMPORARY), _SCRATCH)
-    os.environ.update(own)
+    os.environ.update(environment)
     try:
-        with ExitStack() as own:
+        with ExitStack() as started:
             scratch = TemporaryDirectory(prefix=_SCRATCH, dir=_TEMPORARY, ignore_cleanup_errors=True)
-            folder_of_ray = Path(own.enter_context(scratch))
-            own.enter_context(held(folder_of_ray))
-            nodes = own.enter_context(closing(LocalNodes(cluster, count, folder_of_ray, folder / "logs")))
+            folder_of_ray = Path(started.enter_context(scratch))
+            started.enter_context(held(folder_of_ray))
+            nodes = started.enter_context(closing(LocalNodes(cluster, count, folder_of_ray, folder / "logs")))
             fields = cluster.model_dump(exclude_defaults=True, exclude=_NOT_OF_NODES)
             write_text(folder / CLUSTER_FILE, json.dumps({**fields, "address": nodes.address}))
             yield nodes
