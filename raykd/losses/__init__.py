@@ -4,8 +4,14 @@ One convention: natural logarithm and nats, sums over classes, means over the ba
 every loss is minimised as it is returned.
 """
 
-from raykd.losses.adversarial import disagreement, patch_fake, patch_real
-from raykd.losses.distillation import kd_divergence
+from raykd.losses.adversarial import disagreement, masked_disagreement, patch_fake, patch_real
+from raykd.losses.distillation import (
+    attention_transfer,
+    divergences,
+    kd_divergence,
+    logit_distances,
+    self_paced_weight,
+)
 from raykd.losses.inversion import (
     Average,
     activation,
@@ -28,22 +34,27 @@ from raykd.losses.teacher_free import label_smoothing, virtual_teacher
 __all__ = [
     "Average",
     "activation",
+    "attention_transfer",
     "bn_divergence",
     "bn_statistics",
     "disagreement",
+    "divergences",
     "gini",
     "identity",
     "image_l2",
     "information_entropy",
     "kd_divergence",
     "label_smoothing",
+    "logit_distances",
     "lq",
+    "masked_disagreement",
     "mutual_information",
     "onehot",
     "onehot_distance",
     "patch_fake",
     "patch_real",
     "per_sample_entropy",
+    "self_paced_weight",
     "shannon",
     "total_variation",
     "virtual_teacher",

@@ -1,16 +1,17 @@
 """Losses of the games between generator, student and patch discriminator.
 
-MosaicKD (Fang et al., NeurIPS 2021, arXiv 2110.15094). Shapes: B batch, C classes, H W patches.
+MosaicKD (Fang et al., NeurIPS 2021, arXiv 2110.15094), CMI (Fang et al., IJCAI 2021, arXiv 2105.08584).
+Shapes: B batch, C classes, H W patches.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from raykd.losses.distillation import kd_divergence
+from raykd.losses.distillation import divergences, kd_divergence
 
 
-def disagreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return -KL(teacher || student) in nats, batch mean: low where the student errs most.
+def disagreement(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return -T^2 KL(teacher / T || student / T) in nats, batch mean: low where the student errs most.
 
     The generator minimises it (the adversary of MosaicKD's distributionally robust objective);
     the gradient flows into both arguments, since both depend on the generated image.
@@ -18,8 +19,24 @@ def disagreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Args:
         student_logits: [B, C].
         teacher_logits: [B, C].
+        temperature: T, positive.
     """
-    return -kd_divergence(student_logits, teacher_logits)
+    return -kd_divergence(student_logits, teacher_logits, temperature)
+
+
+def masked_disagreement(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return `disagreement` over the rows to which student and teacher give the same class; others count as 0.
+
+    The sum over these rows is divided by B, not by their number (the adversary of CMI and its successors), so that it
+    fades as there are fewer. Which class is given has no gradient.
+
+    Args:
+        student_logits: [B, C].
+        teacher_logits: [B, C].
+        temperature: T, positive.
+    """
+    agrees = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
+    return -(divergences(student_logits, teacher_logits, temperature) * agrees).mean()
 
 
 def patch_real(patch_logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pydantic import Discriminator, SerializeAsAny, ValidationError, ValidatorFu
 
 from raykd.config.yaml_file import explain, section_error
 from raykd.errors import unknown
+from raykd.methods.adversarial import Adversarial, AdversarialConfig
 from raykd.methods.bank_kd import BankKd, BankKdConfig
 from raykd.methods.base import Method
 from raykd.methods.blind_kd import BlindKd, BlindKdConfig
@@ -39,6 +40,7 @@ METHODS = MethodTable(
         "lsgdfd_single": LsgdfdSingle,
         "bank_kd": BankKd,
         "mosaickd": MosaicKd,
+        "adversarial": Adversarial,
     }
 )
 _OF_RAYKD = frozenset(METHODS)
@@ -70,7 +72,8 @@ MethodConfig = Annotated[
     | LsgdfdConfig
     | LsgdfdSingleConfig
     | BankKdConfig
-    | MosaicKdConfig,
+    | MosaicKdConfig
+    | AdversarialConfig,
     Discriminator("name"),
     WrapValidator(_of_other_package),
     SerializeAsAny(),
