@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from raykd.config.optim import Sgd
+from raykd.distributed.updater import Updater
 from raykd.errors import UsageError
 from raykd.methods.adversarial import Adversarial
 from raykd.models.teacher import Teacher
@@ -95,8 +96,9 @@ class Game:
 
     def __init__(self, method: Adversarial, fields: dict[str, Any]) -> None:
         self.c: dict[str, Any] = {**made_config("adversarial").model_dump(), **fields}
-        self.generator, self.student = copy.deepcopy(method.generator), copy.deepcopy(method.student)
-        self.teacher = made_teacher().network.to(torch.get_default_dtype())
+        self.generator: Any = copy.deepcopy(method.generator)
+        self.student: Any = copy.deepcopy(method.student)
+        self.teacher: Any = made_teacher().network.to(torch.get_default_dtype())
         self.method = method
         self.losses: dict[str, Tensor] = {}
 
@@ -131,7 +133,7 @@ class Game:
                 self.losses["disagreement"] = -each.sum() / BATCH
                 loss = loss + weight * self.losses["disagreement"]
             if c["moment_weight"]:
-                seen, norm = self.teacher.body[0](images), self.teacher.body[1]  # type: ignore[index, operator]
+                seen, norm = self.teacher.body[0](images), self.teacher.body[1]
                 columns = seen.transpose(0, 1).flatten(1)
                 distance = (columns.mean(1) - norm.running_mean).norm()
                 self.losses["moments"] = distance + (columns.var(1, unbiased=False) - norm.running_var).norm()
@@ -150,8 +152,8 @@ class Game:
             with torch.no_grad():
                 images = self.generator(self.latents(step, c["generator_updates"] + update))
                 logits = self.teacher(images)
-            maps = self.student.body[:3](images)  # type: ignore[index]
-            answers = self.student.head(self.student.hidden(maps.flatten(1)).relu())  # type: ignore[operator]
+            maps = self.student.body[:3](images)
+            answers = self.student.head(self.student.hidden(maps.flatten(1)).relu())
             l1 = c["student_loss"] == "l1"
             each = (logits - answers).abs().mean(1) if l1 else divergence(logits, answers, c["temperature"])
             v = torch.ones(())
@@ -161,14 +163,15 @@ class Game:
                 v = (1 + math.exp(-h)) / (1 + (hard - h).exp())
             loss = (v * each).mean()
             if c["attention_weight"]:
-                loss = loss + c["attention_weight"] * self.attention(maps, self.teacher.body[:3](images))  # type: ignore[index]
+                loss = loss + c["attention_weight"] * self.attention(maps, self.teacher.body[:3](images))
             self.losses["kd"] = each.mean()
             descend(self.student, loss, c["clip_norm"])
 
     def attention(self, *maps: Tensor) -> Tensor:
         """Of the only stage: the maps of 3 x 3 before they are flattened."""
         energies = [one.square().mean(1).flatten(1) for one in maps]
-        student, teacher = (energy / energy.norm(dim=1, keepdim=True) for energy in energies)
+        student: Tensor
+        student, teacher = [energy / energy.norm(dim=1, keepdim=True) for energy in energies]
         return (student - teacher.detach()).square().mean()
 
 
@@ -199,12 +202,16 @@ def test_the_switches_are_different_games() -> None:
 
 @pytest.mark.parametrize(("g", "k"), [(1, 5), (2, 3)])
 @pytest.mark.parametrize("first", ["student", "generator"])
-def test_who_learns_how_often_and_when(g: int, k: int, first: str) -> None:
+def test_who_learns_how_often_and_when(g: int, k: int, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method = made(generator_updates=g, student_updates=k, first=first)
     order: list[str] = []
-    for name, updater in method.updaters.items():
-        original = updater.step
-        updater.step = lambda gradients, n=name, o=original: (order.append(n), o(gradients))  # type: ignore[method-assign, misc]
+    original = Updater.step
+
+    def noted(updater: Updater, gradients: Any) -> None:
+        order.extend(name for name, own in method.updaters.items() if own is updater)
+        original(updater, gradients)
+
+    monkeypatch.setattr(Updater, "step", noted)
     advance(method, 2)
     turns = {"student": ["student"] * k, "generator": ["generator"] * g}
     other = "generator" if first == "student" else "student"
@@ -231,16 +238,17 @@ def test_shared_latents_are_made_and_shown_to_the_teacher_once() -> None:
 def test_the_masked_adversary_moves_nothing_where_none_agree(double: None) -> None:
     """The generator's gradient is that of the rows that agree, here of none and of all."""
     method = made(disagreement="masked_kl", student_updates=1)
+    student: Any = method.student
+    teacher: Any = method.context.networks["teacher"].network
     with torch.no_grad():
-        method.student.head.weight.zero_()  # type: ignore[union-attr]
-        method.student.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0]))  # type: ignore[union-attr]
-        teacher = method.context.networks["teacher"].network
-        teacher.head.bias.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))  # type: ignore[union-attr]
+        student.head.weight.zero_()
+        student.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0]))
+        teacher.head.bias.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))
     before = copy.deepcopy(method.generator.state_dict())
     method._teach_generator(0)
     assert_same(method.generator.state_dict(), before)
     with torch.no_grad():
-        teacher.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 60.0]))  # type: ignore[union-attr]
+        teacher.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 60.0]))
     method._teach_generator(1)
     with pytest.raises(AssertionError):
         assert_same(method.generator.state_dict(), before)

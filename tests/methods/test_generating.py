@@ -29,7 +29,7 @@ def made(name: str, **fields: Any) -> GeneratingMethod:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_average_follows_the_generator(name: str) -> None:
     method = made(name, ema_generator=0.75)
-    average = dict(copy.deepcopy(method.trained["generator"]).named_parameters())
+    average: dict[str, Tensor] = dict(copy.deepcopy(method.trained["generator"]).named_parameters())
     for _ in range(3):
         advance(method, 1)
         for key, new in method.generator.named_parameters():
@@ -106,7 +106,13 @@ def test_a_students_batch_is_new_images_earlier_ones_and_those_of_the_average(na
     method = made_method(name, context, ema_generator=0.9, replay=REPLAY)
     given: list[Tensor] = []
     mix = method._ring.mix  # type: ignore[attr-defined]
-    method._ring.mix = lambda images, update: (given.append(images), mix(images, update))[1]  # type: ignore[attr-defined]
+
+    def noted(images: Tensor, update: int) -> Tensor:
+        given.append(images)
+        mixed: Tensor = mix(images, update)
+        return mixed
+
+    method._ring.mix = noted  # type: ignore[attr-defined]
     advance(method, 2)
     shown = [images for images in student.seen if len(images) == 2 * BATCH]
     assert len(shown) == len(given) == (4 if name == "adversarial" else 2)
