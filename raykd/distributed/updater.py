@@ -15,6 +15,8 @@ from raykd.distributed.world import World
 Compiler = Callable[[nn.Module], Callable[..., Any]]
 """Turns a module into a callable of the same arguments: torch.compile, or the module itself."""
 
+_TINY = 1e-30  # of a gradient's norm
+
 
 class Updater:
     """An optimizer over some parameters: takes *their* gradients only, averages them, steps.
@@ -23,6 +25,7 @@ class Updater:
     parameters and the optimizer's state stay as they are, on all workers alike.
 
     Attributes:
+        clip_norm: the largest l2 norm of all averaged gradients together, to which longer ones are shortened; or none.
         refused: steps that were not made for that, float32 () on the device.
         at_fault: 1 where such gradients were this worker's own, else 0, likewise.
     """
@@ -35,6 +38,7 @@ class Updater:
         total_steps: int,
     ) -> None:
         """Build the optimizer; ``total_steps`` is the length of its schedule in calls of ``step``."""
+        self.clip_norm: float | None = None
         self._parameters = [p for p in parameters if p.requires_grad]
         self._config = config
         self._world = world
@@ -58,6 +62,9 @@ class Updater:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Average this worker's gradients over workers and apply them at the schedule's learning rate."""
         averaged, fault = self._average(gradients)
+        if self.clip_norm is not None:
+            shorter = (self.clip_norm / torch.nn.utils.get_total_norm(averaged).clamp(min=_TINY)).clamp(max=1)
+            averaged = [gradient * shorter for gradient in averaged]
         torch.maximum(self._stopped, fault, out=self._stopped)
         self.refused += self._stopped
         lr = self._config.lr_at(self._step, self._total_steps)

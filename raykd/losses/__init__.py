@@ -5,7 +5,13 @@ every loss is minimised as it is returned.
 """
 
 from raykd.losses.adversarial import disagreement, gap, masked_disagreement, patch_fake, patch_real
-from raykd.losses.distillation import kd_divergence
+from raykd.losses.distillation import (
+    attention_transfer,
+    divergences,
+    kd_divergence,
+    logit_distances,
+    self_paced_weight,
+)
 from raykd.losses.inversion import (
     Average,
     activation,
@@ -29,10 +35,12 @@ from raykd.losses.teacher_free import label_smoothing, virtual_teacher
 __all__ = [
     "Average",
     "activation",
+    "attention_transfer",
     "bn_divergence",
     "bn_relative",
     "bn_statistics",
     "disagreement",
+    "divergences",
     "gap",
     "gini",
     "identity",
@@ -40,14 +48,16 @@ __all__ = [
     "information_entropy",
     "kd_divergence",
     "label_smoothing",
-    "masked_disagreement",
+    "logit_distances",
     "lq",
+    "masked_disagreement",
     "mutual_information",
     "onehot",
     "onehot_distance",
     "patch_fake",
     "patch_real",
     "per_sample_entropy",
+    "self_paced_weight",
     "shannon",
     "total_variation",
     "virtual_teacher",

@@ -1,17 +1,17 @@
 """Losses of the games between generator, student and patch discriminator.
 
-MosaicKD (Fang et al., NeurIPS 2021, arXiv 2110.15094), CMI (Fang et al., IJCAI 2021, arXiv 2105.08584) and GapSSG
+MosaicKD (Fang et al., NeurIPS 2021, arXiv 2110.15094), CMI (Fang et al., IJCAI 2021, arXiv 2105.08584), GapSSG
 (Li et al., TPAMI 2024). Shapes: B batch, C classes, H W patches.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from raykd.losses.distillation import kd_divergence
+from raykd.losses.distillation import divergences, kd_divergence
 
 
-def disagreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return -KL(teacher || student) in nats, batch mean: low where the student errs most.
+def disagreement(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return -T^2 KL(teacher / T || student / T) in nats, batch mean: low where the student errs most.
 
     The generator minimises it (the adversary of MosaicKD's distributionally robust objective);
     the gradient flows into both arguments, since both depend on the generated image.
@@ -19,24 +19,24 @@ def disagreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Args:
         student_logits: [B, C].
         teacher_logits: [B, C].
+        temperature: T, positive.
     """
-    return -kd_divergence(student_logits, teacher_logits)
+    return -kd_divergence(student_logits, teacher_logits, temperature)
 
 
-def masked_disagreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return -(1/B) sum_i [argmax s_i = argmax t_i] KL(teacher_i || student_i) in nats (CMI and its successors).
+def masked_disagreement(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return `disagreement` over the rows to which student and teacher give the same class; others count as 0.
 
-    Only images that both answer alike count, though all B divide: where the student errs already it is left alone.
+    The sum over these rows is divided by B, not by their number (the adversary of CMI and its successors), so that it
+    fades as there are fewer. Which class is given has no gradient.
 
     Args:
-        student_logits: s, [B, C].
-        teacher_logits: t, [B, C].
+        student_logits: [B, C].
+        teacher_logits: [B, C].
+        temperature: T, positive.
     """
-    agree = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
-    divergence = F.kl_div(
-        student_logits.log_softmax(dim=1), teacher_logits.log_softmax(dim=1), reduction="none", log_target=True
-    ).sum(dim=1)
-    return -(divergence * agree).mean()
+    agrees = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
+    return -(divergences(student_logits, teacher_logits, temperature) * agrees).mean()
 
 
 def gap(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:

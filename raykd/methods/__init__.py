@@ -10,6 +10,7 @@ from pydantic import Discriminator, SerializeAsAny, ValidationError, ValidatorFu
 
 from raykd.config.yaml_file import explain, section_error
 from raykd.errors import unknown
+from raykd.methods.adversarial import Adversarial, AdversarialConfig
 from raykd.methods.bank_kd import BankKd, BankKdConfig
 from raykd.methods.base import Method
 from raykd.methods.blind_kd import BlindKd, BlindKdConfig
@@ -41,6 +42,7 @@ METHODS = MethodTable(
         "bank_kd": BankKd,
         "mosaickd": MosaicKd,
         "pool_inversion": PoolInversion,
+        "adversarial": Adversarial,
     }
 )
 _OF_RAYKD = frozenset(METHODS)
@@ -73,7 +75,8 @@ MethodConfig = Annotated[
     | LsgdfdSingleConfig
     | BankKdConfig
     | MosaicKdConfig
-    | PoolInversionConfig,
+    | PoolInversionConfig
+    | AdversarialConfig,
     Discriminator("name"),
     WrapValidator(_of_other_package),
     SerializeAsAny(),

@@ -81,8 +81,6 @@ class Method(ABC):
     """Whether there is ``sample``: then students are selected blind and images are judged and shown."""
     sharded_by: ClassVar[Literal["images", "classes"]] = "images"
     """What the workers share among them: the images of a global batch, or the classes, each with its images."""
-    matches_statistics: ClassVar[bool] = False
-    """Whether the teacher must have BatchNorm layers."""
     asks_teacher_of_stream: ClassVar[bool] = False
     """Whether all it asks of the teacher are logits of its stream's images, so that cached ones will do."""
 
@@ -122,6 +120,11 @@ class Method(ABC):
     def student_updates(cls, config: Any, steps: int) -> int:
         """Return how often the student is updated in a run of so many steps."""
         return steps * cls.student_updates_per_step(config)
+
+    @classmethod
+    def needs_statistics(cls, config: Any | None) -> bool:
+        """Return whether the teacher must have BatchNorm layers; without a configuration, whether it always must."""
+        return False
 
     @classmethod
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:

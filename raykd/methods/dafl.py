@@ -19,7 +19,7 @@ where a teacher's input is far from mean 0 and variance 1, images keep to the ra
 
 ``pseudo_label`` and ``entropy`` replace a term by its alternatives: distance to the one-hot vector 2 (1 - max p),
 Gini 1 - |p|^2, lq sum_c p_c^q, Shannon H(p_i); per_sample -mean_i H(p_i) (which fights L_oh: it balances nothing), and
-mutual_information mean_i H(p_i) - H(pbar).
+mutual_information mean_i H(p_i) - H(pbar). ``ema_generator`` and ``replay`` are those of `raykd.methods.generating`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,16 +30,15 @@ from pydantic import Field
 from torch import Tensor
 
 from raykd import losses
-from raykd.config.base import Config
 from raykd.config.optim import Optimizer
-from raykd.distributed.updater import Updater
 from raykd.generators import Dcgan, OutputRange, choose_output
-from raykd.methods.base import OUTPUT_RANGE, Method, MethodContext, Metrics
+from raykd.methods.base import OUTPUT_RANGE, MethodContext, Metrics
+from raykd.methods.generating import GeneratingConfig, GeneratingMethod
 from raykd.methods.signs import Remark, TeacherSigns
 from raykd.spec import Batch
 
 
-class DaflConfig(Config):
+class DaflConfig(GeneratingConfig):
     """Weights are in nats; see the module's text for the authors' units."""
 
     name: Literal["dafl"]
@@ -57,25 +56,18 @@ class DaflConfig(Config):
     generator_optim: Optimizer
 
 
-class Dafl(Method):
+class Dafl(GeneratingMethod):
     """Generator and student learn from the teacher alone."""
 
     config = DaflConfig
-    makes_images = True
 
     def __init__(self, config: DaflConfig, context: MethodContext) -> None:
         """Build the generator and its updater; compile all three networks."""
-        super().__init__(config, context)
-        self._config = config
         spec = context.spec
         output = choose_output(spec, config.output_range)
         generator = Dcgan(config.latent_dim, spec.channels, spec.size, config.generator_width, output)
-        self.generator = generator.to(self.world.device)
-        self.trained["generator"] = self.generator
-        self.updaters["generator"] = Updater(
-            self.generator.parameters(), config.generator_optim, self.world, context.steps
-        )
-        self._generate = context.compiler(self.generator)
+        super().__init__(config, context, generator)
+        self._config = config
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])
 
@@ -94,8 +86,8 @@ class Dafl(Method):
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Update the generator, then the student on the same images and logits."""
         index = self.begin_step()
-        config, context = self._config, self.context
-        z = self.world.randn(context.global_batch, config.latent_dim, seed=context.seed, step=index)
+        config = self._config
+        z = self.latents(index)
         with self.world.autocast():
             images = self._generate(z)
             teacher_logits, features = self._teacher(images)
@@ -106,9 +98,15 @@ class Dafl(Method):
         self.updaters["generator"].minimise(
             config.onehot_weight * onehot + config.entropy_weight * entropy + config.activation_weight * activation
         )
+        self.follow_generator()
+        shown, answers = images.detach(), teacher_logits.detach()
+        if self.shows_others:
+            shown = self.shown(shown, index)
+            with torch.no_grad(), self.world.autocast():
+                answers = self._teacher(shown)[0].float()
         with self.world.autocast():
-            student_logits = self._student(images.detach())
-        kd = losses.kd_divergence(student_logits.float(), teacher_logits.detach(), config.temperature)
+            student_logits = self._student(shown)
+        kd = self.sources * losses.kd_divergence(student_logits.float(), answers, config.temperature)
         self.updaters["student"].minimise(kd)
         return {
             "loss/onehot": onehot,
@@ -116,14 +114,6 @@ class Dafl(Method):
             "loss/activation": activation,
             "loss/kd": kd,
         }
-
-    def sample(self, num_images: int, seed: int) -> Tensor:
-        """Return images of held-out latents, normalised over the batch as in training."""
-        generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(num_images, self._config.latent_dim, generator=generator)
-        with torch.no_grad():
-            images: Tensor = self.generator(z.to(self.world.device))
-        return images
 
     def _onehot(self, teacher_logits: Tensor) -> Tensor:
         if self._config.pseudo_label == "lq":

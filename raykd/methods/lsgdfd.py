@@ -70,7 +70,6 @@ class Lsgdfd(ShardedMethod, BankMethod):
     roles = ("teacher",)
     makes_images = True
     sharded_by = "classes"
-    matches_statistics = True
     members: Members | None
     _waiting: dict[str, Tensor]
 
@@ -109,6 +108,11 @@ class Lsgdfd(ShardedMethod, BankMethod):
             yield Remark("without", "statistics by class, which take images (calibration): method.statistics=global")
         else:
             yield Remark("pro", "images for statistics by class are there (calibration)")
+
+    @classmethod
+    def needs_statistics(cls, config: Any | None) -> bool:
+        """Return true: their moments are what images are made for."""
+        return True
 
     @property
     def images_per_step(self) -> int:

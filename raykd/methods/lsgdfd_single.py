@@ -59,7 +59,6 @@ class LsgdfdSingle(BankMethod):
     config = LsgdfdSingleConfig
     roles = ("teacher",)
     makes_images = True
-    matches_statistics = True
 
     def __init__(self, config: LsgdfdSingleConfig, context: MethodContext) -> None:
         """Build the generator and its updater.
@@ -90,6 +89,11 @@ class LsgdfdSingle(BankMethod):
         self._generate = context.compiler(self.generator)
         source = torch.Generator().manual_seed(mix(context.seed, EVERY))
         self._order = torch.randperm(self._classes, generator=source).to(self.world.device)
+
+    @classmethod
+    def needs_statistics(cls, config: Any | None) -> bool:
+        """Return true: their moments are what images are made for."""
+        return True
 
     @property
     def milestone(self) -> bool:

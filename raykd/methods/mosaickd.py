@@ -22,14 +22,13 @@ set). With several workers pbar is that of the global batch, gradients included,
 discriminator's too, sees a worker's share (theirs: synchronised; no difference was seen, benchmarks/mosaic_norm.py).
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from raykd import losses
 from raykd.config.base import Config
@@ -37,6 +36,8 @@ from raykd.config.optim import Optimizer
 from raykd.distributed.updater import Updater
 from raykd.generators import STANDARDISED, Output, Patch, PatchDiscriminator, UnitGenerator
 from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.methods.generating import held_out_images
+from raykd.models.moments import statistics_kept
 from raykd.spec import Batch
 
 
@@ -106,11 +107,7 @@ class MosaicKd(Method):
 
     def sample(self, num_images: int, seed: int) -> Tensor:
         """Return images of held-out latents, normalised over the batch as in training."""
-        generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(num_images, self._config.latent_dim, generator=generator)
-        with torch.no_grad():
-            images: Tensor = self.generator(z.to(self.world.device))
-        return images
+        return held_out_images(self.generator, self._config.latent_dim, num_images, seed, self.world)
 
     def _images(self, draw: int) -> Tensor:
         context = self.context
@@ -137,7 +134,8 @@ class MosaicKd(Method):
         loss = config.align_weight * align + config.balance_weight * balance
         metrics = {"loss/align": align, "loss/balance": balance}
         if config.adversarial_weight:
-            with self.world.autocast(), self._statistics_kept():
+            kept = statistics_kept(self.student) if config.student_statistics == "clean" else nullcontext()
+            with self.world.autocast(), kept:
                 student_logits = self._student(images).float()
             metrics["loss/adversarial"] = losses.disagreement(student_logits, teacher_logits)
             loss = loss + config.adversarial_weight * metrics["loss/adversarial"]
@@ -157,16 +155,3 @@ class MosaicKd(Method):
         kd = losses.kd_divergence(student_logits, teacher_logits, self._config.temperature)
         self.updaters["student"].minimise(kd)
         return kd
-
-    @contextmanager
-    def _statistics_kept(self) -> Iterator[None]:
-        """Let the student normalise by the batch, as in training, without remembering it."""
-        norms = [m for m in self.student.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        kept = norms if self._config.student_statistics == "clean" else []
-        for norm in kept:
-            norm.track_running_stats = False
-        try:
-            yield
-        finally:
-            for norm in kept:
-                norm.track_running_stats = True

@@ -160,6 +160,11 @@ class PoolInversion(PoolMethod):
         )
 
     @classmethod
+    def needs_statistics(cls, config: Any | None) -> bool:
+        """Return whether moments are matched."""
+        return config is not None and config.moment_weight > 0
+
+    @classmethod
     def student_updates_per_step(cls, config: Any) -> int:
         """Return m."""
         return int(config.student_steps)

@@ -47,9 +47,10 @@ def _inverting(method: type[Method], signs: TeacherSigns) -> Iterable[Remark]:
         yield Remark("refused", "no gradient reaches the input")
     if signs.size % _DIVISOR:
         yield Remark("refused", f"generators make sizes that {_DIVISOR} divides, not {signs.size}: set data.size")
-    if method.matches_statistics and signs.batch_norms:
+    matches = method.needs_statistics(None)
+    if matches and signs.batch_norms:
         yield Remark("pro", f"{signs.batch_norms} BatchNorm layers whose statistics images can match")
-    elif method.matches_statistics:
+    elif matches:
         yield Remark("refused", signs.no_batch_norm)
     if signs.sick:
         yield Remark("con", "BatchNorm statistics are not those of real data")

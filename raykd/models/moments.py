@@ -244,6 +244,19 @@ def merged(moments: Moments, average: Callable[[Tensor], Tensor] = identity) -> 
 
 
 @contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Let the BatchNorm layers normalise by the batch, as in training, without remembering it."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
 def variance_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
     """Yield a list that takes from each BatchNorm layer that runs how far the variances that it sees are from its own.
 

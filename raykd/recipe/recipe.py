@@ -109,8 +109,8 @@ class Recipe(Config):
             raise ValueError(f"method {method!r} {verb} 'data.ood'")
         if self.data.holdout and not METHODS[method].streams:
             raise ValueError(f"method {method!r} learns from no images of which 'data.holdout' could be a part")
-        if self.calibration is not None and not METHODS[method].matches_statistics:
-            raise ValueError(f"method {method!r} takes no 'calibration' section: it matches no statistics")
+        if self.calibration is not None and "statistics" not in METHODS[method].config.model_fields:
+            raise ValueError(f"method {method!r} takes no 'calibration' section: it matches no statistics by class")
         return self
 
     @model_validator(mode="after")

@@ -69,3 +69,18 @@ def test_large_gradients_that_adam_can_square_are_used() -> None:
     assert updater.refused.item() == 0
     assert all(bool((before[name] - p).abs().max() > 5e-3) for name, p in network.named_parameters())
     assert all(bool(s["exp_avg_sq"].isfinite().all()) for s in updater.state_dict()["optimizer"].values())
+
+
+@pytest.mark.parametrize(("clip", "factor"), [(None, 1.0), (2.5, 0.5), (5.0, 1.0), (80.0, 1.0)])
+def test_a_gradient_longer_than_the_limit_is_shortened_to_it_over_all_parameters(
+    clip: float | None, factor: float
+) -> None:
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1, 1))]
+    updater = Updater(parameters, Sgd(name="sgd", lr=1.0, momentum=0.0), World.alone(), 10)
+    updater.clip_norm = clip
+    updater.step([torch.tensor([0.0, -3.0]), torch.tensor([[4.0]])])
+    assert parameters[0].tolist() == pytest.approx([0.0, 3.0 * factor])
+    assert parameters[1].tolist() == [[pytest.approx(-4.0 * factor)]]
+    updater.step([torch.zeros(2), torch.zeros(1, 1)])
+    assert updater.refused == 0
+    assert parameters[1].isfinite().all()

@@ -52,7 +52,7 @@ def shrink(name: str, steps: int) -> list[str]:
     pairs = [f"schedule.steps={steps}", f"schedule.report_every={steps}", f"schedule.global_batch={batch}"]
     smaller = {"latent_dim": 8, "generator_width": 8, "discriminator_width": 8}
     pairs += [f"method.{key}={n}" for key, n in smaller.items() if hasattr(recipe.method, key)]
-    if hasattr(recipe.method, "student_steps"):
+    if hasattr(recipe.method, "student_steps") or hasattr(recipe.method, "student_updates"):
         # A student that learns fast and often from few images is chaotic: it would magnify the rounding of float64.
         assert recipe.student_optim is not None
         pairs += [f"student_optim.lr={recipe.student_optim.lr / 20:g}"]

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from raykd.losses import disagreement, kd_divergence, patch_fake, patch_real
+from raykd.losses import disagreement, kd_divergence, masked_disagreement, patch_fake, patch_real
 
 
 def test_disagreement_is_the_negative_divergence_with_both_gradients() -> None:
@@ -16,6 +17,38 @@ def test_disagreement_is_the_negative_divergence_with_both_gradients() -> None:
     assert disagreement(torch.zeros(1, 2), certain).item() == pytest.approx(-math.log(2))
     leaves = (student.requires_grad_(), teacher.requires_grad_())
     assert torch.autograd.gradcheck(disagreement, leaves)
+
+
+def slow_masked(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    total = 0.0
+    for s_row, t_row in zip(student.tolist(), teacher.tolist(), strict=True):
+        if s_row.index(max(s_row)) != t_row.index(max(t_row)):
+            continue
+        s, t = ([math.exp(value / temperature) for value in row] for row in (s_row, t_row))
+        total += sum(b / sum(t) * math.log(b * sum(s) / (a * sum(t))) for a, b in zip(s, t, strict=True))
+    return -(temperature**2) * total / len(student)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_masked_adversary_is_that_of_the_rows_that_agree_over_all_rows(temperature: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    student, teacher = 2 * torch.randn(2, 24, 3, dtype=torch.float64, generator=rng)
+    leaves = (student.requires_grad_(), teacher.requires_grad_())
+    agrees = student.argmax(1) == teacher.argmax(1)
+    assert 0 < agrees.sum() < 24
+    loss = masked_disagreement(student, teacher, temperature)
+    assert loss.item() == pytest.approx(slow_masked(student.detach(), teacher.detach(), temperature), rel=1e-12)
+    for gradient in torch.autograd.grad(loss, leaves):
+        assert not gradient[~agrees].any()
+        assert gradient[agrees].any(dim=1).all()
+    assert torch.autograd.gradcheck(lambda s, t: masked_disagreement(s, t, temperature), leaves)
+
+
+def test_disagreement_softens_both() -> None:
+    rng = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, dtype=torch.float64, generator=rng).unbind()
+    assert disagreement(student, teacher, 3.0) == -kd_divergence(student, teacher, 3.0)
+    assert disagreement(student, teacher, 3.0) != disagreement(student, teacher)
 
 
 def test_patches_are_summed_per_image() -> None:

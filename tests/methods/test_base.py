@@ -34,8 +34,9 @@ def test_a_method_may_take_over_how_another_samples() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_counts_what_the_student_or_the_generators_learn_from(name: str) -> None:
-    fields: dict[str, Any] = {"student_steps": 3} if name == "mosaickd" else {}
-    expected = 2 * 3 * BATCH if name == "mosaickd" else BATCH  # as many made as taken, three times
+    fields: dict[str, Any] = {"mosaickd": {"student_steps": 3}, "adversarial": {"student_updates": 3}}.get(name, {})
+    # MosaicKD's student takes as many as are made, three times.
+    expected = {"mosaickd": 2 * 3 * BATCH, "adversarial": 3 * BATCH}.get(name, BATCH)
     assert mean_images_of(METHODS[name], made_config(name, **fields), 1, BATCH) == expected
     method = made_method(name, **fields)
     assert method.images_per_step * method.total_steps == expected * method.context.steps

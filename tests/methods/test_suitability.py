@@ -15,7 +15,7 @@ HEALTHY = TeacherSigns(
     wrong_input=None, train_missing=None,
 )  # fmt: skip
 INVERTING = {name for name, method in METHODS.items() if "generator_optim" in method.config.model_fields}
-MATCHING = {name for name, method in METHODS.items() if method.matches_statistics}
+MATCHING = {name for name, method in METHODS.items() if method.needs_statistics(None)}
 WITH_TEACHER = {name for name, method in METHODS.items() if "teacher" in method.roles}
 
 
@@ -32,7 +32,7 @@ def test_a_healthy_teacher_serves_all_that_take_one() -> None:
 @pytest.mark.parametrize(
     ("signs", "refused", "limited"),
     [
-        ({"batch_norms": 0}, MATCHING, set()),
+        ({"batch_norms": 0}, MATCHING, {"adversarial"}),
         ({"gradient": False}, INVERTING, set()),
         ({"size": 30}, INVERTING, set()),
         ({"finite": False}, WITH_TEACHER, set()),
@@ -56,6 +56,8 @@ def test_a_sign_refuses_those_that_need_it(signs: dict[str, Any], refused: set[s
         ("dafl", {"negative_features": 0.5}, "without", "(50 % of the teacher's are below 0): method.activation_w"),
         ("dafl", {"sick": True}, "con", "not those of real data"),
         ("dafl", {}, "needs", "no data"),
+        ("adversarial", {}, "pro", "19 BatchNorm layers whose statistics images can match (DFQ, CuDFKD)"),
+        ("adversarial", {"batch_norms": 0}, "without", "as DFAD or ZSKT and not as DFQ or CuDFKD (no BatchNorm layer)"),
         ("lsgdfd", {}, "pro", "19 BatchNorm layers"),
         ("lsgdfd", {}, "pro", "each of 10 classes: 10 M"),
         ("lsgdfd", {"classes": 1000}, "con", "each of 1,000 classes"),

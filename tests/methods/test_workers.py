@@ -1,4 +1,4 @@
-"""Workers that must be joined: moments over the images of all of them, and the players of MosaicKD's game."""
+"""Workers that must be joined: moments over the images of all of them, and the players of games."""
 
 from typing import Any
 
@@ -80,13 +80,16 @@ def test_the_figures_of_a_bank_are_those_of_all_workers_generators(workers: list
         assert ("images/hit" in workers[0][name]) == ("conditional" in name)
 
 
-def test_two_workers_play_the_game_of_one(workers: list[Saved]) -> None:
+@pytest.mark.parametrize(("name", "fields"), [("mosaickd", {}), ("adversarial", two_workers.ADVERSARIAL)])
+def test_two_workers_play_the_game_of_one(workers: list[Saved], name: str, fields: dict[str, Any]) -> None:
     with double_precision():
-        alone = two_workers.game(World.alone())
-        start = made_method("mosaickd", made_setting(dropout=0.0)).trained
-    for role, state in alone.items():
-        moved = sum(float((state[key] - start[role].state_dict()[key]).abs().sum()) for key in state)
+        alone = two_workers.game(World.alone(), name, **fields)
+        start = made_method(name, made_setting(dropout=0.0), **fields).trained
+    for role, network in start.items():
+        before = network.state_dict()
+        moved = sum(float((tensor - before[key]).abs().sum()) for key, tensor in alone[role].items())
         assert moved > 1e-3, f"the {role} learned nothing"
+    for role, state in alone.items():
         for key, tensor in state.items():
             for worker in workers:
-                torch.testing.assert_close(worker["game"][role][key], tensor, rtol=1e-7, atol=1e-9, msg=f"{role} {key}")
+                torch.testing.assert_close(worker[name][role][key], tensor, rtol=1e-7, atol=1e-9, msg=f"{role} {key}")

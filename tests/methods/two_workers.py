@@ -91,23 +91,39 @@ def smallest_capacity(world: World) -> int:
         return lsgdfd(pattern_setting(world=world)).images_per_step // EACH
 
 
-def game(world: World) -> dict[str, Any]:
-    """All players of MosaicKD after some steps, without the BatchNorms, which see a worker's own images."""
-    method = made_method("mosaickd", made_setting(world=world, dropout=0.0))
+ADVERSARIAL: dict[str, Any] = {
+    "disagreement": "masked_kl",
+    "moment_weight": 0.5,
+    "onehot_weight": 1.0,
+    "balance_weight": 5.0,
+    "attention_weight": 3.0,
+    "self_paced": {"start": 0.5},
+    "clip_norm": 1.0,
+    "ema_generator": 0.8,
+    "replay": {"images": 20, "fraction": 0.4},
+}
+
+
+def game(world: World, name: str, **fields: Any) -> dict[str, Any]:
+    """All players of a game after some steps, without the BatchNorms, which see a worker's own images."""
+    method = made_method(name, made_setting(world=world, dropout=0.0), **fields)
     for player in method.trained.values():
         for name, module in list(player.named_modules()):
             if isinstance(module, nn.BatchNorm2d):
                 parent, _, last = name.rpartition(".")
                 setattr(player.get_submodule(parent), last, nn.Identity())
         player.double()
-    method.updaters = {
-        role: Updater(player.parameters(), Sgd(name="sgd", lr=0.01), world, STEPS)
-        for role, player in method.trained.items()
-    }
+    for role, updater in list(method.updaters.items()):
+        method.updaters[role] = Updater(method.trained[role].parameters(), Sgd(name="sgd", lr=0.01), world, STEPS)
+        method.updaters[role].clip_norm = updater.clip_norm
     for step in range(STEPS):
         batches = made_batches(method, step)
-        method.step({role: batch._replace(images=batch.images.double()) for role, batch in batches.items()})
-    return {role: player.state_dict() for role, player in method.trained.items()}
+        doubled = {role: batch._replace(images=batch.images.double()) for role, batch in batches.items()}
+        with patch.object(Tensor, "float", Tensor.double):  # sums in float32 would differ by their order
+            method.step(doubled)
+    state = {role: player.state_dict() for role, player in method.trained.items()}
+    kept = method.state_dict().get("replay")
+    return state if kept is None else {**state, "replay": {"low": kept["low"], "pixels": kept["pixels"].double()}}
 
 
 def main(folder: Path) -> None:
@@ -126,7 +142,8 @@ def main(folder: Path) -> None:
             "figures of one": figures_of_one(world),
             "rows": rows_of_all(world),
             "capacity": smallest_capacity(world),
-            "game": game(world),
+            "mosaickd": game(world, "mosaickd"),
+            "adversarial": game(world, "adversarial", **ADVERSARIAL),
         }
     torch.save(result, folder / f"{world.rank}.pt")
 
