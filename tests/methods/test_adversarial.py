@@ -172,7 +172,8 @@ class Game:
         energies = [one.square().mean(1).flatten(1) for one in maps]
         student: Tensor
         student, teacher = [energy / energy.norm(dim=1, keepdim=True) for energy in energies]
-        return (student - teacher.detach()).square().mean()
+        loss: Tensor = (student - teacher.detach()).square().mean()
+        return loss
 
 
 @pytest.mark.parametrize("fields", SWITCHES.values(), ids=SWITCHES)
