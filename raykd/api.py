@@ -430,7 +430,8 @@ def synthesize(
     """Write images of a run's generators as a data set; the same call goes on with an unfinished one.
 
     Args:
-        run: directory of a run that trained a bank or a generator beside its student, or of a student of a bank.
+        run: directory of a run that trained a bank or a generator beside its student, or of a student of a bank, or of
+            one that has a pool of images.
         images: how many, all classes together.
         out: folder of the set; train on it by ``data.train=FOLDER``.
         data_root: of data sets by name; default: RAYKD_DATA.

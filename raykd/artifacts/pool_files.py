@@ -91,8 +91,8 @@ def read_parts(run: Path, files: Sums) -> Iterator[PoolPart]:
 
 
 def _read(path: Path) -> PoolPart:
-    with parquet.open_file(path) as opened:
-        metadata = parquet.read_metadata(path)
+    metadata = parquet.read_metadata(path)
+    with parquet.open_file(path) as opened:  # which says of an error in here that the file cannot be read
         height, width, channels = json.loads(metadata[_SHAPE])
         table = opened.read(use_threads=False)
         pixels = _numbers(table["image"], np.dtype(np.uint8)).view(-1, height, width, channels).permute(0, 3, 1, 2)
@@ -150,6 +150,10 @@ def open_pool(run: RunDirectory) -> PoolFiles:
 
     def parse() -> PoolFiles:
         files = {str(name): {"sha256": str(each["sha256"])} for name, each in manifest["files"].items()}
+        if not files:
+            raise ValueError("it names no files")
+        if not isinstance(manifest["teacher_sha256"], str | None):
+            raise ValueError(f"teacher_sha256 is {manifest['teacher_sha256']!r}")
         return PoolFiles(run, {**manifest, "files": files})
 
     return parse_content(file, _RESTORE, parse)  # type: ignore[no-any-return]

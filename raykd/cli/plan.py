@@ -60,6 +60,8 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
         lines[f"parameters, {role}"] = format_count(number)
     lines["optimizer state"] = gib(run["optimizer_bytes"])
     lines["activations, gradients"] = gib(run["activation_bytes"])
+    if "pool_bytes" in run:
+        lines["images held"] = gib(run["pool_bytes"])
     available = run["available_bytes"]
     lines["peak memory"] = gib(run["peak_bytes"]) + (f" of {gib(available)}" if available else "") + " a worker"
     sent = {name.replace("_", " "): gib(amount) for name, amount in run["traffic_bytes"].items() if amount}
@@ -77,6 +79,8 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
     lines["disk"] = f"about {gib(run['disk_bytes'])}: {checkpoints} and one more while it is written"
     if "bank_bytes" in run:
         lines["disk"] += f", bank {gib(run['bank_bytes'])}"
+    if "pool_images" in run:
+        lines["disk"] += f", {format_count(run['pool_images'])} images {gib(run['pool_disk_bytes'])}"
     lines["measured"] = f"on this machine ({run['measured']['device']})"
     return lines | {f"note {i}": note for i, note in enumerate(run["notes"], start=1)}
 

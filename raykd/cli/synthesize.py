@@ -18,8 +18,9 @@ from raykd.cli.names import StoreType
 def synthesize(stop: object, run: str, images: int, out: Path, as_json: bool, allow_code: bool) -> None:
     """Write images of the generators in the run directory RUN as a data set.
 
-    RUN trained a bank, a generator beside its student, or a student of a bank beside it. The same command
-    goes on with an unfinished set. Train on the set by data.train=FOLDER.
+    RUN trained a bank, a generator beside its student, or a student of a bank beside it, or it has a pool of images,
+    which are written in the order in which they were made. The same command goes on with an unfinished set. Train on
+    the set by data.train=FOLDER.
     """
     from raykd import api
     from raykd.cli import output

@@ -13,7 +13,7 @@ precision (FKD: Shen and Xing, ECCV 2022, arXiv 2112.01528), so that a student's
 Shapes: B images of a batch, b of them this worker's, n of a draw, C channels, H W image, K classes, V views.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -88,12 +88,13 @@ class ImagePool:
             world: who holds what of them.
             batch: B, which the workers share.
             batches: how many batches are held at most; then each new one takes the place of another.
-            seed: of draws, views and evictions.
+            seed: of draws; of views and evictions too, unless ``load`` brings another.
             eviction: which batch goes, where there are too many.
             views: V; 0 keeps no views.
             flips: whether views may be mirrored.
         """
         self._spec, self._world, self._seed, self._eviction = spec, world, seed, eviction
+        self._first_seed = seed  # of views, whose logits are kept, and of evictions
         self._batch, self._capacity, self._views, self._flips = batch, batches, views, flips
         self._share = world.share(batch)
         self._rows = world.slice(batch)
@@ -108,11 +109,18 @@ class ImagePool:
         self._training_rows = torch.tensor([row for row in range(batch) if row not in held_out])
         self._held_out_rows = torch.tensor(sorted(held_out))
         self._slots: list[int] = []  # slot -> batch
+        self._gone: list[PoolPart] = []  # batches that went before they were saved
         self._count = self._saved = 0
 
     def __len__(self) -> int:
         """Return how many images are held, of all workers together."""
         return len(self._slots) * self._batch
+
+    @property
+    def image_bytes(self) -> int:
+        """Return how many bytes an image takes, its label, number and views' logits included."""
+        spec = self._spec
+        return spec.channels * spec.size**2 + 16 + 2 * self._views * spec.num_classes
 
     @property
     def batches(self) -> int:
@@ -163,29 +171,44 @@ class ImagePool:
         return self._fetch(slots, rows, None, [slice(0, n)] * self._world.size).images
 
     def unsaved(self) -> PoolPart | None:
-        """Return what has come since the last ``unsaved`` or ``load``, and is still held; None for nothing."""
-        slots = [slot for slot, batch in enumerate(self._slots) if batch >= self._saved]
-        self._saved = self._count
-        if not slots:
-            return None
-        rows = torch.cat([torch.arange(slot * self._share, (slot + 1) * self._share) for slot in slots])
-        own = torch.arange(self._rows.start, self._rows.stop)
-        numbers = torch.cat([self._slots[slot] * self._batch + own for slot in slots])
-        at = rows.to(self._pixels.device)
-        logits = self._view_logits[at].cpu() if self._views else None
-        return PoolPart(self._pixels[at].cpu(), self._labels[at].cpu(), numbers, logits)
+        """Return all that has come since the last ``unsaved`` or ``load``, by number; None for nothing.
 
-    def load(self, parts: Iterable[PoolPart], batches: int) -> None:
-        """Hold what a pool of so many batches held, from the parts that all its workers saved; there may be others now.
+        What went meanwhile is among it: so the images of a run do not depend on when they are saved.
+        """
+        slots = (slot for slot, batch in enumerate(self._slots) if batch >= self._saved)
+        parts = [*self._gone, *map(self._part, slots)]
+        parts.sort(key=lambda part: int(part.numbers[0]))
+        self._gone, self._saved = [], self._count
+        if not parts:
+            return None
+        pixels, labels, numbers = (torch.cat(rows) for rows in zip(*(part[:3] for part in parts), strict=True))
+        logits = [part.view_logits for part in parts if part.view_logits is not None]
+        return PoolPart(pixels, labels, numbers, torch.cat(logits) if logits else None)
+
+    def _part(self, slot: int) -> PoolPart:
+        """Return this worker's rows of the batch in a slot, in main memory."""
+        rows = slice(slot * self._share, (slot + 1) * self._share)
+        numbers = self._slots[slot] * self._batch + torch.arange(self._rows.start, self._rows.stop)
+        held = self._pixels[rows], self._labels[rows], self._view_logits[rows]
+        pixels, labels, logits = (values.to("cpu", copy=True) for values in held)
+        return PoolPart(pixels, labels, numbers, logits if self._views else None)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what ``load`` needs beside the parts: how many batches there were, and the seed of their views."""
+        return {"batches": self._count, "seed": self._first_seed}
+
+    def load(self, parts: Iterable[PoolPart], state: Mapping[str, int]) -> None:
+        """Hold what the pool of ``state`` held, from the parts that all its workers saved; there may be others now.
 
         Raises:
             ValueError: if an image is missing that should be there.
         """
-        self._slots, self._count = [], 0
-        while self._count < batches:
+        self._slots, self._gone, self._count = [], [], 0
+        self._saved = state["batches"]  # from here on, so that what goes on the way is not kept
+        self._first_seed = state["seed"]
+        while self._count < self._saved:
             self._place(self._count)
             self._count += 1
-        self._saved = batches
         slots = {batch: slot for slot, batch in enumerate(self._slots)}
         missing = len(slots) * self._share
         for part in parts:
@@ -207,15 +230,17 @@ class ImagePool:
             slot = len(self._slots)
             self._slots.append(batch)
         else:
-            place = batch if self._eviction == "oldest" else mix(self._seed, _EVICT, batch)
+            place = batch if self._eviction == "oldest" else mix(self._first_seed, _EVICT, batch)
             slot = place % self._capacity
+            if self._slots[slot] >= self._saved:
+                self._gone.append(self._part(slot))
             self._slots[slot] = batch
         if self._views:
             self._cuts[slot] = self._new_cuts(batch)
 
     def _new_cuts(self, batch: int) -> Tensor:
         """Draw the views of a whole batch, uint8 (B, V, 3): top, left, mirrored."""
-        generator = Generator().manual_seed(mix(self._seed, _VIEWS, batch))
+        generator = Generator().manual_seed(mix(self._first_seed, _VIEWS, batch))
         shape = (self._batch, self._views)
         corners = torch.randint(0, 2 * PAD + 1, (*shape, 2), generator=generator)
         flips = torch.randint(0, 1 + self._flips, (*shape, 1), generator=generator)

@@ -38,7 +38,7 @@ from raykd.models.factories import load_factory
 from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
-from raykd.recipe.experiment import Experiment
+from raykd.recipe.experiment import Experiment, check_pool_images
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.spec import DataSpec
@@ -99,6 +99,7 @@ def _check_named_runs(recipe: Recipe, world: World, workspace: Workspace) -> Non
                 open_bank(run)
             else:
                 require_run(run)
+                check_pool_images(run.experiment().recipe, generators.images)
 
 
 def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Workspace) -> Built:

@@ -10,9 +10,10 @@ from raykd.engine.blind_pool import pool_bytes
 from raykd.engine.build import Built
 from raykd.engine.samples import sheet_bytes
 from raykd.engine.selection import MAX_IMAGES
-from raykd.methods.base import BankMethod
+from raykd.methods.base import BankMethod, PoolMethod
 from raykd.recipe.experiment import Experiment
-from raykd.recipe.sections import ScheduleConfig, SentinelConfig
+from raykd.recipe.recipe import Recipe
+from raykd.recipe.sections import SentinelConfig
 from raykd.results import SELECTIONS
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import KEPT
@@ -24,6 +25,7 @@ _MANIFEST_BYTES = 2_000
 _NAME_BYTES = 140  # of a tensor's name, shape and place in a file of weights
 _TENSOR_BYTES = 350  # and in that of the state
 _PACKED = 0.8  # of the bytes of images and logits are left; noise keeps all of them
+_PART_BYTES = 150  # of what a checkpoint says of a file of the pool
 _ROW_BYTES = 2_000  # of a report, in the metrics and in TensorBoard's file
 
 
@@ -36,6 +38,7 @@ class DiskNeed:
         checkpoints: how many are there at a time, the one that is being written among them.
         largest: of the largest file.
         bank: of the generators that are its product.
+        pool: of the images that are.
         student: of the chosen weights, and of statistics beside them.
         reports: of metrics, curves and sample sheets.
     """
@@ -44,13 +47,14 @@ class DiskNeed:
     checkpoints: int
     largest: int
     bank: int
+    pool: int
     student: int
     reports: int
 
     @property
     def total(self) -> int:
         """Return the most that is there at a time."""
-        return self.checkpoint * self.checkpoints + self.bank + self.student + self.reports + _RECORDS_BYTES
+        return self.checkpoint * self.checkpoints + self.bank + self.pool + self.student + self.reports + _RECORDS_BYTES
 
 
 def most_kept(sentinel: SentinelConfig) -> int:
@@ -58,21 +62,26 @@ def most_kept(sentinel: SentinelConfig) -> int:
     return KEPT + (sentinel.policy != "warn")
 
 
-def disk_need(built: Built, schedule: ScheduleConfig, sentinel: SentinelConfig) -> DiskNeed:
-    """Estimate what a run of this schedule and policy takes, as it is built, with no step done."""
-    method, spec = built.method, built.spec
+def disk_need(built: Built, recipe: Recipe) -> DiskNeed:
+    """Estimate what a run of the recipe takes; it is built, maybe by another schedule, and no step is done."""
+    method, spec, schedule = built.method, built.spec, recipe.schedule
     waves = method.total_steps / method.context.steps
     reports = math.ceil(waves * schedule.steps / schedule.report_every)
     student = _bytes_of(method.student) if "student" in method.roles else 0
     makes_images = method.makes_images and built.teacher is not None
-    pool = pool_bytes(spec, min(schedule.global_batch, MAX_IMAGES), reports) if student and makes_images else 0
+    blind = pool_bytes(spec, min(schedule.global_batch, MAX_IMAGES), reports) if student and makes_images else 0
     tensors = sum(1 for network in method.trained.values() for _ in network.state_dict())
-    state = method.checkpoint_bytes() + pool + 3 * tensors * _TENSOR_BYTES
+    state = method.checkpoint_bytes() + blind + 3 * tensors * _TENSOR_BYTES
     sheet = sheet_bytes(spec) if makes_images else 0
+    pool, parts = 0, 0
+    if isinstance(method, PoolMethod):
+        images = method.images_made(recipe.method, schedule.steps, schedule.global_batch)
+        pool, parts = round(_PACKED * images * method.image_bytes), reports * method.world.size
     return DiskNeed(
-        checkpoint=len(SELECTIONS) * student + state + _MANIFEST_BYTES,
-        checkpoints=min(most_kept(sentinel) + 1, reports),
-        largest=max(state, student),
+        checkpoint=len(SELECTIONS) * student + state + _MANIFEST_BYTES + parts * _PART_BYTES,
+        checkpoints=min(most_kept(recipe.sentinel) + 1, reports),
+        largest=max(state, student, pool // max(1, parts)),
+        pool=pool,
         bank=bank_bytes(method.products_manifest()) if isinstance(method, BankMethod) else 0,
         student=student + _statistics_bytes(built),
         reports=reports * (sheet + _ROW_BYTES),
@@ -91,7 +100,7 @@ def require_space(experiment: Experiment, built: Built, workspace: Workspace) ->
         SetupError: saying what is needed and what is free.
     """
     recipe, run = experiment.recipe, workspace.run(experiment.run_id)
-    need = disk_need(built, recipe.schedule, recipe.sentinel)
+    need = disk_need(built, recipe)
     elsewhere = "name another disk's folder by --out"
     if workspace.mirror is not None:
         elsewhere = "name another disk's folder in RAYKD_CACHE"

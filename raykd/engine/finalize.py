@@ -32,7 +32,7 @@ from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe, selected_by
 from raykd.results import COVERAGE, SELECTIONS, Figures, RunResult, why_not_judged
-from raykd.store.checkpoint import latest_checkpoint, save_weights
+from raykd.store.checkpoint import save_weights, step_name
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tensors import checksum_metadata
@@ -158,9 +158,11 @@ def _measure_images(experiment: Experiment, built: Built, workspace: Workspace) 
 
 
 def _finish_pool(experiment: Experiment, built: Built, run: RunDirectory) -> None:
-    """Say which files are the pool of a finished run, and of which teacher and seed its images are."""
-    checkpoint = latest_checkpoint(run.checkpoints)
-    assert checkpoint is not None, "the last step was a report"
+    """Say which files are the pool of a finished run, and of which teacher and seed its images are.
+
+    The last checkpoint names them; those that workers of other machines have made are in the store.
+    """
+    checkpoint = run.checkpoints / step_name(built.method.steps_done)
     finish_pool(run, checkpoint, {"teacher_sha256": built.teacher_sha256, "seed": experiment.recipe.seed})
 
 

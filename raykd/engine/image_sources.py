@@ -215,7 +215,7 @@ class PoolSource:
         """Read the pool of a run whose images are of ``spec``.
 
         Raises:
-            UsageError: if the run is not finished.
+            UsageError: if the run is not finished, or its images are not of ``spec``.
             CorruptError: if its pool is damaged.
         """
         files = open_pool(run)
@@ -223,6 +223,12 @@ class PoolSource:
         self._spec, self._name = spec, run.name
         parts = list(files.parts())
         pixels, labels, numbers = (torch.cat(rows) for rows in zip(*(part[:3] for part in parts), strict=True))
+        if pixels.shape[1:] != (spec.channels, spec.size, spec.size):
+            raise UsageError(
+                f"the pool of {run.name} has images of other shapes than data {spec.name!r} has now "
+                f"({'x'.join(map(str, pixels.shape[1:]))} and {spec.channels}x{spec.size}x{spec.size}); bring the data "
+                "set back, or train that run again"
+            )
         order = numbers.argsort()
         self._pixels, self._labels = pixels[order], labels[order]
 
@@ -230,17 +236,6 @@ class PoolSource:
     def batch(self) -> int:
         """Return how many images to pass to the teacher at a time."""
         return max(8, min(_MOST_IMAGES, _BATCH_PIXELS // self._spec.size**2))
-
-    def check_count(self, count: int) -> None:
-        """Refuse to give more images than there are.
-
-        Raises:
-            UsageError: with both numbers.
-        """
-        if count > len(self._labels):
-            raise UsageError(
-                f"the pool of {self._name} has {len(self._labels):,} images, not {count:,}: ask for so many or fewer"
-            )
 
     def targets(self, rows: range) -> Tensor:
         """Return the class that each image was made to show, int64 (N,)."""

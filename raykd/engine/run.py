@@ -169,7 +169,7 @@ def _train_from_newest(
     while True:
         _finish_rewind(directory, context)
         resume = world.agree(partial(reporter.resume_from, before), on_first=True)
-        world.agree(partial(sweep_parts, directory, resume), on_first=True)
+        world.agree(partial(sweep_parts, directory, resume))  # on every machine
         if resume is not None:
             check_products(directory, world)
         try:

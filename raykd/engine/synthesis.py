@@ -36,7 +36,7 @@ from raykd.methods import METHODS
 from raykd.methods.base import PoolMethod
 from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
-from raykd.recipe.experiment import Experiment, ImageSet
+from raykd.recipe.experiment import Experiment, ImageSet, check_pool_images
 from raykd.results import SyntheticSet
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
@@ -52,12 +52,13 @@ def synthesize(
     """Write a set of so many images of a run's generators to ``out``, or what is missing of it; return what it is.
 
     ``run`` is the directory of a bank's run, of a run that learned from a bank in the same store, or of a finished run
-    whose method trains a generator beside its student. The same call continues after the last whole file, and a
-    finished set is only checked. With ``allow_code`` code that the runs name may run.
+    whose method trains a generator beside its student or keeps a pool of images. The same call continues after the last
+    whole file, and a finished set is only checked. With ``allow_code`` code that the runs name may run.
 
     Raises:
         CodeRefused: for networks whose code nobody has permitted.
-        UsageError: for a run without generators, a teacher that is not there or another, or a folder in use otherwise.
+        UsageError: for a run without generators or with fewer images, a teacher that is not there or another, or a
+            folder in use otherwise.
         CorruptError: if the bank or what is in ``out`` is damaged.
         SetupError: if the disk does not take the set.
     """
@@ -70,10 +71,10 @@ def synthesize(
     for network in experiment.networks:
         require_permission(network, f"run {origin.name}")
     recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
+    check_pool_images(recipe, images)
     source: ImageSource
     if issubclass(METHODS[recipe.method.name], PoolMethod):
         source = PoolSource(origin, spec)
-        source.check_count(images)
         teacher, digest = load_teacher(experiment, spec, workspace, sha256=source.teacher_sha256)
         source_sha256 = source.sha256
     elif origin.has_bank or not makes_images(recipe):

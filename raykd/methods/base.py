@@ -1,7 +1,7 @@
 """Method: one distillation algorithm, and all that the engine may know of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -127,6 +127,11 @@ class Method(ABC):
         return False
 
     @classmethod
+    def phases(cls, config: Any, steps: int) -> Sequence[range]:
+        """Return the parts of a run of so many steps whose steps cost differently, for planning."""
+        return [range(steps)]
+
+    @classmethod
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
         """Return the quantity that a worker's time and memory grow with, for planning."""
         return by_images(run)
@@ -235,6 +240,21 @@ class PoolMethod(Method):
     A checkpoint names the files that count, and no file is written again: what a run has made so far costs its next
     report nothing. A finished run's images are a synthetic set for others (``bank: {run: ..., images: ...}``).
     """
+
+    @classmethod
+    @abstractmethod
+    def images_made(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return how many images a run of so many steps makes: all are on the disk in the end."""
+
+    @classmethod
+    def images_held(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return how many of them are in memory at the most, of all workers together."""
+        return cls.images_made(config, steps, global_batch)
+
+    @property
+    @abstractmethod
+    def image_bytes(self) -> int:
+        """Return how many bytes an image takes, in memory and on the disk, with what is kept of it."""
 
     @abstractmethod
     def new_images(self) -> PoolPart | None:

@@ -147,12 +147,11 @@ class PoolInversion(PoolMethod):
             self.updaters["generator"] = Updater(self.generator.parameters(), outer, world, batches)
         self._generate, self._student = context.compiler(self._inner), context.compiler(self.student)
         self._augment = config.augment if config.augment is not None else ("crop", *["flip"] * context.mirrored)
-        whole = self._batches_before(context.steps)
         self.pool = ImagePool(
             spec,
             world,
             batch=batch,
-            batches=whole if config.max_images is None else min(whole, max(1, config.max_images // batch)),
+            batches=_capacity(config, batch, context.steps),
             seed=seed,
             eviction=config.eviction,
             views=config.views,
@@ -173,6 +172,28 @@ class PoolInversion(PoolMethod):
     def student_updates(cls, config: Any, steps: int) -> int:
         """Return m for each call behind the warm-up."""
         return int(config.student_steps * max(0, steps - config.warmup_calls))
+
+    @classmethod
+    def phases(cls, config: Any, steps: int) -> Sequence[range]:
+        """Return the warm-up's calls, and those that also update the student."""
+        warm = min(steps, config.warmup_calls)
+        return [calls for calls in (range(warm), range(warm, steps)) if calls]
+
+    @classmethod
+    def images_made(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return B for each batch of each call."""
+        return int(batches_before(config, steps) * (config.synthesis_batch or global_batch))
+
+    @classmethod
+    def images_held(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return those, or whole batches of ``max_images``."""
+        batch = config.synthesis_batch or global_batch
+        return min(cls.images_made(config, steps, global_batch), batch * _capacity(config, batch, steps))
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the bytes of an image in the pool."""
+        return self.pool.image_bytes
 
     @property
     def images_per_step(self) -> int:
@@ -204,28 +225,25 @@ class PoolInversion(PoolMethod):
 
     def load_images(self, parts: Iterable[PoolPart]) -> None:
         """Fill the pool again."""
-        self.pool.load(parts, self._batches_before(self.steps_done))
+        self.pool.load(parts, self._pool_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average of the moments over calls beside what every method has."""
-        return {**super().state_dict(), "memory": [list(pair) for pair in self._memory]}
+        """Return the average of the moments over calls, and of the pool all but its images, beside what all have."""
+        memory = [list(pair) for pair in self._memory]
+        return {**super().state_dict(), "memory": memory, "pool": self.pool.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         super().load_state_dict(state)
+        self._pool_state = state["pool"]
         device = self.world.device
         self._memory = [(mean.to(device), variance.to(device)) for mean, variance in state["memory"]]
 
     def _batches_of(self, call: int) -> int:
-        config = self._config
-        if call < config.warmup_calls and config.warmup_batches is not None:
-            return config.warmup_batches
-        return config.batches_per_call
+        return batches_before(self._config, call + 1) - batches_before(self._config, call)
 
     def _batches_before(self, call: int) -> int:
-        """Return how many batches are inverted before a call."""
-        warm = min(call, self._config.warmup_calls)
-        return (self._batches_of(0) if warm else 0) * warm + (call - warm) * self._config.batches_per_call
+        return batches_before(self._config, call)
 
     def _build_generator(self) -> UnitGenerator:
         config, spec = self._config, self.context.spec
@@ -389,6 +407,19 @@ class PoolInversion(PoolMethod):
         kd = losses.kd_divergence(student_logits, teacher_logits, config.temperature)
         self.updaters["student"].minimise(kd)
         return kd.detach()
+
+
+def batches_before(config: PoolInversionConfig, call: int) -> int:
+    """Return how many batches are inverted before a call."""
+    warm = min(call, config.warmup_calls)
+    of_warm_up = config.batches_per_call if config.warmup_batches is None else config.warmup_batches
+    return of_warm_up * warm + config.batches_per_call * (call - warm)
+
+
+def _capacity(config: PoolInversionConfig, batch: int, steps: int) -> int:
+    """Return how many batches of ``batch`` images the pool of a run holds."""
+    whole = batches_before(config, steps)
+    return whole if config.max_images is None else min(whole, max(1, config.max_images // batch))
 
 
 def initialise(network: nn.Module, how: Literal["default", "normal"], seed: int) -> None:

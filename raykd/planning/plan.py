@@ -12,7 +12,7 @@ from raykd.engine.disk import most_kept, set_bytes
 from raykd.errors import RaykdError, UsageError
 from raykd.files import MANIFEST, gib
 from raykd.planning.predict import Prediction, TrialSite, predict
-from raykd.recipe.experiment import Experiment
+from raykd.recipe.experiment import Experiment, images_of_pool
 from raykd.recipe.recipe import Recipe
 from raykd.results import Plan, RunPlan
 from raykd.store.workspace import Workspace
@@ -106,12 +106,14 @@ def _memory(prediction: Prediction, budget: WorkerBudget) -> dict[str, Any]:
         numbers |= {"one generator": member["parameters"], "generators of a wave": wave_parameters}
         trained += wave_parameters
     optimizer = round(prediction.at("optimizer"))
-    activations = prediction.at("steps_peak") - prediction.at("built") - optimizer - 4 * wave_parameters
+    pool = round(prediction.at("pool_memory"))
+    activations = prediction.at("steps_peak") - prediction.at("built") - optimizer - 4 * wave_parameters - pool
     return {
         "parameters": numbers,
         "trained_parameters": trained,
         "optimizer_bytes": optimizer,
         "activation_bytes": max(0, round(activations)),
+        **({"pool_bytes": pool} if pool else {}),
         "peak_bytes": prediction.peak(),
         "available_bytes": budget.memory,
     }
@@ -170,6 +172,8 @@ def _disk(experiment: Experiment, prediction: Prediction, workspace: Workspace) 
     member = prediction.built.get("member")
     if member:
         figures["bank_bytes"] = member["count"] * member["bytes"]
+    if images := images_of_pool(experiment.recipe):
+        figures |= {"pool_images": images, "pool_disk_bytes": round(prediction.at("pool_disk"))}
     return figures
 
 

@@ -12,12 +12,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ from raykd.engine.sentinel import Sentinel
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, UsageError, error_to_dict
 from raykd.generators import EVERY, GeneratorBank
-from raykd.methods.base import BankMethod
+from raykd.methods.base import BankMethod, PoolMethod
 from raykd.models.permission import permit
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.experiment import experiment_from_dict
@@ -87,7 +88,8 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     recipe = experiment.recipe
     workspace = Workspace(Path(task.data_root) if task.data_root else None, Path(task.store))
     built = build(experiment.with_recipe(without_test(recipe)), world, runtime, workspace)
-    disk = disk_need(built, ScheduleConfig.model_validate(task.schedule), recipe.sentinel)
+    schedule = ScheduleConfig.model_validate(task.schedule)
+    disk = disk_need(built, recipe.model_copy(update={"schedule": schedule}))
     figures: dict[str, Any] = {
         "built": _memory(world)[0],
         "device": _device(world),
@@ -95,19 +97,23 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
         **_describe(built),
         "checkpoint": disk.checkpoint,
         "disk": disk.total,
+        "pool_disk": disk.pool,
+        "pool_memory": _pool_bytes(built, recipe, schedule.steps),
     }
     if not task.steps:
         return figures
     _forget_peak(world)
-    optimizers: dict[int, Optimizer] = {}
-    hook = register_optimizer_step_post_hook(lambda optimizer, *_: optimizers.update({id(optimizer): optimizer}))
-    figures |= _steps(built, world, task.steps)
+    optimizers: WeakSet[Optimizer] = WeakSet()  # not those that a step makes anew, which would pile up
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: optimizers.add(optimizer))
+    phases = built.method.phases(recipe.method, schedule.steps)
+    figures |= _steps(built, world, task.steps, phases)
     hook.remove()
-    figures["optimizer"] = sum(_state_bytes(optimizer) for optimizer in optimizers.values())
-    figures["steps_peak"] = _memory(world)[1]
+    figures["optimizer"] = sum(_state_bytes(optimizer) for optimizer in optimizers)
+    unfilled = figures["pool_memory"] if world.device.type == "cpu" else 0
+    figures["steps_peak"] = _memory(world)[1] + unfilled
     _forget_peak(world)
-    figures |= _report(built, recipe, world, figures["seconds"])
-    figures["report_peak"] = _memory(world)[1]
+    figures |= _report(built, recipe, world, figures.pop("last_seconds"))
+    figures["report_peak"] = _memory(world)[1] + unfilled
     return figures
 
 
@@ -144,17 +150,42 @@ def _describe(built: Built) -> dict[str, Any]:
     return figures
 
 
-def _steps(built: Built, world: World, count: int) -> dict[str, Any]:
-    """Return the median seconds of a step after the warm-up, and the bytes it sends by kind."""
-    walls, processor, traffic = [], [], {}
+def _pool_bytes(built: Built, recipe: Recipe, steps: int) -> int:
+    """Return what a worker's part of a pool of images will take; a few steps fill, and so touch, next to none of it."""
+    method = built.method
+    if not isinstance(method, PoolMethod):
+        return 0
+    images = method.images_held(recipe.method, steps, recipe.schedule.global_batch)
+    return images * method.image_bytes // method.world.size
+
+
+def _steps(built: Built, world: World, count: int, phases: Sequence[range]) -> dict[str, Any]:
+    """Return the seconds of a step and the bytes it sends by kind, as means over a run of these phases.
+
+    Of each phase some steps are timed after its warm-up; their median counts for the others.
+    """
+    found = [_time_phase(built, world, count, phase if len(phases) > 1 else None) for phase in phases]
+    weights = [len(phase) / sum(map(len, phases)) for phase in phases]
+    pairs = list(zip(weights, found, strict=True))
+    figures = {key: sum(weight * one[key] for weight, one in pairs) for key in ("seconds", "cpu_seconds")}
+    kinds = {kind for one in found for kind in one["traffic"]}
+    traffic = {kind: round(sum(weight * one["traffic"].get(kind, 0) for weight, one in pairs)) for kind in kinds}
+    return {**figures, "traffic": traffic, "last_seconds": found[-1]["seconds"]}
+
+
+def _time_phase(built: Built, world: World, count: int, phase: range | None) -> dict[str, Any]:
+    """Return the median seconds of a step of a phase after the warm-up, and the bytes it sends by kind."""
+    method, walls, processor, traffic = built.method, [], [], {}
     began = time.perf_counter()
     for number in range(WARM_UP + count):
-        batches = {name: stream.batch(built.method.steps_done) for name, stream in built.streams.items()}
+        if phase is not None and method.steps_done not in phase:
+            method.steps_done = phase.start
+        batches = {name: stream.batch(method.steps_done) for name, stream in built.streams.items()}
         if isinstance(world, SimulatedWorld):
             world.sent.clear()
         _wait(world)
         wall, cpu = time.perf_counter(), time.process_time()
-        built.method.step(batches)
+        method.step(batches)
         _wait(world)
         walls.append(time.perf_counter() - wall)
         processor.append(time.process_time() - cpu)

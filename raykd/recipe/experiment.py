@@ -230,8 +230,32 @@ def _resolve_generators(config: BankConfig | None, trail: tuple[Recipe, ...]) ->
             f"recipe {config.recipe!r} is named for its generators, but its method {recipe.method.name!r} {what} one "
             "that trains generators, such as lsgdfd_digits_bank (`raykd list recipes`)"
         )
+    if config.images is not None:
+        check_pool_images(recipe, config.images)
     # Its controls are run beside who asks for that recipe itself.
     return resolve(recipe.model_copy(update={"controls": ()}), trail)
+
+
+def images_of_pool(recipe: Recipe) -> int | None:
+    """Return how many images a run of the recipe has in its pool in the end; None where it keeps none."""
+    method, schedule = METHODS[recipe.method.name], recipe.schedule
+    if not issubclass(method, PoolMethod):
+        return None
+    return method.images_made(recipe.method, schedule.steps, schedule.global_batch)
+
+
+def check_pool_images(recipe: Recipe, images: int) -> None:
+    """Refuse to ask for more images of a run of the recipe than its pool will have, if that is what it makes.
+
+    Raises:
+        UsageError: with both numbers.
+    """
+    made = images_of_pool(recipe)
+    if made is not None and images > made:
+        raise UsageError(
+            f"a run of {recipe.name} makes {made:,} images in its {recipe.schedule.steps:,} steps, and {images:,} are "
+            "asked for: ask for so many or fewer, or let it make more"
+        )
 
 
 def _content_hash(

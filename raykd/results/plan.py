@@ -16,11 +16,11 @@ class RunPlan(Result):
         state: ``finished``, ``to train``, or ``not planned``, for a ``reason``.
         images_per_worker, classes_per_worker, images_per_class, wave, waves: who does what in a step.
         parameters: numbers, by network.
-        peak_bytes, available_bytes: memory of a worker.
+        peak_bytes, available_bytes: memory of a worker; pool_bytes: of its images that the method makes and holds.
         traffic_bytes: what a worker sends in a step, by what for.
         seconds_per_step, steps, seconds_per_report, reports, hours, gpu_hours, cpu_hours, price: time and its cost.
         disk_bytes: the most that it takes on the disk at a time, sets of images that are missing among it.
-        checkpoint_bytes, checkpoints_kept, bank_bytes: what of that is which.
+        checkpoint_bytes, checkpoints_kept, bank_bytes, pool_disk_bytes: what of that is which; pool_images: how many.
         measured: what was tried on this machine.
     """
 
@@ -37,6 +37,7 @@ class RunPlan(Result):
     trained_parameters: int | None = None
     optimizer_bytes: int | None = None
     activation_bytes: int | None = None
+    pool_bytes: int | None = None
     peak_bytes: int | None = None
     available_bytes: int | None = None
     traffic_bytes: Mapping[str, int] | None = None
@@ -55,6 +56,8 @@ class RunPlan(Result):
     checkpoint_bytes: int | None = None
     checkpoints_kept: int | None = None
     bank_bytes: int | None = None
+    pool_images: int | None = None
+    pool_disk_bytes: int | None = None
     measured: Mapping[str, Any] | None = None
     notes: list[str] | None = None
 

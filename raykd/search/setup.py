@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raykd.errors import RaykdError, UsageError
-from raykd.recipe.experiment import Experiment
+from raykd.recipe.experiment import Experiment, images_of_pool
 from raykd.recipe.recipe import Recipe
 from raykd.search.objectives import default_objective, metric_name
 from raykd.search.space import SearchSpace, Values
 
 _HOLDOUT = 0.1  # fraction of the training images, where an objective is measured on them
-_REFEREE_IMAGES = 500  # of each seed
+_REFEREE_IMAGES = 500  # of each seed, or all of a pool that has fewer
 _REFEREE_SEEDS = (1, 2)  # added to the recipe's: one run alone may have failed
 
 
@@ -87,7 +87,9 @@ def plan_search(space: SearchSpace, store: Path) -> Search:
             "at their end: take agreement or accuracy, or scheduler.name none"
         )
     if "agreement" in objectives and recipe.referee is None and _generators_vary(space, recipe):
-        banks = [space.make_bank_config({}, images=_REFEREE_IMAGES, apart=apart) for apart in _REFEREE_SEEDS]
+        made = images_of_pool(recipe) if recipe.bank is None else None
+        images = _REFEREE_IMAGES if made is None else min(made, _REFEREE_IMAGES)
+        banks = [space.make_bank_config({}, images=images, apart=apart) for apart in _REFEREE_SEEDS]
         referee = [bank.model_dump(exclude_defaults=True) for bank in banks]
         space = space.model_copy(update={"overrides": {**space.overrides, "referee": referee}})
     elif any(metric and metric.startswith("holdout/") for metric in metrics) and not recipe.data.holdout:

@@ -19,6 +19,7 @@ from raykd.recipe.experiment import Experiment
 from raykd.search.attributes import DIRECTORY, FOUND, IMAGES_MADE, REASON, RUN, TEST_ACCURACY, TOO_MANY, TUNER
 from raykd.search.space import SearchSpace, Values
 from raykd.search.study import best_trials, draw_values, end_trial, ended_trials, own_trials
+from raykd.store.checkpoint import POOL
 from raykd.store.run_directory import CHECKPOINTS
 from raykd.store.workspace import Workspace
 
@@ -174,12 +175,13 @@ class StudyTrials:
         return False
 
     def prune(self, run_id: str) -> None:
-        """Mark a run as given up, unless it is finished, and remove its checkpoints; its records stay."""
+        """Mark a run as given up, unless it is finished, and remove its checkpoints and images; its records stay."""
         alone, run = World.alone(), self.workspace.run(run_id)
         self.workspace.pull([run_id], alone, checkpoints="none")
         if run.status().get("state") not in (None, "finished"):
             run.write_status(state="pruned")
             self.workspace.push(run_id, alone)
+            self.workspace.remove(f"{run_id}/{POOL}")
         self.workspace.remove(f"{run_id}/{CHECKPOINTS}")
 
     def remove_checkpoints(self) -> None:

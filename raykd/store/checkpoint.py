@@ -28,6 +28,8 @@ from raykd.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
+POOL = "pool"
+"""The folder, beside that of the checkpoints, of the images that they name."""
 KEPT = 2
 """Checkpoints that a run keeps; while one is written there is one more."""
 _STEP = "step_"
@@ -203,7 +205,7 @@ def latest_checkpoint(folder: Path, before: int | None = None) -> Path | None:
 
 
 def find_fault(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint directory, naming the file, or None."""
+    """Return what is wrong with a checkpoint directory, or with the images that it names, naming the file, or None."""
     try:
         manifest = _read_manifest(path)
     except FileNotFoundError:
@@ -212,13 +214,14 @@ def find_fault(path: Path) -> str | None:
         return f"{MANIFEST} is not readable"
     if manifest["step"] != step_of(path):
         return f"{MANIFEST} speaks of step {manifest['step']}"
-    for name, expected in manifest["files"].items():
-        if not (path / name).is_file():
+    for file, expected in _named_files(path, manifest).items():
+        name = file.relative_to(path if file.parent == path else path.parent.parent)
+        if not file.is_file():
             return f"{name} is missing"
         try:
-            if _fingerprint(path / name) != expected:
+            if _fingerprint(file) != expected:
                 return f"{name} differs from its checksum"
-            _look_into(path / name)
+            _look_into(file)
         except (OSError, ValueError, SafetensorError, CorruptError) as error:
             return f"{name} cannot be read: {describe(error)}"
     return None
@@ -234,9 +237,25 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             {str(name): dict(expected) for name, expected in found.get(part, {}).items()} for part in ("files", "pool")
         )
         files[_STATE]  # what is not vouched for is not read
+        if outside := [name for name in pool if PurePath(name).name != name]:
+            raise ValueError(f"its pool has {outside[0]!r}, which is no name of a file")
         return {"step": int(found["step"]), "world_size": int(found["world_size"]), "files": files, "pool": pool}
 
     return parse_content(file, _RESTORE, read)  # type: ignore[no-any-return]
+
+
+def _named_files(path: Path, manifest: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+    """Return where the files that a checkpoint names lie, its own and those of the run's pool, with their sums."""
+    own = {path / name: expected for name, expected in manifest["files"].items()}
+    return own | {path.parent.parent / POOL / name: expected for name, expected in manifest["pool"].items()}
+
+
+def has_all_files(path: Path) -> bool:
+    """Tell whether a checkpoint has a manifest that can be read, and all files that it names are there."""
+    try:
+        return all(file.is_file() for file in _named_files(path, _read_manifest(path)))
+    except (FileNotFoundError, CorruptError):
+        return False
 
 
 def manifest_files(path: Path) -> Sums:

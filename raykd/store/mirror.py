@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from raykd.files import MANIFEST, locked, make_folder, parse_json, writing
-from raykd.store.checkpoint import is_checkpoint, manifest_files, step_of
+from raykd.store.checkpoint import POOL, has_all_files, is_checkpoint, step_of
 from raykd.store.remote import Entry, Remote
 from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
@@ -34,7 +34,7 @@ _MUTABLE = (".json", ".jsonl", ".yaml", ".db", ".log")
 
 
 Saved = Literal["none", "unfinished", "all"]
-"""Whose checkpoints are downloaded beside all else: of no run, of runs that may go on, or of all."""
+"""Whose checkpoints, and pools of images, are downloaded beside all else: of no run, of runs that may go on, or all."""
 
 
 class Mirror:
@@ -66,8 +66,8 @@ class Mirror:
             for path, entry in sorted(there.items(), key=lambda one: _upload_order(one[0])):
                 target = folder / path
                 group, _, file = path.rpartition("/")
-                is_saved = group.startswith(CHECKPOINTS) and file != MANIFEST
-                if is_saved and not (whole and f"{group}/{MANIFEST}" in there):
+                is_saved = group.startswith((CHECKPOINTS, POOL)) and file != MANIFEST
+                if is_saved and not (whole and (group == POOL or f"{group}/{MANIFEST}" in there)):
                     continue
                 if path.endswith(_MUTABLE) or not _is_copy(target, entry):
                     self.remote.fetch(f"{name}/{path}", target)
@@ -178,7 +178,7 @@ def _manifests_in(folder: Path) -> list[str]:
     return [
         path.relative_to(folder).as_posix()
         for path in folder.glob(f"{CHECKPOINTS}/*/{MANIFEST}")
-        if (files := manifest_files(path.parent)) and all((path.parent / name).is_file() for name in files)
+        if has_all_files(path.parent)
     ]
 
 

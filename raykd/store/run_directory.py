@@ -57,14 +57,14 @@ from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict, selected_by
 from raykd.results import RunResult
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import manifest_files, step_name, sweep_checkpoints
+from raykd.store.checkpoint import POOL, manifest_files, step_name, sweep_checkpoints
 from raykd.tensors import read_tensors, sum_of_tensors
 
 logger = logging.getLogger(__name__)
 
 EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "environment.json", "data.json"
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
-CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL = "checkpoints", "samples", "tensorboard", "bank", "pool"
+CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
 STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
 _GRAPH = "student_graph.safetensors"
 _LOCK = ".lock"

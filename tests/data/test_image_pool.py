@@ -88,7 +88,7 @@ def test_parts_bring_back_the_same_pool(views: int, eviction: str) -> None:
         if batch % 2:
             parts += [part] if (part := pool.unsaved()) else []
     again = filled(0, views=views, eviction=eviction)
-    again.load(parts, 8)
+    again.load(parts, {"batches": 8, "seed": 3})
     older = filled(8, views=0, eviction=eviction)
     assert torch.equal(places(again.draw(64, 5).images)[0], places(older.draw(64, 5).images)[0]) or views
     again.append(images_of(8), torch.full((B,), 8 % 5), logits)
@@ -106,7 +106,7 @@ def test_a_part_that_is_missing_is_noticed() -> None:
     assert part is not None
     half = PoolPart(*(rows[:B] for rows in part[:3]))
     with pytest.raises(ValueError, match="64 of its images are missing"):
-        filled(0).load([half], 2)
+        filled(0).load([half], {"batches": 2, "seed": 3})
 
 
 def test_a_view_is_a_crop_of_its_image_and_has_its_own_logits() -> None:
@@ -126,5 +126,52 @@ def test_a_view_is_a_crop_of_its_image_and_has_its_own_logits() -> None:
 def test_another_number_of_workers_takes_over() -> None:
     parts = [filled(3, World(rank, 2, torch.device("cpu"))).unsaved() for rank in range(2)]
     one = filled(0)
-    one.load([part for part in parts if part is not None], 3)
+    one.load([part for part in parts if part is not None], {"batches": 3, "seed": 3})
     assert torch.equal(one.draw(64, 1).images, filled(3).draw(64, 1).images)
+
+
+@pytest.mark.parametrize("eviction", ["oldest", "random"])
+def test_what_goes_before_it_is_saved_is_saved_all_the_same(eviction: str) -> None:
+    pool = filled(9, views=V, eviction=eviction)
+    often, parts = filled(0, views=V, eviction=eviction), []
+    for batch in range(9):
+        logits = torch.randn(B, V, 5, generator=torch.Generator().manual_seed(batch))
+        often.append(images_of(batch), torch.full((B,), batch % 5), logits)
+        parts.append(often.unsaved())
+    once = pool.unsaved()
+    assert once is not None
+    assert once.numbers.tolist() == list(range(9 * B)), "all images, in order"
+    for together, apart in zip(once, zip(*(part for part in parts if part), strict=True), strict=True):
+        assert together is not None
+        assert torch.equal(together, torch.cat(apart))
+    assert pool.unsaved() is None
+
+
+def test_views_stay_those_that_the_teacher_answered_where_the_noise_is_another() -> None:
+    """As after a rewind: draws are others, the images, their views and what is to go are not."""
+    pool = filled(6, views=V, eviction="random")
+    part = pool.unsaved()
+    assert part is not None
+    again = ImagePool(SPEC, World.alone(), batch=B, batches=4, seed=9, views=V, eviction="random")
+    again.load([part], pool.state_dict())
+    assert again.state_dict() == pool.state_dict()
+    assert not torch.equal(again.draw(64, 0).labels, pool.draw(64, 0).labels)
+    shown = {tuple(row.tolist()): image for row, image in zip(*_answers(pool), strict=True)}
+    both = [
+        (shown[key], image)
+        for row, image in zip(*_answers(again), strict=True)
+        if (key := tuple(row.tolist())) in shown
+    ]
+    assert len(both) > 1000
+    assert all(torch.equal(mine, theirs) for mine, theirs in both)
+    logits = torch.zeros(B, V, 5)
+    for one in (pool, again):
+        one.append(images_of(6), torch.zeros(B, dtype=torch.int64), logits)
+    assert torch.equal(pool.held_out(8, 0), again.held_out(8, 0)), "the same batch went"
+
+
+def _answers(pool: ImagePool) -> tuple[Tensor, Tensor]:
+    """Teacher's logits and view of many draws."""
+    draws = [pool.draw(512, step) for step in range(6)]
+    logits = [draw.teacher_logits for draw in draws if draw.teacher_logits is not None]
+    return torch.cat(logits), torch.cat([draw.images for draw in draws])

@@ -29,6 +29,20 @@ STEPS, EVERY = 12, 2
 PAIRS = [f"schedule.steps={STEPS}", f"schedule.report_every={EVERY}", "controls=[]"]
 RECIPES = {
     "dafl_digits": PAIRS,
+    # Four batches in the warm-up, then two a call: from the eighth call on some go from the memory.
+    "fast_digits": [
+        *PAIRS,
+        "method.generator_maps=[8,8]",
+        "method.inner_steps=2",
+        "method.meta=reptile",
+        "method.warmup_calls=4",
+        "method.warmup_batches=1",
+        "method.batches_per_call=2",
+        "method.student_steps=2",
+        "method.max_images=160",
+        "method.eviction=random",
+        "method.views=2",
+    ],
     "mosaickd_mnist": [*PAIRS, "data.buffer=48"],  # reading its other images as it goes, three batches an epoch
 }
 

@@ -32,14 +32,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", ["dafl_digits", "kd_digits", "lsgdfd_digits_bank", "supervised_digits_lenet5_bn"])
+@pytest.mark.parametrize(
+    "name", ["dafl_digits", "fast_digits", "kd_digits", "lsgdfd_digits_bank", "supervised_digits_lenet5_bn"]
+)
 def test_the_estimate_is_what_the_folder_takes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the most, while its last checkpoint is written, and in the end."""
     needs: dict[str, DiskNeed] = {}
     peaks: dict[str, int] = {}
 
     def note(experiment: Any, built: Any, workspace: Any) -> None:
-        needs[experiment.run_id] = disk_need(built, experiment.recipe.schedule, experiment.recipe.sentinel)
+        needs[experiment.run_id] = disk_need(built, experiment.recipe)
         require_space(experiment, built, workspace)
 
     def measure(path: Path, value: Any) -> None:  # the manifest is the last file of a checkpoint
@@ -76,7 +78,7 @@ def test_the_last_good_checkpoint_counts_where_it_must_stay(
     most, needs = 0, []
 
     def note(experiment: Any, built: Any, workspace: Any) -> None:
-        needs.append(disk_need(built, experiment.recipe.schedule, experiment.recipe.sentinel))
+        needs.append(disk_need(built, experiment.recipe))
 
     def count(path: Path, value: Any) -> None:
         nonlocal most

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 
+from raykd.artifacts.pool_files import open_pool
 from raykd.engine import run as engine
 from raykd.engine.finite import Unhealthy
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import run
 from raykd.methods.dafl import Dafl
 from raykd.methods.lsgdfd import Lsgdfd
+from raykd.methods.pool_inversion import PoolInversion
 from raykd.recipe.experiment import resolve
 from raykd.store.checkpoint import find_fault, step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import open_workspace
+from tests.engine.killed import RECIPES
 from tests.engine.test_run import assert_same_run
 from tests.golden.shrunk import shrunk
 from tests.object_store import Server
@@ -202,3 +205,31 @@ def test_after_three_rewinds_the_run_fails(tmp_path: Path, monkeypatch: pytest.M
     assert status["state"] == "failed"
     assert [one["to"] for one in status["rewinds"]] == [2, 2, 2]
     assert rates == [0.2, 0.1, 0.05, 0.025]
+
+
+def test_a_pool_goes_back_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made behind the good checkpoint is made anew; what it names stays as it is, in its files."""
+    original = PoolInversion.step
+    kept: dict[str, bytes] = {}
+
+    def step(self: PoolInversion, batches: Any) -> Any:
+        losses = original(self, batches)
+        if self.context.seed:
+            return losses
+        kept.update({path.name: path.read_bytes() for path in folder().glob("images-*")})
+        return {**losses, "loss/kd": torch.tensor(1e9)} if self.steps_done >= 4 else losses
+
+    def folder() -> Path:
+        return place.workspace.run(experiment.run_id).pool
+
+    monkeypatch.setattr(PoolInversion, "step", step)
+    small = [*RECIPES["fast_digits"], *SHORT, "method.warmup_calls=1", "sentinel.policy=rewind"]
+    with shrunk(2, tmp_path) as (place, load):
+        experiment = resolve(load("fast_digits", small))
+        run(experiment, place)
+        directory = place.workspace.run(experiment.run_id)
+    assert [rewind["to"] for rewind in directory.status()["rewinds"]] == [2]
+    names = [f"images-{step:07d}-00000.parquet" for step in (2, 4, 6, 8)]
+    assert sorted(path.name for path in directory.pool.glob("images-*")) == names
+    assert [(directory.pool / name).read_bytes() == kept[name] for name in names[:2]] == [True, False]
+    assert sum(len(part.labels) for part in open_pool(directory).parts()) == 16 * (1 + 2 * 7)

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from raykd.artifacts.pool_files import open_pool
 from raykd.distributed.host import prepare_host
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
@@ -62,10 +64,25 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert_same({**found.state, "seconds": 0}, {**expected.state, "seconds": 0})
     results = [RunDirectory(d).status()["result"] | {"seconds": 0} for d in (ours, theirs)]
     assert results[0] == results[1]
+    if expected_images := images(theirs):
+        assert_same(images(ours), expected_images)
+
+
+def images(directory: Path) -> list[Tensor]:
+    """The images of a finished run's pool with all that is kept of them, by number, however they came in files."""
+    if not RunDirectory(directory).pool.is_dir():
+        return []
+    parts = zip(*open_pool(RunDirectory(directory)).parts(), strict=True)
+    pixels, labels, numbers, logits = (torch.cat(values) for values in parts)
+    order = numbers.argsort()
+    return [values[order] for values in (pixels, labels, numbers, logits)]
 
 
 KILLED = pytest.mark.parametrize(
-    "name", ["dafl_digits", pytest.param("mosaickd_mnist", marks=pytest.mark.endurance)], indirect=True, scope="module"
+    "name",
+    ["dafl_digits", "fast_digits", pytest.param("mosaickd_mnist", marks=pytest.mark.endurance)],
+    indirect=True,
+    scope="module",
 )
 
 
@@ -119,6 +136,8 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 ) -> None:
     assert_same_run(killed[0], whole)
     assert not list((killed[0] / "checkpoints").glob(".*"))
+    files = [{path.name: path.read_bytes() for path in (one / "pool").glob("*")} for one in (killed[0], whole)]
+    assert files[0] == files[1], "its images come in the same files"
 
 
 @KILLED

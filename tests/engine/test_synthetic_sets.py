@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from raykd.artifacts.pool_files import open_pool
 from raykd.cluster.config import Cluster
-from raykd.data.datasets import count_images
+from raykd.data.datasets import count_images, data_spec, load_images, train_spec
 from raykd.distributed.world import World
 from raykd.engine.synthesis import make_image_sets, synthesize
 from raykd.errors import RunFailed, SetupError, UsageError
@@ -22,6 +24,22 @@ from raykd.store.workspace import Workspace
 SMALL = {"schedule.steps": 4, "schedule.report_every": 2, "schedule.global_batch": 16}
 TEACHER = {"teacher.overrides": SMALL}
 GENERATORS = {"recipe": "dafl_digits", "overrides": {**SMALL, **TEACHER, "method.generator_width": 8}}
+
+
+POOL = {
+    "recipe": "fast_digits",
+    "overrides": {
+        **SMALL,
+        **TEACHER,
+        "method.latent_dim": 8,
+        "method.generator_maps": [8, 8],
+        "method.inner_steps": 2,
+        "method.warmup_calls": 1,
+        "method.student_steps": 2,
+        "method.max_images": 32,
+    },
+}
+"""A run that makes 64 images, of which it holds 32."""
 
 
 def recipe(name: str, **fields: Any) -> Recipe:
@@ -60,6 +78,39 @@ def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_pat
     assert synthesize(
         RunDirectory(tmp_path / resolve(other).run_id), 20, tmp_path / "more", None, World.alone()
     ).bank.startswith("dafl_digits-")
+
+
+def test_a_student_learns_from_all_images_of_another_runs_pool(tmp_path: Path) -> None:
+    made = recipe("kd_digits", bank={**POOL, "images": 64}, referee={**POOL, "seed": 1, "images": 5})
+    result = trained(made, tmp_path)
+    folder = set_folder(made, tmp_path)
+    assert result.data_opened["train"] == []
+    assert f"{folder}/train" in result.data_opened["synthetic"]
+    assert "referee/agreement" in result.student.more
+    experiment = resolve(made)
+    assert experiment.bank is not None
+    run = RunDirectory(tmp_path / experiment.bank.run_id)
+    parts = list(open_pool(run).parts())
+    pixels, labels, numbers = (torch.cat(values) for values in zip(*(part[:3] for part in parts), strict=True))
+    assert numbers.tolist() == list(range(64))
+    spec = train_spec(str(folder), data_spec("digits"), None)
+    stored = load_images(str(folder), "train", spec, None)
+    shown, expected = spec.normalise(stored.pixels / 255), data_spec("digits").normalise(pixels / 255)
+    torch.testing.assert_close(shown, expected, rtol=0, atol=1e-5, msg="pixels as they are, in their order")
+    assert torch.equal(stored.labels, labels)
+    by_id = recipe("kd_digits", bank={"run": run.name, "images": 20})
+    assert trained(by_id, tmp_path).data_opened["train"] == []
+    with pytest.raises(UsageError, match=r"makes 64 images in its 4 steps, and 65 are asked for"):
+        trained(recipe("kd_digits", bank={"run": run.name, "images": 65}), tmp_path)
+    with pytest.raises(UsageError, match=r"64 images .* 65 are asked for"):
+        synthesize(run, 65, tmp_path / "more", None, World.alone())
+
+
+def test_more_images_than_a_pool_will_have_are_refused_before_it_is_trained() -> None:
+    with pytest.raises(UsageError, match=r"a run of fast_digits makes 64 images in its 4 steps, and 65 are asked for"):
+        resolve(recipe("kd_digits", bank={**POOL, "images": 65}))
+    with pytest.raises(UsageError, match="name one that trains generators"):
+        resolve(recipe("lsgdfd_digits", bank=POOL))
 
 
 def test_a_referee_judges_and_teaches_nobody(tmp_path: Path) -> None:

@@ -93,3 +93,27 @@ def test_two_workers_play_the_game_of_one(workers: list[Saved], name: str, field
         for key, tensor in state.items():
             for worker in workers:
                 torch.testing.assert_close(worker[name][role][key], tensor, rtol=1e-7, atol=1e-9, msg=f"{role} {key}")
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_pool_of_two_workers_is_that_of_one_and_teaches_the_same(workers: list[Saved], views: int) -> None:
+    alone = two_workers.pooled(World.alone(), views)
+    first, second = (worker[f"pool of {views} views"] for worker in workers)
+    for mine, halves in zip(alone["drawn"], zip(first["drawn"], second["drawn"], strict=True), strict=True):
+        rows = [half.unflatten(0, (two_workers.STEPS, -1)) for half in halves]
+        assert torch.equal(torch.cat(rows, dim=1).flatten(0, 1), mine), "each draws its rows of the same draw"
+    for worker in (first, second):
+        assert torch.equal(worker["held out"], alone["held out"])
+        assert len(worker["part"][0]) == len(alone["part"][0]) // 2, "each keeps its half"
+    numbers = torch.cat([first["part"][2], second["part"][2]])
+    for mine, *halves in zip(alone["part"], first["part"], second["part"], strict=True):
+        assert torch.equal(torch.cat(halves)[numbers.argsort()], mine)
+    for name, weights in alone["student"].items():
+        torch.testing.assert_close(first["student"][name], weights, rtol=1e-4, atol=1e-6, msg=name)
+        assert torch.equal(first["student"][name], second["student"][name]), name
+
+
+def test_a_pool_is_taken_over_by_more_workers_and_by_fewer(workers: list[Saved]) -> None:
+    parts = [worker["pool of 0 views"]["part"] for worker in workers]
+    alone = two_workers.taken_over(World.alone(), parts)
+    assert torch.equal(torch.cat([worker["taken over"]["images"] for worker in workers]), alone)

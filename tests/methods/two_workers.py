@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from raykd.config.optim import Sgd
+from raykd.data.image_pool import PoolPart
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import World
 from raykd.engine.bank_figures import bank_figures, judge_images
 from raykd.methods.base import BankMethod
 from raykd.methods.inversion import by_row
+from raykd.methods.pool_inversion import PoolInversion, PoolInversionConfig
 from tests.methods.patterns import (
     ADAM,
     CLASSES,
@@ -27,9 +29,10 @@ from tests.methods.patterns import (
     patterned,
     teacher_of_patterns,
 )
-from tests.methods.toy import SPEC, made_batches, made_method, made_setting
+from tests.methods.toy import BATCH, SPEC, made_batches, made_method, made_setting
 
 STEPS, ROWS = 4, 6
+POOL: dict[str, Any] = {"name": "pool_inversion", "latent_dim": 6, "generator_maps": (4, 4), "warmup_calls": 0}
 
 
 def whole_bank(world: World, moments: str) -> dict[str, Any]:
@@ -126,9 +129,42 @@ def game(world: World, name: str, **fields: Any) -> dict[str, Any]:
     return state if kept is None else {**state, "replay": {"low": kept["low"], "pixels": kept["pixels"].double()}}
 
 
+def pooled(world: World, views: int) -> dict[str, Any]:
+    """What a worker draws from a pool that is given, its part of that, and the student after some updates from it."""
+    context = made_setting(world=world, dropout=0.0)
+    context.networks["student"].body[1] = nn.Identity()  # type: ignore[index, operator] # BatchNorm sees own images
+    method = PoolInversion(PoolInversionConfig(**POOL, views=views), context)
+    generator = torch.Generator().manual_seed(5)
+    own = world.slice(BATCH)
+    for batch in range(STEPS):
+        images = SPEC.normalise(torch.randint(256, (BATCH, 1, 8, 8), generator=generator) / 255)
+        logits = torch.randn(BATCH, views, CLASSES, generator=generator)[own] if views else None
+        method.pool.append(images[own], torch.arange(BATCH)[own] % CLASSES + batch, logits)
+    part = method.new_images()
+    assert part is not None
+    draws = [method.pool.draw(ROWS * 2, step) for step in range(STEPS)]
+    for update in range(STEPS):
+        method.update_student(update)
+    return {
+        "drawn": [torch.cat(values) for values in zip(*(draw[: 2 + bool(views)] for draw in draws), strict=True)],
+        "held out": method.sample(7, seed=2),
+        "part": [values for values in part if values is not None],
+        "student": method.student.state_dict(),
+    }
+
+
+def taken_over(world: World, parts: list[list[Tensor]]) -> Tensor:
+    """What a worker draws from a pool that as many, or fewer, or more have filled."""
+    method = PoolInversion(PoolInversionConfig(**POOL), made_setting(world=world))
+    method.pool.load((PoolPart(*part) for part in parts), {"batches": STEPS, "seed": 0})
+    return method.pool.draw(ROWS * 2, 3).images
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = World.current()
+    pool = {f"pool of {views} views": pooled(world, views) for views in (0, 2)}
+    pool["taken over"] = {"images": taken_over(world, [pooled(World.alone(), 0)["part"]])}
     with double_precision():
         result = {
             "place": (world.rank, world.size, CLASSES),
@@ -144,6 +180,7 @@ def main(folder: Path) -> None:
             "capacity": smallest_capacity(world),
             "mosaickd": game(world, "mosaickd"),
             "adversarial": game(world, "adversarial", **ADVERSARIAL),
+            **pool,
         }
     torch.save(result, folder / f"{world.rank}.pt")
 

@@ -5,11 +5,14 @@ import select
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
 
 from raykd.config.runtime import Runtime
+from raykd.distributed.world import World
 from raykd.models import build_model
 from raykd.planning import predict as prediction
 from raykd.planning import profile
@@ -43,6 +46,24 @@ def test_time_and_memory_of_real_processes_are_foretold_roughly(
     grown = predicted.at("steps_peak") - predicted.at("built"), measured["steps_peak"] - measured["built"]
     assert 0.5 < grown[0] / grown[1] < 2
     assert predicted.peak() > 200 * 2**20, "a whole process, libraries and all"
+
+
+def test_steps_that_cost_differently_are_timed_apart_and_count_as_often_as_there_are() -> None:
+    seen: list[int] = []
+
+    def step(batches: object) -> None:
+        seen.append(method.steps_done)
+        time.sleep(0.02 if method.steps_done >= 3 else 0.0)
+        method.steps_done += 1
+
+    method = SimpleNamespace(steps_done=0, step=step)
+    built: Any = SimpleNamespace(method=method, streams={})
+    found = profile._steps(built, World.alone(), 4, [range(3), range(3, 10)])
+    count = profile.WARM_UP + 4
+    assert max(seen[:count]) == 2
+    assert seen[count:] == list(range(3, 3 + count))
+    assert found["last_seconds"] >= 0.02
+    assert found["seconds"] == pytest.approx(0.7 * found["last_seconds"], rel=0.2)
 
 
 def test_a_trial_ends_with_the_process_that_asked_for_it() -> None:

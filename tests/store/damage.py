@@ -45,6 +45,8 @@ FILES: dict[str, tuple[str, ...]] = {
         *RUN, "bank", "bank/class_00003.safetensors", "checkpoints/step_0000006/state.pt",
         "checkpoints/step_0000006/shard_00000.safetensors", "checkpoints/step_0000006/manifest.json",
     ),
+    "pool": (*RUN, "pool", "pool/manifest.json", "pool/images-0000006-00000.parquet"),
+    "half a pool": ("pool", "pool/images-0000002-00000.parquet", "pool/images-0000004-00000.parquet"),
     "kept": ("environment.json", "status.json"),
     "weights": ("*.safetensors",),
     "set": ("manifest.json", "train-00000-of-00001.parquet"),
@@ -53,7 +55,7 @@ FILES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What there is to damage. Of checkpoints the newest, whose files stand for those of the one before it."""
 
-OF_ALL = ("experiment.json", "status.json", "student.safetensors", "bank/manifest.json")
+OF_ALL = ("experiment.json", "status.json", "student.safetensors", "bank/manifest.json", "pool/manifest.json")
 """What every command that reads a place is tried on; of the other files each kind of damage has one of them in turn."""
 
 READERS: dict[str, tuple[str, ...]] = {
@@ -62,6 +64,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "teacher": ("evaluate the finished", "distil", "make a bank"),
     "bank": ("draw from the bank", "distil from the bank", "read the bank"),
     "half a bank": ("resume the bank",),
+    "pool": ("draw from the pool", "distil from the pool"),
+    "half a pool": ("resume the pool",),
     "kept": ("evaluate without the teacher's file",),
     "weights": ("evaluate without the teacher's file",),
     "set": ("distil on the set", "look at the set"),
@@ -69,7 +73,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "search": ("search",),
 }
 """Who reads a place; each in a copy of its own."""
-RESUMED = ("resume", "resume the bank")
+RESUMED = ("resume", "resume the bank", "resume the pool")
 """Commands that build on what is there, all of which has to be right in the end."""
 INSTEAD = {
     "evaluate the stopped": [("stopped", "checkpoints/step_0000004")],

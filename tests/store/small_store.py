@@ -48,6 +48,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "method": {"generator": {"latent_dim": 8, "width": 8}, "settle_passes": 1},
         "schedule": SMALL,
     },
+    "pool": {
+        "extends": "fast_digits",
+        "teacher": TEACHER,
+        "method": {"latent_dim": 8, "generator_maps": [8, 8], "inner_steps": 1, "warmup_calls": 1, "student_steps": 2},
+        "schedule": {"steps": 6, "report_every": 2, "global_batch": 20},
+    },
+    "kd_of_pool": {
+        "extends": "kd_digits",
+        "teacher": TEACHER,
+        "bank": {"recipe": "pool.yaml", "images": 40},
+        "schedule": {**SMALL, "steps": 2},
+    },
     "heir": {
         "extends": "lsgdfd_digits",
         "teacher": TEACHER,
@@ -71,6 +83,8 @@ PLACES = {
     "teacher": "runs/supervised_*-s0",
     "bank": "runs/bank-*-s0",
     "half a bank": "runs/bank-*-s1",
+    "pool": "runs/pool-*-s0",
+    "half a pool": "runs/pool-*-s1",
     "kept": "runs/kept-*-s0",
     "weights": "runs/weights",
     "set": "data/made",
@@ -90,12 +104,20 @@ VERBS: dict[str, tuple[str, ...]] = {
     "draw from the bank": ("synthesize", "{bank}", "--images", IMAGES, "--out", "data/new"),
     "distil from the bank": ("train", "heir.yaml"),
     "resume the bank": ("train", "bank.yaml", "seed=1", "--cluster", "here.yaml"),
+    "draw from the pool": ("synthesize", "{pool}", "--images", IMAGES, "--out", "data/new"),
+    "distil from the pool": ("train", "kd_of_pool.yaml"),
+    "resume the pool": ("train", "pool.yaml", "seed=1"),
     "evaluate without the teacher's file": ("evaluate", "{kept}"),
     "look at the set": ("synthesize", "{bank}", "--images", IMAGES, "--out", "data/made"),
     "distil on the set": ("train", "on_set.yaml"),
     "search": ("tune", "space.yaml"),
 }
-WRITTEN = ("runs/*/student.safetensors", "runs/*/bank/class_*.safetensors", "data/*/train-*.parquet")
+WRITTEN = (
+    "runs/*/student.safetensors",
+    "runs/*/bank/class_*.safetensors",
+    "runs/*/pool/images-*.parquet",
+    "data/*/train-*.parquet",
+)
 """Files that a command may write and that must come out the same, bit for bit."""
 _VOLATILE = {"seconds", "gpu_hours", "updated", "images_per_second", "steps_per_second", "written", "directory"}
 
@@ -143,6 +165,8 @@ def build(folder: Path) -> None:
         _must("train", "kd.yaml")  # whose teacher's logits are kept
         _must("train", "bank.yaml", "--cluster", "here.yaml")
         _leave("bank.yaml", until=6)
+        _must("train", "pool.yaml")
+        _leave("pool.yaml", until=4)
         _must("synthesize", str(found(Path(), PLACES["bank"])), "--images", IMAGES, "--out", "data/made")
         shutil.copy(found(Path(), PLACES["teacher"]) / "student.safetensors", "teacher.safetensors")
         _must("train", "kept.yaml")

@@ -44,6 +44,14 @@ REPRESENTATIVE = (
     "bank: bank: a file: draw from the bank",
     "half a bank: bank/class_00003.safetensors: a bit: resume the bank",
     "half a bank: checkpoints/step_0000006: a shard of other keys: resume the bank",
+    "pool: pool/manifest.json: a bit: draw from the pool",
+    "pool: pool/manifest.json: every value an object: distil from the pool",
+    "pool: pool/manifest.json: gone: draw from the pool",
+    "pool: pool/images-0000006-00000.parquet: half: draw from the pool",
+    "pool: pool: a file: draw from the pool",
+    "half a pool: pool/images-0000002-00000.parquet: half: resume the pool",
+    "half a pool: pool/images-0000004-00000.parquet: half: resume the pool",
+    "half a pool: pool: gone: resume the pool",
     "weights: *.safetensors: a bit: evaluate without the teacher's file",
     "kept: status.json: half: evaluate without the teacher's file",
     "set: manifest.json: a directory: distil on the set",
@@ -84,7 +92,9 @@ def judge(store: Store, case: Case) -> None:
     assert fault is None, f"{fault} (exit code {outcome.code}):\n{outcome.told}"
 
 
-@pytest.mark.parametrize("place", ["finished", "teacher", "bank", "half a bank", "set", "search"])
+@pytest.mark.parametrize(
+    "place", ["finished", "teacher", "bank", "half a bank", "pool", "half a pool", "set", "search"]
+)
 def test_every_kind_of_file_is_tried(store: Store, place: str) -> None:
     folder = found(store.whole, PLACES[place])
 

@@ -1,10 +1,20 @@
 """A run that begins with what another has done, if that is whole and nothing has begun here."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from raykd.engine.run import run
+from raykd.engine.stop import Interrupted
+from raykd.recipe.experiment import resolve
 from raykd.store.fork import fork
 from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
+from tests.engine.killed import RECIPES
 from tests.engine.test_fit import CHANGES, trained
+from tests.engine.test_run import assert_same_run
+from tests.golden.shrunk import shrunk
 
 
 def test_nothing_is_inherited_from_a_damaged_checkpoint(tmp_path: Path) -> None:
@@ -28,3 +38,19 @@ def test_who_has_begun_inherits_nothing(tmp_path: Path) -> None:
     heir = trained(tmp_path / "other", CHANGES, until=2)
     assert fork(RunDirectory(heir), RunDirectory(donor), 4)
     assert [path.name for path in (heir / "checkpoints").iterdir()] == ["step_0000002"]
+
+
+def test_the_images_that_a_checkpoint_names_are_inherited_with_it(tmp_path: Path) -> None:
+    with shrunk(2, tmp_path) as (place, load):
+        experiment = resolve(load("fast_digits", [*RECIPES["fast_digits"], "schedule.steps=8"]))
+        other = replace(place, workspace=Workspace(place.workspace.data, tmp_path / "heirs"))
+        donor, heir = (one.workspace.run(experiment.run_id) for one in (place, other))
+        with pytest.raises(Interrupted):
+            run(experiment, replace(place, until=6))
+        assert fork(heir, donor, 4)
+        assert [path.name for path in sorted(heir.pool.iterdir())] == [
+            f"images-{step:07d}-00000.parquet" for step in (2, 4)
+        ]
+        for context in (place, other):
+            run(experiment, context)
+    assert_same_run(heir.path, donor.path)

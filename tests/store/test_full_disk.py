@@ -16,9 +16,11 @@ from optuna.study import Study
 from raykd.artifacts import teacher_logits
 from raykd.artifacts.bank import finish_bank, write_products
 from raykd.artifacts.class_statistics import save_statistics
+from raykd.artifacts.pool_files import write_part
 from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder
 from raykd.cluster.config import Cluster
 from raykd.cluster.package import collect
+from raykd.data.image_pool import PoolPart
 from raykd.distributed.world import World
 from raykd.errors import SetupError
 from raykd.files import describe, is_free, make_folder, of_the_disk, replacing, sweep, write_json, write_text
@@ -27,7 +29,7 @@ from raykd.runners import table as tables
 from raykd.runners.ray.signals import RunSignals
 from raykd.search.study_storage import storage_errors
 from raykd.spec import DataSpec
-from raykd.store.checkpoint import write_checkpoint, write_shard
+from raykd.store.checkpoint import Checkpoint, write_checkpoint, write_shard
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from tests.disks import leave, mounted, resize
@@ -39,6 +41,7 @@ LEFTOVERS = (
     ".metrics.jsonl.01234567.writing",
     "samples/.step_0000002.png.01234567.writing",
     "bank/.class_00000.safetensors.01234567.writing",
+    "pool/.images-0000002-00000.parquet.01234567.writing",
     "checkpoints/.writing-step_0000007/state.pt",
     "checkpoints/.shards-0000007/shard_00000.safetensors",
 )
@@ -99,6 +102,13 @@ def write_a_shard(folder: Path) -> None:
         write_shard(run.checkpoints, made_large(), 0)
 
 
+def write_images(folder: Path) -> None:
+    run = RunDirectory(folder)
+    noise = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with run.writing():
+        write_part(run, Checkpoint(2, 1, {}, {}, images=PoolPart(noise, torch.zeros(40).long(), torch.arange(40))), 0)
+
+
 def made_large() -> Any:
     checkpoint = made(2, rows=10_000)
     return type(checkpoint)(2, 1, checkpoint.weights, checkpoint.state, shard={"w": NUMBERS})
@@ -117,6 +127,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "row": write_row,
     "sheet": write_sheet,
     "generators": write_bank,
+    "images": write_images,
     "synthetic set": write_set,
     "logits": write_logits,
     "table": write_table,

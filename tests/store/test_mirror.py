@@ -170,3 +170,34 @@ def test_folders_that_are_no_checkpoints_are_passed_over(remote: FolderRemote, t
     (remote.root / "x-s0" / "status.json").write_text("{}")
     mirror(remote, tmp_path / "here").pull("x-s0")
     assert (tmp_path / "here/x-s0/status.json").is_file(), "what is there is as new as what is here, whatever else is"
+
+
+def test_parts_of_a_pool_travel_once(tmp_path: Path) -> None:
+    remote = FolderRemote(tmp_path / "store")
+    part = tmp_path / "a/x-s0/pool/images-0000002-00000.parquet"
+    part.parent.mkdir(parents=True)
+    part.write_text("images")
+    here, there = (Mirror(cast(Remote, remote), tmp_path / machine) for machine in ("a", "b"))
+    for _ in range(2):
+        here.push("x-s0")
+    assert remote.told == [part.name]
+    for _ in range(2):
+        there.pull("x-s0")
+        there.push("x-s0")
+        Mirror(cast(Remote, remote), tmp_path / "b").push("x-s0")
+    assert remote.told == [part.name] * 2, "brought once, and not sent back"
+    part.write_text("others")  # as long, of after a rewind
+    here.push("x-s0")
+    assert remote.read("x-s0/pool/images-0000002-00000.parquet") == b"others"
+
+
+def test_a_checkpoint_whose_images_are_not_here_is_no_newer_one(tmp_path: Path) -> None:
+    """In an outage, the part of another machine's worker never came to the store."""
+    remote = FolderRemote(tmp_path / "store")
+    for root, step, pool in (("store", 1, {}), ("here", 2, {"images-0000002-00001.parquet": {}})):
+        folder = tmp_path / root / "x-s0/checkpoints" / f"step_{step:07d}"
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_text("state")
+        (folder / "manifest.json").write_text(json.dumps({**json.loads(manifest(step, "state")), "pool": pool}))
+    Mirror(cast(Remote, remote), tmp_path / "here").pull("x-s0")
+    assert (tmp_path / "here/x-s0/checkpoints/step_0000001/state.pt").is_file()

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from raykd.artifacts.bank import open_bank
+from raykd.artifacts.pool_files import open_pool
 from raykd.cli.app import app
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
@@ -28,6 +29,7 @@ from tests.golden.shrunk import make_data, shrunk
 from tests.object_store import Server
 from tests.runners.runs import recipe, save_teacher
 from tests.store.conftest import on_machine
+from tests.store.two_machines import RECIPES
 from tests.worker_pair import run_two_workers
 
 BRIEF = {"steps": 4, "report_every": 4, "global_batch": 16}
@@ -143,13 +145,29 @@ def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pyte
 def test_machines_that_share_no_disk_train_one_bank(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_two_workers("tests.store.two_machines", store, tmp_path / "shared", LOCAL_RANK="0")
+    run_two_workers("tests.store.two_machines", store, tmp_path / "shared", "lsgdfd_digits_bank", LOCAL_RANK="0")
     on_machine("reader", tmp_path, monkeypatch)
     with shrunk(4, tmp_path / "alone") as (_, load):
-        run_id = resolve(load("lsgdfd_digits_bank", ["schedule.report_every=2"])).run_id
+        run_id = resolve(load("lsgdfd_digits_bank", RECIPES["lsgdfd_digits_bank"])).run_id
     directory, _ = pull_run(f"{store}/{run_id}", None)
     assert json.loads((directory.path / "status.json").read_text())["state"] == "finished"
     assert len(open_bank(directory).load(range(10)).classes) == 10
+
+
+def test_machines_that_share_no_disk_fill_one_pool(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sends its own part, once, and takes what it lacks when the run goes on elsewhere."""
+    run_two_workers("tests.store.two_machines", store, tmp_path / "shared", "fast_digits", LOCAL_RANK="0")
+    on_machine("reader", tmp_path, monkeypatch)
+    with shrunk(4, tmp_path / "alone") as (_, load):
+        run_id = resolve(load("fast_digits", RECIPES["fast_digits"])).run_id
+    there = Remote(store).entries(f"{run_id}/pool")
+    parts = [f"images-{step:07d}-{rank:05d}.parquet" for step in (2, 4) for rank in (0, 1)]
+    assert sorted(there) == [*parts, "manifest.json"]
+    directory, _ = pull_run(f"{store}/{run_id}", None)
+    assert [path.name for path in directory.pool.iterdir()] == ["manifest.json"], "who evaluates needs no images"
+    directory, _ = pull_run(f"{store}/{run_id}", None, checkpoints="all")
+    numbers = torch.cat([part.numbers for part in open_pool(directory).parts()])
+    assert sorted(numbers.tolist()) == list(range(4 * 16))
 
 
 def test_a_frozen_set_is_made_by_one_machine_and_read_by_another(
