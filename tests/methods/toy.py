@@ -45,7 +45,12 @@ METHOD_CONFIGS: dict[str, dict[str, Any]] = {
         "generator_optim": OPTIM,
         "discriminator_optim": OPTIM,
     },
-    "adversarial": {"latent_dim": 6, "generator_width": 8, "student_updates": 2, "generator_optim": {**OPTIM, "lr": 1e-3}},
+    "adversarial": {
+        "latent_dim": 6,
+        "generator_width": 8,
+        "student_updates": 2,
+        "generator_optim": {**OPTIM, "lr": 1e-3},
+    },
 }
 """What each method of the table needs besides its defaults."""
 
