@@ -170,7 +170,6 @@ class Game:
     def attention(self, *maps: Tensor) -> Tensor:
         """Of the only stage: the maps of 3 x 3 before they are flattened."""
         energies = [one.square().mean(1).flatten(1) for one in maps]
-        student: Tensor
         student, teacher = [energy / energy.norm(dim=1, keepdim=True) for energy in energies]
         loss: Tensor = (student - teacher.detach()).square().mean()
         return loss
