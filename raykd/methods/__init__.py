@@ -21,6 +21,7 @@ from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.methods.lsgdfd_single import LsgdfdSingle, LsgdfdSingleConfig
 from raykd.methods.mosaickd import MosaicKd, MosaicKdConfig
 from raykd.methods.noise import Noise, NoiseConfig
+from raykd.methods.pixel_inversion import PixelInversion, PixelInversionConfig
 from raykd.methods.supervised import Supervised, SupervisedConfig
 from raykd.methods.tfkd_reg import TfkdReg, TfkdRegConfig
 from raykd.methods.tfkd_self import TfkdSelf, TfkdSelfConfig
@@ -39,6 +40,7 @@ METHODS = MethodTable(
         "lsgdfd_single": LsgdfdSingle,
         "bank_kd": BankKd,
         "mosaickd": MosaicKd,
+        "pixel_inversion": PixelInversion,
     }
 )
 _OF_RAYKD = frozenset(METHODS)
@@ -70,7 +72,8 @@ MethodConfig = Annotated[
     | LsgdfdConfig
     | LsgdfdSingleConfig
     | BankKdConfig
-    | MosaicKdConfig,
+    | MosaicKdConfig
+    | PixelInversionConfig,
     Discriminator("name"),
     WrapValidator(_of_other_package),
     SerializeAsAny(),

@@ -72,12 +72,11 @@ class Method(ABC):
     """
     makes_images: ClassVar[bool] = False
     """Whether there is ``sample``: then students are selected blind and images are judged and shown."""
-    sharded_by: ClassVar[Literal["images", "classes"]] = "images"
-    """What the workers share among them: the images of a global batch, or the classes, each with its images."""
+    sharded_by: ClassVar[Literal["images", "classes", "jobs"]] = "images"
+    """What the workers share among them: the images of a global batch, the classes, each with its images, or jobs,
+    each of a global batch."""
     matches_statistics: ClassVar[bool] = False
     """Whether the teacher must have BatchNorm layers."""
-    asks_teacher_of_stream: ClassVar[bool] = False
-    """Whether all it asks of the teacher are logits of its stream's images, so that cached ones will do."""
 
     student: nn.Module
     """There is one only if ``roles`` names it."""
@@ -110,6 +109,11 @@ class Method(ABC):
     def student_updates_per_step(cls, config: Any) -> int:
         """Return how often the student is updated in a step, given the method's configuration."""
         return 1
+
+    @classmethod
+    def asks_teacher_of_stream(cls, config: Any) -> bool:
+        """Tell whether all it asks of the teacher are logits of its stream's images, so that cached ones will do."""
+        return False
 
     @classmethod
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:

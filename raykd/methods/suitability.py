@@ -40,12 +40,13 @@ def _general(method: type[Method], signs: TeacherSigns) -> Iterable[Remark]:
 
 
 def _inverting(method: type[Method], signs: TeacherSigns) -> Iterable[Remark]:
-    """Judge a method that trains generators through the teacher."""
-    if "generator_optim" not in method.config.model_fields:
+    """Judge a method that trains generators, or pixels, through the teacher."""
+    generates = "generator_optim" in method.config.model_fields
+    if not generates and "pixel_optim" not in method.config.model_fields:
         return
     if not signs.gradient:
         yield Remark("refused", "no gradient reaches the input")
-    if signs.size % _DIVISOR:
+    if generates and signs.size % _DIVISOR:
         yield Remark("refused", f"generators make sizes that {_DIVISOR} divides, not {signs.size}: set data.size")
     if method.matches_statistics and signs.batch_norms:
         yield Remark("pro", f"{signs.batch_norms} BatchNorm layers whose statistics images can match")
