@@ -18,7 +18,8 @@ from raykd.spec import DataSpec
 
 _GENERATED = 2  # keeps these draws apart from others of the same seed and step
 
-_PAD = 4  # pixels
+PAD = 4
+"""Pixels by which a crop moves an image at most."""
 _DEGREES = 15.0
 
 # Of ``strong``: the share of the area that a crop keeps, its aspect, the angle, and how far intensities move.
@@ -36,10 +37,14 @@ Augmentation = Callable[[Tensor, Generator, int, slice], Tensor]
 
 def crop(images: Tensor, generator: Generator, global_batch: int, rows: slice) -> Tensor:
     """Pad by 4 pixels and cut out the former size at a random place."""
+    return cut_out(images, torch.randint(0, 2 * PAD + 1, (global_batch, 2), generator=generator)[rows])
+
+
+def cut_out(images: Tensor, corners: Tensor) -> Tensor:
+    """Pad images (B, C, H, W) by ``PAD`` pixels and cut the former size out of each, at its corner of int64 (B, 2)."""
     batch, _, height, width = images.shape
-    corners = torch.randint(0, 2 * _PAD + 1, (global_batch, 2), generator=generator)[rows]
     top, left = corners.to(images.device, non_blocking=True).unbind(1)
-    padded = F.pad(images, (_PAD, _PAD, _PAD, _PAD))
+    padded = F.pad(images, (PAD, PAD, PAD, PAD))
     y = top[:, None] + torch.arange(height, device=images.device)
     x = left[:, None] + torch.arange(width, device=images.device)
     b = torch.arange(batch, device=images.device)
@@ -49,9 +54,12 @@ def crop(images: Tensor, generator: Generator, global_batch: int, rows: slice) -
 
 def flip(images: Tensor, generator: Generator, global_batch: int, rows: slice) -> Tensor:
     """Mirror every other image, by chance, left to right."""
-    heads = torch.rand(global_batch, generator=generator)[rows] < 0.5
-    heads = heads.to(images.device, non_blocking=True).view(-1, 1, 1, 1)
-    return torch.where(heads, images.flip(-1), images)
+    return mirrored(images, torch.rand(global_batch, generator=generator)[rows] < 0.5)
+
+
+def mirrored(images: Tensor, which: Tensor) -> Tensor:
+    """Mirror those of images (B, C, H, W) left to right for which bool (B,) says so."""
+    return torch.where(which.to(images.device, non_blocking=True).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def rotate(images: Tensor, generator: Generator, global_batch: int, rows: slice) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from raykd.artifacts.bank import BankFiles, finish_bank, open_bank
 from raykd.artifacts.calibration import keep_statistics
+from raykd.artifacts.pool_files import finish_pool
 from raykd.data.datasets import Images
 from raykd.distributed.world import World, mix
 from raykd.engine.build import Built
@@ -22,15 +24,15 @@ from raykd.errors import RaykdError
 from raykd.files import replacing
 from raykd.generators import EVERY
 from raykd.generators.waves import Wave
-from raykd.methods.base import BankMethod, mean_images_per_step
+from raykd.methods.base import BankMethod, PoolMethod
 from raykd.models.graph import trace_graph
 from raykd.models.permission import is_code
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
-from raykd.recipe.recipe import Recipe
+from raykd.recipe.recipe import Recipe, selected_by
 from raykd.results import COVERAGE, SELECTIONS, Figures, RunResult, why_not_judged
-from raykd.store.checkpoint import save_weights
-from raykd.store.run_directory import RunDirectory, selected_by
+from raykd.store.checkpoint import latest_checkpoint, save_weights
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tensors import checksum_metadata
 
@@ -52,7 +54,6 @@ def finalize(
     quality = _measure_images(experiment, built, workspace)
     if world.rank == 0:
         _write_statistics(recipe, built, run)
-    per_step = mean_images_per_step(type(built.method), recipe.method, recipe.schedule.global_batch)
     not_judged = why_not_judged({COVERAGE: selection.pool.coverage} if len(selection.pool) else {})
     if not_judged is not None and world.rank == 0:
         logger.warning("blind selection: %s", not_judged)
@@ -69,7 +70,7 @@ def finalize(
         best=figures.get("best"),
         teacher=built.evaluator.score_teacher(),
         image_quality=quality,
-        images=recipe.schedule.steps * per_step,
+        images=built.method.images_of(recipe.method, recipe.schedule.steps, recipe.schedule.global_batch),
         seconds=round(seconds, 2),
         gpu_hours=round(seconds * gpus / 3600, 4),
         data_opened=built.opened.by_role(),
@@ -131,10 +132,19 @@ def _measure_images(experiment: Experiment, built: Built, workspace: Workspace) 
         workspace.push(name, world)
         workspace.pull([name], world, checkpoints="none")
         return image_quality(_bank_batches(open_bank(run), world, seed), built.teacher, built.spec.num_classes, world)
+    if isinstance(method, PoolMethod):
+        world.agree(partial(_finish_pool, experiment, built, workspace.run(experiment.run_id)), on_first=True)
     if not method.makes_images:
         return {}
     share = method.sample(_IMAGES, seed)[world.rank :: world.size]
     return image_quality(((batch, None) for batch in share.split(_BATCH)), built.teacher, built.spec.num_classes, world)
+
+
+def _finish_pool(experiment: Experiment, built: Built, run: RunDirectory) -> None:
+    """Say which files are the pool of a finished run, and of which teacher and seed its images are."""
+    checkpoint = latest_checkpoint(run.checkpoints)
+    assert checkpoint is not None, "the last step was a report"
+    finish_pool(run, checkpoint, {"teacher_sha256": built.teacher_sha256, "seed": experiment.recipe.seed})
 
 
 def _bank_batches(files: BankFiles, world: World, seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from raykd.artifacts.bank import BankFiles
+from raykd.artifacts.pool_files import open_pool
+from raykd.artifacts.synthetic_set import PixelRange
 from raykd.config.runtime import Runtime
 from raykd.distributed.world import World, mix
 from raykd.engine.build import build
@@ -17,6 +19,7 @@ from raykd.files import MANIFEST, sha256_of
 from raykd.generators import EVERY, GeneratorBank
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe, without_test
+from raykd.spec import DataSpec
 from raykd.store.checkpoint import latest_checkpoint, step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
@@ -50,6 +53,9 @@ class ImageSource(Protocol):
         Raises:
             RunFailed: if an image is not finite.
         """
+
+    def pixel_range(self) -> PixelRange:
+        """Return the range of normalised values that all images are to be stored in."""
 
 
 def makes_images(recipe: Recipe) -> bool:
@@ -116,6 +122,10 @@ class BankSource:
                 if not images.isfinite().all():
                     raise RunFailed(f"the bank in {self._bank.folder.parent.name} makes images that are not finite")
                 yield positions, images
+
+    def pixel_range(self) -> PixelRange:
+        """Return the range of a sample of the images."""
+        return _sampled_range(self)
 
     def _latents(self, rows: list[int]) -> Tensor:
         # On the CPU, whose generator gives the same numbers on every machine.
@@ -191,11 +201,66 @@ class MethodSource:
                 raise RunFailed(f"the generator of {self._name} makes images that are not finite")
             yield torch.arange(inside.start, inside.stop) - rows.start, images
 
+    def pixel_range(self) -> PixelRange:
+        """Return the range of a sample of the images."""
+        return _sampled_range(self)
 
-def sample_values(source: ImageSource) -> Tensor:
-    """Return values of a source's first images, (C, M)."""
+
+class PoolSource:
+    """The images of a finished run's pool, in the order of their numbers."""
+
+    labelled = True
+
+    def __init__(self, run: RunDirectory, spec: DataSpec) -> None:
+        """Read the pool of a run whose images are of ``spec``.
+
+        Raises:
+            UsageError: if the run is not finished.
+            CorruptError: if its pool is damaged.
+        """
+        files = open_pool(run)
+        self.teacher_sha256, self.sha256 = files.manifest.get("teacher_sha256"), sha256_of(run.pool / MANIFEST)
+        self._spec, self._name = spec, run.name
+        parts = list(files.parts())
+        pixels, labels, numbers = (torch.cat(rows) for rows in zip(*(part[:3] for part in parts), strict=True))
+        order = numbers.argsort()
+        self._pixels, self._labels = pixels[order], labels[order]
+
+    @property
+    def batch(self) -> int:
+        """Return how many images to pass to the teacher at a time."""
+        return max(8, min(_MOST_IMAGES, _BATCH_PIXELS // self._spec.size**2))
+
+    def check_count(self, count: int) -> None:
+        """Refuse to give more images than there are.
+
+        Raises:
+            UsageError: with both numbers.
+        """
+        if count > len(self._labels):
+            raise UsageError(
+                f"the pool of {self._name} has {len(self._labels):,} images, not {count:,}: ask for so many or fewer"
+            )
+
+    def targets(self, rows: range) -> Tensor:
+        """Return the class that each image was made to show, int64 (N,)."""
+        return self._labels[rows.start : rows.stop]
+
+    def images(self, rows: range) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the images of all rows in pieces; see ``ImageSource.images``."""
+        for positions in torch.arange(len(rows)).split(self.batch):
+            yield positions, self._spec.normalise(self._pixels[rows.start + positions].float() / 255)
+
+    def pixel_range(self) -> PixelRange:
+        """Return that of pixels from 0 to 1, in which they are stored already."""
+        zero, one = (self._spec.normalise(torch.full((self._spec.channels, 1, 1), level)) for level in (0.0, 1.0))
+        return PixelRange(tuple(zero.flatten().tolist()), tuple(one.flatten().tolist()))
+
+
+def _sampled_range(source: ImageSource) -> PixelRange:
+    """Return the range of a source's first images."""
     pieces = []
     for _, images in source.images(range(_SAMPLE)):
         stride = -(-images[0, 0].numel() // _SAMPLE_VALUES)
         pieces.append(images.flatten(2)[..., ::stride].cpu())
-    return torch.cat(pieces).transpose(0, 1).flatten(1)
+    return PixelRange.of(torch.cat(pieces).transpose(0, 1).flatten(1))

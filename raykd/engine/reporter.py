@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from raykd.artifacts.bank import product_path, write_products
+from raykd.artifacts.pool_files import part_path, write_part
 from raykd.distributed.world import World
 from raykd.errors import SetupError
 from raykd.results import why_not_judged
@@ -13,6 +14,7 @@ from raykd.store.checkpoint import (
     Checkpoint,
     Sums,
     latest_checkpoint,
+    pool_files,
     shard_path,
     step_name,
     write_checkpoint,
@@ -60,6 +62,7 @@ class LocalReporter:
         self._world = world or World.alone()
         self._was_there = run.path.is_dir()
         self._curves = _curve_file(run)
+        self._pool: Sums = {}  # files of the run's pool that count
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
@@ -67,11 +70,13 @@ class LocalReporter:
         Raises:
             SetupError: on all workers, if a disk cannot be written; the previous checkpoint is intact.
         """
-        shards = self._world.gather_objects(self._world.agree(lambda: self._write_own(checkpoint)))
+        written = self._world.gather_objects(self._world.agree(lambda: self._write_own(checkpoint)))
+        shards = [own["shards"] for own in written]
+        self._pool = {**self._pool, **{name: digest for own in written for name, digest in own["pool"].items()}}
         self._world.agree(lambda: self._write_common(metrics, checkpoint, shards), on_first=True)
 
-    def _write_own(self, checkpoint: Checkpoint) -> Sums:
-        """Write what this worker alone holds, and return the sums of its shards.
+    def _write_own(self, checkpoint: Checkpoint) -> dict[str, Sums]:
+        """Write what this worker alone holds, and return the sums of its shards and of its file of the pool.
 
         Raises:
             SetupError: if the run's directory is gone: what is written now would be a run without its beginning.
@@ -84,10 +89,11 @@ class LocalReporter:
         with self._run.writing():
             if checkpoint.products:
                 write_products(self._run, checkpoint.products)
+            part = write_part(self._run, checkpoint, self._world.rank)
             shards = write_shard(self._run.checkpoints, checkpoint, self._world.rank)
             if self._world.rank:
-                self._push_own(checkpoint, shards)
-        return shards
+                self._push_own(checkpoint, shards, part)
+        return {"shards": shards, "pool": part}
 
     def _write_common(
         self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint, shards: Sequence[Sums]
@@ -97,7 +103,8 @@ class LocalReporter:
             if metrics is not None:
                 self._write_metrics(metrics, checkpoint)
             sums = {name: digest for own in shards for name, digest in own.items()}
-            written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=self._mirror is not None)
+            elsewhere = self._mirror is not None
+            written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=elsewhere, pool=self._pool)
             judged = {} if metrics is None else {"not_judged": why_not_judged(metrics)}
             warnings = list(checkpoint.warnings)
             self._run.write_status(state="running", step=checkpoint.step, warnings=warnings, **judged)
@@ -105,7 +112,7 @@ class LocalReporter:
                 other_shards = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
                 self._mirror.push(self._run.name, elsewhere=other_shards)
 
-    def _push_own(self, checkpoint: Checkpoint, shards: Sums) -> None:
+    def _push_own(self, checkpoint: Checkpoint, shards: Sums, part: Sums) -> None:
         """Push the files that this worker wrote alone to the mirror; rank 0 pushes the rest after them."""
         if self._mirror is None:
             return
@@ -113,13 +120,15 @@ class LocalReporter:
         for name in shards:
             path = shard_path(self._run.checkpoints, checkpoint.step, name)
             self._mirror.push_file(path, f"{self._run.name}/{CHECKPOINTS}/{step}/{name}")
-        for product in checkpoint.products:
-            path = product_path(self._run, product)
+        products = [product_path(self._run, product) for product in checkpoint.products]
+        for path in [*products, *(part_path(self._run, name) for name in part)]:
             self._mirror.push_file(path, path.relative_to(self._mirror.local).as_posix())
 
     def resume_from(self, before: int | None = None) -> Path | None:
         """Return the newest whole checkpoint, of an earlier step than ``before``."""
-        return latest_checkpoint(self._run.checkpoints, before)
+        found = latest_checkpoint(self._run.checkpoints, before)
+        self._pool = {} if found is None else pool_files(found)
+        return found
 
     def stop_requested(self) -> bool:
         """Tell whether a stop was asked for."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.artifacts.bank import check_products, open_bank
+from raykd.artifacts.pool_files import sweep_parts
 from raykd.config.runtime import Runtime
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
@@ -168,6 +169,7 @@ def _train_from_newest(
     while True:
         _finish_rewind(directory, context)
         resume = world.agree(partial(reporter.resume_from, before), on_first=True)
+        world.agree(partial(sweep_parts, directory, resume), on_first=True)
         if resume is not None:
             check_products(directory, world)
         try:

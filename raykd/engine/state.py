@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from raykd.artifacts.pool_files import read_parts
 from raykd.distributed.memory import is_out_of_memory
 from raykd.distributed.world import World
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.selection import Selection, Weights
 from raykd.engine.sentinel import Sentinel
 from raykd.files import describe
-from raykd.methods.base import BankMethod, Method, ShardedMethod
-from raykd.store.checkpoint import Checkpoint, UnfitCheckpoint, read_checkpoint
+from raykd.methods.base import BankMethod, Method, PoolMethod, ShardedMethod
+from raykd.store.checkpoint import Checkpoint, UnfitCheckpoint, pool_files, read_checkpoint
 
 _UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What torch, and a method, make of tensors of other names and shapes."""
@@ -53,12 +54,13 @@ def capture(
     world = method.world
     products = method.products() if isinstance(method, BankMethod) and method.milestone else {}
     shard = method.shard() if isinstance(method, ShardedMethod) else {}
+    images = method.new_images() if isinstance(method, PoolMethod) else None
     rows = world.gather(_flat((b for n in method.trained.values() for _, b in _float_buffers(n)), world))
     weights = {}
     if "student" in method.roles:
         weights = {**selection.weights, "last": averaged_weights(method.student, world)}
     if world.rank != 0:
-        return Checkpoint(method.steps_done, world.size, {}, {}, shard=shard, products=products)
+        return Checkpoint(method.steps_done, world.size, {}, {}, shard=shard, products=products, images=images)
     state = {
         "method": method.state_dict(),
         "selection": selection.state_dict(),
@@ -66,7 +68,7 @@ def capture(
         "seconds": seconds,
     }
     said = sentinel.warnings, sentinel.kept_step
-    return Checkpoint(method.steps_done, world.size, weights, state, samples, shard, products, *said)
+    return Checkpoint(method.steps_done, world.size, weights, state, samples, shard, products, *said, images)
 
 
 def restore(path: Path | None, method: Method, selection: Selection) -> float:
@@ -107,6 +109,8 @@ def _load(path: Path, method: Method, selection: Selection) -> float:
         raise ValueError(f"its method has done {method.steps_done} steps")
     if isinstance(method, ShardedMethod):
         method.load_shard(checkpoint.shard)
+    if isinstance(method, PoolMethod):
+        method.load_images(read_parts(path.parent.parent, pool_files(path)))
     weights = {name: dict(tensors) for name, tensors in checkpoint.weights.items()}
     selection.load_state_dict(checkpoint.state["selection"], weights)
     rows, world = checkpoint.state["buffers"], method.world

@@ -18,7 +18,7 @@ from raykd.artifacts.synthetic_set import PixelRange, SyntheticFolder, locked_fo
 from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.disk import set_bytes
-from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, makes_images, sample_values
+from raykd.engine.image_sources import BankSource, ImageSource, MethodSource, PoolSource, makes_images
 from raykd.errors import CorruptError, UsageError
 from raykd.files import (
     MANIFEST,
@@ -32,6 +32,8 @@ from raykd.files import (
     write_json,
     writing,
 )
+from raykd.methods import METHODS
+from raykd.methods.base import PoolMethod
 from raykd.models.permission import permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment, ImageSet
@@ -69,7 +71,12 @@ def synthesize(
         require_permission(network, f"run {origin.name}")
     recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
     source: ImageSource
-    if origin.has_bank or not makes_images(recipe):
+    if issubclass(METHODS[recipe.method.name], PoolMethod):
+        source = PoolSource(origin, spec)
+        source.check_count(images)
+        teacher, digest = load_teacher(experiment, spec, workspace, sha256=source.teacher_sha256)
+        source_sha256 = source.sha256
+    elif origin.has_bank or not makes_images(recipe):
         bank = open_bank(origin)
         teacher, digest = _load_bank_teacher(bank, experiment, spec, workspace)
         source_sha256 = hashlib.sha256(json.dumps(dict(bank.manifest), sort_keys=True).encode()).hexdigest()
@@ -93,7 +100,7 @@ def synthesize(
             require_room(f"the set {out.name}", out, set_bytes(missing, spec), set_bytes(largest, spec), elsewhere)
             with writing(f"into {out}"):
                 (out / MANIFEST).unlink(missing_ok=True)
-            bounds = folder.read_range(present[0]) if present else PixelRange.of(sample_values(source))
+            bounds = folder.read_range(present[0]) if present else source.pixel_range()
             stored_spec = replace(spec, mean=bounds.mean, std=bounds.std)
             teacher = teacher.to(world.device)
             for path, rows in folder.files.items():

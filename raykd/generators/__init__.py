@@ -3,9 +3,9 @@
 from raykd.generators.architecture import GeneratorConfig
 from raykd.generators.bank import EVERY, GeneratorBank, activation_bytes, member_parameters
 from raykd.generators.dcgan import Dcgan
-from raykd.generators.mosaic import MosaicGenerator
 from raykd.generators.output import STANDARDISED, Kind, Output, OutputRange, choose_output, outside_share
 from raykd.generators.patch_discriminator import Patch, PatchDiscriminator
+from raykd.generators.unit import UnitGenerator
 
 __all__ = [
     "EVERY",
@@ -14,7 +14,7 @@ __all__ = [
     "GeneratorBank",
     "GeneratorConfig",
     "Kind",
-    "MosaicGenerator",
+    "UnitGenerator",
     "Output",
     "OutputRange",
     "Patch",

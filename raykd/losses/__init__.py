@@ -4,12 +4,13 @@ One convention: natural logarithm and nats, sums over classes, means over the ba
 every loss is minimised as it is returned.
 """
 
-from raykd.losses.adversarial import disagreement, patch_fake, patch_real
+from raykd.losses.adversarial import disagreement, gap, masked_disagreement, patch_fake, patch_real
 from raykd.losses.distillation import kd_divergence
 from raykd.losses.inversion import (
     Average,
     activation,
     bn_divergence,
+    bn_relative,
     bn_statistics,
     gini,
     identity,
@@ -29,14 +30,17 @@ __all__ = [
     "Average",
     "activation",
     "bn_divergence",
+    "bn_relative",
     "bn_statistics",
     "disagreement",
+    "gap",
     "gini",
     "identity",
     "image_l2",
     "information_entropy",
     "kd_divergence",
     "label_smoothing",
+    "masked_disagreement",
     "lq",
     "mutual_information",
     "onehot",

@@ -21,6 +21,7 @@ from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.methods.lsgdfd_single import LsgdfdSingle, LsgdfdSingleConfig
 from raykd.methods.mosaickd import MosaicKd, MosaicKdConfig
 from raykd.methods.noise import Noise, NoiseConfig
+from raykd.methods.pool_inversion import PoolInversion, PoolInversionConfig
 from raykd.methods.pixel_inversion import PixelInversion, PixelInversionConfig
 from raykd.methods.supervised import Supervised, SupervisedConfig
 from raykd.methods.tfkd_reg import TfkdReg, TfkdRegConfig
@@ -40,6 +41,7 @@ METHODS = MethodTable(
         "lsgdfd_single": LsgdfdSingle,
         "bank_kd": BankKd,
         "mosaickd": MosaicKd,
+        "pool_inversion": PoolInversion,
         "pixel_inversion": PixelInversion,
     }
 )
@@ -73,6 +75,7 @@ MethodConfig = Annotated[
     | LsgdfdSingleConfig
     | BankKdConfig
     | MosaicKdConfig
+    | PoolInversionConfig
     | PixelInversionConfig,
     Discriminator("name"),
     WrapValidator(_of_other_package),

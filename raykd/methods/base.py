@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.config.runtime import Runtime
+from raykd.data.image_pool import PoolPart
 from raykd.distributed.updater import Compiler, Updater
 from raykd.distributed.world import World, mix
 from raykd.methods.cost import CostAxis, PlannedRun, by_images
@@ -96,12 +97,12 @@ class Method(ABC):
         self.trained: dict[str, nn.Module] = {}
         self.updaters: dict[str, Updater] = {}
         self.total_steps = context.steps
-        self._images_per_step = mean_images_per_step(type(self), config, context.global_batch)
+        self._images_per_step = self.images_of(config, 1, context.global_batch)
         if "student" in self.roles:
             assert context.student_optim is not None, "validated by the recipe"
             self.student = context.networks["student"]
             self.trained["student"] = self.student
-            updates = context.steps * self.student_updates_per_step(config)
+            updates = self.student_updates(config, context.steps)
             self.updaters["student"] = Updater(self.student.parameters(), context.student_optim, context.world, updates)
         self.steps_done = 0
 
@@ -109,6 +110,20 @@ class Method(ABC):
     def student_updates_per_step(cls, config: Any) -> int:
         """Return how often the student is updated in a step, given the method's configuration."""
         return 1
+
+    @classmethod
+    def student_updates(cls, config: Any, steps: int) -> int:
+        """Return how often the student is updated in a run of so many steps."""
+        return steps * cls.student_updates_per_step(config)
+
+    @classmethod
+    def images_of(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return how many images a run of so many steps makes or takes: a batch of each source for each update.
+
+        Sources are what the method makes and its streams but ``patches``; updates are those of the student.
+        """
+        sources = cls.makes_images + len(set(cls.streams) - {PATCHES})
+        return global_batch * cls.student_updates(config, steps) * sources
 
     @classmethod
     def asks_teacher_of_stream(cls, config: Any) -> bool:
@@ -203,18 +218,31 @@ class BankMethod(Method):
         """Return what a reader of the bank must know, as plain data."""
 
 
+class PoolMethod(Method):
+    """A method whose product is a pool of images: written as they are made, once, beside the checkpoints.
+
+    A checkpoint names the files that count, and no file is written again: what a run has made so far costs its next
+    report nothing. A finished run's images are a synthetic set for others (``bank: {run: ..., images: ...}``).
+    """
+
+    @abstractmethod
+    def new_images(self) -> PoolPart | None:
+        """Return the images that this worker made since the last call, or since ``load_images``; None for none."""
+
+    @abstractmethod
+    def load_images(self, parts: Iterable[PoolPart]) -> None:
+        """Take the images of all workers up to the checkpoint; called after ``load_state_dict``.
+
+        There may be more or fewer workers than there were.
+
+        Raises:
+            ValueError: if some are missing.
+        """
+
+
 def at_milestone(method: Method) -> bool:
     """Tell whether the method has just finished something that should be kept now."""
     return isinstance(method, BankMethod) and method.milestone
-
-
-def mean_images_per_step(method: type[Method], config: Any, global_batch: int) -> int:
-    """Return how many images a step makes or takes, in the mean over a run: a batch of each source for each update.
-
-    Sources are what the method makes and its streams but ``patches``; updates are those of the student.
-    """
-    sources = method.makes_images + len(set(method.streams) - {PATCHES})
-    return global_batch * method.student_updates_per_step(config) * sources
 
 
 def stream_teacher_logits(batch: Batch, teacher: Callable[[Tensor], tuple[Tensor, Tensor]], world: World) -> Tensor:

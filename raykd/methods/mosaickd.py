@@ -35,7 +35,7 @@ from raykd import losses
 from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.distributed.updater import Updater
-from raykd.generators import STANDARDISED, MosaicGenerator, Output, Patch, PatchDiscriminator
+from raykd.generators import STANDARDISED, Output, Patch, PatchDiscriminator, UnitGenerator
 from raykd.methods.base import Method, MethodContext, Metrics
 from raykd.spec import Batch
 
@@ -45,7 +45,7 @@ class MosaicKdConfig(Config):
 
     name: Literal["mosaickd"]
     latent_dim: int = Field(default=100, gt=0)
-    generator_width: int = Field(default=256, gt=3, description="channels of the first maps")
+    generator_width: int = Field(default=256, gt=3, multiple_of=4, description="channels of the first maps")
     discriminator_width: int = Field(default=128, gt=0, description="channels of the first maps")
     patch: Patch = Field(default=10, description="the discriminator's receptive field in pixels, or image")
     local_weight: float = Field(default=1.0, ge=0, description="of patches looking real")
@@ -73,9 +73,8 @@ class MosaicKd(Method):
         self._config = config
         spec, device = context.spec, self.world.device
         output = STANDARDISED if spec.normalisation_known else Output("learned")  # its images are pixels in any case
-        generator = MosaicGenerator(
-            config.latent_dim, spec.size, spec.mean, spec.std, config.generator_width, output=output
-        )
+        maps = [config.generator_width // divisor for divisor in (1, 2, 4)]
+        generator = UnitGenerator(config.latent_dim, spec.size, spec.mean, spec.std, maps, output=output)
         self.generator = generator.to(device)
         self.trained["generator"] = self.generator
         discriminator = PatchDiscriminator(spec.channels, spec.size, config.discriminator_width, config.patch)

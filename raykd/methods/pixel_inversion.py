@@ -31,7 +31,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raykd.methods.base import MethodContext, Metrics, ShardedMethod
+from raykd.data.image_pool import PoolPart, to_pixels
+from raykd.methods.base import MethodContext, Metrics, PoolMethod, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_jobs
 from raykd.methods.jobs import JobQueues
 from raykd.methods.pixel_job import PixelConfig, PixelJob, plan_stages
@@ -45,14 +46,15 @@ class PixelInversionConfig(PixelConfig):
     """The loop of a job, and how many images there are to be."""
 
     name: Literal["pixel_inversion"]
-    images_per_class: int = Field(gt=0)
+    images: int = Field(gt=0, description="how many, of all classes in turn")
 
 
-class PixelInversion(ShardedMethod):
+class PixelInversion(ShardedMethod, PoolMethod):
     """Every worker turns noise into images, one batch after the other."""
 
     config = PixelInversionConfig
     roles = ("teacher",)
+    makes_images = True
     sharded_by = "jobs"
 
     def __init__(self, config: PixelInversionConfig, context: MethodContext) -> None:
@@ -64,11 +66,14 @@ class PixelInversion(ShardedMethod):
         super().__init__(config, context)
         self._config = config
         self._stages = plan_stages(config, context)
-        self._count = config.images_per_class * context.spec.num_classes
-        self._waiting: dict[str, Tensor] = {}
-        self._job: PixelJob | None = None
-        self._made: list[tuple[range, Tensor]] = []
-        self._deal(dict.fromkeys(range(-(-self._count // context.global_batch)), context.steps))
+        self._jobs = -(-config.images // context.global_batch)
+        self._made: list[PoolPart] = []
+        self._deal(dict.fromkeys(range(self._jobs), context.steps))
+
+    @classmethod
+    def images_of(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return in how many iterations of an image its pixels change."""
+        return int(config.images * steps)
 
     @classmethod
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
@@ -99,11 +104,39 @@ class PixelInversion(ShardedMethod):
             values = job.advance()
             self.updaters["pixels"] = job.updater
         if own in self._queues.advance():
-            self._made.append((self._rows(own), job.images()))
+            pixels = to_pixels(job.images(), self.context.spec).cpu()
+            self._made.append(PoolPart(pixels, job.labels.cpu(), torch.tensor(self._rows(own))))
         # The engine averages over workers; weighted so, what comes out is the mean over the jobs of now.
         weight = (own is not None) * self.world.size / sum(job is not None for job in current)
         left = torch.full((), float(len(self._queues.left)), device=self.world.device)
         return {**{name: value * weight for name, value in values.items()}, "jobs_left": left}
+
+    def sample(self, num_images: int, seed: int) -> Tensor:
+        """Return images that this worker is at, or was last, drawn from them anew where they are too few."""
+        job = self._job or self._new_job(self._queues.of(self.world.rank)[0] if self._queues.left else 0)
+        images, generator = job.images(), torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(len(images), generator=generator) for _ in range(-(-num_images // len(images)))]
+        return images[torch.cat(orders)[:num_images].to(images.device)]
+
+    def new_images(self) -> PoolPart | None:
+        """Return the images of this worker's jobs that were done since the last call."""
+        made, self._made = self._made, []
+        if not made:
+            return None
+        pixels, labels, numbers, _ = zip(*made, strict=True)
+        return PoolPart(torch.cat(pixels), torch.cat(labels), torch.cat(numbers))
+
+    def load_images(self, parts: Iterable[PoolPart]) -> None:
+        """See to it that the images of all jobs that are done are there; none is needed for what is left.
+
+        Raises:
+            ValueError: if some are missing.
+        """
+        missing = {row for job in range(self._jobs) if job not in self._queues.left for row in self._rows(job)}
+        for part in parts:
+            missing.difference_update(part.numbers.tolist())
+        if missing:
+            raise ValueError(f"{len(missing)} of its images are missing")
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many iterations are left of every job that is not done."""
@@ -135,15 +168,15 @@ class PixelInversion(ShardedMethod):
     def _deal(self, left: dict[int, int]) -> None:
         self._queues = JobQueues(left, self.world.size)
         self.total_steps = self.steps_done + self._queues.steps
-        self._job, self._waiting = None, {}
+        self._job: PixelJob | None = None
+        self._waiting: dict[str, Tensor] = {}
         self.updaters.clear()
 
     def _begun(self, number: int) -> PixelJob:
         """Return this worker's job, begun or taken up again if it is not the one of the step before."""
         if self._job is not None and self._job.number == number:
             return self._job
-        before, rows = self._job, torch.tensor(self._rows(number))
-        self._job = PixelJob(number, rows % self.context.spec.num_classes, self._stages, self._config, self.context)
+        before, self._job = self._job, self._new_job(number)
         done = self.context.steps - self._queues.left[number]
         if done:
             self._job.load(self._waiting, done)
@@ -152,6 +185,10 @@ class PixelInversion(ShardedMethod):
             self._job.inherit(before.updater)
         return self._job
 
+    def _new_job(self, number: int) -> PixelJob:
+        labels = torch.tensor(self._rows(number)) % self.context.spec.num_classes
+        return PixelJob(number, labels, self._stages, self._config, self.context)
+
     def _rows(self, job: int) -> range:
         batch = self.context.global_batch
-        return range(job * batch, min((job + 1) * batch, self._count))
+        return range(job * batch, min((job + 1) * batch, self._config.images))

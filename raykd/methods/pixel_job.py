@@ -185,10 +185,8 @@ class PixelJob:
         return images.roll(shifts, dims=(2, 3)) if any(shifts) else images
 
     def images(self) -> Tensor:
-        """Return the images as 8-bit pixels, rounded, uint8 (B, C, H, W) on the CPU."""
-        pixels = self._pixels.detach() if self._best is None else self._best[1]
-        unit = self._context.spec.denormalise(pixels).clamp(0, 1)
-        return (255 * unit).round().to(torch.uint8).cpu()
+        """Return the images as they are, or at their best, (B, C, H, W) in network-input space."""
+        return self._pixels.detach() if self._best is None else self._best[1]
 
     def inherit(self, before: Updater) -> None:
         """Take over that gradients were refused before, so that who looks at this optimizer alone will know."""

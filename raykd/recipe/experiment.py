@@ -19,7 +19,7 @@ from raykd.config.base import Config
 from raykd.config.overrides import override_pairs
 from raykd.errors import UsageError
 from raykd.methods import METHODS
-from raykd.methods.base import BankMethod
+from raykd.methods.base import BankMethod, PoolMethod
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
 from raykd.recipe.sections import BankConfig, NetworkConfig, TeacherConfig
 
@@ -222,7 +222,8 @@ def _resolve_generators(config: BankConfig | None, trail: tuple[Recipe, ...]) ->
         return None
     recipe = load_recipe(config.recipe, override_pairs({**config.overrides, "seed": config.seed}))
     method = METHODS[recipe.method.name]
-    makes_set = config.images is not None and (method.makes_images or recipe.bank is not None)
+    makes_images = method.makes_images or issubclass(method, PoolMethod)
+    makes_set = config.images is not None and (makes_images or recipe.bank is not None)
     if not (makes_set or issubclass(method, BankMethod)):
         what = "makes no images: name" if config.images is not None else "trains no bank that stays: name"
         raise UsageError(

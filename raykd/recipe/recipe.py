@@ -217,6 +217,11 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     return recipe
 
 
+def selected_by(recipe: Recipe) -> str:
+    """Return which student counts: of a run that opens data the last, else the blind-selected."""
+    return "last" if METHODS[recipe.method.name].streams else "blind"
+
+
 def without_test(recipe: Recipe) -> Recipe:
     """Return the recipe without its test split: a run of it evaluates no student."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": False})})

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raykd.data.image_pool import PoolPart
 from raykd.distributed.memory import is_out_of_memory
 from raykd.errors import CorruptError, SetupError
 from raykd.files import MANIFEST, describe, is_folder, parse_content, read_json, sha256_of, write_json
@@ -44,7 +45,8 @@ class Checkpoint:
 
     ``shard`` is what this worker alone holds, when written, and that of all workers, when read. On other ranks than 0
     nothing else is filled in. ``products`` (this worker's), ``samples`` (a PNG) and ``warnings`` are published beside
-    the checkpoint, not part of it; the one of ``kept_step`` stays where others are removed.
+    the checkpoint, not part of it; the one of ``kept_step`` stays where others are removed. ``images`` (this worker's)
+    are added to the run's pool, of which a checkpoint names the files that count.
     """
 
     step: int
@@ -56,6 +58,7 @@ class Checkpoint:
     products: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     kept_step: int | None = None
+    images: PoolPart | None = None
 
 
 Sums = dict[str, dict[str, Any]]
@@ -94,7 +97,12 @@ def write_shard(folder: Path, checkpoint: Checkpoint, rank: int) -> Sums:
 
 
 def write_checkpoint(
-    folder: Path, checkpoint: Checkpoint, shards: Sums | None = None, *, elsewhere: bool = False
+    folder: Path,
+    checkpoint: Checkpoint,
+    shards: Sums | None = None,
+    *,
+    elsewhere: bool = False,
+    pool: Sums | None = None,
 ) -> Path:
     """Write into ``folder``/step_N, which appears under that name only when it is complete.
 
@@ -102,7 +110,8 @@ def write_checkpoint(
     over as unfit, are removed.
 
     ``shards`` are the sums of all workers' ``write_shard``, which has left those files here, or ``elsewhere``: then
-    workers of other machines have sent theirs to the store.
+    workers of other machines have sent theirs to the store. ``pool`` are the sums of all files of the run's pool that
+    count at this step.
 
     Raises:
         SetupError: if the disk does not take it; what was there before is untouched.
@@ -123,6 +132,8 @@ def write_checkpoint(
                 waiting.rename(staging / name)
         files |= shards or {}
         manifest = {"step": checkpoint.step, "world_size": checkpoint.world_size, "files": files}
+        if pool:
+            manifest["pool"] = pool
         write_json(staging / MANIFEST, manifest)
         _remove(final)
         staging.rename(final)
@@ -219,9 +230,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     found = read_json(file, _RESTORE)
 
     def read() -> dict[str, Any]:
-        files = {str(name): dict(expected) for name, expected in found["files"].items()}
+        files, pool = (
+            {str(name): dict(expected) for name, expected in found.get(part, {}).items()} for part in ("files", "pool")
+        )
         files[_STATE]  # what is not vouched for is not read
-        return {"step": int(found["step"]), "world_size": int(found["world_size"]), "files": files}
+        return {"step": int(found["step"]), "world_size": int(found["world_size"]), "files": files, "pool": pool}
 
     return parse_content(file, _RESTORE, read)  # type: ignore[no-any-return]
 
@@ -232,6 +245,15 @@ def manifest_files(path: Path) -> Sums:
         return _read_manifest(path)["files"]  # type: ignore[no-any-return]
     except (FileNotFoundError, CorruptError):
         return {}
+
+
+def pool_files(path: Path) -> Sums:
+    """Return the sums of the files of the run's pool that count at a checkpoint.
+
+    Raises:
+        CorruptError: if its manifest is damaged.
+    """
+    return _read_manifest(path)["pool"]  # type: ignore[no-any-return]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -12,6 +12,7 @@
     student_graph.safetensors  what a student that is the user's own code computes, see raykd.models.graph
     statistics.safetensors  class-conditional statistics that a network with BatchNorm leaves behind
     bank/                 see raykd.artifacts.bank
+    pool/                 see raykd.artifacts.pool_files
     error.log             the traceback of a fault of ours
 
 No path is stored, so a directory may be moved with what it builds on.
@@ -52,9 +53,8 @@ from raykd.files import (
     write_json,
     write_text,
 )
-from raykd.methods import METHODS
 from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
-from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict
+from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict, selected_by
 from raykd.results import RunResult
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import manifest_files, step_name, sweep_checkpoints
@@ -64,11 +64,11 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "environment.json", "data.json"
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
-CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
+CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL = "checkpoints", "samples", "tensorboard", "bank", "pool"
 STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
 _GRAPH = "student_graph.safetensors"
 _LOCK = ".lock"
-_WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, METRICS, _LOCK)  # a link at any other name is replaced
+_WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL, METRICS, _LOCK)  # other links are replaced
 _CHECK = "crc32"
 _FINISHED = "finished"
 _RESTORE = "restore it from a backup, or move the run away and train it again"
@@ -105,6 +105,11 @@ class RunDirectory:
     def bank(self) -> Path:
         """Return the folder of its generators, if it trains a bank."""
         return self.path / BANK
+
+    @property
+    def pool(self) -> Path:
+        """Return the folder of its images, if its method keeps a pool of them."""
+        return self.path / POOL
 
     @property
     def student(self) -> Path:
@@ -433,7 +438,7 @@ class RunDirectory:
             yield
 
     def _sweep(self) -> None:
-        for folder in (self.path, self.path / SAMPLES, self.bank):
+        for folder in (self.path, self.path / SAMPLES, self.bank, self.pool):
             sweep(folder)
         sweep_checkpoints(self.checkpoints)
 
@@ -443,11 +448,6 @@ class RunDirectory:
             if os.listdir(self.path) == [_LOCK]:
                 (self.path / _LOCK).unlink()
                 self.path.rmdir()
-
-
-def selected_by(recipe: Recipe) -> str:
-    """Return which student counts: of a run that opens data the last, else the blind-selected."""
-    return "last" if METHODS[recipe.method.name].streams else "blind"
 
 
 def runs_in(store: Path) -> list[RunDirectory]:

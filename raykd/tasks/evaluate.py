@@ -22,10 +22,11 @@ from raykd.models.permission import CodeRefused, permit, require_permission
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import selected_by
 from raykd.results import Evaluation, Figures
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
-from raykd.store.run_directory import RunDirectory, selected_by
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tensors import read_tensors
 

@@ -15,7 +15,7 @@ from raykd.generators import (
     GeneratorBank,
     GeneratorConfig,
     Kind,
-    MosaicGenerator,
+    UnitGenerator,
     Output,
     OutputRange,
     choose_output,
@@ -78,7 +78,7 @@ def test_every_generator_keeps_to_the_range_of_pixels(spec: DataSpec, kind: str)
         if kind == "dcgan":
             images = wild(Dcgan(Z, 3, SIZE, WIDTH, output))(noise(B, Z))
         elif kind == "mosaic":
-            images = wild(MosaicGenerator(Z, SIZE, spec.mean, spec.std, WIDTH))(noise(B, Z))
+            images = wild(UnitGenerator(Z, SIZE, spec.mean, spec.std, (WIDTH, WIDTH // 2, WIDTH // 4)))(noise(B, Z))
         else:
             classes, conditions = ((EVERY,), 2) if kind == "bank of one" else ((0, 1), 0)
             bank = GeneratorBank(
@@ -123,9 +123,9 @@ def test_a_learned_output_begins_as_the_published_one_and_can_leave_it() -> None
 
 def test_mosaics_normalisation_is_learned_where_nobody_knows_it() -> None:
     torch.manual_seed(0)
-    generator = MosaicGenerator(Z, SIZE, HALF.mean, HALF.std, WIDTH, output=Output("learned"))
+    generator = UnitGenerator(Z, SIZE, HALF.mean, HALF.std, (WIDTH, WIDTH // 2, WIDTH // 4), output=Output("learned"))
     torch.manual_seed(0)
-    published = MosaicGenerator(Z, SIZE, HALF.mean, HALF.std, WIDTH)
+    published = UnitGenerator(Z, SIZE, HALF.mean, HALF.std, (WIDTH, WIDTH // 2, WIDTH // 4))
     images = generator(noise(B, Z))
     torch.testing.assert_close(images, published(noise(B, Z)))
     images.sum().backward()

@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor
 
 from raykd.methods import METHODS, Method, MethodConfig
-from raykd.methods.base import BankMethod, mean_images_per_step
+from raykd.methods.base import BankMethod
 from raykd.methods.noise import Noise
 from tests.methods.toy import BATCH, made_config, made_method
 
@@ -36,7 +36,7 @@ def test_a_method_may_take_over_how_another_samples() -> None:
 def test_a_step_counts_what_the_student_or_the_generators_learn_from(name: str) -> None:
     fields: dict[str, Any] = {"student_steps": 3} if name == "mosaickd" else {}
     expected = 2 * 3 * BATCH if name == "mosaickd" else BATCH  # as many made as taken, three times
-    assert mean_images_per_step(METHODS[name], made_config(name, **fields), BATCH) == expected
+    assert METHODS[name].images_of(made_config(name, **fields), 1, BATCH) == expected
     method = made_method(name, **fields)
     assert method.images_per_step * method.total_steps == expected * method.context.steps
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,16 +13,15 @@ from raykd.data.image_pool import PoolPart
 from raykd.distributed.world import World
 from raykd.methods.base import MethodContext
 from raykd.methods.pixel_inversion import PixelInversion
-from raykd.methods.signs import TeacherSigns
 from raykd.methods.suitability import judge
 from tests.methods.patterns import pattern_setting, teacher_of_patterns
-from tests.methods.test_suitability import signs
+from tests.methods.test_suitability import HEALTHY
 from tests.methods.toy import SPEC, advance, assert_same, made_config, made_method
 
-STEPS, BATCH, PER_CLASS = 4, 6, 7  # 28 images in jobs of 6, 6, 6, 6 and 4
-JOBS, COUNT = 5, PER_CLASS * SPEC.num_classes
+STEPS, BATCH, COUNT = 4, 6, 28
+JOBS = 5  # of 6, 6, 6, 6 and 4 images
 FIELDS = {
-    "images_per_class": PER_CLASS,
+    "images": COUNT,
     "keep": "best",
     "roll": 2,
     "crop": {"schedule": "curriculum", "smallest": 0.3},
@@ -190,7 +190,7 @@ def test_figures_are_those_of_all_jobs_of_now() -> None:
 
 
 def test_images_learn_their_classes() -> None:
-    fields = {"moment_weight": 1.0, "crop": {}, "keep": "last", "images_per_class": 4, "flip": False}
+    fields = {"moment_weight": 1.0, "crop": {}, "keep": "last", "images": 16, "flip": False, "roll": 0}
     context = pattern_setting(steps=60)
     method = made_method("pixel_inversion", context, **{**FIELDS, **fields})
     rows = advance(method, 60)
@@ -227,13 +227,12 @@ def test_a_checkpoint_takes_the_bytes_that_were_foretold() -> None:
 
 @pytest.mark.parametrize(("norms", "verdict"), [(3, "usable"), (0, "limited")])
 def test_teachers_without_batch_norm_are_of_limited_use(norms: int, verdict: str) -> None:
-    found: TeacherSigns = signs(batch_norms=norms)
-    suitability = judge(PixelInversion, found)
+    suitability = judge(PixelInversion, replace(HEALTHY, batch_norms=norms))
     assert suitability.verdict == verdict
     assert any("moment_weight=0" in text for text in suitability.texts("without")) == (norms == 0)
 
 
 def test_a_job_is_a_batch_of_the_recipe() -> None:
-    assert made_config("pixel_inversion", images_per_class=1).images_per_class == 1
+    assert made_config("pixel_inversion", images=7).images == 7
     assert one().images_per_step == BATCH
     assert [worker.images_per_step for worker in workers(7)] == [COUNT] * 7

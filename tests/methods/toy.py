@@ -45,7 +45,7 @@ METHOD_CONFIGS: dict[str, dict[str, Any]] = {
         "generator_optim": OPTIM,
         "discriminator_optim": OPTIM,
     },
-    "pixel_inversion": {"images_per_class": 2, "pixel_optim": {**OPTIM, "lr": 0.1}},
+    "pixel_inversion": {"images": BATCH, "pixel_optim": {**OPTIM, "lr": 0.1}},
 }
 """What each method of the table needs besides its defaults."""
 

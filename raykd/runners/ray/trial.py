@@ -23,7 +23,6 @@ from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
 from raykd.files import MANIFEST, of_the_disk
 from raykd.methods import METHODS
-from raykd.methods.base import mean_images_per_step
 from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
@@ -180,8 +179,11 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
         result = None  # a segment that ends before its run has none
     method, schedule = METHODS[recipe.method.name], recipe.schedule
     if method.makes_images:
-        per_step = mean_images_per_step(method, recipe.method, schedule.global_batch)
-        made += ((end or schedule.steps) - begin) * per_step
+        until, before = (
+            method.images_of(recipe.method, steps, schedule.global_batch)
+            for steps in (end or schedule.steps, begin)
+        )
+        made += until - before
     return {IMAGES_MADE: made, **_measure(task, run, result, trial.objectives, cluster)}
 
 

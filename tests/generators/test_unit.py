@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from raykd.errors import UsageError
-from raykd.generators import MosaicGenerator
+from raykd.generators import UnitGenerator
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -30,8 +30,11 @@ def published(latent: int, channels: int, first: int, width: int) -> nn.Sequenti
 
 
 def test_it_has_the_published_parameters() -> None:
-    generator = MosaicGenerator(100, 32, HALF, HALF)
+    generator = UnitGenerator(100, 32, HALF, HALF)
     assert sum(p.numel() for p in generator.parameters()) == 2_026_051
+    of_the_pool = UnitGenerator(256, 32, HALF, HALF, (128, 128, 64))
+    dead_biases = 128 + 64
+    assert sum(p.numel() for p in of_the_pool.parameters()) == 2_328_899 - dead_biases
     assert "scale" not in generator.state_dict(), "the normalisation is the data's, not trained"
 
 
@@ -39,7 +42,7 @@ def test_it_has_the_published_parameters() -> None:
 def test_images_and_gradients_are_those_of_the_published_module(size: int) -> None:
     torch.manual_seed(0)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)
-    ours = MosaicGenerator(12, size, mean, std, 16).double()
+    ours = UnitGenerator(12, size, mean, std, (16, 8, 4)).double()
     plain = published(12, 3, size // 4, 16).double()
     with torch.no_grad():
         for own, given in zip(ours.parameters(), plain.parameters(), strict=True):
@@ -59,7 +62,7 @@ def test_images_and_gradients_are_those_of_the_published_module(size: int) -> No
 
 def test_images_stay_in_the_range_of_real_ones() -> None:
     torch.manual_seed(0)
-    generator = MosaicGenerator(12, 16, (0.3,), (0.4,), 8)
+    generator = UnitGenerator(12, 16, (0.3,), (0.4,), (8, 4, 2))
     unit = generator(100 * torch.randn(16, 12)) * 0.4 + 0.3
     assert unit.min() > -1e-6
     assert unit.max() < 1 + 1e-6
@@ -70,6 +73,4 @@ def test_images_stay_in_the_range_of_real_ones() -> None:
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(UsageError, match="size is divisible by 4, not 30"):
-        MosaicGenerator(12, 30, HALF, HALF)
-    with pytest.raises(UsageError, match="width divisible by 4, not 10"):
-        MosaicGenerator(12, 32, HALF, HALF, 10)
+        UnitGenerator(12, 30, HALF, HALF)

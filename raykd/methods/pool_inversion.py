@@ -1,0 +1,402 @@
+"""Inversion into a growing pool: the loop of CMI, Fast-DFKD, NAYER and GapSSG, each a choice of its switches.
+
+A call c, for labels y_i and latents z_i (see `raykd.methods.latents`) of B images, k inner steps j of Adam with fresh
+moments on generator and latents:
+
+    x = G_j(z)        v = crop and flip of x        t = T(v), s = S(v), S in evaluation mode
+    L = w_m L_mom(v) + w_y mean_i CE(t_i, y_i) + w_a L_adv + w_b sum_c pbar_c ln pbar_c + w_t TV(x)
+
+The images of the lowest L of the k go to the pool. From call ``warmup_calls`` on the adversary is there, and m student
+updates follow, each on n images drawn from the whole pool, cropped and mirrored anew:
+
+    S <- T^2 KL(T(x) / T || S(x) / T)
+
+Switches:
+
+* ``meta`` none: the generator of a call begins where the last one ended (every ``fresh_every`` calls, with 1 at each,
+  it is drawn anew: ``generator_init``). fomaml: it begins as a copy of a meta-generator theta, which then takes a step
+  of Adam along the sum of the k gradients, at k times the inner rate (Fast-DFKD); reptile: along theta - theta_k.
+* ``adversary`` masked_kl: -KL(T || S) of the images that both answer alike; gap: GapSSG's; none.
+* ``moment_memory`` r: the moments in L_mom are (1 - r) those of the batch + r an average over calls, which takes in the
+  last step's once a call, with the same r. It scales L_mom's gradient by 1 - r, so change it together with w_m.
+* ``moments`` relative: see `raykd.losses.bn_relative`, a weight of which suits other teachers too; distance: the sum
+  over layers of the papers, whose weights belong to their teacher's number of layers and widths; divergence.
+* ``views`` V > 0: the student learns V fixed crops of each image, for which the teacher is asked once, when it comes.
+
+Published as: CMI (Fang et al., IJCAI 2021, arXiv 2105.08584), Fast-DFKD (Fang et al., AAAI 2022, arXiv 2112.06253),
+NAYER (Tran et al., CVPR 2024, arXiv 2310.00258), GapSSG (Li et al., TPAMI 2024).
+
+Units: nats. L_mom is that of `raykd.losses`; TV of single images.
+
+Where we differ from the authors' code: pixels are rounded to 8 bits where theirs are truncated; the reset of Fast-DFKD
+is none of ours; one image in 32 is held out, for blind selection, where theirs selects on the test set; with several
+workers each inverts its share of the batch, whose moments are its own, and the meta-gradient is the mean over workers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from raykd import losses
+from raykd.config.base import Config
+from raykd.config.optim import Adam
+from raykd.data.augment import augment_normalised
+from raykd.data.image_pool import Eviction, ImagePool, PoolPart
+from raykd.distributed.updater import Updater
+from raykd.distributed.world import mix
+from raykd.generators import UnitGenerator
+from raykd.methods.base import ClassMoments, MethodContext, Metrics, PoolMethod
+from raykd.methods.inversion import hit_rate
+from raykd.methods.latents import (
+    LabelLatents,
+    Labels,
+    Latent,
+    NormalLatents,
+    label_embeddings,
+    label_latents,
+    normal_latents,
+)
+from raykd.models.moments import MomentTeacher
+from raykd.spec import Batch
+
+_LATENT, _INIT, _STUDENT = 41, 42, 43  # keep these draws apart from others of the same seed
+_NORMAL_STD = 0.02
+
+
+class PoolInversionConfig(Config):
+    """The switches; see the module's text."""
+
+    name: Literal["pool_inversion"]
+    latent: Latent = "normal"
+    latent_dim: int = Field(default=256, gt=0)
+    latent_lr: float = Field(default=0.01, ge=0, description="rate of the latents, or of the layers behind labels")
+    generator_maps: tuple[int, ...] = Field(
+        default=(128, 128, 64), min_length=2, description="feature maps before the first upsampling and after each"
+    )
+    generator_init: Literal["default", "normal"] = Field(default="default", description="of torch, or N(0, 0.02)")
+    fresh_every: int = Field(default=0, ge=0, description="calls after which the generator is drawn anew; 0: never")
+    meta: Literal["none", "fomaml", "reptile"] = "fomaml"
+    generator_optim: Adam = Adam(name="adam", lr=2e-3, betas=(0.5, 0.999))
+    inner_steps: int = Field(default=10, gt=0, description="k: steps on generator and latents for a batch")
+    synthesis_batch: int | None = Field(default=None, gt=1, description="B; left out: schedule.global_batch")
+    batches_per_call: int = Field(default=1, gt=0, description="batches that are inverted in a call")
+    warmup_batches: int | None = Field(default=None, gt=0, description="the same during the warm-up, if another number")
+    warmup_calls: int = Field(default=20, ge=0, description="calls without adversary and student")
+    keep: Literal["best", "last"] = Field(default="best", description="images of the lowest loss, or the last")
+    moments: Literal["relative", "distance", "divergence"] = "relative"
+    moment_weight: float = Field(default=200.0, ge=0, description="0 needs no BatchNorm")
+    moment_memory: float = Field(default=0.9, ge=0, lt=1, description="r")
+    label_weight: float = Field(default=0.5, ge=0)
+    adversary: Literal["none", "masked_kl", "gap"] = "masked_kl"
+    adversarial_weight: float = Field(default=1.1, ge=0)
+    balance_weight: float = Field(default=0.0, ge=0, description="of the batch's classes being equally frequent")
+    tv_weight: float = Field(default=0.0, ge=0)
+    augment: tuple[Literal["crop", "flip"], ...] | None = Field(
+        default=None, description="of the images, for teacher and student; left out: crop, and flip where classes allow"
+    )
+    student_steps: int = Field(default=25, gt=0, description="m: student updates in a call")
+    temperature: float = Field(default=20.0, gt=0)
+    views: int = Field(default=0, ge=0, description="V: fixed views of each image with the teacher's answers; 0: none")
+    max_images: int | None = Field(default=None, gt=1, description="held at most; left out: all")
+    eviction: Eviction = Field(default="oldest", description="which images go where max_images are there")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PoolInversionConfig":
+        if self.meta != "none" and self.fresh_every:
+            raise ValueError("a meta-learned generator is never drawn anew: set meta=none, or fresh_every=0")
+        if self.views and self.augment is not None and "crop" not in self.augment:
+            raise ValueError("views are crops: leave out 'augment', or set views=0")
+        return self
+
+
+class PoolInversion(PoolMethod):
+    """A generator inverts the teacher into a pool, from which the student learns."""
+
+    config = PoolInversionConfig
+    makes_images = True
+
+    def __init__(self, config: PoolInversionConfig, context: MethodContext) -> None:
+        """Build generator, pool and updaters; compile all networks.
+
+        Raises:
+            UsageError: if moments are to be matched and the teacher has no BatchNorm, or a batch does not divide.
+        """
+        super().__init__(config, context)
+        self._config = config
+        spec, world, seed = context.spec, self.world, context.seed
+        batch = config.synthesis_batch or context.global_batch
+        self._batch, self._share = batch, world.share(batch)
+        teacher = context.networks["teacher"]
+        self._moment_teacher = MomentTeacher(teacher) if config.moment_weight else None  # type: ignore[arg-type]
+        self._teacher = context.compiler(teacher)
+        self._inverted = self._teacher if self._moment_teacher is None else context.compiler(self._moment_teacher)
+        self._running = [] if self._moment_teacher is None else self._moment_teacher.running()
+        self._memory: ClassMoments = []
+        labelled = config.latent != "normal"
+        self._labels = Labels(spec.num_classes, world, batch, seed, balanced=labelled)
+        self._embeddings = label_embeddings(config.latent, teacher, spec.num_classes) if labelled else None
+        self.generator, self._inner = (self._build_generator().to(world.device) for _ in range(2))
+        initialise(self.generator, config.generator_init, mix(seed, _INIT))
+        self.trained["generator"] = self.generator
+        if config.meta != "none":
+            outer = config.generator_optim.model_copy(update={"lr": config.generator_optim.lr * config.inner_steps})
+            batches = self._batches_before(context.steps)
+            self.updaters["generator"] = Updater(self.generator.parameters(), outer, world, batches)
+        self._generate, self._student = context.compiler(self._inner), context.compiler(self.student)
+        self._augment = config.augment if config.augment is not None else ("crop", *["flip"] * context.mirrored)
+        whole = self._batches_before(context.steps)
+        self.pool = ImagePool(
+            spec,
+            world,
+            batch=batch,
+            batches=whole if config.max_images is None else min(whole, max(1, config.max_images // batch)),
+            seed=seed,
+            eviction=config.eviction,
+            views=config.views,
+            flips="flip" in self._augment,
+        )
+
+    @classmethod
+    def student_updates_per_step(cls, config: Any) -> int:
+        """Return m."""
+        return int(config.student_steps)
+
+    @classmethod
+    def student_updates(cls, config: Any, steps: int) -> int:
+        """Return m for each call behind the warm-up."""
+        return int(config.student_steps * max(0, steps - config.warmup_calls))
+
+    @property
+    def images_per_step(self) -> int:
+        """Return how many images the call to come inverts and shows the student, of all workers."""
+        call, config = self.steps_done, self._config
+        shown = 0 if call < config.warmup_calls else config.student_steps * self.context.global_batch
+        return self._batches_of(call) * self._batch + shown
+
+    def step(self, batches: Mapping[str, Batch]) -> Metrics:
+        """Invert the call's batches, then update the student from the pool."""
+        call, config = self.begin_step(), self._config
+        metrics: Metrics = {}
+        for _ in range(self._batches_of(call)):
+            metrics = self._invert(call)
+        metrics["pool/images"] = torch.tensor(float(len(self.pool)), device=self.world.device)
+        if call >= config.warmup_calls:
+            first = (call - config.warmup_calls) * config.student_steps
+            for update in range(first, first + config.student_steps):
+                metrics["loss/kd"] = self._update_student(update)
+        return metrics
+
+    def sample(self, num_images: int, seed: int) -> Tensor:
+        """Return held-out images of the pool; every worker must call it."""
+        return self.pool.held_out(num_images, seed)
+
+    def new_images(self) -> PoolPart | None:
+        """Return this worker's images since the last call."""
+        return self.pool.unsaved()
+
+    def load_images(self, parts: Iterable[PoolPart]) -> None:
+        """Fill the pool again."""
+        self.pool.load(parts, self._batches_before(self.steps_done))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average of the moments over calls beside what every method has."""
+        return {**super().state_dict(), "memory": [list(pair) for pair in self._memory]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        super().load_state_dict(state)
+        device = self.world.device
+        self._memory = [(mean.to(device), variance.to(device)) for mean, variance in state["memory"]]
+
+    def _batches_of(self, call: int) -> int:
+        config = self._config
+        if call < config.warmup_calls and config.warmup_batches is not None:
+            return config.warmup_batches
+        return config.batches_per_call
+
+    def _batches_before(self, call: int) -> int:
+        """Return how many batches are inverted before a call."""
+        warm = min(call, self._config.warmup_calls)
+        return (self._batches_of(0) if warm else 0) * warm + (call - warm) * self._config.batches_per_call
+
+    def _build_generator(self) -> UnitGenerator:
+        config, spec = self._config, self.context.spec
+        return UnitGenerator(config.latent_dim, spec.size, spec.mean, spec.std, config.generator_maps)
+
+    def _begin_inner(self, call: int) -> None:
+        """Let the inner generator begin from the meta-generator, from where it ended, or anew."""
+        if self._config.fresh_every and call % self._config.fresh_every == 0:
+            initialise(self.generator, self._config.generator_init, mix(self.context.seed, _INIT, self.pool.batches))
+        self._inner.load_state_dict(self.generator.state_dict())
+
+    def _latents(self, number: int, labels: Tensor) -> NormalLatents | LabelLatents:
+        config, world, seed = self._config, self.world, mix(self.context.seed, _LATENT)
+        if self._embeddings is None:
+            return normal_latents(world, self._batch, config.latent_dim, seed, number)
+        return label_latents(self._embeddings, labels, config.latent_dim, world, seed, number)
+
+    def _invert(self, call: int) -> Metrics:
+        """Make one batch of images and append it to the pool."""
+        config, number = self._config, self.pool.batches
+        labels = self._labels.draw(number)
+        latents = self._latents(number, labels)
+        self._begin_inner(call)
+        weights = list(self._inner.parameters())
+        optim = config.generator_optim
+        of_weights = optim.build(weights)
+        of_latents = optim.model_copy(update={"lr": config.latent_lr}).build(latents.parameters)  # type: ignore[arg-type]
+        total = [torch.zeros_like(weight) for weight in weights]
+        adversarial = config.adversary != "none" and call >= config.warmup_calls
+        self.student.eval()
+        best, kept = torch.full((), torch.inf, device=self.world.device), None
+        for inner in range(config.inner_steps):
+            with self.world.autocast():
+                images = self._generate(latents.vectors())
+            loss, metrics, moments = self._objective(images, labels, number * config.inner_steps + inner, adversarial)
+            gradients = torch.autograd.grad(loss, [*weights, *latents.parameters])
+            if config.meta == "fomaml":
+                torch._foreach_add_(total, list(gradients[: len(weights)]))
+            for parameter, gradient in zip([*weights, *latents.parameters], gradients, strict=True):
+                parameter.grad = gradient
+            of_weights.step()
+            of_latents.step()
+            images, loss = images.detach(), loss.detach()
+            better = loss < best
+            kept = images if kept is None or config.keep == "last" else torch.where(better, images, kept)
+            best = torch.where(better, loss, best)
+        self.student.train()
+        self._remember(moments)
+        self._end_inner(weights, total)
+        assert kept is not None, "there is one step at least"
+        self._append(kept.float(), labels)
+        return metrics
+
+    def _objective(
+        self, images: Tensor, labels: Tensor, draw: int, adversarial: bool
+    ) -> tuple[Tensor, Metrics, ClassMoments]:
+        """Return L, its terms without their weights, and the moments that the teacher saw."""
+        config, context = self._config, self.context
+        shown = augment_normalised(images, self._augment, context.spec, self.world, seed=context.seed, step=draw)
+        moments: ClassMoments = []
+        with self.world.autocast():
+            if self._moment_teacher is None:
+                teacher_logits, _ = self._inverted(shown)
+            else:
+                teacher_logits, _, grouped = self._inverted(shown, 1)
+                moments = [(mean[0], variance[0]) for mean, variance in grouped]
+        teacher_logits = teacher_logits.float()
+        label = torch.nn.functional.cross_entropy(teacher_logits, labels)
+        loss = config.label_weight * label
+        metrics = {"loss/label": label, "teacher/hit": hit_rate(teacher_logits, labels)}
+        if moments:
+            metrics["loss/moments"] = self._moment_loss(moments)
+            loss = loss + config.moment_weight * metrics["loss/moments"]
+        if adversarial:
+            with self.world.autocast():
+                student_logits = self._student(shown)
+            student_logits = student_logits.float()
+            if config.adversary == "gap":
+                metrics["loss/adversarial"] = losses.gap(student_logits, teacher_logits, labels)
+            else:
+                metrics["loss/adversarial"] = losses.masked_disagreement(student_logits, teacher_logits)
+            loss = loss + config.adversarial_weight * metrics["loss/adversarial"]
+        if config.balance_weight:
+            metrics["loss/balance"] = losses.information_entropy(teacher_logits)
+            loss = loss + config.balance_weight * metrics["loss/balance"]
+        if config.tv_weight:
+            metrics["loss/tv"] = losses.total_variation(images.float())
+            loss = loss + config.tv_weight * metrics["loss/tv"]
+        return loss, {name: value.detach() for name, value in metrics.items()}, moments
+
+    def _moment_loss(self, moments: ClassMoments) -> Tensor:
+        memory, share = self._memory, self._config.moment_memory
+        if memory:
+            moments = [
+                (torch.lerp(mean, old_mean, share), torch.lerp(variance, old_variance, share))
+                for (mean, variance), (old_mean, old_variance) in zip(moments, memory, strict=True)
+            ]
+        distance = {
+            "relative": losses.bn_relative, "distance": losses.bn_statistics, "divergence": losses.bn_divergence,
+        }  # fmt: skip
+        return distance[self._config.moments](moments, self._running)
+
+    def _remember(self, moments: ClassMoments) -> None:
+        """Take the last step's moments, of all workers' shares, into their average over calls."""
+        share = self._config.moment_memory
+        if not moments or not share:
+            return
+        flat = torch.cat([values.detach().float() for pair in moments for values in pair])
+        flat = self.world.sum(flat) / self.world.size
+        pieces = iter(flat.split([len(values) for pair in moments for values in pair]))
+        seen = list(zip(pieces, pieces, strict=True))
+        self._memory = [
+            (torch.lerp(mean, old_mean, share), torch.lerp(variance, old_variance, share))
+            for (mean, variance), (old_mean, old_variance) in zip(seen, self._memory or seen, strict=True)
+        ]
+
+    def _end_inner(self, weights: Sequence[Tensor], total: Sequence[Tensor]) -> None:
+        """Move the meta-generator, or let the generator be what the inner one has become."""
+        if self._config.meta == "none":
+            flat = torch.cat([weight.detach().reshape(-1) for weight in weights])
+            flat = self.world.sum(flat) / self.world.size
+            pieces = flat.split([weight.numel() for weight in weights])
+            with torch.no_grad():
+                for own, piece in zip(self.generator.parameters(), pieces, strict=True):
+                    own.copy_(piece.view_as(own))
+            return
+        if self._config.meta == "reptile":
+            pairs = zip(self.generator.parameters(), weights, strict=True)
+            total = [own.detach() - weight.detach() for own, weight in pairs]
+        self.updaters["generator"].step(total)
+
+    def _append(self, images: Tensor, labels: Tensor) -> None:
+        """Put images into the pool, with the teacher's answers to their views where it keeps such."""
+        logits = None
+        if self._config.views:
+            spec = self.context.spec
+            cuts = self.pool.next_views()
+            answers = []
+            for view in range(self._config.views):
+                cut = type(cuts)(cuts.corners[:, view], cuts.flips[:, view])
+                shown = spec.normalise(cut.of(self.pool.as_stored(images)))
+                with self.world.autocast(), torch.no_grad():
+                    answers.append(self._teacher(shown)[0].half())
+            logits = torch.stack(answers, dim=1)
+        self.pool.append(images, labels, logits)
+
+    def _update_student(self, update: int) -> Tensor:
+        config, context = self._config, self.context
+        drawn = self.pool.draw(context.global_batch, update)
+        images = drawn.images
+        with self.world.autocast():
+            if drawn.teacher_logits is None:
+                seed = mix(context.seed, _STUDENT)
+                images = augment_normalised(images, self._augment, context.spec, self.world, seed=seed, step=update)
+                with torch.no_grad():
+                    teacher_logits = self._teacher(images)[0].float()
+            else:
+                teacher_logits = drawn.teacher_logits
+            student_logits = self._student(images).float()
+        kd = losses.kd_divergence(student_logits, teacher_logits, config.temperature)
+        self.updaters["student"].minimise(kd)
+        return kd.detach()
+
+
+def initialise(network: nn.Module, how: Literal["default", "normal"], seed: int) -> None:
+    """Draw a network's parameters anew, as torch does by default or the weights of DCGAN's way: N(0, 0.02).
+
+    The scales of BatchNorms are then N(1, 0.02), all biases 0 (Radford et al. 2016, arXiv 1511.06434).
+    """
+    device = next(network.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+                layer.reset_parameters()
+                if how == "normal":
+                    nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), _NORMAL_STD)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
