@@ -22,8 +22,8 @@ class UnitGenerator(nn.Module):
 
     The sigmoid makes images in [0, 1], as real ones are; they leave normalised for the teacher, by mean and std,
     or where nobody knows these with a learned output. With maps of 256, 128, 64, a latent of 100 and 3 channels of 32
-    pixels it has the 2,026,051 parameters of MosaicKD's, with 128, 128, 64 and a latent of 256 the 2,328,707 of CMI's
-    and Fast-DFKD's (2,328,899 with the biases that a BatchNorm follows, which do nothing).
+    pixels it has the 2,026,051 parameters of MosaicKD's, with 128, 128, 64 and a latent of 256 the 2,328,899 of CMI's
+    and Fast-DFKD's.
 
     It is always in training mode where it is published: batch statistics are used in train and eval mode alike, and
     there are no running ones. With several workers they are those of a worker's own batch.

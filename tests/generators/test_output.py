@@ -15,9 +15,9 @@ from raykd.generators import (
     GeneratorBank,
     GeneratorConfig,
     Kind,
-    UnitGenerator,
     Output,
     OutputRange,
+    UnitGenerator,
     choose_output,
     outside_share,
 )
