@@ -21,8 +21,8 @@ from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.methods.lsgdfd_single import LsgdfdSingle, LsgdfdSingleConfig
 from raykd.methods.mosaickd import MosaicKd, MosaicKdConfig
 from raykd.methods.noise import Noise, NoiseConfig
-from raykd.methods.pool_inversion import PoolInversion, PoolInversionConfig
 from raykd.methods.pixel_inversion import PixelInversion, PixelInversionConfig
+from raykd.methods.pool_inversion import PoolInversion, PoolInversionConfig
 from raykd.methods.supervised import Supervised, SupervisedConfig
 from raykd.methods.tfkd_reg import TfkdReg, TfkdRegConfig
 from raykd.methods.tfkd_self import TfkdSelf, TfkdSelfConfig

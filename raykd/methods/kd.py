@@ -82,6 +82,8 @@ class Kd(Method):
         kd = losses.kd_divergence(student_logits, teacher_logits, config.temperature)
         if config.arithmetic == "released":
             kd = kd / student_logits.shape[1]
-        cross_entropy = torch.stack([share * F.cross_entropy(student_logits, labels) for share, labels in targets]).sum()
+        cross_entropy = torch.stack(
+            [share * F.cross_entropy(student_logits, labels) for share, labels in targets]
+        ).sum()
         self.updaters["student"].minimise(config.alpha * config.multiplier * kd + (1 - config.alpha) * cross_entropy)
         return {"loss/kd": kd, "loss/cross_entropy": cross_entropy}

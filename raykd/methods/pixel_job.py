@@ -32,7 +32,8 @@ class Crop(Config):
     """The part of an image that the teacher is shown, enlarged to its input: see ``crop_resized``."""
 
     schedule: Literal["none", "fixed", "curriculum"] = Field(
-        default="none", description="curriculum: the least share of the area falls from 1 to 'smallest' by half a cosine"
+        default="none",
+        description="curriculum: the least share of the area falls from 1 to 'smallest' by half a cosine",
     )
     smallest: float = Field(default=0.08, gt=0, le=1, description="share of the area that is shown at least")
     until: float = Field(default=1.0, gt=0, le=1, description="share of the iterations in which a curriculum falls")
@@ -46,7 +47,7 @@ class Crop(Config):
 
 
 class Coarse(Config):
-    """Iterations in which the teacher is shown images of fewer pixels, each the average of ``pooling`` x ``pooling``."""
+    """Iterations in which the teacher is shown fewer pixels, each the average of ``pooling`` x ``pooling`` of them."""
 
     pooling: int = Field(gt=1)
     iterations: int = Field(gt=0)
@@ -56,7 +57,9 @@ class PixelConfig(Config):
     """The loop over pixels and its objective; the symbols are those of `raykd.methods.pixel_inversion`."""
 
     pixel_optim: Optimizer = Field(description="begins anew with every resolution")
-    coarse: tuple[Coarse, ...] = Field(default=(), description="resolutions before the full one, whose iterations follow")
+    coarse: tuple[Coarse, ...] = Field(
+        default=(), description="resolutions before the full one, whose iterations follow"
+    )
     class_weight: float = Field(default=1.0, ge=0)
     moment_weight: float = Field(default=0.01, ge=0)
     first_moment_factor: float = Field(default=1.0, ge=0, description="of the first BatchNorm layer's moments")
@@ -65,7 +68,9 @@ class PixelConfig(Config):
     crop: Crop = Crop()
     flip: bool = Field(default=True, description="mirror the batch by chance; off where mirrored images change class")
     roll: int = Field(default=0, ge=0, description="largest shift in pixels of the full resolution, one for the batch")
-    roll_from: Literal["both", "one"] = Field(default="both", description="sides that it comes from; one: down and right")
+    roll_from: Literal["both", "one"] = Field(
+        default="both", description="sides that it comes from; one: down and right"
+    )
     clip: bool = Field(default=True, description="to what pixels there can be, after each step")
     keep: Literal["last", "best"] = Field(
         default="last", description="best: of each image the pixels of the lowest loss that is its own, without moments"

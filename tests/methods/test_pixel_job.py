@@ -36,7 +36,12 @@ class AnySize(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
         )
         self.head = nn.Linear(6, SPEC.num_classes)
         for layer in (self.body[1], self.body[4]):
@@ -99,7 +104,12 @@ def terms(network: AnySize, x: Tensor) -> dict[str, Tensor]:
         variation = variation + sum(d.square().sum().sqrt() for d in (*steps, image[1:, :-1] - image[:-1, 1:])) / ROWS
         l2 = l2 + image.square().sum().sqrt() / ROWS
     factor = WEIGHTS["first_moment_factor"]
-    return {"class": torch.as_tensor(label), "moments": factor * moments[0] + moments[1], "total_variation": variation, "l2": l2}
+    return {
+        "class": torch.as_tensor(label),
+        "moments": factor * moments[0] + moments[1],
+        "total_variation": variation,
+        "l2": l2,
+    }
 
 
 def test_iterations_are_those_of_the_equation(double: None) -> None:
@@ -196,7 +206,9 @@ def test_a_batch_is_mirrored_every_other_time() -> None:
 def test_coarse_images_are_shown_first_with_an_optimizer_of_their_own() -> None:
     context = of_any_size(steps=5)
     optim = {"name": "adam", "lr": 0.1, "schedule": {"name": "cosine"}}
-    one = job(context, coarse=[{"pooling": 4, "iterations": 2}, {"pooling": 2, "iterations": 1}], roll=3, pixel_optim=optim)
+    one = job(
+        context, coarse=[{"pooling": 4, "iterations": 2}, {"pooling": 2, "iterations": 1}], roll=3, pixel_optim=optim
+    )
     sizes, optimizers = [], []
     for _ in range(5):
         one.advance()
@@ -227,7 +239,8 @@ def test_what_resolutions_do_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_job_goes_on_bit_for_bit(cut: int, keep: str) -> None:
     fields = {
-        "keep": keep, "flip": True, "roll": 2, "crop": {"schedule": "curriculum"}, "coarse": [{"pooling": 2, "iterations": 2}],
+        "keep": keep, "flip": True, "roll": 2, "crop": {"schedule": "curriculum"},
+        "coarse": [{"pooling": 2, "iterations": 2}],
         "pixel_optim": {"name": "adam", "lr": 0.1, "schedule": {"name": "cosine"}},
     }  # fmt: skip
     whole = job(of_any_size(), **fields)

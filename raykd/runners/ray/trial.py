@@ -180,8 +180,7 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
     method, schedule = METHODS[recipe.method.name], recipe.schedule
     if method.makes_images:
         until, before = (
-            method.images_of(recipe.method, steps, schedule.global_batch)
-            for steps in (end or schedule.steps, begin)
+            method.images_of(recipe.method, steps, schedule.global_batch) for steps in (end or schedule.steps, begin)
         )
         made += until - before
     return {IMAGES_MADE: made, **_measure(task, run, result, trial.objectives, cluster)}
