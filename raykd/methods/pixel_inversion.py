@@ -113,7 +113,7 @@ class PixelInversion(ShardedMethod, PoolMethod):
 
     def sample(self, num_images: int, seed: int) -> Tensor:
         """Return images that this worker is at, or was last, drawn from them anew where they are too few."""
-        job = self._job or self._new_job(self._queues.of(self.world.rank)[0] if self._queues.left else 0)
+        job = self._job or self._new_job(next(iter(self._queues.of(self.world.rank)), 0))
         images, generator = job.images(), torch.Generator().manual_seed(seed)
         orders = [torch.randperm(len(images), generator=generator) for _ in range(-(-num_images // len(images)))]
         return images[torch.cat(orders)[:num_images].to(images.device)]
