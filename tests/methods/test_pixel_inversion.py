@@ -3,17 +3,35 @@
 import copy
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 
+from raykd.config.runtime import Runtime
+from raykd.data.datasets import DATASETS
 from raykd.data.image_pool import PoolPart
 from raykd.distributed.world import World
+from raykd.engine.image_sources import PoolSource
+from raykd.engine.reporter import LocalReporter
+from raykd.engine.run import RunContext
+from raykd.engine.run import run as run_recipe
+from raykd.engine.stop import Interrupted
+from raykd.engine.synthesis import synthesize
+from raykd.errors import UsageError
 from raykd.methods.base import MethodContext
 from raykd.methods.pixel_inversion import PixelInversion
 from raykd.methods.suitability import judge
+from raykd.models import build_model
+from raykd.recipe.experiment import resolve
+from raykd.recipe.recipe import load_recipe
+from raykd.results import RunResult
+from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
 from tests.methods.patterns import pattern_setting, teacher_of_patterns
 from tests.methods.test_suitability import HEALTHY
 from tests.methods.toy import SPEC, advance, assert_same, made_config, made_method
@@ -236,3 +254,47 @@ def test_a_job_is_a_batch_of_the_recipe() -> None:
     assert made_config("pixel_inversion", images=7).images == 7
     assert one().images_per_step == BATCH
     assert [worker.images_per_step for worker in workers(7)] == [COUNT] * 7
+
+
+RECIPE = {
+    "data": {"name": "digits", "test": False},
+    "teacher": {"model": "lenet5_bn", "weights": "teacher.safetensors"},
+    "method": {"name": "pixel_inversion", **FIELDS, "images": 16},
+    "schedule": {"steps": STEPS, "report_every": 3, "global_batch": BATCH},
+}
+
+
+def train(store: Path, until: int | None = None) -> tuple[RunResult, RunDirectory]:
+    experiment, workspace = resolve(load_recipe("images.yaml")), Workspace(None, store)
+    result = run_recipe(
+        experiment, RunContext(World.alone(), workspace, Runtime(compile="off"), LocalReporter, until=until)
+    )
+    return result, workspace.run(experiment.run_id)
+
+
+def test_a_run_stopped_inside_a_job_goes_on_and_its_images_are_a_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images.yaml").write_text(yaml.safe_dump(RECIPE))
+    torch.manual_seed(0)
+    save_file(build_model("lenet5_bn", num_classes=10, channels=1, size=32).state_dict(), "teacher.safetensors")
+    result, whole = train(tmp_path / "whole")
+    assert result.images == 16 * STEPS
+    assert not any(result.data_opened.values()), "strictly data-free"
+    with pytest.raises(Interrupted, match=f"stopped at step 5 of {3 * STEPS}"):
+        train(tmp_path / "parts", until=5)
+    with pytest.raises(UsageError, match="not finished its images"):
+        synthesize(
+            RunDirectory(next((tmp_path / "parts").glob("images-*"))), 16, tmp_path / "early", None, World.alone()
+        )
+    _, parts = train(tmp_path / "parts")
+    spec = DATASETS["digits"]
+    ours, theirs = PoolSource(parts, spec), PoolSource(whole, spec)
+    rows = range(16)
+    assert ours.targets(rows).tolist() == [number % 10 for number in rows]
+    (_, first), (_, second) = next(ours.images(rows)), next(theirs.images(rows))
+    assert torch.equal(first, second)
+    assert synthesize(parts, 16, tmp_path / "set", None, World.alone()).written == 1
+    with pytest.raises(UsageError, match="has 16 images, not 17"):
+        synthesize(parts, 17, tmp_path / "more", None, World.alone())
