@@ -29,6 +29,8 @@ _STRONG_DEGREES = 30.0
 _JITTER = 0.4
 _INVERTED = 0.2  # of the images
 
+_SMALLEST = 0.08  # of ``resized_crop``: the least share of the area that a crop keeps
+
 Augmentation = Callable[[Tensor, Generator, int, slice], Tensor]
 """(images, generator, global batch, rows of this worker) -> images."""
 
@@ -103,7 +105,44 @@ def strong(images: Tensor, generator: Generator, global_batch: int, rows: slice)
     return signed
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"crop": crop, "flip": flip, "rotate": rotate, "strong": strong}
+def resized_crop(images: Tensor, generator: Generator, global_batch: int, rows: slice) -> Tensor:
+    """Enlarge a random part to the whole, 8 to 100 % of the area at aspects of 3:4 to 4:3: ImageNet's augmentation."""
+    return crop_resized(images, torch.rand(4, global_batch, generator=generator)[:, rows], _SMALLEST)
+
+
+def crop_resized(images: Tensor, draws: Tensor, smallest: float) -> Tensor:
+    """Enlarge a part of each image to the former size, bilinearly; gradients flow.
+
+    A part keeps ``smallest`` to 1 of the area, each share equally likely, and an aspect of 3:4 to 4:3, uniform in its
+    logarithm, as far as such a part fits: one of the whole area is the whole image.
+
+    Args:
+        images: (B, C, H, W), of any range.
+        draws: uniform in [0, 1) for area, aspect, top and left, (4, B), or (4, 1) for one part of all images.
+        smallest: above 0, at most 1.
+    """
+    area, aspect, top, left = draws
+    area = smallest + (1 - smallest) * area
+    # Width and height are at most 1 where the aspect is between the area and its inverse.
+    widest = torch.minimum(-area.log(), torch.tensor(math.log(_ASPECT[1])))
+    aspect = ((2 * aspect - 1) * math.log(_ASPECT[1])).clamp(-widest, widest).exp()
+    height, width = (area / aspect).sqrt(), (area * aspect).sqrt()
+    y, x, zero = (1 - height) * (2 * top - 1), (1 - width) * (2 * left - 1), torch.zeros_like(area)
+    matrices = torch.stack([width, zero, x, zero, height, y], dim=1).view(-1, 2, 3)
+    matrices = matrices.to(images.device, images.dtype, non_blocking=True)
+    grid = F.affine_grid(matrices, [len(matrices), *images.shape[1:]], align_corners=False)
+    grid = grid.expand(len(images), -1, -1, -1)
+    # At the edges of the image nothing moves in from outside.
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "crop": crop,
+    "flip": flip,
+    "rotate": rotate,
+    "strong": strong,
+    "resized_crop": resized_crop,
+}
 
 
 def check_augmentations(names: Sequence[str]) -> None:

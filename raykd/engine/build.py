@@ -202,6 +202,8 @@ def _check_batch(recipe: Recipe, spec: DataSpec, world: World) -> None:
         if world.size > spec.num_classes:
             raise UsageError(f"{world.size} workers share {spec.num_classes} classes: use {spec.num_classes} or fewer")
         return
+    if METHODS[recipe.method.name].sharded_by == "jobs":
+        return
     share = world.share(recipe.schedule.global_batch)
     if share < 2:
         raise UsageError(

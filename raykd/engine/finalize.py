@@ -24,7 +24,7 @@ from raykd.errors import RaykdError
 from raykd.files import replacing
 from raykd.generators import EVERY
 from raykd.generators.waves import Wave
-from raykd.methods.base import BankMethod, PoolMethod, mean_images_of
+from raykd.methods.base import BankMethod, PoolMethod
 from raykd.models.compute import forward_macs
 from raykd.models.graph import trace_graph
 from raykd.models.permission import is_code
@@ -72,7 +72,7 @@ def finalize(
         best=figures.get("best"),
         teacher=built.evaluator.score_teacher(),
         image_quality=quality,
-        images=mean_images_of(type(built.method), recipe.method, recipe.schedule.steps, recipe.schedule.global_batch),
+        images=built.method.images_of(recipe.method, recipe.schedule.steps, recipe.schedule.global_batch),
         seconds=round(seconds, 2),
         teacher_forwards=_teacher_forwards(built),
         gpu_hours=round(seconds * gpus / 3600, 4),

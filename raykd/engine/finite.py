@@ -97,7 +97,7 @@ def not_finite_error(what: str, step: int) -> Unhealthy:
     """Return the error for quantities that are not finite at a step."""
     return Unhealthy(
         f"{what} not finite at step {step}; no checkpoint was written for it. "
-        "Lower the learning rate (student_optim.lr, method.generator_optim.lr) or a loss weight"
+        "Lower the learning rate (student_optim.lr, method.generator_optim.lr, method.pixel_optim.lr) or a loss weight"
     )
 
 

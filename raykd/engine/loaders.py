@@ -73,7 +73,8 @@ def _open_stream(role: str, context: StreamContext, opened_streams: Mapping[str,
     if isinstance(images, Images) and len(images.labels) and context.teacher is not None:
         assert context.teacher_sha256 is not None, "a teacher's weights have a sum"
         query = TeacherQuery(context.teacher, context.teacher_sha256, images, input_spec, f"{source}/train")
-        if method.asks_teacher_of_stream and context.runtime.teacher_logits == "cached" and not augment:
+        cached = context.runtime.teacher_logits == "cached" and not augment
+        if cached and method.asks_teacher_of_stream(recipe.method):
             logits = teacher_logits(query, world.share(batch), world, context.store)
         if data.ood_balanced and not labelled:
             classes = teacher_classes(query, world, context.store)

@@ -7,6 +7,7 @@ of row i, pbar the mean of p_i over the batch and H the Shannon entropy in nats.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 
 Average = Callable[[Tensor], Tensor]
 """Maps this worker's mean to the mean over all workers, with gradients (an all-reduce)."""
+Reduction = Literal["mean", "none"]
 
 
 def identity(local: Tensor) -> Tensor:
@@ -188,7 +190,7 @@ def bn_divergence(
     return torch.stack(divergences).sum()
 
 
-def total_variation(images: Tensor) -> Tensor:
+def total_variation(images: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Return the l2 norms of the differences to four neighbours, summed, averaged over images.
 
     The neighbours are the right, lower and two lower diagonal ones, as in DeepInversion, whose
@@ -196,6 +198,7 @@ def total_variation(images: Tensor) -> Tensor:
 
     Args:
         images: [B, C, H, W].
+        reduction: none: that of each image, [B].
     """
     differences = (
         images[:, :, :, 1:] - images[:, :, :, :-1],
@@ -204,14 +207,16 @@ def total_variation(images: Tensor) -> Tensor:
         images[:, :, 1:, :-1] - images[:, :, :-1, 1:],
     )
     norms = [torch.linalg.vector_norm(difference.flatten(1), dim=1) for difference in differences]
-    return torch.stack(norms).sum(dim=0).mean()
+    each = torch.stack(norms).sum(dim=0)
+    return each.mean() if reduction == "mean" else each
 
 
-def image_l2(images: Tensor) -> Tensor:
+def image_l2(images: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Return the l2 norm of an image, averaged over images.
 
     Args:
         images: [B, C, H, W].
+        reduction: none: that of each image, [B].
     """
     norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
-    return norms.mean()
+    return norms.mean() if reduction == "mean" else norms

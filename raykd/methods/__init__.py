@@ -22,6 +22,7 @@ from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.methods.lsgdfd_single import LsgdfdSingle, LsgdfdSingleConfig
 from raykd.methods.mosaickd import MosaicKd, MosaicKdConfig
 from raykd.methods.noise import Noise, NoiseConfig
+from raykd.methods.pixel_inversion import PixelInversion, PixelInversionConfig
 from raykd.methods.pool_inversion import PoolInversion, PoolInversionConfig
 from raykd.methods.supervised import Supervised, SupervisedConfig
 from raykd.methods.tfkd_reg import TfkdReg, TfkdRegConfig
@@ -43,6 +44,7 @@ METHODS = MethodTable(
         "mosaickd": MosaicKd,
         "pool_inversion": PoolInversion,
         "adversarial": Adversarial,
+        "pixel_inversion": PixelInversion,
     }
 )
 _OF_RAYKD = frozenset(METHODS)
@@ -76,7 +78,8 @@ MethodConfig = Annotated[
     | BankKdConfig
     | MosaicKdConfig
     | PoolInversionConfig
-    | AdversarialConfig,
+    | AdversarialConfig
+    | PixelInversionConfig,
     Discriminator("name"),
     WrapValidator(_of_other_package),
     SerializeAsAny(),

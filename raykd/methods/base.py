@@ -79,10 +79,9 @@ class Method(ABC):
     """
     makes_images: ClassVar[bool] = False
     """Whether there is ``sample``: then students are selected blind and images are judged and shown."""
-    sharded_by: ClassVar[Literal["images", "classes"]] = "images"
-    """What the workers share among them: the images of a global batch, or the classes, each with its images."""
-    asks_teacher_of_stream: ClassVar[bool] = False
-    """Whether all it asks of the teacher are logits of its stream's images, so that cached ones will do."""
+    sharded_by: ClassVar[Literal["images", "classes", "jobs"]] = "images"
+    """What the workers share among them: the images of a global batch, the classes, each with its images, or jobs,
+    each of a global batch."""
 
     student: nn.Module
     """There is one only if ``roles`` names it."""
@@ -102,7 +101,7 @@ class Method(ABC):
         self.trained: dict[str, nn.Module] = {}
         self.updaters: dict[str, Updater] = {}
         self.total_steps = context.steps
-        self._images_per_step = mean_images_of(type(self), config, 1, context.global_batch)
+        self._images_per_step = self.images_of(config, 1, context.global_batch)
         if "student" in self.roles:
             assert context.student_optim is not None, "validated by the recipe"
             self.student = context.networks["student"]
@@ -130,6 +129,20 @@ class Method(ABC):
     def phases(cls, config: Any, steps: int) -> Sequence[range]:
         """Return the parts of a run of so many steps whose steps cost differently, for planning."""
         return [range(steps)]
+
+    @classmethod
+    def images_of(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return how many images a run of so many steps makes or takes: a batch of each source for each update.
+
+        Sources are what the method makes and its streams but ``patches``; updates are those of the student.
+        """
+        sources = cls.makes_images + len(set(cls.streams) - {PATCHES})
+        return global_batch * cls.student_updates(config, steps) * sources
+
+    @classmethod
+    def asks_teacher_of_stream(cls, config: Any) -> bool:
+        """Tell whether all it asks of the teacher are logits of its stream's images, so that cached ones will do."""
+        return False
 
     @classmethod
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
@@ -274,15 +287,6 @@ class PoolMethod(Method):
 def at_milestone(method: Method) -> bool:
     """Tell whether the method has just finished something that should be kept now."""
     return isinstance(method, BankMethod) and method.milestone
-
-
-def mean_images_of(method: type[Method], config: Any, steps: int, global_batch: int) -> int:
-    """Return how many images a run of so many steps makes or takes: a batch of each source for each update.
-
-    Sources are what the method makes and its streams but ``patches``; updates are those of the student.
-    """
-    sources = method.makes_images + len(set(method.streams) - {PATCHES})
-    return global_batch * method.student_updates(config, steps) * sources
 
 
 def stream_teacher_logits(batch: Batch, teacher: Callable[[Tensor], tuple[Tensor, Tensor]], world: World) -> Tensor:

@@ -8,7 +8,7 @@ batch, in nats.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -30,7 +30,6 @@ class BlindKd(Method):
 
     config = BlindKdConfig
     streams = ("ood",)
-    asks_teacher_of_stream = True
 
     def __init__(self, config: BlindKdConfig, context: MethodContext) -> None:
         """Compile both networks."""
@@ -38,6 +37,11 @@ class BlindKd(Method):
         self._config = config
         self._student = context.compiler(self.student)
         self._teacher = context.compiler(context.networks["teacher"])
+
+    @classmethod
+    def asks_teacher_of_stream(cls, config: Any) -> bool:
+        """Tell that it does."""
+        return True
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Take one step of gradient descent."""

@@ -74,6 +74,21 @@ def by_images(run: PlannedRun) -> CostAxis:
     )
 
 
+def by_images_of_jobs(run: PlannedRun) -> CostAxis:
+    """Return the axis of a method whose workers are at jobs of their own: how many images such a job has."""
+    batch = run.global_batch
+    rounds = max(1, run.built()["total_steps"] // run.steps)
+    return CostAxis(
+        counts="images of a job",
+        planned=batch,
+        sizes=range(max(2, min(_FEW, batch // 4)), batch + 1),
+        knobs=lambda images: {"global_batch": images},
+        smaller=lambda most: [f"schedule.global_batch={most} (now {batch})"] if most >= 2 else [],
+        shares={"images_per_worker": batch, "jobs_per_worker": rounds},
+        stages=(batch,) * rounds,
+    )
+
+
 def by_members(run: PlannedRun) -> CostAxis:
     """Return the axis of a bank whose members are independent: how many a worker trains at once."""
     classes, batch = run.built()["classes"], run.global_batch

@@ -40,12 +40,13 @@ def _general(method: type[Method], signs: TeacherSigns) -> Iterable[Remark]:
 
 
 def _inverting(method: type[Method], signs: TeacherSigns) -> Iterable[Remark]:
-    """Judge a method that trains generators through the teacher."""
-    if "generator_optim" not in method.config.model_fields:
+    """Judge a method that trains generators, or pixels, through the teacher."""
+    generates = "generator_optim" in method.config.model_fields
+    if not generates and "pixel_optim" not in method.config.model_fields:
         return
     if not signs.gradient:
         yield Remark("refused", "no gradient reaches the input")
-    if signs.size % _DIVISOR:
+    if generates and signs.size % _DIVISOR:
         yield Remark("refused", f"generators make sizes that {_DIVISOR} divides, not {signs.size}: set data.size")
     matches = method.needs_statistics(None)
     if matches and signs.batch_norms:

@@ -38,7 +38,9 @@ class DataConfig(Config):
     holdout: float = Field(
         default=0.0, ge=0, lt=1, description="share of the images to train on that is kept out, to judge students by"
     )
-    augment: tuple[str, ...] = Field(default=(), description="crop, flip, rotate, strong: of what is trained on")
+    augment: tuple[str, ...] = Field(
+        default=(), description="crop, flip, rotate, resized_crop, strong: of what is trained on"
+    )
 
     @model_validator(mode="after")
     def _described_whole(self) -> "DataConfig":

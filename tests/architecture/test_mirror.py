@@ -15,7 +15,6 @@ COVERED_BY = {
     "engine/pace": "engine/test_failing_pair",
     "methods/blind_kd": "methods/test_others",
     "methods/inversion": "methods/test_lsgdfd",
-    "methods/kd": "methods/test_others",
     "methods/label_smoothing": "methods/test_teacher_free",
     "methods/noise": "methods/test_others",
     "methods/signs": "methods/test_suitability",

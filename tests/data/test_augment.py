@@ -1,10 +1,12 @@
 """What a method augments itself: images that it has made, normalised, with gradients."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from raykd.data.augment import AUGMENTATIONS, augment_normalised
+from raykd.data.augment import AUGMENTATIONS, augment_normalised, crop_resized
 from raykd.distributed.world import World
 from raykd.errors import UsageError
 from raykd.spec import DataSpec
@@ -68,3 +70,33 @@ def test_gradients_reach_the_images(name: str) -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown augmentation 'flipp'; did you mean 'flip'"):
         augmented(("flipp",))
+
+
+def ramp(count: int, size: int = 16) -> Tensor:
+    """Images whose first channel is x and whose second y, in pixels."""
+    across = torch.arange(size, dtype=torch.float64).expand(size, size)
+    return torch.stack([across, across.T])[None].expand(count, 2, size, size)
+
+
+@pytest.mark.parametrize("smallest", [0.08, 0.5, 1.0])
+def test_an_enlarged_part_is_a_box_of_the_image(smallest: float) -> None:
+    """Of a ramp the part can be read off: where it begins, and how large it is."""
+    size, count = 16, 400
+    draws = torch.rand(4, count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    cut = crop_resized(ramp(count), draws, smallest)
+    inner = cut[:, :, 4:12, 4:12]  # away from the edges, beyond which there is no ramp
+    width = (inner[:, 0, :, -1] - inner[:, 0, :, 0]).mean(1) / 7
+    height = (inner[:, 1, -1] - inner[:, 1, 0]).mean(1) / 7
+    torch.testing.assert_close(width * height, smallest + (1 - smallest) * draws[0])
+    assert (width / height).log().abs().max() <= math.log(4 / 3) + 1e-9
+    assert max(float(width.max()), float(height.max())) <= 1 + 1e-9
+    centre_x, centre_y = inner[:, 0].mean((1, 2)) + 0.5, inner[:, 1].mean((1, 2)) + 0.5
+    torch.testing.assert_close(centre_x, size * (width / 2 + (1 - width) * draws[3]))
+    torch.testing.assert_close(centre_y, size * (height / 2 + (1 - height) * draws[2]))
+
+
+def test_the_whole_area_is_the_whole_image_and_one_draw_is_one_part_of_all() -> None:
+    draws = torch.rand(4, 1, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(crop_resized(images(), draws, 1.0), images())
+    alike = crop_resized(images(), draws, 0.1)
+    torch.testing.assert_close(alike, crop_resized(images(), draws.expand(4, BATCH), 0.1))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raykd.engine.build import build
 from raykd.engine.run import run
+from raykd.engine.synthesis import make_image_sets
 from raykd.recipe.experiment import resolve
 from tests.golden.shrunk import shrink, shrunk
 
@@ -42,10 +43,12 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     losses: dict[str, list[float]] = {}
     with float64(), shrunk(SCHEDULE, folder) as (place, load):
         recipe, overrides = load(name), shrink(name, SCHEDULE)
-        for source in (resolve(recipe).teacher, resolve(recipe).bank):
+        experiment = resolve(recipe)
+        for source in (experiment.teacher, experiment.bank):
             if source is not None:
                 run(source, place)
-        built = build(resolve(recipe), place.world, place.runtime, place.workspace)
+        make_image_sets(experiment, place.world, place.workspace)
+        built = build(experiment, place.world, place.runtime, place.workspace)
         for step in range(STEPS):
             batches = {role: stream.batch(step) for role, stream in built.streams.items()}
             for key, value in built.method.step(batches).items():

@@ -56,6 +56,9 @@ def shrink(name: str, steps: int) -> list[str]:
         # A student that learns fast and often from few images is chaotic: it would magnify the rounding of float64.
         assert recipe.student_optim is not None
         pairs += [f"student_optim.lr={recipe.student_optim.lr / 20:g}"]
+    # A job's, and what of them students are trained on.
+    pairs += ["method.images=16"] * hasattr(recipe.method, "images")
+    pairs += ["bank.images=16"] * (recipe.bank is not None and recipe.bank.images is not None)
     if hasattr(recipe.method, "generator"):
         pairs += ["method.generator.latent_dim=8", "method.generator.width=8"]
     if is_heavy(recipe):

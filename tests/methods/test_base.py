@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor
 
 from raykd.methods import METHODS, Method, MethodConfig
-from raykd.methods.base import BankMethod, mean_images_of
+from raykd.methods.base import BankMethod
 from raykd.methods.noise import Noise
 from tests.methods.toy import BATCH, made_config, made_method
 
@@ -37,7 +37,7 @@ def test_a_step_counts_what_the_student_or_the_generators_learn_from(name: str) 
     fields: dict[str, Any] = {"mosaickd": {"student_steps": 3}, "adversarial": {"student_updates": 3}}.get(name, {})
     # MosaicKD's student takes as many as are made, three times.
     expected = {"mosaickd": 2 * 3 * BATCH, "adversarial": 3 * BATCH}.get(name, BATCH)
-    assert mean_images_of(METHODS[name], made_config(name, **fields), 1, BATCH) == expected
+    assert METHODS[name].images_of(made_config(name, **fields), 1, BATCH) == expected
     method = made_method(name, **fields)
     assert method.images_per_step * method.total_steps == expected * method.context.steps
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raykd.methods import METHODS
-from raykd.methods.cost import PlannedRun, by_images, by_images_of_members, by_members
+from raykd.methods.cost import PlannedRun, by_images, by_images_of_jobs, by_images_of_members, by_members
 from tests.methods.toy import made_config
 
 
@@ -52,10 +52,20 @@ def test_images_of_members_that_learn_together() -> None:
     assert axis.smaller(1) == []
 
 
+def test_jobs_are_whole_on_each_worker_one_after_the_other() -> None:
+    axis = by_images_of_jobs(planned(workers=3, batch=100, waves=2))
+    assert (axis.counts, axis.planned, axis.stages, axis.members) == ("images of a job", 100, (100, 100), 0)
+    assert (axis.sizes[0], axis.knobs(40)) == (8, {"global_batch": 40})
+    assert axis.shares == {"images_per_worker": 100, "jobs_per_worker": 2}
+    assert axis.smaller(7) == ["schedule.global_batch=7 (now 100)"]
+    assert axis.smaller(1) == []
+
+
 def test_who_grows_with_what() -> None:
     run = planned(workers=2, batch=200)
     counts = {name: method.cost_axis(made_config(name), run).counts for name, method in METHODS.items()}
-    assert {name for name, count in counts.items() if count != "images"} == {"lsgdfd"}
+    assert {name for name, count in counts.items() if count != "images"} == {"lsgdfd", "pixel_inversion"}
+    assert counts["pixel_inversion"] == "images of a job"
     assert counts["lsgdfd"] == "members"
     whole = METHODS["lsgdfd"].cost_axis(made_config("lsgdfd", statistics="global"), run)
     assert whole.counts == "images of a member"

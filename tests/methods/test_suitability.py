@@ -32,8 +32,8 @@ def test_a_healthy_teacher_serves_all_that_take_one() -> None:
 @pytest.mark.parametrize(
     ("signs", "refused", "limited"),
     [
-        ({"batch_norms": 0}, MATCHING, {"adversarial"}),
-        ({"gradient": False}, INVERTING, set()),
+        ({"batch_norms": 0}, MATCHING, {"adversarial", "pixel_inversion"}),
+        ({"gradient": False}, {*INVERTING, "pixel_inversion"}, set()),
         ({"size": 30}, INVERTING, set()),
         ({"finite": False}, WITH_TEACHER, set()),
         ({"negative_features": 0.5}, set(), {"dafl"}),

@@ -51,6 +51,7 @@ METHOD_CONFIGS: dict[str, dict[str, Any]] = {
         "student_updates": 2,
         "generator_optim": {**OPTIM, "lr": 1e-3},
     },
+    "pixel_inversion": {"images": BATCH, "pixel_optim": {**OPTIM, "lr": 0.1}},
 }
 """What each method of the table needs besides its defaults."""
 

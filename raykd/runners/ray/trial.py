@@ -23,7 +23,6 @@ from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
 from raykd.files import MANIFEST, of_the_disk
 from raykd.methods import METHODS
-from raykd.methods.base import mean_images_of
 from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe
@@ -181,8 +180,7 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
     method, schedule = METHODS[recipe.method.name], recipe.schedule
     if method.makes_images:
         until, before = (
-            mean_images_of(method, recipe.method, steps, schedule.global_batch)
-            for steps in (end or schedule.steps, begin)
+            method.images_of(recipe.method, steps, schedule.global_batch) for steps in (end or schedule.steps, begin)
         )
         made += until - before
     return {IMAGES_MADE: made, **_measure(task, run, result, trial.objectives, cluster)}
