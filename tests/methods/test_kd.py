@@ -72,11 +72,11 @@ def test_the_teacher_is_asked_of_what_the_student_sees(kind: str) -> None:
     labels, rows = batch().labels, torch.arange(ROWS)
     log_p = logits.log_softmax(1)
     entropy = -(mixed.own * log_p[rows, labels] + (1 - mixed.own) * log_p[rows, labels[mixed.partners]]).mean()
-    torch.testing.assert_close(metrics["loss/kd"].double(), 400 * divergence, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(metrics["loss/kd"].double(), 400 * divergence, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(metrics["loss/cross_entropy"].double(), entropy, rtol=1e-5, atol=1e-6)
     (slope,) = torch.autograd.grad(0.3 * divergence + 0.7 * entropy, logits)
     moved = (bias - dict(method.student.named_parameters())["linear.bias"].detach().double()) / RATE
-    torch.testing.assert_close(moved, slope.sum(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(moved, slope.sum(0), rtol=1e-3, atol=1e-6)
 
 
 def test_every_step_blends_in_its_own_way() -> None:
