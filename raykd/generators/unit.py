@@ -85,7 +85,6 @@ class UnitGenerator(nn.Module):
         x = channels_last(self.norm0(x))
         for i in range(1, self.upsamplings + 1):
             convolution, norm = self.get_submodule(f"conv{i}"), self.get_submodule(f"norm{i}")
-            assert isinstance(norm, nn.BatchNorm2d)
             x = activated(norm, upsampled_conv3x3(x, convolution.get_parameter("weight")))
         # The float32 bias brings the end of the network back from bfloat16 under autocast.
         last = self.get_submodule(f"conv{self.upsamplings + 1}")

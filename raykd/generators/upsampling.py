@@ -65,7 +65,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def activated(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+def activated(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalise channels-last ``x`` [B, H, W, C] and apply LeakyReLU(0.2)."""
     # In place it would be slower, compiled even twice as slow: its backward then reads its result.
     y: Tensor = F.leaky_relu(norm(x.permute(0, 3, 1, 2)), 0.2).permute(0, 2, 3, 1)
