@@ -81,6 +81,22 @@ class PixelInversion(ShardedMethod, PoolMethod):
         return int(config.images * steps)
 
     @classmethod
+    def images_made(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return how many images there are in the end."""
+        return int(config.images)
+
+    @classmethod
+    def images_held(cls, config: Any, steps: int, global_batch: int) -> int:
+        """Return those of the jobs in work: finished ones are on the disk at the next report."""
+        return min(int(config.images), global_batch)
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the bytes of an image's pixels, label and number."""
+        spec = self.context.spec
+        return spec.channels * spec.size**2 + 16
+
+    @classmethod
     def cost_axis(cls, config: Any, run: PlannedRun) -> CostAxis:
         """Return the images of a job."""
         return by_images_of_jobs(run)
@@ -168,13 +184,13 @@ class PixelInversion(ShardedMethod, PoolMethod):
     def load_shard(self, parts: Mapping[str, Tensor]) -> None:
         """Take this worker's jobs that have begun, whoever was at them before."""
         own = set(self._queues.of(self.world.rank))
-        self._waiting = {name: parts[name] for name in parts if int(name.split("/")[0]) in own}
+        self._waiting.update({name: parts[name] for name in parts if int(name.split("/")[0]) in own})
 
     def _deal(self, left: dict[int, int]) -> None:
         self._queues = JobQueues(left, self.world.size)
         self.total_steps = self.steps_done + self._queues.steps
         self._job: PixelJob | None = None
-        self._waiting: dict[str, Tensor] = {}
+        self._waiting = dict[str, Tensor]()
         self.updaters.clear()
 
     def _begun(self, number: int) -> PixelJob:

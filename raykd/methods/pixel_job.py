@@ -220,7 +220,8 @@ class PixelJob:
         self.updater.load_state_dict({"step": iteration - stage.first, "optimizer": {0: optim} if optim else {}})
 
     def _stage_of(self, iteration: int) -> Stage:
-        return next(stage for stage in reversed(self._stages) if stage.first <= iteration)
+        found: Stage = next(stage for stage in reversed(self._stages) if stage.first <= iteration)
+        return found
 
     def _new_updater(self, stage: Stage) -> Updater:
         world = self._context.world

@@ -80,7 +80,7 @@ def images(directory: Path) -> list[Tensor]:
 
 KILLED = pytest.mark.parametrize(
     "name",
-    ["dafl_digits", "fast_digits", pytest.param("mosaickd_mnist", marks=pytest.mark.endurance)],
+    ["dafl_digits", *(pytest.param(name, marks=pytest.mark.endurance) for name in ("fast_digits", "mosaickd_mnist"))],
     indirect=True,
     scope="module",
 )

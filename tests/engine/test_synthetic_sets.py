@@ -81,7 +81,9 @@ def test_a_student_learns_from_a_set_made_once_of_another_runs_generator(tmp_pat
 
 
 def test_a_student_learns_from_all_images_of_another_runs_pool(tmp_path: Path) -> None:
-    made = recipe("kd_digits", bank={**POOL, "images": 64}, referee={**POOL, "seed": 1, "images": 5})
+    same_teacher = {"teacher.recipe": "supervised_digits_lenet5_bn"}
+    referee = {**POOL, "seed": 1, "images": 5}
+    made = recipe("kd_digits", bank={**POOL, "images": 64}, referee=referee, **same_teacher)
     result = trained(made, tmp_path)
     folder = set_folder(made, tmp_path)
     assert result.data_opened["train"] == []
@@ -98,10 +100,10 @@ def test_a_student_learns_from_all_images_of_another_runs_pool(tmp_path: Path) -
     shown, expected = spec.normalise(stored.pixels / 255), data_spec("digits").normalise(pixels / 255)
     torch.testing.assert_close(shown, expected, rtol=0, atol=1e-5, msg="pixels as they are, in their order")
     assert torch.equal(stored.labels, labels)
-    by_id = recipe("kd_digits", bank={"run": run.name, "images": 20})
+    by_id = recipe("kd_digits", bank={"run": run.name, "images": 20}, **same_teacher)
     assert trained(by_id, tmp_path).data_opened["train"] == []
     with pytest.raises(UsageError, match=r"makes 64 images in its 4 steps, and 65 are asked for"):
-        trained(recipe("kd_digits", bank={"run": run.name, "images": 65}), tmp_path)
+        trained(recipe("kd_digits", bank={"run": run.name, "images": 65}, **same_teacher), tmp_path)
     with pytest.raises(UsageError, match=r"64 images .* 65 are asked for"):
         synthesize(run, 65, tmp_path / "more", None, World.alone())
 

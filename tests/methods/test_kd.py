@@ -36,9 +36,9 @@ def blending(**fields: Any) -> tuple[Kd, dict[str, list[Tensor]]]:
         seed=SEED,
         compiler=lambda network: network,
     )
-    method, seen = Kd(made_config("kd", **fields), context), {}
+    method, seen = Kd(made_config("kd", **fields), context), dict[str, list[Tensor]]()
     for role, network in networks.items():
-        seen[role] = kept = []
+        seen[role] = kept = list[Tensor]()
         network.register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0]))
     return method, seen
 
@@ -65,7 +65,7 @@ def test_the_teacher_is_asked_of_what_the_student_sees(kind: str) -> None:
     assert torch.equal(seen["teacher"][0], mixed.images)
     pixels = mixed.images.flatten(1).double()
     weight, bias = before["linear.weight"], before["linear.bias"]
-    answers = method.context.networks["teacher"].network(mixed.images).double()
+    answers = method.context.networks["teacher"].get_submodule("network")(mixed.images).double()
     logits = (pixels @ weight.T + bias).requires_grad_()
     p, q = (answers / 20).softmax(1), (logits / 20).log_softmax(1)
     divergence = (p * (p.log() - q)).sum(1).mean()  # without T^2

@@ -106,8 +106,8 @@ def test_a_pool_of_two_workers_is_that_of_one_and_teaches_the_same(workers: list
         assert torch.equal(worker["held out"], alone["held out"])
         assert len(worker["part"][0]) == len(alone["part"][0]) // 2, "each keeps its half"
     numbers = torch.cat([first["part"][2], second["part"][2]])
-    for mine, *halves in zip(alone["part"], first["part"], second["part"], strict=True):
-        assert torch.equal(torch.cat(halves)[numbers.argsort()], mine)
+    for mine, *both in zip(alone["part"], first["part"], second["part"], strict=True):
+        assert torch.equal(torch.cat(both)[numbers.argsort()], mine)
     for name, weights in alone["student"].items():
         torch.testing.assert_close(first["student"][name], weights, rtol=1e-4, atol=1e-6, msg=name)
         assert torch.equal(first["student"][name], second["student"][name]), name

@@ -132,7 +132,7 @@ def game(world: World, name: str, **fields: Any) -> dict[str, Any]:
 def pooled(world: World, views: int) -> dict[str, Any]:
     """What a worker draws from a pool that is given, its part of that, and the student after some updates from it."""
     context = made_setting(world=world, dropout=0.0)
-    context.networks["student"].body[1] = nn.Identity()  # type: ignore[index, operator] # BatchNorm sees own images
+    setattr(context.networks["student"].get_submodule("body"), "1", nn.Identity())  # BatchNorm sees own images
     method = PoolInversion(PoolInversionConfig(**POOL, views=views), context)
     generator = torch.Generator().manual_seed(5)
     own = world.slice(BATCH)

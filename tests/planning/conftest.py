@@ -57,6 +57,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             "report_peak": GIB + grown // 2,
             "checkpoint": 1000,
             "disk": 3000,
+            "pool_disk": 0,
+            "pool_memory": 0,
             "traffic": {"gradients": 200, "exchanged": 4 * size},
             "test_missing": None,
         }

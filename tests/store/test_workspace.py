@@ -154,6 +154,8 @@ def test_machines_that_share_no_disk_train_one_bank(
     assert len(open_bank(directory).load(range(10)).classes) == 10
 
 
+@pytest.mark.endurance
+@pytest.mark.slow
 def test_machines_that_share_no_disk_fill_one_pool(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sends its own part, once, and takes what it lacks when the run goes on elsewhere."""
     run_two_workers("tests.store.two_machines", store, tmp_path / "shared", "fast_digits", LOCAL_RANK="0")
