@@ -76,7 +76,7 @@ def disk_need(built: Built, recipe: Recipe) -> DiskNeed:
     pool, parts = 0, 0
     if isinstance(method, PoolMethod):
         images = method.images_made(recipe.method, schedule.steps, schedule.global_batch)
-        pool, parts = round(_PACKED * images * method.image_bytes), reports * method.world.size
+        pool, parts = images * method.image_bytes, reports * method.world.size  # inverted images are as noise
     return DiskNeed(
         checkpoint=len(SELECTIONS) * student + state + _MANIFEST_BYTES + parts * _PART_BYTES,
         checkpoints=min(most_kept(recipe.sentinel) + 1, reports),

@@ -93,10 +93,8 @@ def test_parts_bring_back_the_same_pool(views: int, eviction: str) -> None:
     assert torch.equal(places(again.draw(64, 5).images)[0], places(older.draw(64, 5).images)[0]) or views
     again.append(images_of(8), torch.full((B,), 8 % 5), logits)
     for mine, theirs in zip(pool.draw(64, 5), again.draw(64, 5), strict=True):
-        if mine is None or theirs is None:
-            assert mine is theirs
-        else:
-            assert torch.equal(mine, theirs)
+        assert (mine is None) == (theirs is None)
+        assert mine is None or theirs is None or torch.equal(mine, theirs)
     assert torch.equal(pool.held_out(8, 0), again.held_out(8, 0))
     assert again.unsaved() is not None, "what came after the load"
 

@@ -194,13 +194,12 @@ def test_parts_of_a_pool_travel_once(tmp_path: Path) -> None:
 def test_a_checkpoint_whose_images_are_not_here_is_no_newer_one(tmp_path: Path) -> None:
     """In an outage, the part of another machine's worker never came to the store."""
     remote = FolderRemote(tmp_path / "store")
-    cases: list[tuple[str, int, dict[str, dict[str, str]]]] = [
-        ("store", 1, {}), ("here", 2, {"images-0000002-00001.parquet": {}}),
-    ]  # fmt: skip
-    for root, step, pool in cases:
+    for root, step, parts in (("store", 1, ()), ("here", 2, ("images-0000002-00001.parquet",))):
         folder = tmp_path / root / "x-s0/checkpoints" / f"step_{step:07d}"
         folder.mkdir(parents=True)
         (folder / "state.pt").write_text("state")
-        (folder / "manifest.json").write_text(json.dumps({**json.loads(manifest(step, "state")), "pool": pool}))
+        (folder / "manifest.json").write_text(
+            json.dumps({**json.loads(manifest(step, "state")), "pool": {name: {} for name in parts}})
+        )
     Mirror(cast(Remote, remote), tmp_path / "here").pull("x-s0")
     assert (tmp_path / "here/x-s0/checkpoints/step_0000001/state.pt").is_file()
