@@ -52,6 +52,8 @@ class MethodContext:
     statistics: ClassMoments | None = None
     mirrored: bool = False
     """Whether a mirrored image shows the same class: the data is augmented so, or the teacher's was."""
+    embeddings: Tensor | None = None
+    """Of the classes, float32 (K, D), on the CPU: those of the file that the method's ``embeddings`` names."""
 
 
 class Method(ABC):

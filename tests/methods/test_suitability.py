@@ -32,7 +32,7 @@ def test_a_healthy_teacher_serves_all_that_take_one() -> None:
 @pytest.mark.parametrize(
     ("signs", "refused", "limited"),
     [
-        ({"batch_norms": 0}, MATCHING, set()),
+        ({"batch_norms": 0}, MATCHING, {"pool_inversion"}),
         ({"gradient": False}, INVERTING, set()),
         ({"size": 30}, INVERTING, set()),
         ({"finite": False}, WITH_TEACHER, set()),
@@ -56,6 +56,9 @@ def test_a_sign_refuses_those_that_need_it(signs: dict[str, Any], refused: set[s
         ("dafl", {"negative_features": 0.5}, "without", "(50 % of the teacher's are below 0): method.activation_w"),
         ("dafl", {"sick": True}, "con", "not those of real data"),
         ("dafl", {}, "needs", "no data"),
+        ("pool_inversion", {}, "pro", "19 BatchNorm layers"),
+        ("pool_inversion", {"batch_norms": 0}, "without", "moments (no BatchNorm layer): method.moment_weight=0, in "),
+        ("pool_inversion", {"sick": True}, "con", "match wrong statistics: compare with method.moment_weight=0"),
         ("lsgdfd", {}, "pro", "19 BatchNorm layers"),
         ("lsgdfd", {}, "pro", "each of 10 classes: 10 M"),
         ("lsgdfd", {"classes": 1000}, "con", "each of 1,000 classes"),
