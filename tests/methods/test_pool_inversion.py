@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raykd.config.optim import Sgd
+from raykd.data.image_pool import to_pixels
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.methods.pool_inversion import PoolInversion
@@ -295,17 +296,24 @@ def test_calls_are_those_of_the_equations(fields: dict[str, Any], monkeypatch: p
             torch.testing.assert_close(ours, list(wanted), rtol=1e-6, atol=1e-9)
 
 
-def test_the_best_images_are_those_of_the_lowest_loss_and_no_later_step_changes_them() -> None:
-    """With so high a rate the first images, of the meta-generator itself, are the best."""
-    optim = {"name": "adam", "lr": 3.0, "betas": BETAS}
-    method = inversion(generator_optim=optim, inner_steps=4, latent_lr=3.0, augment=(), adversary="none")
-    labels = method._labels.draw(0)
-    with torch.no_grad():
-        first = method.generator(method._latents(0, labels).vectors())
+@pytest.mark.parametrize("slope", [1, -1])
+def test_the_best_images_are_kept_and_no_later_step_changes_them(slope: int) -> None:
+    """Where the loss rises with the steps the first images are the best, those of the meta-generator itself."""
+    method = inversion(inner_steps=4, latent_lr=0.3)
+    objective, made = method._objective, []
+
+    def sloping(images: Tensor, labels: Tensor, draw: int, adversarial: bool) -> Any:
+        made.append(images.detach().clone())
+        loss, *others = objective(images, labels, draw, adversarial)
+        return loss + slope * 1e3 * draw, *others
+
+    method._objective = sloping  # type: ignore[method-assign]
     method.step({})
     part = method.new_images()
     assert part is not None
-    assert torch.equal(part.pixels, method.pool.as_stored(first).mul(255).round().to(torch.uint8))
+    wanted = [to_pixels(images, SPEC) for images in made]
+    assert torch.equal(part.pixels, wanted[0 if slope > 0 else -1])
+    assert not torch.equal(wanted[0], wanted[-1])
 
 
 def test_teacher_and_student_see_the_same_views() -> None:
@@ -369,7 +377,7 @@ def test_a_teacher_without_batch_norm_is_inverted_without_moments() -> None:
 
 
 def test_a_run_that_is_all_warm_up_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"schedule.steps=10 .* method.warmup_calls=10"):
+    with pytest.raises(UsageError, match=r"schedule.steps=10 .*method.warmup_calls=10"):
         made_method("pool_inversion", warmup_calls=10)
 
 
