@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raykd.artifacts.bank import load_bank, open_bank, require_run
 from raykd.artifacts.calibration import class_statistics
+from raykd.artifacts.embeddings import read_embeddings
 from raykd.config.data_root import find_file
 from raykd.config.runtime import Runtime
 from raykd.data.datasets import data_spec, find_split
@@ -156,6 +157,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         statistics=statistics,
         mirrored=_is_mirrored(experiment),
         compute=compute,
+        embeddings=_embeddings(recipe, spec, world, workspace),
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, context)
@@ -354,6 +356,17 @@ def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tup
     if stored_copy is None or sha256 is None:
         return weights, digest, False
     return stored_copy, sha256, True
+
+
+def _embeddings(recipe: Recipe, spec: DataSpec, world: World, workspace: Workspace) -> Tensor | None:
+    """Return the embeddings of labels in the file that a method's configuration names, if it does."""
+    name = getattr(recipe.method, "embeddings", None)
+    if name is None:
+        return None
+    advice = "it is looked for from here and in the data root (RAYKD_DATA)"
+    return world.agree(
+        lambda: read_embeddings(find_file(name, workspace.data, "embeddings file", advice), spec.num_classes)
+    )
 
 
 def find_weights(name: str, workspace: Workspace) -> Path:

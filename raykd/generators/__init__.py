@@ -5,7 +5,7 @@ from raykd.generators.bank import EVERY, GeneratorBank, activation_bytes, member
 from raykd.generators.dcgan import Dcgan
 from raykd.generators.output import STANDARDISED, Kind, Output, OutputRange, choose_output, outside_share
 from raykd.generators.patch_discriminator import Patch, PatchDiscriminator
-from raykd.generators.unit import UnitGenerator
+from raykd.generators.unit import UnitGenerator, initialise
 
 __all__ = [
     "EVERY",
@@ -14,13 +14,14 @@ __all__ = [
     "GeneratorBank",
     "GeneratorConfig",
     "Kind",
-    "UnitGenerator",
     "Output",
     "OutputRange",
     "Patch",
     "PatchDiscriminator",
+    "UnitGenerator",
     "activation_bytes",
     "choose_output",
+    "initialise",
     "member_parameters",
     "outside_share",
 ]

@@ -8,6 +8,7 @@ Shapes: B batch, Z latent, C channels, H = W = size.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from raykd.errors import UsageError
 from raykd.generators.output import STANDARDISED, Output
 from raykd.generators.upsampling import activated, channels_last, thin_conv3x3, upsampled_conv3x3
+
+_NORMAL_STD = 0.02
 
 
 class UnitGenerator(nn.Module):
@@ -91,3 +94,20 @@ class UnitGenerator(nn.Module):
         x = thin_conv3x3(x, last.get_parameter("weight")) + last.get_parameter("bias")
         images = x.sigmoid().permute(0, 3, 1, 2) * self.scale + self.shift
         return self.output(images, self.output_centre, self.output_scale)
+
+
+def initialise(network: nn.Module, how: Literal["default", "normal"], seed: int) -> None:
+    """Draw a network's parameters anew, as torch does by default or the weights of DCGAN's way: N(0, 0.02).
+
+    The scales of BatchNorms are then N(1, 0.02), all biases 0 (Radford et al. 2016, arXiv 1511.06434).
+    """
+    device = next(network.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+                layer.reset_parameters()
+                if how == "normal":
+                    nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), _NORMAL_STD)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)

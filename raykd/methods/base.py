@@ -58,6 +58,8 @@ class MethodContext:
     """Whether a mirrored image shows the same class: the data is augmented so, or the teacher's was."""
     compute: ComputeCounter = field(default_factory=ComputeCounter)
     """Counts what the networks that ``compiler`` returns compute."""
+    embeddings: Tensor | None = None
+    """Of the classes, float32 (K, D), on the CPU: those of the file that the method's ``embeddings`` names."""
 
 
 class Method(ABC):

@@ -10,6 +10,7 @@ NAYER asks CLIP for text embeddings, here are (Tran et al., CVPR 2024, arXiv 231
 
     onehot       e = I_K
     classifier   e = the rows of the teacher's last linear layer, which say which classes it takes for alike
+    file         e = those of a user's file, such as text embeddings of the classes' names
 
 Shapes: B rows of the batch, b of this worker, K classes, D of an embedding, Z of a latent.
 """
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from raykd.distributed.world import World, mix
 from raykd.errors import UsageError
 
-Latent = Literal["normal", "onehot", "classifier"]
+Latent = Literal["normal", "onehot", "classifier", "file"]
 
 _LABELS, _LAYERS = 31, 32  # keep these draws apart from others of the same seed
 _TINY = 1e-5
@@ -43,8 +44,9 @@ class Labels:
         generator = torch.Generator().manual_seed(mix(self._seed, _LABELS, number))
         labels = torch.randint(self._num_classes, (self._batch,), generator=generator)
         if self._balanced:
+            # They begin with another class in every batch, so that rows held out by their place are of all classes.
             whole = self._batch - self._batch % self._num_classes
-            labels[:whole] = torch.arange(whole) % self._num_classes
+            labels[:whole] = (torch.arange(whole) + number) % self._num_classes
         return labels[self._world.slice(self._batch)].to(self._world.device)
 
 
@@ -113,13 +115,16 @@ def label_latents(
     return LabelLatents(h, weight.requires_grad_(), bias.requires_grad_(), rows)
 
 
-def label_embeddings(kind: Latent, teacher: nn.Module, num_classes: int) -> Tensor:
-    """Return e, float32 (K, D).
+def label_embeddings(kind: Latent, teacher: nn.Module, num_classes: int, given: Tensor | None = None) -> Tensor:
+    """Return e, float32 (K, D), where the teacher is; ``given`` are those of a file.
 
     Raises:
         UsageError: if the rows of the classifier are asked for and the teacher ends in no linear layer.
     """
     device = next(iter(teacher.state_dict().values())).device
+    if kind == "file":
+        assert given is not None, "validated by the configuration, read by the engine"
+        return given.to(device)
     if kind == "onehot":
         return torch.eye(num_classes, device=device)
     heads: Sequence[nn.Linear] = [

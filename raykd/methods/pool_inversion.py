@@ -4,7 +4,7 @@ A call c, for labels y_i and latents z_i (see `raykd.methods.latents`) of B imag
 moments on generator and latents:
 
     x = G_j(z)        v = crop and flip of x        t = T(v), s = S(v), S in evaluation mode
-    L = w_m L_mom(v) + w_y mean_i CE(t_i, y_i) + w_a L_adv + w_b sum_c pbar_c ln pbar_c + w_t TV(x)
+    L = w_m L_mom(v) + w_y mean_i CE(t_i, y_i) + w_a L_adv + w_b sum_c pbar_c ln pbar_c + w_t TV(x) + w_c L_con
 
 The images of the lowest L of the k go to the pool. From call ``warmup_calls`` on the adversary is there, and m student
 updates follow, each on n images drawn from the whole pool, cropped and mirrored anew:
@@ -13,10 +13,11 @@ updates follow, each on n images drawn from the whole pool, cropped and mirrored
 
 Switches:
 
-* ``meta`` none: the generator of a call begins where the last one ended (every ``fresh_every`` calls, with 1 at each,
+* ``meta`` none: the generator of a batch begins where the last one ended (at the first of every ``fresh_every`` calls
   it is drawn anew: ``generator_init``). fomaml: it begins as a copy of a meta-generator theta, which then takes a step
   of Adam along the sum of the k gradients, at k times the inner rate (Fast-DFKD); reptile: along theta - theta_k.
 * ``adversary`` masked_kl: -KL(T || S) of the images that both answer alike; gap: GapSSG's; none.
+* ``contrast_weight`` w_c: CMI's, which tells every image from others, see `raykd.methods.contrast`.
 * ``moment_memory`` r: the moments in L_mom are (1 - r) those of the batch + r an average over calls, which takes in the
   last step's once a call, with the same r. It scales L_mom's gradient by 1 - r, so change it together with w_m.
 * ``moments`` relative: see `raykd.losses.bn_relative`, a weight of which suits other teachers too; distance: the sum
@@ -28,9 +29,10 @@ NAYER (Tran et al., CVPR 2024, arXiv 2310.00258), GapSSG (Li et al., TPAMI 2024)
 
 Units: nats. L_mom is that of `raykd.losses`; TV of single images.
 
-Where we differ from the authors' code: pixels are rounded to 8 bits where theirs are truncated; the reset of Fast-DFKD
-is none of ours; one image in 32 is held out, for blind selection, where theirs selects on the test set; with several
-workers each inverts its share of the batch, whose moments are its own, and the meta-gradient is the mean over workers.
+Where we differ from the authors' code: pixels are rounded to 8 bits where theirs are truncated; Fast-DFKD's first layer
+is not drawn anew on the way; the student's rate falls with every update, not every call; one image in 32 is held out,
+for blind selection, where theirs selects on the test set; with several workers each inverts its share of the batch,
+whose moments are its own, and what the generator begins the next batch from is the mean over workers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,8 +49,10 @@ from raykd.data.augment import augment_normalised
 from raykd.data.image_pool import Eviction, ImagePool, PoolPart
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import mix
-from raykd.generators import UnitGenerator
+from raykd.errors import UsageError
+from raykd.generators import UnitGenerator, initialise
 from raykd.methods.base import ClassMoments, MethodContext, Metrics, PoolMethod
+from raykd.methods.contrast import Contrast, feature_means
 from raykd.methods.inversion import hit_rate
 from raykd.methods.latents import (
     LabelLatents,
@@ -59,11 +63,12 @@ from raykd.methods.latents import (
     label_latents,
     normal_latents,
 )
-from raykd.models.moments import MomentTeacher
+from raykd.methods.moment_memory import Distance, MomentMemory
+from raykd.methods.signs import Remark, TeacherSigns
+from raykd.models.moments import MomentTeacher, merged
 from raykd.spec import Batch
 
-_LATENT, _INIT, _STUDENT = 41, 42, 43  # keep these draws apart from others of the same seed
-_NORMAL_STD = 0.02
+_LATENT, _INIT, _STUDENT, _CONTRAST = 41, 42, 43, 44  # keep these draws apart from others of the same seed
 
 
 class PoolInversionConfig(Config):
@@ -71,6 +76,7 @@ class PoolInversionConfig(Config):
 
     name: Literal["pool_inversion"]
     latent: Latent = "normal"
+    embeddings: str | None = Field(default=None, description="file of latent=file: .safetensors or .npz, a row a class")
     latent_dim: int = Field(default=256, gt=0)
     latent_lr: float = Field(default=0.01, ge=0, description="rate of the latents, or of the layers behind labels")
     generator_maps: tuple[int, ...] = Field(
@@ -79,14 +85,17 @@ class PoolInversionConfig(Config):
     generator_init: Literal["default", "normal"] = Field(default="default", description="of torch, or N(0, 0.02)")
     fresh_every: int = Field(default=0, ge=0, description="calls after which the generator is drawn anew; 0: never")
     meta: Literal["none", "fomaml", "reptile"] = "fomaml"
-    generator_optim: Adam = Adam(name="adam", lr=2e-3, betas=(0.5, 0.999))
+    generator_optim: Adam = Field(
+        default=Adam(name="adam", lr=2e-3, betas=(0.5, 0.999)),
+        description="of the inner steps, at a constant rate; with meta also of the meta-generator, at k times it",
+    )
     inner_steps: int = Field(default=10, gt=0, description="k: steps on generator and latents for a batch")
     synthesis_batch: int | None = Field(default=None, gt=1, description="B; left out: schedule.global_batch")
     batches_per_call: int = Field(default=1, gt=0, description="batches that are inverted in a call")
     warmup_batches: int | None = Field(default=None, gt=0, description="the same during the warm-up, if another number")
     warmup_calls: int = Field(default=20, ge=0, description="calls without adversary and student")
     keep: Literal["best", "last"] = Field(default="best", description="images of the lowest loss, or the last")
-    moments: Literal["relative", "distance", "divergence"] = "relative"
+    moments: Distance = "relative"
     moment_weight: float = Field(default=200.0, ge=0, description="0 needs no BatchNorm")
     moment_memory: float = Field(default=0.9, ge=0, lt=1, description="r")
     label_weight: float = Field(default=0.5, ge=0)
@@ -94,6 +103,10 @@ class PoolInversionConfig(Config):
     adversarial_weight: float = Field(default=1.1, ge=0)
     balance_weight: float = Field(default=0.0, ge=0, description="of the batch's classes being equally frequent")
     tv_weight: float = Field(default=0.0, ge=0)
+    contrast_weight: float = Field(default=0.0, ge=0, description="of CMI's contrast; above 0 it needs BatchNorm")
+    contrast_temperature: float = Field(default=0.1, gt=0)
+    contrast_memory: int = Field(default=8192, gt=0, description="images whose features are remembered for it")
+    contrast_negatives: int = Field(default=4096, gt=0, description="of these in each inner step")
     augment: tuple[Literal["crop", "flip"], ...] | None = Field(
         default=None, description="of the images, for teacher and student; left out: crop, and flip where classes allow"
     )
@@ -105,10 +118,15 @@ class PoolInversionConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "PoolInversionConfig":
+        if (self.latent == "file") != (self.embeddings is not None):
+            raise ValueError("'embeddings' is the file of latent=file: give both or neither")
         if self.meta != "none" and self.fresh_every:
             raise ValueError("a meta-learned generator is never drawn anew: set meta=none, or fresh_every=0")
         if self.views and self.augment is not None and "crop" not in self.augment:
             raise ValueError("views are crops: leave out 'augment', or set views=0")
+        varies = self.generator_optim.schedule.name != "constant" or self.generator_optim.warmup_steps
+        if self.meta == "none" and varies:
+            raise ValueError("without meta the generator's rate is constant: leave out 'schedule' and 'warmup_steps'")
         return self
 
 
@@ -122,22 +140,31 @@ class PoolInversion(PoolMethod):
         """Build generator, pool and updaters; compile all networks.
 
         Raises:
-            UsageError: if moments are to be matched and the teacher has no BatchNorm, or a batch does not divide.
+            UsageError: if moments are to be matched and the teacher has no BatchNorm, a batch does not divide, or all
+                calls are warm-up.
         """
         super().__init__(config, context)
         self._config = config
         spec, world, seed = context.spec, self.world, context.seed
+        if context.steps <= config.warmup_calls:
+            raise UsageError(
+                f"schedule.steps={context.steps} calls are all warm-up (method.warmup_calls={config.warmup_calls}), so "
+                "no student would learn: give more steps or fewer warm-up calls"
+            )
         batch = config.synthesis_batch or context.global_batch
-        self._batch, self._share = batch, world.share(batch)
+        self._batch = batch
+        world.share(batch)  # refuses one that does not divide
         teacher = context.networks["teacher"]
-        self._moment_teacher = MomentTeacher(teacher) if config.moment_weight else None  # type: ignore[arg-type]
+        self._moment_teacher = _moment_teacher(teacher) if config.moment_weight or config.contrast_weight else None
         self._teacher = context.compiler(teacher)
         self._inverted = self._teacher if self._moment_teacher is None else context.compiler(self._moment_teacher)
-        self._running = [] if self._moment_teacher is None else self._moment_teacher.running()
-        self._memory: ClassMoments = []
+        running = [] if self._moment_teacher is None else self._moment_teacher.running()
+        self._memory = MomentMemory(running, config.moments, config.moment_memory, world)
         labelled = config.latent != "normal"
         self._labels = Labels(spec.num_classes, world, batch, seed, balanced=labelled)
-        self._embeddings = label_embeddings(config.latent, teacher, spec.num_classes) if labelled else None
+        self._embeddings: Tensor | None = None
+        if labelled:
+            self._embeddings = label_embeddings(config.latent, teacher, spec.num_classes, context.embeddings)
         self.generator, self._inner = (self._build_generator().to(world.device) for _ in range(2))
         initialise(self.generator, config.generator_init, mix(seed, _INIT))
         self.trained["generator"] = self.generator
@@ -147,6 +174,23 @@ class PoolInversion(PoolMethod):
             self.updaters["generator"] = Updater(self.generator.parameters(), outer, world, batches)
         self._generate, self._student = context.compiler(self._inner), context.compiler(self.student)
         self._augment = config.augment if config.augment is not None else ("crop", *["flip"] * context.mirrored)
+        self._contrast = None
+        if config.contrast_weight:
+            assert self._moment_teacher is not None, "made above"
+            self._contrast = Contrast(
+                self._moment_teacher.widths,
+                spec,
+                world,
+                lr=config.generator_optim.lr,
+                temperature=config.contrast_temperature,
+                memory=config.contrast_memory,
+                negatives=config.contrast_negatives,
+                seed=mix(seed, _CONTRAST),
+                flips="flip" in self._augment,
+                steps=self._batches_before(context.steps) * config.inner_steps,
+            )
+            self.trained["contrast"] = self._contrast.head
+            self.updaters["contrast"] = self._contrast.updater
         self.pool = ImagePool(
             spec,
             world,
@@ -195,6 +239,19 @@ class PoolInversion(PoolMethod):
         """Return the bytes of an image in the pool."""
         return self.pool.image_bytes
 
+    @classmethod
+    def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
+        """See whether there are moments to match."""
+        if signs.batch_norms:
+            yield Remark("pro", f"{signs.batch_norms} BatchNorm layers whose statistics images can match")
+        else:
+            yield Remark(
+                "without", f"its moments ({signs.no_batch_norm}): method.moment_weight=0, in their place "
+                "method.balance_weight=1 method.tv_weight=0.1, at the cost of accuracy"
+            )  # fmt: skip
+        if signs.batch_norms and signs.sick:
+            yield Remark("con", "images match wrong statistics: compare with method.moment_weight=0")
+
     @property
     def images_per_step(self) -> int:
         """Return how many images the call to come inverts and shows the student, of all workers."""
@@ -206,6 +263,8 @@ class PoolInversion(PoolMethod):
         """Invert the call's batches, then update the student from the pool."""
         call, config = self.begin_step(), self._config
         metrics: Metrics = {}
+        if config.fresh_every and call % config.fresh_every == 0:
+            initialise(self.generator, config.generator_init, mix(self.context.seed, _INIT, self.pool.batches))
         for _ in range(self._batches_of(call)):
             metrics = self.invert(call)
         metrics["pool/images"] = torch.tensor(float(len(self.pool)), device=self.world.device)
@@ -228,16 +287,21 @@ class PoolInversion(PoolMethod):
         self.pool.load(parts, self._pool_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average of the moments over calls, and of the pool all but its images, beside what all have."""
-        memory = [list(pair) for pair in self._memory]
-        return {**super().state_dict(), "memory": memory, "pool": self.pool.state_dict()}
+        """Return the average of the moments over calls, the contrast's memory, and of the pool all but its images."""
+        contrast = {} if self._contrast is None else {"contrast": self._contrast.state_dict()}
+        return {**super().state_dict(), "memory": self._memory.state_dict(), "pool": self.pool.state_dict(), **contrast}
+
+    def checkpoint_bytes(self) -> int:
+        """Return the bytes of networks, optimizers and the contrast's memory."""
+        return super().checkpoint_bytes() + (0 if self._contrast is None else self._contrast.state_bytes())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         super().load_state_dict(state)
         self._pool_state = state["pool"]
-        device = self.world.device
-        self._memory = [(mean.to(device), variance.to(device)) for mean, variance in state["memory"]]
+        self._memory.load_state_dict(state["memory"])
+        if self._contrast is not None:
+            self._contrast.load_state_dict(state["contrast"])
 
     def _batches_of(self, call: int) -> int:
         return batches_before(self._config, call + 1) - batches_before(self._config, call)
@@ -249,12 +313,6 @@ class PoolInversion(PoolMethod):
         config, spec = self._config, self.context.spec
         return UnitGenerator(config.latent_dim, spec.size, spec.mean, spec.std, config.generator_maps)
 
-    def _begin_inner(self, call: int) -> None:
-        """Let the inner generator begin from the meta-generator, from where it ended, or anew."""
-        if self._config.fresh_every and call % self._config.fresh_every == 0:
-            initialise(self.generator, self._config.generator_init, mix(self.context.seed, _INIT, self.pool.batches))
-        self._inner.load_state_dict(self.generator.state_dict())
-
     def _latents(self, number: int, labels: Tensor) -> NormalLatents | LabelLatents:
         config, world, seed = self._config, self.world, mix(self.context.seed, _LATENT)
         if self._embeddings is None:
@@ -263,60 +321,67 @@ class PoolInversion(PoolMethod):
 
     def invert(self, call: int) -> Metrics:
         """Make one batch of images and append it to the pool."""
-        config, number = self._config, self.pool.batches
+        config, number, contrast = self._config, self.pool.batches, self._contrast
         labels = self._labels.draw(number)
         latents = self._latents(number, labels)
-        self._begin_inner(call)
+        self._inner.load_state_dict(self.generator.state_dict())
         weights = list(self._inner.parameters())
+        heads = [] if contrast is None else list(contrast.head.parameters())
         optim = config.generator_optim
         of_weights = optim.build(weights)
         of_latents = optim.model_copy(update={"lr": config.latent_lr}).build(latents.parameters)  # type: ignore[arg-type]
+        inner_parameters = [*weights, *latents.parameters]
         total = [torch.zeros_like(weight) for weight in weights]
         adversarial = config.adversary != "none" and call >= config.warmup_calls
         self.student.eval()
-        best, kept = torch.full((), torch.inf, device=self.world.device), None
+        best = torch.full((), torch.inf, device=self.world.device)
+        kept: tuple[Tensor, Tensor | None] | None = None
         for inner in range(config.inner_steps):
             with self.world.autocast():
                 images = self._generate(latents.vectors())
-            loss, metrics, moments = self._objective(images, labels, number * config.inner_steps + inner, adversarial)
-            gradients = torch.autograd.grad(loss, [*weights, *latents.parameters])
+            draw = number * config.inner_steps + inner
+            loss, metrics, moments, features = self._objective(images, labels, draw, adversarial)
+            gradients = torch.autograd.grad(loss, [*inner_parameters, *heads])
             if config.meta == "fomaml":
                 torch._foreach_add_(total, list(gradients[: len(weights)]))
-            for parameter, gradient in zip([*weights, *latents.parameters], gradients, strict=True):
-                parameter.grad = gradient
+            for parameter, gradient in zip(inner_parameters, gradients, strict=False):
+                # Fused optimizers walk both in memory order, and convolutions may return channels-last gradients.
+                same = gradient.stride() == parameter.stride()
+                parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
             of_weights.step()
             of_latents.step()
-            images, loss = images.detach(), loss.detach()
+            if contrast is not None:
+                contrast.updater.step(gradients[len(inner_parameters) :])
+            found, loss = (images.detach(), features), loss.detach()
             better = loss < best
-            kept = images if kept is None or config.keep == "last" else torch.where(better, images, kept)
+            kept = found if kept is None or config.keep == "last" else _better(better, found, kept)
             best = torch.where(better, loss, best)
         self.student.train()
-        self._remember(moments)
+        self._memory.remember(moments)
         self._end_inner(weights, total)
         assert kept is not None, "there is one step at least"
-        self._append(kept.float(), labels)
+        if contrast is not None and kept[1] is not None:
+            contrast.remember(kept[1])
+        self._append(kept[0].float(), labels)
         return metrics
 
     def _objective(
         self, images: Tensor, labels: Tensor, draw: int, adversarial: bool
-    ) -> tuple[Tensor, Metrics, ClassMoments]:
-        """Return L, its terms without their weights, and the moments that the teacher saw."""
+    ) -> tuple[Tensor, Metrics, ClassMoments, Tensor | None]:
+        """Return L, its terms without their weights, the moments that the teacher saw, and the contrast's features."""
         config, context = self._config, self.context
         shown = augment_normalised(images, self._augment, context.spec, self.world, seed=context.seed, step=draw)
-        moments: ClassMoments = []
-        with self.world.autocast():
-            if self._moment_teacher is None:
-                teacher_logits, _ = self._inverted(shown)
-            else:
-                teacher_logits, _, grouped = self._inverted(shown, 1)
-                moments = [(mean[0], variance[0]) for mean, variance in grouped]
-        teacher_logits = teacher_logits.float()
+        teacher_logits, moments, features = self._look(images, shown, draw)
         label = torch.nn.functional.cross_entropy(teacher_logits, labels)
         loss = config.label_weight * label
         metrics = {"loss/label": label, "teacher/hit": hit_rate(teacher_logits, labels)}
-        if moments:
-            metrics["loss/moments"] = self._moment_loss(moments)
+        if config.moment_weight:
+            metrics["loss/moments"] = self._memory.loss(moments)
             loss = loss + config.moment_weight * metrics["loss/moments"]
+        if self._contrast is not None and features is not None:
+            local, whole = features.chunk(2, dim=1)
+            metrics["loss/contrast"] = self._contrast.loss(local, whole, draw)
+            loss = loss + config.contrast_weight * metrics["loss/contrast"]
         if adversarial:
             with self.world.autocast():
                 student_logits = self._student(shown)
@@ -332,33 +397,31 @@ class PoolInversion(PoolMethod):
         if config.tv_weight:
             metrics["loss/tv"] = losses.total_variation(images.float())
             loss = loss + config.tv_weight * metrics["loss/tv"]
-        return loss, {name: value.detach() for name, value in metrics.items()}, moments
+        seen = None if features is None else features.detach()
+        return loss, {name: value.detach() for name, value in metrics.items()}, moments, seen
 
-    def _moment_loss(self, moments: ClassMoments) -> Tensor:
-        memory, share = self._memory, self._config.moment_memory
-        if memory:
-            moments = [
-                (torch.lerp(mean, old_mean, share), torch.lerp(variance, old_variance, share))
-                for (mean, variance), (old_mean, old_variance) in zip(moments, memory, strict=True)
-            ]
-        distance = {
-            "relative": losses.bn_relative, "distance": losses.bn_statistics, "divergence": losses.bn_divergence,
-        }  # fmt: skip
-        return distance[self._config.moments](moments, self._running)
+    def _look(self, images: Tensor, shown: Tensor, draw: int) -> tuple[Tensor, ClassMoments, Tensor | None]:
+        """Show the teacher a batch, and for the contrast a local view of each image too.
 
-    def _remember(self, moments: ClassMoments) -> None:
-        """Take the last step's moments, of all workers' shares, into their average over calls."""
-        share = self._config.moment_memory
-        if not moments or not share:
-            return
-        flat = torch.cat([values.detach().float() for pair in moments for values in pair])
-        flat = self.world.sum(flat) / self.world.size
-        pieces = iter(flat.split([len(values) for pair in moments for values in pair]))
-        seen = list(zip(pieces, pieces, strict=True))
-        self._memory = [
-            (torch.lerp(mean, old_mean, share), torch.lerp(variance, old_variance, share))
-            for (mean, variance), (old_mean, old_variance) in zip(seen, self._memory or seen, strict=True)
-        ]
+        Returns:
+            Its logits (b, K) of the batch; the moments of the batch, none where no term needs them; and the features
+            (b, 2 D) of local views and batch.
+        """
+        if self._moment_teacher is None:
+            with self.world.autocast():
+                return self._inverted(shown)[0].float(), [], None
+        if self._contrast is None:
+            with self.world.autocast():
+                logits, _, grouped = self._inverted(shown, 1)
+            return logits.float(), [(mean[0], variance[0]) for mean, variance in grouped], None
+        rows = len(images)
+        views = torch.cat([shown, self._contrast.local_view(images, draw)])
+        with self.world.autocast():
+            logits, _, by_image = self._inverted(views, len(views))
+        of_batch = merged([(mean[:rows], variance[:rows]) for mean, variance in by_image])
+        whole, local = feature_means(by_image).split(rows)
+        moments = [(mean[0], variance[0]) for mean, variance in of_batch]
+        return logits[:rows].float(), moments, torch.cat([local, whole], dim=1)
 
     def _end_inner(self, weights: Sequence[Tensor], total: Sequence[Tensor]) -> None:
         """Move the meta-generator, or let the generator be what the inner one has become."""
@@ -422,18 +485,24 @@ def _capacity(config: PoolInversionConfig, batch: int, steps: int) -> int:
     return whole if config.max_images is None else min(whole, max(1, config.max_images // batch))
 
 
-def initialise(network: nn.Module, how: Literal["default", "normal"], seed: int) -> None:
-    """Draw a network's parameters anew, as torch does by default or the weights of DCGAN's way: N(0, 0.02).
+def _moment_teacher(teacher: nn.Module) -> MomentTeacher:
+    """Wrap a teacher.
 
-    The scales of BatchNorms are then N(1, 0.02), all biases 0 (Radford et al. 2016, arXiv 1511.06434).
+    Raises:
+        UsageError: if it has no BatchNorm layers, or some whose moments cannot be told; with what to set instead.
     """
-    device = next(network.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for layer in network.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
-                layer.reset_parameters()
-                if how == "normal":
-                    nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), _NORMAL_STD)
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+    try:
+        return MomentTeacher(teacher)  # type: ignore[arg-type]
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; or invert it without: method.moment_weight=0 and method.contrast_weight=0, in their place "
+            "method.balance_weight=1 and method.tv_weight=0.1"
+        ) from error
+
+
+def _better(
+    is_better: Tensor, new: tuple[Tensor, Tensor | None], old: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
+    """Return new images and features where they are better, without asking the device which they are."""
+    features = None if new[1] is None or old[1] is None else torch.where(is_better, new[1], old[1])
+    return torch.where(is_better, new[0], old[0]), features

@@ -251,19 +251,19 @@ def _read_with_base(path: Path) -> dict[str, Any]:
 
 
 def read_sections(path: Path) -> dict[str, Any]:
-    """Read a YAML file of a recipe's sections; weights that lie beside it are named as they are found from here.
+    """Read a YAML file of a recipe's sections; files of tensors beside it are named as they are found from here.
 
     Raises:
         UsageError: for anything but a mapping of plain data.
     """
     raw, folder, here = expand_data_name(load_yaml(path)), path.parent.resolve(), Path.cwd()
-    for role in ("teacher", "student"):
+    for role, field in (("teacher", "weights"), ("student", "weights"), ("method", "embeddings")):
         section = raw.get(role)
-        weights = section.get("weights") if isinstance(section, dict) else None
+        name = section.get(field) if isinstance(section, dict) else None
         # From the folder of the file itself a name stays as it is written: it is part of the run's id.
-        if isinstance(weights, str) and folder != here and os.path.isfile(file := folder / weights):
+        if isinstance(name, str) and folder != here and os.path.isfile(file := folder / name):
             found = file.relative_to(here) if file.is_relative_to(here) else file
-            raw[role] = {**raw[role], "weights": str(found)}
+            raw[role] = {**raw[role], field: str(found)}
     return raw
 
 

@@ -292,6 +292,7 @@ def _data_of(recipe: Recipe, train: bool) -> list[tuple[str, str]]:
     data, streams, networks = recipe.data, METHODS[recipe.method.name].streams, (recipe.teacher, recipe.student)
     calibration = recipe.calibration
     files = [*(network.weights for network in networks if network is not None), data.ood_index]
+    files += [getattr(recipe.method, "embeddings", None)]
     opened: list[str | None] = []
     if train:
         opened = [(data.train or data.name) if "train" in streams else None, data.ood]

@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 import torch
 
+from raykd.artifacts.pool_files import write_part
 from raykd.config.optim import Adam
 from raykd.distributed.world import World
 from raykd.engine.selection import Selection
@@ -16,6 +17,7 @@ from raykd.methods import METHODS, Method
 from raykd.methods.base import BankMethod
 from raykd.recipe.sections import SentinelConfig
 from raykd.store.checkpoint import UnfitCheckpoint, latest_checkpoint, read_checkpoint, write_checkpoint, write_shard
+from raykd.store.run_directory import RunDirectory
 from tests.methods.toy import (
     STEPS,
     advance,
@@ -51,10 +53,13 @@ def test_going_on_from_files_is_bit_exact(name: str, tmp_path: Path) -> None:
     advance(first, 5)
     consider(first, first_selection)
     checkpoint = capture(first, first_selection, 1.5, None, Sentinel(SentinelConfig()))
-    write_checkpoint(tmp_path, checkpoint, write_shard(tmp_path, checkpoint, 0))
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    images = write_part(RunDirectory(tmp_path), checkpoint, 0)
+    write_checkpoint(folder, checkpoint, write_shard(folder, checkpoint, 0), pool=images)
     torch.manual_seed(999)  # a new process has another random state
     second, second_selection = fresh()
-    assert restore(latest_checkpoint(tmp_path), second, second_selection) == 1.5
+    assert restore(latest_checkpoint(folder), second, second_selection) == 1.5
     assert second.steps_done == 5
     assert advance(second, 5) == rows[5:]
     consider(second, second_selection)

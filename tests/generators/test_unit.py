@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from raykd.errors import UsageError
-from raykd.generators import UnitGenerator
+from raykd.generators import UnitGenerator, initialise
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -73,3 +73,30 @@ def test_images_stay_in_the_range_of_real_ones() -> None:
 def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(UsageError, match="size is divisible by 4, not 30"):
         UnitGenerator(12, 30, HALF, HALF)
+
+
+def test_weights_are_drawn_anew_by_their_seed_and_no_other_numbers_move() -> None:
+    generator = UnitGenerator(12, 16, (0.3,), (0.4,), (8, 4, 2))
+    torch.manual_seed(5)
+    built = UnitGenerator(12, 16, (0.3,), (0.4,), (8, 4, 2)).state_dict()
+    torch.manual_seed(3)
+    following = torch.randn(2)
+    torch.manual_seed(3)
+    initialise(generator, "default", 5)
+    assert torch.equal(torch.randn(2), following)
+    drawn = generator.state_dict()
+    assert all(torch.equal(drawn[name], tensor) for name, tensor in built.items()), "as when it is built"
+    initialise(generator, "default", 6)
+    assert not torch.equal(generator.state_dict()["conv1.weight"], built["conv1.weight"])
+
+
+def test_normal_weights_are_those_of_dcgan() -> None:
+    generator = UnitGenerator(64, 16, (0.3,), (0.4,), (64, 32, 16))
+    initialise(generator, "normal", 0)
+    for name, tensor in generator.named_parameters():
+        if name.endswith("bias"):
+            assert not tensor.any(), name
+        elif name.startswith("norm"):
+            assert abs(float(tensor.mean()) - 1) < 0.02 and 0.01 < float(tensor.std()) < 0.03, name
+        else:
+            assert abs(float(tensor.mean())) < 0.005 and 0.015 < float(tensor.std()) < 0.025, name

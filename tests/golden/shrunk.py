@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -21,6 +22,7 @@ from raykd.engine.build import build_spec
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext
 from raykd.methods import METHODS
+from raykd.methods.pool_inversion import PoolInversionConfig
 from raykd.models import build_model
 from raykd.recipe import experiment
 from raykd.recipe.recipe import Recipe, load_recipe
@@ -50,7 +52,14 @@ def shrink(name: str, steps: int) -> list[str]:
     by_class = METHODS[recipe.method.name].sharded_by == "classes"
     batch = 2 * DATASETS[recipe.data.name].num_classes if by_class else 16
     pairs = [f"schedule.steps={steps}", f"schedule.report_every={steps}", f"schedule.global_batch={batch}"]
-    smaller = {"latent_dim": 8, "generator_width": 8, "discriminator_width": 8}
+    smaller: dict[str, Any] = {"latent_dim": 8, "generator_width": 8, "discriminator_width": 8}
+    if isinstance(recipe.method, PoolInversionConfig):
+        smaller |= {
+            "generator_maps": [8] * len(recipe.method.generator_maps), "inner_steps": 2, "student_steps": 2,
+            "warmup_calls": min(1, recipe.method.warmup_calls), "contrast_memory": 24, "contrast_negatives": 16,
+        }  # fmt: skip
+        smaller |= {"synthesis_batch": 16} if recipe.method.synthesis_batch else {}
+        smaller |= {"warmup_batches": 2} if recipe.method.warmup_batches else {}
     pairs += [f"method.{key}={n}" for key, n in smaller.items() if hasattr(recipe.method, key)]
     if hasattr(recipe.method, "student_steps") or hasattr(recipe.method, "student_updates"):
         # A student that learns fast and often from few images is chaotic: it would magnify the rounding of float64.

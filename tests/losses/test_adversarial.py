@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raykd.losses import disagreement, kd_divergence, masked_disagreement, patch_fake, patch_real
+from raykd.losses import disagreement, gap, kd_divergence, masked_disagreement, patch_fake, patch_real
 
 
 def test_disagreement_is_the_negative_divergence_with_both_gradients() -> None:
@@ -49,6 +49,41 @@ def test_disagreement_softens_both() -> None:
     student, teacher = torch.randn(2, 3, 4, dtype=torch.float64, generator=rng).unbind()
     assert disagreement(student, teacher, 3.0) == -kd_divergence(student, teacher, 3.0)
     assert disagreement(student, teacher, 3.0) != disagreement(student, teacher)
+
+
+def probabilities(logits: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in logits)
+    return [math.exp(value) / total for value in logits]
+
+
+def test_nothing_is_asked_of_a_student_that_errs_everywhere() -> None:
+    student = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    loss = masked_disagreement(student, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert loss.item() == 0
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert not gradient.any()
+
+
+def test_the_gap_shows_the_class() -> None:
+    rng = torch.Generator().manual_seed(2)
+    student, teacher = torch.randn(2, 5, 3, dtype=torch.float64, generator=rng).unbind()
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    c = difference = both = 0.0
+    for s, t, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
+        c += max(abs(p - q) for p, q in zip(probabilities(s), probabilities(t), strict=True)) / 5
+        difference -= math.log(probabilities([(b - a) / 2 for a, b in zip(s, t, strict=True)])[y]) / 5
+        both -= math.log(probabilities([a + b for a, b in zip(s, t, strict=True)])[y]) / 5
+    expected = 0.5 * (1 - math.exp(-c)) * (difference + 0.2 * both)
+    assert gap(student, teacher, labels).item() == pytest.approx(expected, rel=1e-12)
+    # c carries no gradient: that of the two entropies alone, times what c makes of them.
+    leaves = (student.requires_grad_(), teacher.requires_grad_())
+    gradients = torch.autograd.grad(gap(*leaves, labels), leaves)
+    y = torch.nn.functional.one_hot(labels, 3).double()
+    of_difference = (((teacher - student) / 2).softmax(1) - y) / 5 / 2
+    of_both = 0.2 * ((teacher + student).softmax(1) - y) / 5
+    factor = 0.5 * (1 - math.exp(-c))
+    torch.testing.assert_close(gradients[0], factor * (of_both - of_difference))
+    torch.testing.assert_close(gradients[1], factor * (of_both + of_difference))
 
 
 def test_patches_are_summed_per_image() -> None:

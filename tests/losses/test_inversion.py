@@ -150,6 +150,28 @@ def test_bn_statistics() -> None:
     assert torch.autograd.gradcheck(lambda *x: losses.bn_statistics([(x[0], x[1]), (x[2], x[3])], running), flat)
 
 
+def test_bn_relative_measures_every_distance_by_what_it_is_compared_with() -> None:
+    batch, running = layers(0), [(mean, var.abs() + 0.1) for mean, var in layers(1)]
+    expected = 0.0
+    for (m, v), (mu, s) in zip(batch, running, strict=True):
+        of_mean = math.sqrt(sum((a - b) ** 2 for a, b in zip(m.tolist(), mu.tolist(), strict=True)))
+        of_var = math.sqrt(sum((a - b) ** 2 for a, b in zip(v.tolist(), s.tolist(), strict=True)))
+        expected += of_mean / math.sqrt(sum(s.tolist())) + of_var / math.sqrt(sum(b * b for b in s.tolist()))
+    assert losses.bn_relative(batch, running).item() == pytest.approx(expected / len(batch), rel=1e-12)
+    flat = tuple(tensor.requires_grad_() for pair in batch for tensor in pair)
+    assert torch.autograd.gradcheck(lambda *x: losses.bn_relative([(x[0], x[1]), (x[2], x[3])], running), flat)
+
+
+def test_bn_relative_is_the_same_at_any_scale_and_for_more_of_the_same_layers() -> None:
+    batch, running = layers(0), [(mean, var.abs() + 0.1) for mean, var in layers(1)]
+    value = losses.bn_relative(batch, running)
+    scaled = [[(10 * mean, 100 * var) for mean, var in one] for one in (batch, running)]
+    torch.testing.assert_close(losses.bn_relative(*scaled), value)
+    torch.testing.assert_close(losses.bn_relative([*batch, *batch], [*running, *running]), value)
+    wide = [[(mean.repeat(3), var.repeat(3)) for mean, var in one] for one in (batch, running)]
+    torch.testing.assert_close(losses.bn_relative(*wide), value)
+
+
 def test_bn_statistics_per_class_is_the_mean_over_classes() -> None:
     batch, running = layers(0, 4), layers(1)
     rows = [losses.bn_statistics([(m[k], v[k]) for m, v in batch], running) for k in range(4)]

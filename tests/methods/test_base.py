@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor
 
 from raykd.methods import METHODS, Method, MethodConfig
-from raykd.methods.base import BankMethod
+from raykd.methods.base import BankMethod, PoolMethod
 from raykd.methods.noise import Noise
 from tests.methods.toy import BATCH, made_config, made_method
 
@@ -37,14 +37,22 @@ def test_a_step_counts_what_the_student_or_the_generators_learn_from(name: str) 
     fields: dict[str, Any] = {"mosaickd": {"student_steps": 3}, "adversarial": {"student_updates": 3}}.get(name, {})
     # MosaicKD's student takes as many as are made, three times.
     expected = {"mosaickd": 2 * 3 * BATCH, "adversarial": 3 * BATCH}.get(name, BATCH)
-    assert METHODS[name].images_of(made_config(name, **fields), 1, BATCH) == expected
+    steps = 10 if name != "pool_inversion" else 9 * 2  # its first call is warm-up, the others update the student twice
+    assert METHODS[name].images_of(made_config(name, **fields), 10, BATCH) == expected * steps
     method = made_method(name, **fields)
-    assert method.images_per_step * method.total_steps == expected * method.context.steps
+    if name == "pool_inversion":
+        assert method.images_per_step == BATCH, "what the warm-up makes"
+        method.step({})
+        assert method.images_per_step == BATCH + 2 * BATCH, "and then what the student is shown"
+    else:
+        assert method.images_per_step * method.total_steps == expected * method.context.steps
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_who_makes_images_samples_them(name: str) -> None:
     method = made_method(name)
+    if isinstance(method, PoolMethod):
+        method.step({})  # before that there are none
     if method.makes_images:
         images = method.sample(3, 1)
         assert isinstance(images, Tensor)

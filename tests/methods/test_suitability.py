@@ -32,7 +32,7 @@ def test_a_healthy_teacher_serves_all_that_take_one() -> None:
 @pytest.mark.parametrize(
     ("signs", "refused", "limited"),
     [
-        ({"batch_norms": 0}, MATCHING, {"adversarial", "pixel_inversion"}),
+        ({"batch_norms": 0}, MATCHING, {"adversarial", "pixel_inversion", "pool_inversion"}),
         ({"gradient": False}, {*INVERTING, "pixel_inversion"}, set()),
         ({"size": 30}, INVERTING, set()),
         ({"finite": False}, WITH_TEACHER, set()),
@@ -58,6 +58,9 @@ def test_a_sign_refuses_those_that_need_it(signs: dict[str, Any], refused: set[s
         ("dafl", {}, "needs", "no data"),
         ("adversarial", {}, "pro", "19 BatchNorm layers whose statistics images can match (DFQ, CuDFKD)"),
         ("adversarial", {"batch_norms": 0}, "without", "as DFAD or ZSKT and not as DFQ or CuDFKD (no BatchNorm layer)"),
+        ("pool_inversion", {}, "pro", "19 BatchNorm layers"),
+        ("pool_inversion", {"batch_norms": 0}, "without", "moments (no BatchNorm layer): method.moment_weight=0, in "),
+        ("pool_inversion", {"sick": True}, "con", "match wrong statistics: compare with method.moment_weight=0"),
         ("lsgdfd", {}, "pro", "19 BatchNorm layers"),
         ("lsgdfd", {}, "pro", "each of 10 classes: 10 M"),
         ("lsgdfd", {"classes": 1000}, "con", "each of 1,000 classes"),

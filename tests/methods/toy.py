@@ -52,6 +52,14 @@ METHOD_CONFIGS: dict[str, dict[str, Any]] = {
         "generator_optim": {**OPTIM, "lr": 1e-3},
     },
     "pixel_inversion": {"images": BATCH, "pixel_optim": {**OPTIM, "lr": 0.1}},
+    "pool_inversion": {
+        "latent_dim": 6,
+        "generator_maps": (8, 8, 4),
+        "inner_steps": 2,
+        "warmup_calls": 1,
+        "student_steps": 2,
+        "moment_weight": 1.0,
+    },
 }
 """What each method of the table needs besides its defaults."""
 

@@ -22,7 +22,7 @@ def test_every_shipped_space_is_valid(name: str) -> None:
 
 def test_the_shipped_spaces_cover_the_methods() -> None:
     methods = {load_recipe(load_space(name).recipe).method.name for name in space_files()}
-    assert {"dafl", "bank_kd", "mosaickd", "tfkd_reg", "kd"} <= methods
+    assert {"dafl", "bank_kd", "mosaickd", "tfkd_reg", "kd", "pool_inversion"} <= methods
 
 
 def test_a_field_fixed_on_the_command_line_is_searched_no_more(tmp_path: Path) -> None:
