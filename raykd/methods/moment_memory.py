@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raykd import losses
 from raykd.distributed.world import World
+from raykd.errors import UsageError
 from raykd.methods.base import ClassMoments
+from raykd.models.moments import MomentTeacher
 
 Distance = Literal["relative", "distance", "divergence"]
 _LOSSES = {
@@ -59,3 +61,18 @@ class MomentMemory:
         """Restore what ``state_dict`` returned."""
         device = self._world.device
         self._average = [(mean.to(device), variance.to(device)) for mean, variance in state]
+
+
+def wrap_teacher(teacher: nn.Module) -> MomentTeacher:
+    """Wrap a teacher.
+
+    Raises:
+        UsageError: if it has no BatchNorm layers, or some whose moments cannot be told; with what to set instead.
+    """
+    try:
+        return MomentTeacher(teacher)  # type: ignore[arg-type]
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; or invert it without: method.moment_weight=0 and method.contrast_weight=0, in their place "
+            "method.balance_weight=1 and method.tv_weight=0.1"
+        ) from error

@@ -40,7 +40,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from raykd import losses
 from raykd.config.base import Config
@@ -63,9 +63,9 @@ from raykd.methods.latents import (
     label_latents,
     normal_latents,
 )
-from raykd.methods.moment_memory import Distance, MomentMemory
+from raykd.methods.moment_memory import Distance, MomentMemory, wrap_teacher
 from raykd.methods.signs import Remark, TeacherSigns
-from raykd.models.moments import MomentTeacher, merged
+from raykd.models.moments import merged
 from raykd.spec import Batch
 
 _LATENT, _INIT, _STUDENT, _CONTRAST = 41, 42, 43, 44  # keep these draws apart from others of the same seed
@@ -155,7 +155,7 @@ class PoolInversion(PoolMethod):
         self._batch = batch
         world.share(batch)  # refuses one that does not divide
         teacher = context.networks["teacher"]
-        self._moment_teacher = _moment_teacher(teacher) if config.moment_weight or config.contrast_weight else None
+        self._moment_teacher = wrap_teacher(teacher) if config.moment_weight or config.contrast_weight else None
         self._teacher = context.compiler(teacher)
         self._inverted = self._teacher if self._moment_teacher is None else context.compiler(self._moment_teacher)
         running = [] if self._moment_teacher is None else self._moment_teacher.running()
@@ -483,21 +483,6 @@ def _capacity(config: PoolInversionConfig, batch: int, steps: int) -> int:
     """Return how many batches of ``batch`` images the pool of a run holds."""
     whole = batches_before(config, steps)
     return whole if config.max_images is None else min(whole, max(1, config.max_images // batch))
-
-
-def _moment_teacher(teacher: nn.Module) -> MomentTeacher:
-    """Wrap a teacher.
-
-    Raises:
-        UsageError: if it has no BatchNorm layers, or some whose moments cannot be told; with what to set instead.
-    """
-    try:
-        return MomentTeacher(teacher)  # type: ignore[arg-type]
-    except UsageError as error:
-        raise UsageError(
-            f"{error}; or invert it without: method.moment_weight=0 and method.contrast_weight=0, in their place "
-            "method.balance_weight=1 and method.tv_weight=0.1"
-        ) from error
 
 
 def _better(

@@ -91,7 +91,9 @@ def test_the_draw_is_that_of_seed_and_number() -> None:
 
 def test_the_classifiers_rows_are_the_last_layers_of_the_classes() -> None:
     teacher = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 7), nn.Linear(7, 3))
-    rows = teacher[2].weight.detach()
+    head = teacher[2]
+    assert isinstance(head, nn.Linear)
+    rows = head.weight.detach()
     torch.testing.assert_close(label_embeddings("classifier", teacher, 3), rows - rows.mean(0))
     with pytest.raises(UsageError, match=r"none with 5 outputs; use method.latent=onehot"):
         label_embeddings("classifier", teacher, 5)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from raykd.config.optim import Sgd
 from raykd.data.image_pool import to_pixels
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
+from raykd.generators import initialise
 from raykd.methods.pool_inversion import PoolInversion
 from raykd.models.teacher import Teacher
 from tests.methods.toy import BATCH, SPEC, assert_same, made_method, made_setting
@@ -67,7 +68,7 @@ def inversion(**fields: Any) -> PoolInversion:
 class PlainAdam:
     """Adam as its paper has it."""
 
-    def __init__(self, parameters: list[Tensor], lr: float, betas: tuple[float, float] = BETAS) -> None:
+    def __init__(self, parameters: Sequence[Tensor], lr: float, betas: tuple[float, float] = BETAS) -> None:
         self.parameters, self.lr, self.betas, self.t = parameters, lr, betas, 0
         self.first, self.second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
 
@@ -113,6 +114,7 @@ class Reference:
         self.norm = next(layer for layer in self.teacher.modules() if isinstance(layer, nn.BatchNorm2d))
         self.outer = PlainAdam(list(self.generator.parameters()), LR * self.told["inner_steps"])
         self.average: tuple[Tensor, Tensor] | None = None
+        self.fresh: dict[str, Tensor] = {}
         self.batches = 0
         self.stored: list[Tensor] = []
         if self.told["contrast_weight"]:
@@ -263,7 +265,7 @@ def test_calls_are_those_of_the_equations(fields: dict[str, Any], monkeypatch: p
     if fields.get("fresh_every"):  # what it is drawn as is for the generators' tests
         from raykd.methods import pool_inversion as module
 
-        draws = module.initialise
+        draws = initialise
 
         def recorded(network: nn.Module, how: Any, seed: int) -> None:
             draws(network, how, seed)
