@@ -27,9 +27,9 @@ def read_embeddings(path: Path, num_classes: int) -> Tensor:
     (matrix,) = tensors.values()
     if matrix.dim() != 2 or len(matrix) != num_classes or not matrix.is_floating_point():
         raise UsageError(f"{path} holds {matrix.dtype} of shape {list(matrix.shape)}; {advice}")
-    matrix = matrix.float()
-    if not matrix.isfinite().all():
+    embeddings: Tensor = matrix.float()
+    if not embeddings.isfinite().all():
         raise UsageError(f"{path} holds numbers that are not finite; {advice}")
-    if bool((matrix == matrix[0]).all()):
+    if bool((embeddings == embeddings[0]).all()):
         raise UsageError(f"{path} has equal rows for all classes, which say nothing of their labels; {advice}")
-    return matrix
+    return embeddings

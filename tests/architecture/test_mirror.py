@@ -16,6 +16,7 @@ COVERED_BY = {
     "methods/blind_kd": "methods/test_others",
     "methods/inversion": "methods/test_lsgdfd",
     "methods/label_smoothing": "methods/test_teacher_free",
+    "methods/moment_memory": "methods/test_pool_inversion",
     "methods/noise": "methods/test_others",
     "methods/signs": "methods/test_suitability",
     "methods/supervised": "methods/test_others",
