@@ -79,6 +79,12 @@ class Updater:
             parameter.grad = None
         self._step += 1
 
+    def refuse(self, fault: Tensor) -> None:
+        """Make no step any more where ``fault``, float32 (), is 1: what it would learn from is not finite."""
+        torch.maximum(self.at_fault, fault, out=self.at_fault)
+        torch.maximum(self._stopped, fault, out=self._stopped)
+        self.refused += fault
+
     def state_bytes(self) -> int:
         """Return the bytes of the tensors that the optimizer keeps, once it has made a step."""
         return self._config.state_tensors * sum(parameter.nbytes for parameter in self._parameters)

@@ -74,7 +74,7 @@ class FiniteGuard:
         refused = {name: count for name, count in zip(updaters, counts, strict=True) if count}
         if not refused:
             return None
-        per_step = {name: max(1, updaters[name].total_steps // self._method.context.steps) for name in refused}
+        per_step = {name: self._method.updates_per_step(name) for name in refused}
         step = done + 1 - max(math.ceil(count / per_step[name]) for name, count in refused.items())
         losses = {name: value.item() for name, value in self._losses.get(step, {}).items()}
         gradients = [f"gradient of {name}" for name in refused if updaters[name].at_fault.item()]

@@ -110,6 +110,7 @@ class Method(ABC):
             self.trained["student"] = self.student
             updates = self.student_updates(config, context.steps)
             self.updaters["student"] = Updater(self.student.parameters(), context.student_optim, context.world, updates)
+        self._student_updates_per_step = self.student_updates_per_step(config)
         self.steps_done = 0
 
     @classmethod
@@ -155,6 +156,12 @@ class Method(ABC):
     def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
         """Say what a teacher's signs mean for this method beyond what its declarations say."""
         return ()
+
+    def updates_per_step(self, role: str) -> int:
+        """Return how often the network of that role is updated in a step that updates it."""
+        if role == "student":
+            return self._student_updates_per_step
+        return max(1, self.updaters[role].total_steps // self.context.steps)
 
     @property
     def images_per_step(self) -> int:

@@ -35,6 +35,7 @@ from raykd.data.image_pool import PoolPart, to_pixels
 from raykd.methods.base import MethodContext, Metrics, PoolMethod, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_jobs
 from raykd.methods.jobs import JobQueues
+from raykd.methods.kept_images import KeptImages
 from raykd.methods.pixel_job import PixelConfig, PixelJob, plan_stages
 from raykd.methods.signs import Remark, TeacherSigns
 from raykd.spec import Batch
@@ -68,6 +69,7 @@ class PixelInversion(ShardedMethod, PoolMethod):
         self._stages = plan_stages(config, context)
         self._jobs = -(-config.images // context.global_batch)
         self._made: list[PoolPart] = []
+        self._kept = KeptImages(context.seed, context.world)
         self._deal(dict.fromkeys(range(self._jobs), context.steps))
 
     @classmethod
@@ -87,8 +89,8 @@ class PixelInversion(ShardedMethod, PoolMethod):
 
     @classmethod
     def images_held(cls, config: Any, steps: int, global_batch: int) -> int:
-        """Return those of the jobs in work: finished ones are on the disk at the next report."""
-        return min(int(config.images), global_batch)
+        """Return all, at the most: those of a worker's jobs that ended since the last report."""
+        return int(config.images)
 
     @property
     def image_bytes(self) -> int:
@@ -127,17 +129,30 @@ class PixelInversion(ShardedMethod, PoolMethod):
         if own in self._queues.advance():
             pixels = to_pixels(job.images(), self.context.spec).cpu()
             self._made.append(PoolPart(pixels, job.labels.cpu(), torch.tensor(self._rows(own))))
+            self._kept.add(self._made[-1:])
         # The engine averages over workers; weighted so, what comes out is the mean over the jobs of now.
         weight = (own is not None) * self.world.size / sum(job is not None for job in current)
         left = torch.full((), float(len(self._queues.left)), device=self.world.device)
         return {**{name: value * weight for name, value in values.items()}, "jobs_left": left}
 
     def sample(self, num_images: int, seed: int) -> Tensor:
-        """Return images that this worker is at, or was last, drawn from them anew where they are too few."""
-        job = self._job or self._new_job(next(iter(self._queues.of(self.world.rank)), 0))
-        images, generator = job.images(), torch.Generator().manual_seed(seed)
-        orders = [torch.randperm(len(images), generator=generator) for _ in range(-(-num_images // len(images)))]
-        return images[torch.cat(orders)[:num_images].to(images.device)]
+        """Return images of a sample of those that are finished, the same on every worker; every worker must call it.
+
+        Before any is, they are those that worker 0 is at. Where they are too few each comes again.
+        """
+        pixels, spec = self._kept.pixels(), self.context.spec
+        if pixels is None:
+            job = self._job or self._new_job(0)
+            shown = to_pixels(job.images(), spec)
+            unfinished = torch.zeros(
+                self.context.global_batch, *shown.shape[1:], dtype=torch.uint8, device=shown.device
+            )
+            unfinished[: len(shown)] = shown
+            pixels = self.world.gather(unfinished)[0, : len(self._rows(0))].cpu()
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(len(pixels), generator=generator) for _ in range(-(-num_images // len(pixels)))]
+        images = pixels[torch.cat(orders)[:num_images]].to(self.world.device)
+        return spec.normalise(images.float() / 255)
 
     def new_images(self) -> PoolPart | None:
         """Return the images of this worker's jobs that were done since the last call."""
@@ -156,6 +171,7 @@ class PixelInversion(ShardedMethod, PoolMethod):
         missing = {row for job in range(self._jobs) if job not in self._queues.left for row in self._rows(job)}
         for part in parts:
             missing.difference_update(part.numbers.tolist())
+            self._kept.add([part])
         if missing:
             raise ValueError(f"{len(missing)} of its images are missing")
 

@@ -205,7 +205,7 @@ class PoolInversion(PoolMethod):
     @classmethod
     def needs_statistics(cls, config: Any | None) -> bool:
         """Return whether moments are matched."""
-        return config is not None and config.moment_weight > 0
+        return config is not None and (config.moment_weight > 0 or config.contrast_weight > 0)
 
     @classmethod
     def student_updates_per_step(cls, config: Any) -> int:
@@ -333,7 +333,7 @@ class PoolInversion(PoolMethod):
         inner_parameters = [*weights, *latents.parameters]
         total = [torch.zeros_like(weight) for weight in weights]
         adversarial = config.adversary != "none" and call >= config.warmup_calls
-        self.student.eval()
+        self.student.eval().requires_grad_(False)  # so that a compiled backward pass makes no gradients of its weights
         best = torch.full((), torch.inf, device=self.world.device)
         kept: tuple[Tensor, Tensor | None] | None = None
         for inner in range(config.inner_steps):
@@ -356,12 +356,13 @@ class PoolInversion(PoolMethod):
             better = loss < best
             kept = found if kept is None or config.keep == "last" else _better(better, found, kept)
             best = torch.where(better, loss, best)
-        self.student.train()
+        self.student.train().requires_grad_(True)
         self._memory.remember(moments)
         self._end_inner(weights, total)
         assert kept is not None, "there is one step at least"
         if contrast is not None and kept[1] is not None:
             contrast.remember(kept[1])
+        self.updaters["student"].refuse((~kept[0].isfinite().all()).float())
         self._append(kept[0].float(), labels)
         return metrics
 
