@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from raykd.data.augment import PAD, cut_out, mirrored
 from raykd.distributed.memory import free_device_memory
 from raykd.distributed.world import World, mix
+from raykd.errors import UsageError
 from raykd.spec import DataSpec
 
 Eviction = Literal["oldest", "random"]
@@ -302,6 +303,20 @@ def _views(cuts: Tensor) -> Views:
 def to_pixels(images: Tensor, spec: DataSpec) -> Tensor:
     """Map images (N, C, H, W) in network-input space to uint8 pixels, rounded, clipped where they leave [0, 1]."""
     return (spec.denormalise(images.detach().float()) * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def require_known_pixels(spec: DataSpec, method: str) -> None:
+    """Refuse to keep images of a teacher whose constants nobody has stated: their pixels would be cut off anywhere.
+
+    Raises:
+        UsageError: saying what to set.
+    """
+    if not spec.normalisation_known:
+        raise UsageError(
+            f"{method} keeps images as 8-bit pixels, and data {spec.name!r} has neither mean nor std, by which the "
+            "teacher was shown them: set data.mean and data.std (`raykd inspect` tells what the teacher's first "
+            "BatchNorm remembers)"
+        )
 
 
 def _home(size: int, device: torch.device) -> torch.device:

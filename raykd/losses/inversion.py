@@ -146,22 +146,25 @@ def bn_statistics(batch: Sequence[tuple[Tensor, Tensor]], running: Sequence[tupl
     return torch.stack(distances).sum()
 
 
-def bn_relative(batch: Sequence[tuple[Tensor, Tensor]], running: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def bn_relative(
+    batch: Sequence[tuple[Tensor, Tensor]], running: Sequence[tuple[Tensor, Tensor]], eps: float = 1e-5
+) -> Tensor:
     """Return the mean over BatchNorm layers l of |mean_l - mean_l'|_2 / |std_l'|_2 + |var_l - var_l'|_2 / |var_l'|_2.
 
     Every distance is measured by the size of what it is compared with, so the number of layers, their channels and the
-    scale of their inputs do not matter: a weight that suits one teacher suits another. Ours.
+    scale of their inputs do not matter, as they do to `bn_statistics`. Ours.
 
     Args:
         batch: as `bn_statistics`.
         running: as `bn_statistics`.
+        eps: the least size, of a layer whose channels are all constant.
     """
     distances = []
     for (mean, var), (stored_mean, stored_var) in zip(batch, running, strict=True):
         of_mean = torch.linalg.vector_norm(mean - stored_mean, dim=-1)
         of_var = torch.linalg.vector_norm(var - stored_var, dim=-1)
-        scale = torch.linalg.vector_norm(stored_var.sqrt(), dim=-1), torch.linalg.vector_norm(stored_var, dim=-1)
-        distances.append((of_mean / scale[0] + of_var / scale[1]).mean())
+        scale = (torch.linalg.vector_norm(size, dim=-1).clamp(min=eps) for size in (stored_var.sqrt(), stored_var))
+        distances.append((of_mean / next(scale) + of_var / next(scale)).mean())
     return torch.stack(distances).mean()
 
 

@@ -124,6 +124,12 @@ class AdversarialConfig(GeneratingConfig):
                 "the generator has nothing to learn: give disagreement_weight, ramp, moment_weight, onehot_weight or "
                 "balance_weight"
             )
+        if self.generator_architecture == "mosaic" and self.generator_width % 4:
+            raise ValueError(f"generator_architecture: mosaic needs a width divisible by 4, not {self.generator_width}")
+        if self.latents == "shared" and self.replay is not None:
+            raise ValueError(
+                "latents: shared shows the student one batch all step long: leave out replay, or use fresh"
+            )
         if self.generator_architecture == "mosaic" and self.output_range != "auto":
             raise ValueError(
                 "generator_architecture: mosaic makes pixels by itself: leave out output_range, or use dcgan"
@@ -242,8 +248,8 @@ class Adversarial(GeneratingMethod):
                 logits, _ = self._teacher(images)
         logits = logits.float()
         terms: dict[str, tuple[float, Tensor]] = {}
-        if config.disagreement_weight or config.ramp:
-            terms["disagreement"] = self._adversary_weight(index), self._disagreement(images, logits)
+        if adversary := self._adversary_weight(index):
+            terms["disagreement"] = adversary, self._disagreement(images, logits)
         if config.moment_weight:
             distance = losses.bn_statistics(merged(seen, self.world.mean), self._running)
             terms["moments"] = config.moment_weight, distance
@@ -252,6 +258,8 @@ class Adversarial(GeneratingMethod):
         if config.balance_weight:
             balance = losses.information_entropy(logits / config.balance_temperature, self.world.mean)
             terms["balance"] = config.balance_weight, balance
+        if not terms:  # its ramp has not begun, and there is nothing else
+            return {}
         self.updaters["generator"].minimise(torch.stack([weight * term for weight, term in terms.values()]).sum())
         return {f"loss/{name}": term for name, (_, term) in terms.items()}
 

@@ -1,4 +1,4 @@
-"""A uniform sample of the images that a method has finished, for whoever judges or shows them; alike on every worker."""
+"""A uniform sample of the images that a method has finished, to be judged and shown; alike on every worker."""
 
 from collections.abc import Iterable
 

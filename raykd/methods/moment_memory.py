@@ -1,6 +1,6 @@
-"""Moments of a teacher's BatchNorm inputs as a loss, with an average over calls that takes the noise out of a batch's.
+"""Moments of a teacher's BatchNorm inputs as a loss, with an average that takes the noise out of a batch's.
 
-    m_l <- (1 - r) m_l(batch) + r M_l        M_l <- (1 - r) m_l(last step of a call) + r M_l, once a call
+    m_l <- (1 - r) m_l(batch) + r M_l        M_l <- (1 - r) m_l(last step of a batch) + r M_l, once a batch
 
 (Fast-DFKD: Fang et al., AAAI 2022, arXiv 2112.06253.) At first there is no M. The average carries no gradient, so the
 loss has 1 - r of the gradient that it would have without.

@@ -31,7 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raykd.data.image_pool import PoolPart, to_pixels
+from raykd.data.image_pool import PoolPart, require_known_pixels, to_pixels
 from raykd.methods.base import MethodContext, Metrics, PoolMethod, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_jobs
 from raykd.methods.jobs import JobQueues
@@ -65,6 +65,7 @@ class PixelInversion(ShardedMethod, PoolMethod):
             UsageError: if the teacher, or the number of iterations, does not suit the configuration.
         """
         super().__init__(config, context)
+        require_known_pixels(context.spec, "pixel_inversion")
         self._config = config
         self._stages = plan_stages(config, context)
         self._jobs = -(-config.images // context.global_batch)

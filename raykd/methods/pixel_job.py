@@ -66,7 +66,9 @@ class PixelConfig(Config):
     tv_weight: float = Field(default=0.0, ge=0)
     l2_weight: float = Field(default=0.0, ge=0)
     crop: Crop = Crop()
-    flip: bool = Field(default=True, description="mirror the batch by chance; off where mirrored images change class")
+    flip: bool | None = Field(
+        default=None, description="mirror the batch by chance; left out: where mirrored images keep their class"
+    )
     roll: int = Field(default=0, ge=0, description="largest shift in pixels of the full resolution, one for the batch")
     roll_from: Literal["both", "one"] = Field(
         default="both", description="sides that it comes from; one: down and right"
@@ -182,7 +184,8 @@ class PixelJob:
             parts = len(images) if crop.per == "image" else 1
             least = crop.least_area(self.iteration / self._context.steps)
             images = crop_resized(images, torch.rand(4, parts, generator=generator), least)
-        if config.flip and heads < 0.5:
+        flips = self._context.mirrored if config.flip is None else config.flip
+        if flips and heads < 0.5:
             images = images.flip(-1)
         most = config.roll // stage.pooling
         least_roll = -most if config.roll_from == "both" else 0

@@ -19,7 +19,7 @@ Switches:
 * ``adversary`` masked_kl: -KL(T || S) of the images that both answer alike; gap: GapSSG's; none.
 * ``contrast_weight`` w_c: CMI's, which tells every image from others, see `raykd.methods.contrast`.
 * ``moment_memory`` r: the moments in L_mom are (1 - r) those of the batch + r an average over calls, which takes in the
-  last step's once a call, with the same r. It scales L_mom's gradient by 1 - r, so change it together with w_m.
+  last step's once a batch, with the same r. It scales L_mom's gradient by 1 - r, so change it together with w_m.
 * ``moments`` relative: see `raykd.losses.bn_relative`, a weight of which suits other teachers too; distance: the sum
   over layers of the papers, whose weights belong to their teacher's number of layers and widths; divergence.
 * ``views`` V > 0: the student learns V fixed crops of each image, for which the teacher is asked once, when it comes.
@@ -36,7 +36,7 @@ whose moments are its own, and what the generator begins the next batch from is 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -79,7 +79,7 @@ class PoolInversionConfig(Config):
     embeddings: str | None = Field(default=None, description="file of latent=file: .safetensors or .npz, a row a class")
     latent_dim: int = Field(default=256, gt=0)
     latent_lr: float = Field(default=0.01, ge=0, description="rate of the latents, or of the layers behind labels")
-    generator_maps: tuple[int, ...] = Field(
+    generator_maps: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         default=(128, 128, 64), min_length=2, description="feature maps before the first upsampling and after each"
     )
     generator_init: Literal["default", "normal"] = Field(default="default", description="of torch, or N(0, 0.02)")
@@ -444,11 +444,11 @@ class PoolInversion(PoolMethod):
         logits = None
         if self._config.views:
             spec = self.context.spec
-            cuts = self.pool.next_views()
+            cuts, stored = self.pool.next_views(), self.pool.as_stored(images)
             answers = []
             for view in range(self._config.views):
                 cut = type(cuts)(cuts.corners[:, view], cuts.flips[:, view])
-                shown = spec.normalise(cut.of(self.pool.as_stored(images)))
+                shown = spec.normalise(cut.of(stored))
                 with self.world.autocast(), torch.no_grad():
                     answers.append(self._teacher(shown)[0].half())
             logits = torch.stack(answers, dim=1)

@@ -165,11 +165,13 @@ def test_bn_relative_measures_every_distance_by_what_it_is_compared_with() -> No
 def test_bn_relative_is_the_same_at_any_scale_and_for_more_of_the_same_layers() -> None:
     batch, running = layers(0), [(mean, var.abs() + 0.1) for mean, var in layers(1)]
     value = losses.bn_relative(batch, running)
-    scaled = [[(10 * mean, 100 * var) for mean, var in one] for one in (batch, running)]
-    torch.testing.assert_close(losses.bn_relative(*scaled), value)
+    scaled, of_scaled = ([(10 * mean, 100 * var) for mean, var in one] for one in (batch, running))
+    torch.testing.assert_close(losses.bn_relative(scaled, of_scaled), value)
     torch.testing.assert_close(losses.bn_relative([*batch, *batch], [*running, *running]), value)
-    wide = [[(mean.repeat(3), var.repeat(3)) for mean, var in one] for one in (batch, running)]
-    torch.testing.assert_close(losses.bn_relative(*wide), value)
+    wide, of_wide = ([(mean.repeat(3), var.repeat(3)) for mean, var in one] for one in (batch, running))
+    torch.testing.assert_close(losses.bn_relative(wide, of_wide), value)
+    dead = [(mean, torch.zeros_like(var)) for mean, var in running]
+    assert losses.bn_relative(batch, dead).isfinite(), "of a layer whose channels are all constant"
 
 
 def test_bn_statistics_per_class_is_the_mean_over_classes() -> None:
