@@ -242,7 +242,7 @@ def held(folder: Path) -> Iterator[None]:
     handle = os.open(folder / _HELD, _LOCK_FLAGS, 0o600)
     try:
         with suppress(OSError):  # some network file systems know no locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX)  # who sweeps may have it for a moment
         yield
     finally:
         os.close(handle)
