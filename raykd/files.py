@@ -438,6 +438,18 @@ def is_free(path: Path) -> bool:
         return False
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether the lock of a file that is there is held by somebody; False where that cannot be told."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def _can_lock(file: IO[str]) -> bool:
     """Lock an open file for as long as it is, if nobody else has; False where locks are not known too."""
     try:
