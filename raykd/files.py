@@ -242,7 +242,7 @@ def held(folder: Path) -> Iterator[None]:
     handle = os.open(folder / _HELD, _LOCK_FLAGS, 0o600)
     try:
         with suppress(OSError):  # some network file systems know no locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX)  # who sweeps may have it for a moment
         yield
     finally:
         os.close(handle)
@@ -436,6 +436,18 @@ def is_free(path: Path) -> bool:
             return _can_lock(file)
     except OSError:
         return False
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether the lock of a file that is there is held by somebody; False where that cannot be told."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _can_lock(file: IO[str]) -> bool:

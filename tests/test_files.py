@@ -1,6 +1,8 @@
 """Files of others: a device, a pipe, too much, a link that leads elsewhere and a folder too deep are told in a line."""
 
+import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,22 @@ def test_a_folder_too_deep_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="folders deep, and 250 are allowed"):
         make_folder(tmp_path / "/".join("d" * 1500))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_looked_at_as_it_is_taken_is_held_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "x-needed"
+    folder.mkdir()
+    with held(folder):
+        (mark,) = folder.iterdir()
+    looking = mark.open()
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    threading.Timer(0.2, looking.close).start()
+    with held(folder):
+        os.utime(mark, (0, 0))
+        for _ in range(2):
+            sweep_folders(tmp_path, "x-")
+            os.utime(mark, (0, 0))
+        assert folder.exists()
 
 
 def test_folders_of_processes_that_ended_are_removed_a_day_later(tmp_path: Path) -> None:

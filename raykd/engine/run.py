@@ -26,7 +26,7 @@ from raykd.engine.reporter import Reporter
 from raykd.engine.rewind import begin_rewind, rewinding_to, rewinds_of
 from raykd.engine.selection import Selection
 from raykd.engine.sentinel import Sentinel
-from raykd.engine.stop import Interrupted
+from raykd.engine.stop import Interrupted, TakenOver
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, SetupError, UsageError
 from raykd.files import MANIFEST, read_json, sha256_of
@@ -247,8 +247,8 @@ def _train(
         )
         if leave:
             raise Interrupted(built.method.steps_done, built.method.total_steps)
-    except UnfitCheckpoint:
-        raise  # the run goes on from another
+    except (UnfitCheckpoint, TakenOver):
+        raise  # the run goes on: from another checkpoint, or elsewhere
     except RaykdError as error:
         if isinstance(error, Unhealthy) and segment.sentinel.policy == "rewind":
             # Shards of workers of other machines, without which no checkpoint here is whole.

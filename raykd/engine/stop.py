@@ -20,6 +20,14 @@ class Interrupted(RaykdError):
         super().__init__(f"stopped at step {step} of {steps}, saved; the same command continues")
 
 
+class TakenOver(Interrupted):
+    """Somebody else trains the run now: it is left at once, and what it was since its last report is not saved."""
+
+    def __init__(self) -> None:
+        """Say it; no step was saved."""
+        RaykdError.__init__(self, "another tuner of the study has taken it over, so nothing more of it is saved here")
+
+
 class StopPoll:
     """Asks rank 0's reporter about twice a second, at steps that all workers agree on."""
 

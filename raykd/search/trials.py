@@ -127,18 +127,22 @@ class StudyTrials:
             trial.set_user_attr(FOUND, [run for run in self._runs(trial) if self._is_finished(run)])
         return Proposal(trial, experiment, segment)
 
-    def record_report(self, trial: Trial, report: TrialReport) -> None:
+    def record_report(self, trial: Trial, report: TrialReport) -> bool:
         """Record a report: with one objective, which it has measured; Optuna keeps none of several.
 
         One that was recorded before its tuner died is left as it is.
+
+        Returns:
+            Whether the trial is still this tuner's; of one that another has taken over nothing is recorded.
         """
         if self._is_lost(trial):
-            return
+            return False
         value = report.objectives.get(self.objectives[0])
         if len(self.objectives) > 1 or value is None or not math.isfinite(value):
-            return
+            return True
         if report.number not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
             trial.report(value, report.number)
+        return True
 
     def record_end(self, trial: Trial, outcome: TrialOutcome) -> bool:
         """Record how a trial ended; tell whether it is complete. A pruned one's checkpoints are removed.
@@ -146,10 +150,6 @@ class StudyTrials:
         One that another tuner has taken over is that one's to record.
         """
         if self._is_lost(trial):
-            logger.warning(
-                "trial %d: another tuner has taken it over, since none of this one's signs of life had arrived",
-                trial.number,
-            )
             return False
         match outcome:
             case Failed(reason):
@@ -199,9 +199,15 @@ class StudyTrials:
         return {run for trial in at_work if RUN in trial.user_attrs for run in self._runs(trial)}
 
     def _is_lost(self, trial: Trial) -> bool:
-        """Tell whether another tuner has taken a trial over: this one's machine was asleep, or its network down."""
+        """Tell, and say, if another tuner has taken a trial over: this machine was asleep, or its network down."""
         now = self.study.get_trials(deepcopy=False)[trial.number]
-        return now.state != TrialState.RUNNING or now.user_attrs.get(TUNER, self.tuner) != self.tuner
+        is_lost = now.state != TrialState.RUNNING or now.user_attrs.get(TUNER, self.tuner) != self.tuner
+        if is_lost:
+            logger.warning(
+                "trial %d: another tuner has taken it over, since none of this one's signs of life had arrived",
+                trial.number,
+            )
+        return is_lost
 
     def _fail(self, trial: Trial, reason: str) -> None:
         trial.set_user_attr(REASON, reason)

@@ -3,16 +3,19 @@
 In the folder of the search a tuner holds the lock of a file of its name for as long as it lives; nobody sends the files
 to another machine. All tuners of a ``study.db`` are in its folder, so one whose file is free, or missing, is dead.
 
-A database or a journal may have tuners elsewhere, whose files are not here. Each of these counts up in the study every
-few seconds, and is dead if its number stays the same over many looks of the one that looks. So no two clocks are
-compared, and a machine that was asleep takes nobody for dead: it has not looked meanwhile.
+A database or a journal may have tuners elsewhere, whose files are not here, or are in a folder that several machines
+see, whose locks may not reach from one to the other: the file says where its tuner is, and its lock tells of one on
+this machine alone. Each tuner counts up in the study every few seconds, and another one is dead if its number stays the
+same over many looks of the one that looks. So no two clocks are compared, and a machine that was asleep takes nobody
+for dead: it has not looked meanwhile.
 """
 
 import logging
+import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +23,7 @@ from typing import Any, Self
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from raykd.files import is_free, locked, make_folder
+from raykd.files import is_free, is_held, locked, make_folder
 from raykd.search.attributes import TAKER, TOO_MANY, TUNER
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ _BEAT_SECONDS = 10.0
 _LOOKS = 7  # without a beat between them, after which a tuner is dead
 _SETTLE_SECONDS = 2.0
 _POLL_SECONDS = 0.2
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 _Left = Mapping[int, str | None]
 """Numbers of trials at work, and the names of their tuners."""
@@ -62,14 +66,23 @@ def registered_tuner(
     make_folder(tuners)
     own = tuners / uuid.uuid4().hex
     with locked(own, wait=True), _Pulse(study, own.name) if shared else nullcontext():
+        own.write_text(_this_machine() or "", encoding="utf-8")
         if shared:
-            left = _find_left(study, tuners, own.name, _silent_of(study, should_stop))
+            left = _find_left(study, tuners, own.name, _dead_anywhere(tuners, _silent_of(study, should_stop)))
             with locked(tuners / _TAKING_OVER, wait=True):
                 _take_over(study, _claimed(study, left, own.name))
         else:
             with locked(tuners / _TAKING_OVER, wait=True):  # of two that start together only one finds a trial left
-                _take_over(study, _still_left(study, _find_left(study, tuners, own.name, lambda missing: missing)))
+                _take_over(study, _still_left(study, _find_left(study, tuners, own.name, _dead_here(tuners))))
         yield own.name
+
+
+def _this_machine() -> str | None:
+    """Return what names this machine since its last start, None where the system does not tell."""
+    try:
+        return f"{socket.gethostname()} {_BOOT.read_text().strip()}"
+    except OSError:
+        return None
 
 
 class _Pulse:
@@ -136,16 +149,42 @@ def _silent_of(study: Study, should_stop: Callable[[], bool]) -> Callable[[set[s
     return silent_of
 
 
-def _find_left(study: Study, tuners: Path, own: str, dead_of_missing: Callable[[set[str]], set[str]]) -> _Left:
-    """Return the trials at work whose tuners are dead; ``dead_of_missing`` tells that of tuners without a file here."""
+def _dead_here(tuners: Path) -> Callable[[set[str]], set[str]]:
+    """Return what tells which of some tuners are dead, if all that live have their files here."""
+    return lambda names: {name for name in names if not (tuners / name).exists() or is_free(tuners / name)}
+
+
+def _dead_anywhere(tuners: Path, silent_of: Callable[[set[str]], set[str]]) -> Callable[[set[str]], set[str]]:
+    """Return what tells which of some tuners are dead: those of this machine by their locks, others by their silence.
+
+    A lock that is held elsewhere may look free here, and where locks are not known none tells anything.
+    """
+    machine = _this_machine()
+
+    def is_here(name: str) -> bool:
+        try:
+            return machine is not None and (tuners / name).read_text(encoding="utf-8") == machine
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def dead_of(names: set[str]) -> set[str]:
+        here = set(filter(is_here, names))
+        dead = {name for name in here if is_free(tuners / name)}
+        alive = {name for name in here - dead if is_held(tuners / name)}
+        return dead | silent_of(names - dead - alive)
+
+    return dead_of
+
+
+def _find_left(study: Study, tuners: Path, own: str, dead_of: Callable[[set[str]], set[str]]) -> _Left:
+    """Return the trials at work whose tuners are dead; ``dead_of`` tells which of some are."""
     at_work = {trial.number: trial.user_attrs.get(TUNER) for trial in _running(study)}
     if not at_work:
         return {}
     # Without a tuner's name a trial was just being asked for, by one that died then if nobody else is there.
     names = _all_names(study, tuners) if None in at_work.values() else set(map(str, at_work.values()))
     names -= {own}
-    here = {name for name in names if (tuners / name).exists()}
-    dead = {name for name in here if is_free(tuners / name)} | dead_of_missing(names - here)
+    dead = dead_of(names)
     return {
         number: tuner for number, tuner in at_work.items() if (names <= dead if tuner is None else str(tuner) in dead)
     }
@@ -163,27 +202,38 @@ def _running(study: Study) -> list[FrozenTrial]:
 
 def _still_left(study: Study, left: _Left) -> list[FrozenTrial]:
     """Return those of some trials that are at work as they were."""
-    return [
-        trial for trial in _running(study) if trial.number in left and trial.user_attrs.get(TUNER) == left[trial.number]
-    ]
+    return [trial for trial in _running(study) if _is_left(trial, left)]
 
 
-def _claimed(study: Study, left: _Left, own: str) -> list[FrozenTrial]:
-    """Return those of some trials that this tuner may take over, of several on any machines that want to.
+def _is_left(trial: FrozenTrial, left: _Left) -> bool:
+    at_work = trial.state == TrialState.RUNNING and trial.number in left
+    return at_work and trial.user_attrs.get(TUNER) == left[trial.number]
+
+
+def _claimed(study: Study, left: _Left, own: str) -> Iterator[FrozenTrial]:
+    """Yield those of some trials that this tuner may take over, of several on any machines that want to.
 
     Fischer's mutual exclusion (in Lamport, A fast mutual exclusion algorithm, 1987): each writes its name, waits for
-    longer than anybody takes between a look and that, and goes on if its name is still there. Optuna's storages have no
-    other way from RUNNING that only one of two can go.
+    longer than anybody takes between a look and what it does then, and goes on if its name is still there. Optuna's
+    storages have no other way from RUNNING that only one of two can go.
+
+    However many trials there are, each is looked at right before its name is written, and again right before it is
+    yielded, to be taken over at once.
     """
-    trials = _still_left(study, left)
-    for trial in trials:
-        study._storage.set_trial_user_attr(trial._trial_id, TAKER, own)
-    if trials:
+    storage, claimed = study._storage, []
+    for trial in _still_left(study, left):
+        if _is_left(storage.get_trial(trial._trial_id), left):
+            storage.set_trial_user_attr(trial._trial_id, TAKER, own)
+            claimed.append(trial._trial_id)
+    if claimed:
         time.sleep(_SETTLE_SECONDS)
-    return [trial for trial in _still_left(study, left) if trial.user_attrs.get(TAKER) == own]
+    for trial_id in claimed:
+        now = storage.get_trial(trial_id)
+        if _is_left(now, left) and now.user_attrs.get(TAKER) == own:
+            yield now
 
 
-def _take_over(study: Study, trials: list[FrozenTrial]) -> None:
+def _take_over(study: Study, trials: Iterable[FrozenTrial]) -> None:
     """Let trials that dead tuners were at wait again; their runs go on from checkpoints.
 
     Each keeps its number, values and reports: the study holds no attempt beside it, and the sampler, which is seeded by

@@ -1,12 +1,15 @@
 """What a command came to under faults: each fault, what it cost, and which weights are those of an undisturbed one."""
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raykd.files import sha256_of
-from raykd.store.run_directory import runs_in
+from raykd.artifacts.pool_files import open_pool
+from raykd.files import MANIFEST, is_file, sha256_of
+from raykd.store.checkpoint import POOL
+from raykd.store.run_directory import RunDirectory, runs_in
 from raykd.tasks.faults import Kind
 
 
@@ -50,8 +53,9 @@ class Certificate:
         left_out: what was not tried, and why.
         starts: of the command, until it was finished.
         seconds: of the undisturbed command, and of the disturbed one in all.
-        weights: how many files of weights are equal in both stores, which differ, which are in one alone, and which are
-            not to be compared, since what they come of was trained by another number of workers for a time.
+        weights: how many files of weights, and pools of images, are equal in both stores, which differ, which are in
+            one alone, and which are not to be compared, since what they come of was trained by another number of
+            workers for a time.
         faults_of_ours: what the command said or did that it must not; empty if all is well.
         in_order: whether what it trains does not depend on which of its runs ends first.
     """
@@ -92,12 +96,12 @@ class Certificate:
 
 
 def compare_weights(reference: Path, disturbed: Path, resized: Collection[str] = ()) -> dict[str, Any]:
-    """Count the files of weights that are equal in both stores, and name the others.
+    """Count the files of weights, and pools of images, that are equal in both stores, and name the others.
 
     ``resized`` are runs that were trained by another number of workers for a time: sums over workers round otherwise,
     so that their weights, and those of what builds on them, may differ.
     """
-    sums, others = _sums_of_weights(reference), _sums_of_weights(disturbed)
+    sums, others = _sums_of_products(reference), _sums_of_products(disturbed)
     both = sums.keys() & others.keys()
     apart = sorted(name for name in both if sums[name] != others[name])
     excused = _built_on(disturbed, resized) if resized else set()
@@ -119,6 +123,25 @@ def _built_on(store: Path, names: Collection[str]) -> set[str]:
     return found
 
 
-def _sums_of_weights(store: Path) -> dict[str, str]:
-    files = [file for run in runs_in(store) for file in (run.student, run.statistics, *run.bank.glob("*.safetensors"))]
-    return {file.relative_to(store).as_posix(): sha256_of(file) for file in files if file.is_file()}
+def _sums_of_products(store: Path) -> dict[str, str]:
+    sums = {}
+    for run in runs_in(store):
+        for file in (run.student, run.statistics, *run.bank.glob("*.safetensors")):
+            if file.is_file():
+                sums[file.relative_to(store).as_posix()] = sha256_of(file)
+        if is_file(run.pool / MANIFEST):
+            sums[f"{run.name}/{POOL}"] = _sum_of_pool(run)
+    return sums
+
+
+def _sum_of_pool(run: RunDirectory) -> str:
+    """Return the sum of a pool's images, each with its label, in the order of their numbers.
+
+    How they are cut into files depends on stops and workers, so the files' own sums tell nothing.
+    """
+    images = []
+    for part in open_pool(run).parts():
+        for pixels, label, number in zip(part.pixels.numpy(), part.labels.tolist(), part.numbers.tolist(), strict=True):
+            shape = f"{number} {label} {pixels.shape} ".encode()
+            images.append((number, hashlib.sha256(shape + pixels.tobytes()).digest()))
+    return hashlib.sha256(b"".join(digest for _, digest in sorted(images))).hexdigest()

@@ -244,7 +244,7 @@ class _Proof:
         if is_remote(self._place):
             mirror = Mirror(Remote(join(self._place, name)), self._folder / name)
             for run in runs_in(runs):
-                mirror.pull(run.name, checkpoints="none")
+                mirror.pull(run.name, checkpoints="all")  # a pool of images comes along with these alone
             return mirror.local
         return runs
 
@@ -262,11 +262,12 @@ class _Proof:
         return workers
 
     def _tracebacks(self) -> list[str]:
-        """Name the logs in which there is a traceback."""
+        """Name the logs of the command in which there is a traceback; what Ray says of a lost node is not its own."""
+        logs = [log for name in (_DISTURBED, _REFERENCE) for log in sorted((self._folder / "logs").glob(f"{name}*"))]
         errors = [run.error_log for name in (_REFERENCE, _DISTURBED) for run in runs_in(self._runs(name))]
         return [
             f"a traceback in {str(log).removeprefix(f'{self._folder}{os.sep}')}"
-            for log in [*sorted((self._folder / "logs").iterdir()), *errors]
+            for log in [*logs, *errors]
             if log.is_file() and _TRACEBACK in log.read_bytes()
         ]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from raykd.cluster.config import Cluster
+from raykd.config.runtime import Runtime
 from raykd.errors import SetupError, UsageError
 from raykd.files import held, sweep_folders, write_text
 from raykd.tasks.processes import finds_workers, has_open, kill_with_all_below, workers_below
@@ -34,7 +35,10 @@ _STARTED = b"Ray runtime started"
 _OBJECT_STORE_BYTES = 100 * 2**20  # the workers exchange no objects
 _TEMPORARY = "/tmp"  # names of sockets have 107 bytes at most, too few for many a TMPDIR
 _SCRATCH = "raykd-nodes-"
-_NOT_OF_NODES = {"name", "launcher", "dashboard", "grows_to"}
+_OF_NODES = {
+    *Runtime.model_fields, "workers", "cpus_per_worker", "data_root", "max_failures", "hang_seconds", "on_hang",
+}  # fmt: skip
+"""Fields of the cluster that hold for its workers here too; the address of a study may hold a password."""
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -203,7 +207,7 @@ def local_nodes(cluster: Cluster, count: int, folder: Path) -> Iterator[LocalNod
             folder_of_ray = Path(started.enter_context(scratch))
             started.enter_context(held(folder_of_ray))
             nodes = started.enter_context(closing(LocalNodes(cluster, count, folder_of_ray, folder / "logs")))
-            fields = cluster.model_dump(exclude_defaults=True, exclude=_NOT_OF_NODES)
+            fields = cluster.model_dump(exclude_defaults=True, include=_OF_NODES)
             write_text(folder / CLUSTER_FILE, json.dumps({**fields, "address": nodes.address}))
             yield nodes
     finally:

@@ -20,8 +20,8 @@ from ray.train import TrainingFailedError
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
-from raykd.engine.stop import Interrupted
-from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
+from raykd.engine.stop import Interrupted, TakenOver
+from raykd.errors import RaykdError, RunFailed, SetupError, error_from_dict, error_to_dict
 from raykd.models import permission
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
@@ -32,7 +32,7 @@ from raykd.runners.ray import driver, pool, trial, tuner
 from raykd.runners.ray.heartbeat import HungWorker, Worker
 from raykd.runners.ray.pool import RunPool
 from raykd.runners.ray.signals import RunSignals
-from raykd.runners.ray.trial import FAILED, TrialTask, make_sets, run_trial
+from raykd.runners.ray.trial import FAILED, INTERRUPTED, TrialTask, make_sets, run_trial
 from raykd.runners.ray.worker import WorkerTask
 from raykd.runners.tune import search
 from raykd.search.attributes import RUN
@@ -40,6 +40,7 @@ from raykd.search.setup import Search, plan_search
 from raykd.search.space_file import load_space
 from raykd.search.study import draw_values, end_trial, open_study
 from raykd.store.remote import Remote
+from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace, open_workspace
 from tests.object_store import Server
 from tests.runners import runs
@@ -83,6 +84,38 @@ def test_a_fault_is_told_whether_or_not_its_traceback_can_be_kept(
         else:
             assert reason.endswith(f"the traceback is in {log}")
             assert "Traceback" in log.read_text()
+
+
+def test_a_trial_that_was_taken_over_leaves_at_once_and_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another tuner's process is at the run now: that one's status and checkpoints are those that count."""
+    told = list[dict[str, Any]]()
+    run = resolve(runs.recipe(runs.save_teacher(tmp_path / "teacher.safetensors")))
+    signals = RunSignals(tmp_path, "job")
+    signals.here.mkdir(parents=True)
+    signals.give_up("b")
+    assert not signals.stop_asked_for("a")
+    context = SimpleNamespace(get_trial_id=lambda: "b")
+    monkeypatch.setattr(trial, "tune", SimpleNamespace(report=told.append, get_context=lambda: context))
+    run_trial(asdict(TrialTask(asdict(task_of(run, tmp_path)), ["agreement"], HERE.model_dump(), 0, 1)))
+    assert told == [{INTERRUPTED: 1.0}]
+    directory = RunDirectory(tmp_path / run.run_id)
+    assert directory.status()["state"] == "running"
+    assert not list(directory.path.glob("checkpoints/*"))
+
+
+def test_the_workers_of_a_run_that_was_taken_over_are_told_so(tmp_path: Path) -> None:
+    signals = RunSignals(tmp_path, "job")
+    signals.here.mkdir(parents=True)
+
+    def taken_over() -> bool:
+        raise TakenOver
+
+    assert driver._pass_on(taken_over, signals)
+    with pytest.raises(TakenOver):
+        signals.stop_asked_for()
+    assert isinstance(error_from_dict(error_to_dict(TakenOver())), TakenOver), "as a worker's answer comes back"
 
 
 def test_a_student_that_is_code_is_measured_where_others_have_trained_it(

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from raykd.runners.ray.searcher import StudySearcher
 from raykd.runners.ray.trial import FAILED, FINAL, INTERRUPTED, OUTAGE, REPORT
-from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
+from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY, TUNER
 from raykd.search.proposer import Sampling
 from raykd.search.trials import Complete, Failed, Pruned, StudyTrials, TrialOutcome, TrialReport
 from tests.search.made_study import space
@@ -30,6 +30,7 @@ class Tuner:
         self.proposer = Sampling(self.trials)
         self.outcomes: list[TrialOutcome] = []
         self.outages: list[str] = []
+        self.given_up: list[str] = []
         self.stopping = False
         self.proposer.ended = lambda trial, outcome: self.outcomes.append(outcome)  # type: ignore[method-assign]
         self.searcher = StudySearcher(
@@ -38,6 +39,7 @@ class Tuner:
             should_stop=lambda: self.stopping,
             make_config=lambda experiment, segment: {"run": experiment.run_id, "segment": segment},
             on_outage=self.outages.append,
+            on_taken_over=self.given_up.append,
         )
 
 
@@ -78,6 +80,20 @@ def test_a_trial_that_is_killed_because_it_does_not_answer_a_stop_stays_at_work(
     tuner.searcher.suggest("a")
     tuner.stopping = True
     tuner.searcher.on_trial_complete("a", REPORTED, error=True)
+    assert tuner.outcomes == []
+
+
+def test_a_trial_that_another_tuner_has_taken_over_is_given_up_at_its_next_report(tmp_path: Path) -> None:
+    tuner = Tuner(tmp_path)
+    tuner.searcher.suggest("a")
+    tuner.searcher.on_trial_result("a", REPORTED)
+    assert tuner.given_up == []
+    study = tuner.trials.study
+    study._storage.set_trial_user_attr(study.trials[0]._trial_id, TUNER, "another")
+    tuner.searcher.on_trial_result("a", {**REPORTED, REPORT: 3})
+    assert tuner.given_up == ["a"]
+    assert study.trials[0].intermediate_values == {2: 90.0}
+    tuner.searcher.on_trial_complete("a", {INTERRUPTED: 1.0})
     assert tuner.outcomes == []
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from raykd.search import tuners
-from raykd.search.attributes import TOO_MANY, TUNER
+from raykd.search.attributes import TAKER, TOO_MANY, TUNER
 from raykd.search.space import SearchSpace
 from raykd.search.study import draw_values, ended_trials, enqueue, open_study
 from raykd.search.trials import Complete, Failed, Pruned, StudyTrials, TrialReport
@@ -148,6 +148,53 @@ def test_the_same_command_takes_over_at_once_on_the_same_machine(tmp_path: Path)
         kill(pid)
     assert seconds_of(lambda: start(study, tmp_path, "one")) < LONG
     assert states(study) == [TrialState.WAITING]
+
+
+@pytest.mark.parametrize("locks", ["of each machine alone", "not known"])
+def test_in_a_folder_that_machines_share_a_live_tuner_keeps_its_trial_and_a_dead_one_does_not(
+    tmp_path: Path, fast: None, monkeypatch: pytest.MonkeyPatch, locks: str
+) -> None:
+    """A lock that is held elsewhere looks free; where locks are not known it looks neither free nor held."""
+    searched = space(tmp_path)
+    elsewhere = mock.patch.object(tuners, "_this_machine", lambda: "elsewhere since yesterday")
+    with elsewhere if locks != "not known" else nullcontext():
+        at_work = tuner_at_work(tmp_path, searched, "one")
+        pid = at_work.__enter__()
+    monkeypatch.setattr(tuners, "is_free", lambda path: locks != "not known")
+    monkeypatch.setattr(tuners, "is_held", lambda path: False)
+    study = shared(tmp_path, searched, "one")
+    try:
+        start(study, tmp_path, "one", PATIENT)
+        assert states(study) == [TrialState.RUNNING]
+        kill(pid)
+    finally:
+        at_work.__exit__(None, None, None)
+    start(study, tmp_path, "one")
+    assert states(study) == [TrialState.WAITING]
+
+
+def test_of_many_trials_each_is_looked_at_right_before_it_is_claimed_and_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the claims of the others take, what somebody else has taken or claimed meanwhile is that one's."""
+    monkeypatch.setattr(tuners, "_SETTLE_SECONDS", 0.0)
+    study = opened(tmp_path, space(tmp_path))
+    storage, ids = study._storage, [study.ask()._trial_id for _ in range(4)]
+    for number in ids:
+        storage.set_trial_user_attr(number, TUNER, "dead")
+    set_attribute = RDBStorage.set_trial_user_attr
+
+    def set_while_another_takes_the_second(self: RDBStorage, trial: int, key: str, value: Any) -> None:
+        set_attribute(self, trial, key, value)
+        if trial == ids[0]:
+            set_attribute(self, ids[1], TUNER, "another")
+
+    with mock.patch.object(RDBStorage, "set_trial_user_attr", set_while_another_takes_the_second):
+        taken = tuners._claimed(study, dict.fromkeys(range(4), "dead"), "mine")
+        assert next(taken)._trial_id == ids[0]
+    assert TAKER not in study.trials[1].user_attrs, "it is another's already"
+    storage.set_trial_user_attr(ids[2], TAKER, "a third")
+    assert [trial._trial_id for trial in taken] == [ids[3]]
 
 
 def test_what_one_that_ended_left_is_taken_over_at_once_from_anywhere(tmp_path: Path) -> None:

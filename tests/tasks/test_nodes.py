@@ -1,5 +1,6 @@
 """Nodes of Ray on this machine, one of which is lost: which one, with all on it, and when another takes its place."""
 
+import json
 import os
 import random
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,6 +123,28 @@ def test_a_node_that_does_not_start_is_told_in_a_line(tmp_path: Path, monkeypatc
     ):
         raise AssertionError
     assert os.environ.get("RAY_AUTH_TOKEN") == mode
+
+
+def test_nodes_are_told_nothing_of_a_cluster_that_is_not_for_their_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Cluster(
+        name="made", workers=2, cpus_per_worker=0.5, precision="bf16", on_hang="restart", data_root="data",
+        study="postgresql://me:secret@host/studies", storage="elsewhere", launcher="up.yaml",
+    )  # fmt: skip
+    monkeypatch.setattr(nodes, "LocalNodes", lambda *_: SimpleNamespace(address="127.0.0.1:1", close=lambda: None))
+    with local_nodes(given, 2, tmp_path):
+        found = json.loads((tmp_path / nodes.CLUSTER_FILE).read_text())
+    assert found == {
+        "workers": 2, "cpus_per_worker": 0.5, "precision": "bf16", "on_hang": "restart", "data_root": "data",
+        "address": "127.0.0.1:1",
+    }  # fmt: skip
+
+
+def test_a_node_that_would_kill_others_with_it_does_not_start() -> None:
+    command = [sys.executable, "-m", "raykd.runners.ray.node", "--head"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, "process group" in done.stderr) == (1, True)
 
 
 def test_a_node_ends_with_the_process_that_started_it() -> None:

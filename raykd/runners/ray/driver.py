@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
-from raykd.engine.stop import Interrupted
+from raykd.engine.stop import Interrupted, TakenOver
 from raykd.errors import RaykdError, RunFailed, SetupError, error_from_dict, error_to_dict
 from raykd.files import of_the_disk, system_error
 from raykd.recipe.experiment import Experiment
@@ -67,7 +67,8 @@ def run_on_ray(
                 fitted = _start(_trainer(task, cluster, fitting, signals).fit)
                 hung = _wait(fitted, signals, should_stop, watch, cluster.on_hang == "fail")
                 if hung:
-                    raise _end_without(hung, should_stop(), fitted, signals, watch, workspace, experiment.run_id)
+                    stopping = _pass_on(should_stop, signals)
+                    raise _end_without(hung, stopping, fitted, signals, watch, workspace, experiment.run_id)
                 result = _outcome(fitted, signals)
             workspace.pull([experiment.run_id], World.alone(), checkpoints="none")
             return result
@@ -129,13 +130,23 @@ def _wait(
 ) -> list[HungWorker]:
     """Wait for the end, passing on a wish to stop; return the workers, if any, without which the run is to end."""
     while not wait_for([fitted], timeout=_POLL_SECONDS).done:
-        if stopping := should_stop():
-            signals.ask_to_stop()
+        stopping = _pass_on(should_stop, signals)
         hung = watch.look(stopping)
         if hung and (stopping or fails):
             return hung
         watch.end(hung)  # and Ray starts the workers anew
     return []
+
+
+def _pass_on(should_stop: Callable[[], bool], signals: RunSignals) -> bool:
+    """Tell whether the run is to end, and pass that on to its workers."""
+    try:
+        if stopping := should_stop():
+            signals.ask_to_stop()
+    except TakenOver:
+        signals.give_up()
+        return True
+    return stopping
 
 
 def _end_without(

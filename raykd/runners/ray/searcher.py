@@ -38,6 +38,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         should_stop: Callable[[], bool],
         make_config: Callable[[Experiment, Segment], dict[str, Any]],
         on_outage: Callable[[str], None],
+        on_taken_over: Callable[[str], None],
     ) -> None:
         """Pass on what ``proposer`` proposes.
 
@@ -47,10 +48,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
             should_stop: whether no trial is to start any more.
             make_config: makes what a trial's process is given.
             on_outage: is told the reason once no trial can go on: a full disk, a store or a database that is gone.
+            on_taken_over: is told Tune's id of a trial that another tuner has, which is to be left unsaved here.
         """
         super().__init__()
         self._study_trials, self._proposer = trials, proposer
         self._should_stop, self._make_config, self._on_outage = should_stop, make_config, on_outage
+        self._on_taken_over = on_taken_over
         self._trials: dict[str, Trial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,10 +76,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed here
         return str(Searcher.FINISHED) if proposal is DONE else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record a report; the last one of a trial is recorded with its end."""
+        """Record a report; the last one of a trial is recorded with its end, and none of one that another has."""
         if trial_id in self._trials and not result.get(FINAL):
             with self._noting_outages():
-                self._study_trials.record_report(self._trials[trial_id], self._report(result))
+                if not self._study_trials.record_report(self._trials[trial_id], self._report(result)):
+                    self._on_taken_over(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended; ``error`` tells that its process died more often than it may."""

@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raykd.engine.stop import TakenOver
 from raykd.files import is_free, is_old, locked, write_text, writing
 from raykd.store.remote import Remote, is_remote
 from raykd.store.workspace import Location, local_folder
 
 _STOP = "stop-request"
+_TAKEN_OVER = "taken-over-"
 _FOLDER = ".ray"
 _DRIVER = ".driver"
 """The file of a job's folder that is locked for as long as its driver lives."""
@@ -76,9 +78,24 @@ class RunSignals:
         """
         self._put(_STOP, "")
 
-    def stop_asked_for(self) -> bool:
-        """Tell whether the driver has asked for a stop; a store that does not answer has not."""
-        return _STOP in self._names()
+    def give_up(self, trial: str = "") -> None:
+        """Ask the workers, or the process of one trial, to leave at once and to save nothing: another has the run.
+
+        Raises:
+            SetupError: if a disk does not take it, or a store does not answer.
+        """
+        self._put(f"{_TAKEN_OVER}{trial}", "")
+
+    def stop_asked_for(self, trial: str = "") -> bool:
+        """Tell whether the driver has asked for a stop; a store that does not answer has not.
+
+        Raises:
+            TakenOver: if it has given up the run, or that ``trial``.
+        """
+        names = self._names()
+        if f"{_TAKEN_OVER}{trial}" in names:
+            raise TakenOver
+        return _STOP in names
 
     def record(self, rank: int, failure: Mapping[str, Any]) -> None:
         """Leave a worker's error for the others and for the driver.

@@ -3,8 +3,9 @@
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
 from raykd.engine.build import build_network, build_spec, check_referee
 from raykd.engine.reporter import LocalReporter
-from raykd.engine.stop import Interrupted
+from raykd.engine.stop import Interrupted, TakenOver
 from raykd.engine.synthesis import make_image_sets
 from raykd.errors import RaykdError, RunFailed, SetupError, error_to_dict
 from raykd.files import MANIFEST, of_the_disk
@@ -42,7 +43,7 @@ FINAL = "final"
 FAILED = "failed"
 """Why the trial has no result."""
 INTERRUPTED = "interrupted"
-"""The trial has saved and can go on."""
+"""The trial can go on: it has saved, or another tuner has it."""
 OUTAGE = "outage"
 """Beside INTERRUPTED: why no trial can go on until somebody mends it, such as a full disk."""
 
@@ -75,7 +76,7 @@ class TuneReporter(LocalReporter):
 
     def __init__(self, run: RunDirectory, task: WorkerTask, world: World, objectives: "ObjectiveReporter") -> None:
         """Write into the directory of ``run``, in the task's store."""
-        super().__init__(run, task.signals.stop_asked_for, world, task.workspace.mirror)
+        super().__init__(run, _asked_to_stop(task), world, task.workspace.mirror)
         self._objectives = objectives
 
     def resume_from(self, before: int | None = None) -> Path | None:
@@ -172,7 +173,9 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
     train = _train_by_workers if cluster.worker_range[1] > 1 else _train_here
     made = _count_missing_images(task, run)
     try:
-        result = after_others(lambda: train(task, run, trial, cluster), task.signals.stop_asked_for)
+        result = after_others(lambda: train(task, run, trial, cluster), _asked_to_stop(task))
+    except TakenOver:
+        raise
     except Interrupted:
         if end is None or task.workspace.run(run.run_id).status().get("step", 0) < end:
             raise
@@ -184,6 +187,11 @@ def _run_seed(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Clus
         )
         made += until - before
     return {IMAGES_MADE: made, **_measure(task, run, result, trial.objectives, cluster)}
+
+
+def _asked_to_stop(task: WorkerTask) -> Callable[[], bool]:
+    """Return what tells whether this process's trial is to save and stop; it raises TakenOver if another has it."""
+    return partial(task.signals.stop_asked_for, tune.get_context().get_trial_id() or "")
 
 
 def _objective_reporter(task: WorkerTask, run: Experiment, trial: TrialTask) -> ObjectiveReporter:
@@ -226,7 +234,7 @@ def _train_here(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cl
 
     def make_reporter(directory: RunDirectory, world: World) -> LocalReporter:
         if directory.name != first:  # a teacher's run is nobody's trial, and of further seeds the mean is reported
-            return LocalReporter(directory, task.signals.stop_asked_for, world, task.workspace.mirror)
+            return LocalReporter(directory, _asked_to_stop(task), world, task.workspace.mirror)
         return TuneReporter(directory, task, world, objectives)
 
     return task.run(run, make_reporter)
@@ -235,7 +243,7 @@ def _train_here(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cl
 def _train_by_workers(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
     """Train by workers of Ray Train, and report to Tune the rows that they write into the run directory."""
     objectives = _objective_reporter(task, run, trial)
-    ending = threading.Event()
+    ending, asked_to_stop = threading.Event(), _asked_to_stop(task)
     is_first = run.run_id == task.resolved.run_id  # of further seeds the mean is reported
     directory = task.workspace.run(run.run_id)
     results: list[RunResult] = []
@@ -248,7 +256,7 @@ def _train_by_workers(task: WorkerTask, run: Experiment, trial: TrialTask, clust
                 cluster,
                 task.workspace,
                 fitting_workers(run, cluster),
-                lambda: ending.is_set() or task.signals.stop_asked_for(),
+                lambda: ending.is_set() or asked_to_stop(),
                 task.until,
             )
             results.append(result)

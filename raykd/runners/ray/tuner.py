@@ -216,6 +216,7 @@ class Tuning:
             should_stop=self._is_stopping,
             make_config=self._make_config,
             on_outage=self._note_outage,
+            on_taken_over=self._signals.give_up,
         )
         watcher = _Watcher(
             lambda: self._report_amid_trials(proposer.target), self._end_hung, lambda: what_is_free(cluster, workers)
