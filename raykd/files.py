@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 from raykd.errors import MAX_SHOWN, CorruptError, InProgress, SetupError
@@ -339,6 +339,17 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 def damaged(path: Path, what: str, advice: str) -> CorruptError:
     """Return the error for a file that is not as it was written."""
     return CorruptError(f"{path} is damaged ({what}); {advice}")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse what a manifest names that is no plain name of a file in its folder.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name in names:
+        if PurePath(name).name != name or name in ("", "..") or "\0" in name:
+            raise ValueError(f"it names {name[:MAX_SHOWN]!r}, which is no name of a file")
 
 
 def describe(error: BaseException) -> str:

@@ -63,6 +63,8 @@ class Built:
     opened: OpenedData
     spec: DataSpec
     teacher_sha256: str | None
+    embeddings_sha256: str | None
+    """Of the file of labels' embeddings that the method's configuration names, if it does."""
     warnings: list[str]
     """What speaks against every figure of the run before its first step."""
 
@@ -143,6 +145,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     test = None
     if recipe.data.test:
         test = world.agree(lambda: opened.open("test", recipe.data.name, "test", spec))
+    embeddings, embeddings_sha256 = world.agree(lambda: _embeddings(recipe, spec, workspace))
     compute = ComputeCounter()
     context = MethodContext(
         spec=spec,
@@ -157,7 +160,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         statistics=statistics,
         mirrored=_is_mirrored(experiment),
         compute=compute,
-        embeddings=_embeddings(recipe, spec, world, workspace),
+        embeddings=embeddings,
     )
     torch.manual_seed(mix(recipe.seed, 1))
     method = method_class(recipe.method, context)
@@ -166,7 +169,9 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
         test, spec, world, teacher, {"holdout": holdout_evaluator(stream_context), "referee": referee}
     )
     warnings = [] if probes is None else judge_teacher(probes, evaluator, world)
-    return Built(method, streams, teacher, evaluator, referee, opened, spec, teacher_sha256, warnings)
+    return Built(
+        method, streams, teacher, evaluator, referee, opened, spec, teacher_sha256, embeddings_sha256, warnings
+    )
 
 
 def check_referee(experiment: Experiment, world: World, workspace: Workspace) -> None:
@@ -358,15 +363,25 @@ def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tup
     return stored_copy, sha256, True
 
 
-def _embeddings(recipe: Recipe, spec: DataSpec, world: World, workspace: Workspace) -> Tensor | None:
-    """Return the embeddings of labels in the file that a method's configuration names, if it does."""
-    name = getattr(recipe.method, "embeddings", None)
-    if name is None:
+def _embeddings(recipe: Recipe, spec: DataSpec, workspace: Workspace) -> tuple[Tensor | None, str | None]:
+    """Return the embeddings of labels in the file that a method's configuration names, if it does, and its sha256."""
+    file = _embeddings_file(recipe, workspace)
+    return (None, None) if file is None else (read_embeddings(file, spec.num_classes), sha256_of(file))
+
+
+def embeddings_file_sum(recipe: Recipe, workspace: Workspace) -> str | None:
+    """Return the sha256 of the file that labels' embeddings would be read from now; None if there is no such file."""
+    try:
+        file = _embeddings_file(recipe, workspace)
+        return None if file is None else sha256_of(file)
+    except (FileNotFoundError, UsageError):
         return None
+
+
+def _embeddings_file(recipe: Recipe, workspace: Workspace) -> Path | None:
+    name = getattr(recipe.method, "embeddings", None)
     advice = "it is looked for from here and in the data root (RAYKD_DATA)"
-    return world.agree(
-        lambda: read_embeddings(find_file(name, workspace.data, "embeddings file", advice), spec.num_classes)
-    )
+    return None if name is None else find_file(name, workspace.data, "embeddings file", advice)
 
 
 def find_weights(name: str, workspace: Workspace) -> Path:

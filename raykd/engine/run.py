@@ -16,7 +16,7 @@ from raykd.artifacts.pool_files import sweep_parts
 from raykd.config.runtime import Runtime
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
-from raykd.engine.build import Built, build, check, teacher_file_sum
+from raykd.engine.build import Built, build, check, embeddings_file_sum, teacher_file_sum
 from raykd.engine.disk import require_space
 from raykd.engine.finalize import finalize
 from raykd.engine.finite import Unhealthy
@@ -70,7 +70,7 @@ def run(experiment: Experiment, context: RunContext) -> RunResult:
     permit(experiment.networks)
     for source in experiment.sources:
         if _is_finished(source, context):
-            context.world.agree(partial(check_teacher_file, source, context.workspace), on_first=True)
+            context.world.agree(partial(check_files, source, context.workspace), on_first=True)
         else:
             check(experiment, context.world, context.workspace)
             logger.info("run %s, which this one builds on, is not finished: training it first", source.run_id)
@@ -99,7 +99,7 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
         workspace.pull([experiment.run_id], world)
         finished = world.agree(directory.result, on_first=True)
         if finished is not None:
-            world.agree(lambda: check_teacher_file(experiment, workspace), on_first=True)
+            world.agree(lambda: check_files(experiment, workspace), on_first=True)
             logger.info("%s is finished already: reading its result", experiment.run_id)
             return finished
         world.agree(workspace.sweep, on_first=True)
@@ -112,24 +112,32 @@ def _run_one(experiment: Experiment, context: RunContext) -> RunResult:
         return result
 
 
-def check_teacher_file(experiment: Experiment, workspace: Workspace) -> None:
-    """Refuse the result of a finished run whose teacher's file holds other weights by now: it is not this teacher's.
+def check_files(experiment: Experiment, workspace: Workspace) -> None:
+    """Refuse the result of a finished run of which a file holds something else by now: it is not of these files.
 
-    A run's id has the file's name. Where the file is gone the result stands, and so it does where the teacher is a run,
-    of which the id has all that decides it.
+    They are the teacher's weights, and embeddings of labels. A run's id has a file's name. Where the file is gone the
+    result stands, and so it does where the teacher is a run, of which the id has all that decides it.
 
     Raises:
         UsageError: with both sums.
     """
-    if experiment.recipe.teacher is None or experiment.teacher is not None:
-        return
-    trained = workspace.run(experiment.run_id).environment().get("teacher_sha256")
-    found = teacher_file_sum(experiment, workspace)
+    environment, recipe = workspace.run(experiment.run_id).environment(), experiment.recipe
+    if recipe.teacher is not None and experiment.teacher is None:
+        found = teacher_file_sum(experiment, workspace)
+        what = f"{recipe.teacher.weights} was replaced since: its teacher's weights", "weights"
+        _check_file(experiment, environment.get("teacher_sha256"), found, *what)
+    if (name := getattr(recipe.method, "embeddings", None)) is not None:
+        found = embeddings_file_sum(recipe, workspace)
+        what = f"{name} was replaced since: its embeddings", "embeddings"
+        _check_file(experiment, environment.get("embeddings_sha256"), found, *what)
+
+
+def _check_file(experiment: Experiment, trained: str | None, found: str | None, what: str, noun: str) -> None:
     if None not in (trained, found) and trained != found:
         raise UsageError(
-            f"run {experiment.run_id} is finished, and {experiment.recipe.teacher.weights} was replaced since: its "
-            f"teacher's weights had sha256 {trained}, now it is {found}. Give the new weights a name of their own, or "
-            f"another store by --out; to read the old result, put the old file back or use `raykd evaluate`"
+            f"run {experiment.run_id} is finished, and {what} had sha256 {trained}, now it is {found}. Give the new "
+            f"{noun} a name of their own, or another store by --out; to read the old result, put the old file back or "
+            "use `raykd evaluate`"
         )
 
 
@@ -282,17 +290,19 @@ def _open(
     _check_generators(experiment, context.workspace)
     if built.teacher is not None and (doubt := implied_pixels(built.teacher, built.spec)[1]):
         logger.warning("constants: %s", doubt)
-    previous_sha256 = directory.environment().get("teacher_sha256", built.teacher_sha256)
-    if step and previous_sha256 != built.teacher_sha256:
-        raise UsageError(
-            f"the teacher's weights are not those that run {directory.name} began with "
-            f"(sha256 {previous_sha256} then, {built.teacher_sha256} now): put them back, or use another store"
-        )
+    sums = {"teacher_sha256": built.teacher_sha256, "embeddings_sha256": built.embeddings_sha256}
+    previous = directory.environment() if step else {}
+    for key, what in (("teacher_sha256", "the teacher's weights"), ("embeddings_sha256", "the method's embeddings")):
+        if previous.get(key, sums[key]) != sums[key]:
+            raise UsageError(
+                f"{what} are not those that run {directory.name} began with "
+                f"(sha256 {previous[key]} then, {sums[key]} now): put them back, or use another store"
+            )
     require_space(experiment, built, context.workspace)
     environment = {
         **describe_environment(context.world),
         "data_opened": built.opened.by_role(),
-        "teacher_sha256": built.teacher_sha256,
+        **sums,
     }
     if built.teacher is not None and built.teacher_sha256 is not None and experiment.teacher is None:
         context.workspace.keep_weights(built.teacher_sha256, built.teacher.network)

@@ -107,7 +107,8 @@ def _memory(prediction: Prediction, budget: WorkerBudget) -> dict[str, Any]:
         trained += wave_parameters
     optimizer = round(prediction.at("optimizer"))
     pool = round(prediction.at("pool_memory"))
-    activations = prediction.at("steps_peak") - prediction.at("built") - optimizer - 4 * wave_parameters - pool
+    kept = prediction.at("built") + optimizer + 4 * wave_parameters + prediction.at("pool_added")
+    activations = prediction.at("steps_peak") - kept
     return {
         "parameters": numbers,
         "trained_parameters": trained,

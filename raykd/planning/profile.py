@@ -109,7 +109,8 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     figures |= _steps(built, world, task.steps, phases)
     hook.remove()
     figures["optimizer"] = sum(_state_bytes(optimizer) for optimizer in optimizers)
-    unfilled = figures["pool_memory"] if world.device.type == "cpu" else 0
+    # On a GPU it is allocated when the method is built, or it is in main memory: no step adds to the GPU's.
+    figures["pool_added"] = unfilled = figures["pool_memory"] if world.device.type == "cpu" else 0
     figures["steps_peak"] = _memory(world)[1] + unfilled
     _forget_peak(world)
     figures |= _report(built, recipe, world, figures.pop("last_seconds"))

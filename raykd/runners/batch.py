@@ -10,7 +10,7 @@ from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.world import World
 from raykd.engine.build import check
-from raykd.engine.run import check_teacher_file
+from raykd.engine.run import check_files
 from raykd.errors import MissingData, UsageError
 from raykd.recipe.experiment import Experiment
 from raykd.results import RunResult
@@ -88,7 +88,7 @@ def run_batch(
 def _outcome_of(run: Experiment, result: RunResult, workspace: Workspace) -> RunOutcome:
     """Return how a finished run ended; as failed where its result is not that of its teacher's file any more."""
     try:
-        check_teacher_file(run, workspace)
+        check_files(run, workspace)
     except UsageError as error:
         return RunOutcome(None, str(error))
     return RunOutcome(result)

@@ -23,16 +23,19 @@ from torch import Tensor
 from raykd.data.image_pool import PoolPart
 from raykd.distributed.memory import is_out_of_memory
 from raykd.errors import CorruptError, SetupError
-from raykd.files import MANIFEST, describe, is_folder, parse_content, read_json, sha256_of, write_json
+from raykd.files import MANIFEST, check_names, describe, is_folder, parse_content, read_json, sha256_of, write_json
 from raykd.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
 POOL = "pool"
 """The folder, beside that of the checkpoints, of the images that they name."""
+IMAGES_REMOVED = "images_removed"
+"""Field of the status of a run whose pool was removed: by whom."""
 KEPT = 2
 """Checkpoints that a run keeps; while one is written there is one more."""
 _STEP = "step_"
+_PART = "images-"
 _STATE = "state.pt"
 _RESTORE = "restore the checkpoint from a backup, or remove it to go on from the one before it"
 
@@ -187,15 +190,23 @@ def latest_checkpoint(folder: Path, before: int | None = None) -> Path | None:
     """
     if not is_folder(folder):
         return None
-    candidates, faults = _steps(folder), []
+    candidates, faults, lost = _steps(folder), [], None
     for path in reversed(candidates):
         unfit = before is not None and step_of(path) >= before
-        fault = "its content is not this run's" if unfit else find_fault(path)
+        fault = "its content is not this run's" if unfit else _own_fault(path)
+        if fault is None:
+            fault = _pool_fault(path)
+            lost = lost or fault
         if fault is None:
             return path
         faults.append(f"{path.name}: {fault}")
         if not unfit:
             logger.warning("checkpoint %s is damaged (%s); using the one before it", path.name, fault)
+    if lost:  # all checkpoints name the images of long ago, and nothing but that file is wanting
+        raise CorruptError(
+            f"images of the run {folder.parent} are damaged ({lost}), and no checkpoint is without them; restore that "
+            "file from a backup, and the run goes on: its checkpoints and all other images need nothing"
+        )
     if candidates:
         raise CorruptError(
             f"no whole checkpoint in {folder} ({'; '.join(reversed(faults))}); "
@@ -206,6 +217,10 @@ def latest_checkpoint(folder: Path, before: int | None = None) -> Path | None:
 
 def find_fault(path: Path) -> str | None:
     """Return what is wrong with a checkpoint directory, or with the images that it names, naming the file, or None."""
+    return _own_fault(path) or _pool_fault(path)
+
+
+def _own_fault(path: Path) -> str | None:
     try:
         manifest = _read_manifest(path)
     except FileNotFoundError:
@@ -214,16 +229,27 @@ def find_fault(path: Path) -> str | None:
         return f"{MANIFEST} is not readable"
     if manifest["step"] != step_of(path):
         return f"{MANIFEST} speaks of step {manifest['step']}"
-    for file, expected in _named_files(path, manifest).items():
-        name = file.relative_to(path if file.parent == path else path.parent.parent)
+    return _first_fault(path, path, manifest["files"])
+
+
+def _pool_fault(path: Path) -> str | None:
+    """Return what is wrong with the images that a checkpoint names, whose own files are whole."""
+    return _first_fault(path.parent.parent / POOL, path.parent.parent, pool_files(path))
+
+
+def _first_fault(folder: Path, named_from: Path, files: Sums) -> str | None:
+    """Return which of the files of a folder is not as its sum says, and how; None if all are."""
+    for name, expected in files.items():
+        file = folder / name
+        shown = file.relative_to(named_from)
         if not file.is_file():
-            return f"{name} is missing"
+            return f"{shown} is missing"
         try:
             if _fingerprint(file) != expected:
-                return f"{name} differs from its checksum"
+                return f"{shown} differs from its checksum"
             _look_into(file)
         except (OSError, ValueError, SafetensorError, CorruptError) as error:
-            return f"{name} cannot be read: {describe(error)}"
+            return f"{shown} cannot be read: {describe(error)}"
     return None
 
 
@@ -237,25 +263,20 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             {str(name): dict(expected) for name, expected in found.get(part, {}).items()} for part in ("files", "pool")
         )
         files[_STATE]  # what is not vouched for is not read
-        if outside := [name for name in pool if PurePath(name).name != name]:
-            raise ValueError(f"its pool has {outside[0]!r}, which is no name of a file")
+        check_names([*files, *pool])
         return {"step": int(found["step"]), "world_size": int(found["world_size"]), "files": files, "pool": pool}
 
     return parse_content(file, _RESTORE, read)  # type: ignore[no-any-return]
 
 
-def _named_files(path: Path, manifest: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
-    """Return where the files that a checkpoint names lie, its own and those of the run's pool, with their sums."""
-    own = {path / name: expected for name, expected in manifest["files"].items()}
-    return own | {path.parent.parent / POOL / name: expected for name, expected in manifest["pool"].items()}
-
-
 def has_all_files(path: Path) -> bool:
     """Tell whether a checkpoint has a manifest that can be read, and all files that it names are there."""
     try:
-        return all(file.is_file() for file in _named_files(path, _read_manifest(path)))
+        manifest = _read_manifest(path)
     except (FileNotFoundError, CorruptError):
         return False
+    folders = {"files": path, "pool": path.parent.parent / POOL}
+    return all((folder / name).is_file() for part, folder in folders.items() for name in manifest[part])
 
 
 def manifest_files(path: Path) -> Sums:
@@ -330,6 +351,17 @@ def is_checkpoint(path: PurePath) -> bool:
 def step_of(path: PurePath) -> int:
     """Return the step that a checkpoint directory is named by."""
     return int(path.name.removeprefix(_STEP))
+
+
+def part_name(step: int, rank: int) -> str:
+    """Return what the file of a worker's new images is called, of the checkpoint of a step."""
+    return f"{_PART}{step:07d}-{rank:05d}.parquet"
+
+
+def step_of_part(name: str) -> int | None:
+    """Return the step that a file of a pool is named by; None where it is named otherwise."""
+    step = name.removeprefix(_PART).partition("-")[0]
+    return int(step) if name.startswith(_PART) and step.isdecimal() else None
 
 
 def step_name(step: int) -> str:

@@ -76,7 +76,7 @@ _Types = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
 _STATUS_TYPES: _Types = {
     "state": str, "step": int, "steps": int, "resumed_from": int, "updated": _NUMBER, "student_sha256": str,
-    "result": dict, "warnings": list, "not_judged": (str, type(None)),
+    "result": dict, "warnings": list, "not_judged": (str, type(None)), "images_removed": str,
     "rewinds": list, "rewinding": (int, type(None)),
 }  # fmt: skip
 _RESULT_TYPES: _Types = {

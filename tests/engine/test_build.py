@@ -1,6 +1,7 @@
 """What is built of a recipe: no more data than its method wants, be it no image, and no run that is not there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
+from raykd.engine.stop import Interrupted
 from raykd.errors import UsageError
 from raykd.models import build_model
 from raykd.recipe.experiment import resolve
@@ -68,3 +70,36 @@ def test_data_free_means_without_the_training_set(tmp_path: Path, name: str) -> 
     expected = {"train": [], "synthetic": [], "ood": [], "calibration": [], "test": ["mnist/test"], "teacher": []}
     assert environment["data_opened"] == result.data_opened == expected
     assert len(environment["teacher_sha256"]) == 64
+
+
+def test_embeddings_that_were_replaced_are_noticed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher, embeddings = tmp_path / "teacher.safetensors", tmp_path / "names.safetensors"
+    save_file(build_model("lenet5_bn", num_classes=10, channels=1, size=32).state_dict(), teacher)
+    method = ["generator_maps=[4,4]", "inner_steps=1", "warmup_calls=1", "student_steps=1", "latent=file"]
+    pairs = [*(f"method.{one}" for one in method), f"method.embeddings={embeddings}", *SMALL[1:]]
+    given = f"teacher={{model: lenet5_bn, weights: {teacher}}}"
+    experiment = resolve(load_recipe("fast_digits", [DESCRIBED, given, *pairs]))
+    place = RunContext(World.alone(), Workspace(None, tmp_path / "runs"), Runtime(), LocalReporter)
+
+    def give(number: float) -> None:
+        save_file({"names": torch.eye(10) * number}, embeddings)
+
+    give(1)
+    with pytest.raises(Interrupted):
+        run(experiment, replace(place, until=2))
+    give(2)
+    with pytest.raises(
+        UsageError, match=r"the method's embeddings are not those that run fast_\S+ began with \(sha256 "
+    ):
+        run(experiment, place)
+    give(1)
+    run(experiment, place)
+    assert len(place.workspace.run(experiment.run_id).environment()["embeddings_sha256"]) == 64
+    give(2)
+    with pytest.raises(
+        UsageError, match=r"is finished, and \S+ was replaced since: its embeddings had sha256 .* now it"
+    ):
+        run(experiment, place)
+    embeddings.unlink()
+    run(experiment, place)

@@ -59,6 +59,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             "disk": 3000,
             "pool_disk": 0,
             "pool_memory": 0,
+            "pool_added": 0,
             "traffic": {"gradients": 200, "exchanged": 4 * size},
             "test_missing": None,
         }

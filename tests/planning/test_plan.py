@@ -119,3 +119,23 @@ def test_a_bank_too_large_to_copy_is_exchanged(tmp_path: Path, monkeypatch: pyte
     (run,) = plan(resolve(one), Runtime(), site(tmp_path, 4), WorkerBudget(4, 2 * GIB, 0, 1, None)).to_dict()["runs"]
     assert run["bank"]["mode"] == "copy"
     assert run["traffic_bytes"] == {"exchanged": 32, "gradients": 200}
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_pool_that_was_allocated_before_any_step_is_not_taken_off_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU it is part of what is built."""
+    answer, mib = prediction.run_in_process, 2**20
+
+    def activations(added: int) -> int:
+        def with_pool(*args: Any) -> dict[str, Any]:
+            return {**answer(*args), "pool_memory": 9 * mib, "pool_added": added}
+
+        monkeypatch.setattr(prediction, "run_in_process", with_pool)
+        (run,) = plan(resolve(recipe()), Runtime(), site(tmp_path), FREE).runs
+        assert run.pool_bytes == 9 * mib
+        assert run.activation_bytes is not None
+        return run.activation_bytes
+
+    assert activations(0) - activations(9 * mib) == 9 * mib

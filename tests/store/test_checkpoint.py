@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,13 +16,14 @@ import pytest
 import torch
 
 from raykd.errors import CorruptError, SetupError
-from raykd.files import write_text
+from raykd.files import sha256_of, write_text
 from raykd.store import checkpoint as module
 from raykd.store.checkpoint import (
     Checkpoint,
     find_fault,
     latest_checkpoint,
     newest_whole,
+    part_name,
     read_checkpoint,
     remove_after,
     write_checkpoint,
@@ -99,6 +101,43 @@ def test_when_all_are_damaged_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match="step_0000005.*step_0000010") as caught:
         latest_checkpoint(tmp_path)
     assert caught.value.exit_code == 4
+
+
+def with_images(run: Path, steps: int) -> list[Path]:
+    """Checkpoints of steps 1, 2 ..., each of which names the images of all before it."""
+    (run / "pool").mkdir()
+    pool, written = {}, []
+    for step in range(1, steps + 1):
+        path = run / "pool" / part_name(step, 0)
+        path.write_bytes(bytes([step]) * 64)
+        pool[path.name] = {"sha256": sha256_of(path), "bytes": 64}
+        written.append(write_checkpoint(run / "checkpoints", made(step), pool=pool))
+    return written
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink])
+def test_of_damaged_images_of_long_ago_the_file_is_named_and_nothing_is_to_be_deleted(
+    tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    newest = with_images(tmp_path, 4)[-1]
+    oldest = tmp_path / "pool" / part_name(1, 0)
+    content = oldest.read_bytes()
+    harm(oldest)
+    with pytest.raises(CorruptError, match=r"pool/images-0000001-00000\.parquet.*restore that file from a") as caught:
+        latest_checkpoint(tmp_path / "checkpoints")
+    assert caught.value.exit_code == 4
+    assert not re.search("delete|remove", str(caught.value))
+    oldest.write_bytes(content)
+    assert latest_checkpoint(tmp_path / "checkpoints") == newest
+
+
+def test_damaged_images_of_the_newest_checkpoint_are_made_again(tmp_path: Path) -> None:
+    before, _ = with_images(tmp_path, 4)[-2:]
+    flip(tmp_path / "pool" / part_name(4, 0))
+    assert latest_checkpoint(tmp_path / "checkpoints") == before
+    flip(before / "state.pt")
+    with pytest.raises(CorruptError, match=r"pool/images-0000004-00000\.parquet differs.*restore that file"):
+        latest_checkpoint(tmp_path / "checkpoints")
 
 
 def test_a_flip_of_any_byte_of_a_file_is_noticed(tmp_path: Path) -> None:
