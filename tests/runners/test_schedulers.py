@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,12 +65,11 @@ def test_a_trial_that_goes_on_reports_again_what_led_to_its_checkpoint(
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr("raykd.runners.ray.trial.tune.report", reports.append)
     recipe = load_recipe("kd_digits", [f"{key}={value}" for key, value in BUDGET.items()] + ["data.holdout=0.1"])
-    task = SimpleNamespace(signals=SimpleNamespace(stop_asked_for=bool), workspace=SimpleNamespace(mirror=None))
     run = RunDirectory(tmp_path / "run-s0")
 
     def process(begin: int = 0) -> TuneReporter:
         objectives = ObjectiveReporter(recipe, ["accuracy"], 40, begin=begin)
-        return TuneReporter(run, task, World.alone(), objectives)  # type: ignore[arg-type]
+        return TuneReporter(run, bool, World.alone(), None, objectives)
 
     run.path.mkdir()
     first = process()

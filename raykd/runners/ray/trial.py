@@ -33,6 +33,7 @@ from raykd.runners.ray.worker import WorkerTask, after_others, describe_fault
 from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.objectives import metric_name, read_metric
 from raykd.store.checkpoint import Checkpoint, step_of
+from raykd.store.mirror import Mirror
 from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
 
 # Keys of what a trial reports to Tune beside its objectives, TEST_ACCURACY and IMAGES_MADE.
@@ -74,9 +75,16 @@ class TrialTask:
 class TuneReporter(LocalReporter):
     """Writes the run directory as any run does, and reports the objectives to Ray Tune."""
 
-    def __init__(self, run: RunDirectory, task: WorkerTask, world: World, objectives: "ObjectiveReporter") -> None:
-        """Write into the directory of ``run``, in the task's store."""
-        super().__init__(run, _asked_to_stop(task), world, task.workspace.mirror)
+    def __init__(
+        self,
+        run: RunDirectory,
+        asked_to_stop: Callable[[], bool],
+        world: World,
+        mirror: Mirror | None,
+        objectives: "ObjectiveReporter",
+    ) -> None:
+        """Write into the directory of ``run``; see LocalReporter."""
+        super().__init__(run, asked_to_stop, world, mirror)
         self._objectives = objectives
 
     def resume_from(self, before: int | None = None) -> Path | None:
@@ -230,12 +238,12 @@ def _count_missing_images(task: WorkerTask, run: Experiment) -> int:
 def _train_here(task: WorkerTask, run: Experiment, trial: TrialTask, cluster: Cluster) -> RunResult:
     """Train in this process."""
     objectives = _objective_reporter(task, run, trial)
-    first = task.resolved.run_id
+    first, asked_to_stop, mirror = task.resolved.run_id, _asked_to_stop(task), task.workspace.mirror
 
     def make_reporter(directory: RunDirectory, world: World) -> LocalReporter:
         if directory.name != first:  # a teacher's run is nobody's trial, and of further seeds the mean is reported
-            return LocalReporter(directory, _asked_to_stop(task), world, task.workspace.mirror)
-        return TuneReporter(directory, task, world, objectives)
+            return LocalReporter(directory, asked_to_stop, world, mirror)
+        return TuneReporter(directory, asked_to_stop, world, mirror, objectives)
 
     return task.run(run, make_reporter)
 
