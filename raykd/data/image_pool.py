@@ -13,8 +13,8 @@ precision (FKD: Shen and Xing, ECCV 2022, arXiv 2112.01528), so that a student's
 Shapes: B images of a batch, b of them this worker's, n of a draw, C channels, H W image, K classes, V views.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -42,6 +42,16 @@ class PoolPart(NamedTuple):
     """int64 (N,): each image's place in the whole pool, whoever made it."""
     view_logits: Tensor | None = None
     """float16 (N, V, K), of a pool with views."""
+
+
+class SavedImages(Protocol):
+    """The images that all workers of a run have saved up to a checkpoint."""
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield the numbers of all, int64, in pieces; no image is decoded."""
+
+    def parts(self, wanted: Tensor | None = None) -> Iterator[PoolPart]:
+        """Yield the images in pieces: all, or those whose numbers are ``wanted``, int64."""
 
 
 class PoolDraw(NamedTuple):
@@ -99,7 +109,7 @@ class ImagePool:
         self._share = world.share(batch)
         self._rows = world.slice(batch)
         rows = batches * self._share
-        device = _home(rows * spec.channels * spec.size**2, world.device)
+        device = _home(rows * self.image_bytes, world.device)
         self._pixels = torch.empty(rows, spec.channels, spec.size, spec.size, dtype=torch.uint8, device=device)
         self._labels = torch.empty(rows, dtype=torch.int64, device=device)
         self._view_logits = torch.empty(rows, views, spec.num_classes, dtype=torch.float16, device=device)
@@ -201,7 +211,7 @@ class ImagePool:
         """Hold what the pool of ``state`` held, from the parts that all its workers saved; there may be others now.
 
         Raises:
-            ValueError: if an image is missing that should be there.
+            ValueError: if an image is missing that should be there, or they are of other shapes.
         """
         self._slots, self._gone, self._count = [], [], 0
         self._saved = state["batches"]  # from here on, so that what goes on the way is not kept
@@ -212,6 +222,7 @@ class ImagePool:
         slots = {batch: slot for slot, batch in enumerate(self._slots)}
         missing = len(slots) * self._share
         for part in parts:
+            self._check_shapes(part)
             for batch in (part.numbers // self._batch).unique().tolist():
                 if batch not in slots:
                     continue
@@ -223,6 +234,12 @@ class ImagePool:
                 missing -= len(own)
         if missing:
             raise ValueError(f"{missing} of its images are missing")
+
+    def _check_shapes(self, part: PoolPart) -> None:
+        views = self._view_logits.shape[1:] if part.view_logits is None else part.view_logits.shape[1:]
+        found, held = (part.pixels.shape[1:], views), (self._pixels.shape[1:], self._view_logits.shape[1:])
+        if found != held or (self._views and part.view_logits is None):
+            raise ValueError(f"its images and their views' logits are {found}, and {held} belong there")
 
     def _place(self, batch: int) -> None:
         """Give a batch its slot: a new one, or that of a batch which goes; a pure function of seed and batch."""

@@ -218,19 +218,27 @@ class PoolSource:
             UsageError: if the run is not finished, or its images are not of ``spec``.
             CorruptError: if its pool is damaged.
         """
-        files = open_pool(run)
-        self.teacher_sha256, self.sha256 = files.manifest.get("teacher_sha256"), sha256_of(run.pool / MANIFEST)
+        saved = open_pool(run, spec.num_classes)
+        self.teacher_sha256, self.sha256 = saved.manifest.get("teacher_sha256"), sha256_of(run.pool / MANIFEST)
         self._spec, self._name = spec, run.name
-        parts = list(files.parts())
-        pixels, labels, numbers = (torch.cat(rows) for rows in zip(*(part[:3] for part in parts), strict=True))
-        if pixels.shape[1:] != (spec.channels, spec.size, spec.size):
-            raise UsageError(
-                f"the pool of {run.name} has images of other shapes than data {spec.name!r} has now "
-                f"({'x'.join(map(str, pixels.shape[1:]))} and {spec.channels}x{spec.size}x{spec.size}); bring the data "
-                "set back, or train that run again"
+        shape = (spec.channels, spec.size, spec.size)
+        count = sum(map(len, saved.numbers()))
+        self._pixels, self._labels = torch.empty(count, *shape, dtype=torch.uint8), torch.full((count,), -1)
+        for part in saved.parts(view_logits=False):  # one by one: the whole may fill most of the memory
+            if part.pixels.shape[1:] != shape:
+                raise UsageError(
+                    f"the pool of {run.name} has images of other shapes than data {spec.name!r} has now "
+                    f"({'x'.join(map(str, part.pixels.shape[1:]))} and {'x'.join(map(str, shape))}); bring the data "
+                    "set back, or train that run again"
+                )
+            numbers = part.numbers[part.numbers < count]
+            if len(numbers) == len(part.numbers):
+                self._pixels[numbers], self._labels[numbers] = part.pixels, part.labels
+        if count and int(self._labels.min()) < 0:
+            raise CorruptError(
+                f"the numbers of the images in {run.pool} are not those from 0 to {count - 1}, each once; restore that "
+                "folder from a backup, or move the run's folder away and train it again"
             )
-        order = numbers.argsort()
-        self._pixels, self._labels = pixels[order], labels[order]
 
     @property
     def batch(self) -> int:

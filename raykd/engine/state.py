@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from raykd.artifacts.pool_files import read_parts
+from raykd.artifacts.pool_files import PoolFiles
 from raykd.distributed.memory import is_out_of_memory
 from raykd.distributed.world import World
 from raykd.engine.evaluator import Evaluator
@@ -20,6 +20,7 @@ from raykd.engine.sentinel import Sentinel
 from raykd.files import describe
 from raykd.methods.base import BankMethod, Method, PoolMethod, ShardedMethod
 from raykd.store.checkpoint import Checkpoint, UnfitCheckpoint, pool_files, read_checkpoint
+from raykd.store.run_directory import RunDirectory
 
 _UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What torch, and a method, make of tensors of other names and shapes."""
@@ -112,7 +113,8 @@ def _load(path: Path, method: Method, selection: Selection) -> float:
     if isinstance(method, ShardedMethod):
         method.load_shard(checkpoint.shard)
     if isinstance(method, PoolMethod):
-        method.load_images(read_parts(path.parent.parent, pool_files(path)))
+        saved = PoolFiles(RunDirectory(path.parent.parent), pool_files(path), method.context.spec.num_classes)
+        method.load_images(saved)
     weights = {name: dict(tensors) for name, tensors in checkpoint.weights.items()}
     selection.load_state_dict(checkpoint.state["selection"], weights)
     rows, world = checkpoint.state["buffers"], method.world

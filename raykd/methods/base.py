@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.config.runtime import Runtime
-from raykd.data.image_pool import PoolPart
+from raykd.data.image_pool import PoolPart, SavedImages
 from raykd.distributed.updater import Compiler, Updater
 from raykd.distributed.world import World, mix
 from raykd.methods.cost import CostAxis, PlannedRun, by_images
@@ -283,7 +283,7 @@ class PoolMethod(Method):
         """Return the images that this worker made since the last call, or since ``load_images``; None for none."""
 
     @abstractmethod
-    def load_images(self, parts: Iterable[PoolPart]) -> None:
+    def load_images(self, saved: SavedImages) -> None:
         """Take the images of all workers up to the checkpoint; called after ``load_state_dict``.
 
         There may be more or fewer workers than there were.

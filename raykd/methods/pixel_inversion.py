@@ -31,7 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raykd.data.image_pool import PoolPart, to_pixels
+from raykd.data.image_pool import PoolPart, SavedImages, to_pixels
 from raykd.methods.base import MethodContext, Metrics, PoolMethod, ShardedMethod
 from raykd.methods.cost import CostAxis, PlannedRun, by_images_of_jobs
 from raykd.methods.jobs import JobQueues
@@ -162,18 +162,18 @@ class PixelInversion(ShardedMethod, PoolMethod):
         pixels, labels, numbers, _ = zip(*made, strict=True)
         return PoolPart(torch.cat(pixels), torch.cat(labels), torch.cat(numbers))
 
-    def load_images(self, parts: Iterable[PoolPart]) -> None:
+    def load_images(self, saved: SavedImages) -> None:
         """See to it that the images of all jobs that are done are there; none is needed for what is left.
 
         Raises:
             ValueError: if some are missing.
         """
         missing = {row for job in range(self._jobs) if job not in self._queues.left for row in self._rows(job)}
-        for part in parts:
-            missing.difference_update(part.numbers.tolist())
-            self._kept.add([part])
+        for numbers in saved.numbers():
+            missing.difference_update(numbers.tolist())
         if missing:
             raise ValueError(f"{len(missing)} of its images are missing")
+        self._kept.add_saved(saved)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many iterations are left of every job that is not done."""

@@ -46,7 +46,7 @@ from raykd import losses
 from raykd.config.base import Config
 from raykd.config.optim import Adam
 from raykd.data.augment import augment_normalised
-from raykd.data.image_pool import Eviction, ImagePool, PoolPart
+from raykd.data.image_pool import Eviction, ImagePool, PoolPart, SavedImages
 from raykd.distributed.updater import Updater
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
@@ -282,9 +282,12 @@ class PoolInversion(PoolMethod):
         """Return this worker's images since the last call."""
         return self.pool.unsaved()
 
-    def load_images(self, parts: Iterable[PoolPart]) -> None:
+    def load_images(self, saved: SavedImages) -> None:
         """Fill the pool again."""
-        self.pool.load(parts, self._pool_state)
+        had, made = self._pool_state["batches"], self._batches_before(self.steps_done)
+        if had != made:  # it would be counted up to, however many
+            raise ValueError(f"its pool had {had} batches, and {self.steps_done} calls make {made}")
+        self.pool.load(saved.parts(), self._pool_state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average of the moments over calls, the contrast's memory, and of the pool all but its images."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from raykd.data import image_pool as module
 from raykd.data.image_pool import ImagePool, PoolPart, to_pixels
 from raykd.distributed.world import World
 from raykd.spec import DataSpec
@@ -105,6 +106,28 @@ def test_a_part_that_is_missing_is_noticed() -> None:
     half = PoolPart(*(rows[:B] for rows in part[:3]))
     with pytest.raises(ValueError, match="64 of its images are missing"):
         filled(0).load([half], {"batches": 2, "seed": 3})
+
+
+@pytest.mark.parametrize(("shape", "views"), [((1, 1, 1), 0), ((3, 8, 8), V), ((3, 4, 4), 0)])
+def test_parts_of_other_shapes_are_refused(shape: tuple[int, ...], views: int) -> None:
+    """One pixel would be broadcast over an image without a word."""
+    numbers = torch.arange(B)
+    logits = torch.zeros(B, views, 5).half() if views else None
+    odd = PoolPart(torch.zeros(B, *shape, dtype=torch.uint8), torch.zeros_like(numbers), numbers, logits)
+    with pytest.raises(ValueError, match="belong there"):
+        filled(0).load([odd], {"batches": 1, "seed": 3})
+
+
+def test_views_weigh_in_where_a_pool_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighed: list[int] = []
+
+    def home(size: int, device: torch.device) -> torch.device:
+        weighed.append(size)
+        return device
+
+    monkeypatch.setattr(module, "_home", home)
+    filled(0, views=V)
+    assert weighed == [4 * B * (3 * 8 * 8 + 16 + 2 * V * 5)]
 
 
 def test_a_view_is_a_crop_of_its_image_and_has_its_own_logits() -> None:

@@ -1,19 +1,28 @@
 """Images by number, of a run's own generator or of a bank."""
 
 import shutil
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from raykd.artifacts.pool_files import PoolFiles, finish_pool
 from raykd.data.datasets import data_spec, load_images, train_spec
+from raykd.data.image_pool import PoolPart, to_pixels
 from raykd.distributed.world import World
-from raykd.engine.image_sources import MethodSource
+from raykd.engine.image_sources import MethodSource, PoolSource
 from raykd.engine.synthesis import synthesize
-from raykd.errors import UsageError
+from raykd.errors import CorruptError, UsageError
 from raykd.recipe.experiment import resolve
+from raykd.spec import DataSpec
+from raykd.store.checkpoint import Sums
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
+from tests.artifacts.test_pool_files import part, report
 from tests.engine.test_synthetic_sets import recipe, set_folder, student, trained
 
 
@@ -45,3 +54,42 @@ def test_a_generator_that_is_gone_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / resolve(made).run_id / "checkpoints")
     with pytest.raises(UsageError, match="has no checkpoint, in which its generator was"):
         synthesize(RunDirectory(tmp_path / resolve(made).run_id), 10, tmp_path / "set", None, World.alone())
+
+
+def test_a_pool_is_read_part_by_part_into_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may fill most of the memory: no more than what is just decoded is there beside it."""
+    run, parts = RunDirectory(tmp_path), [part(8 * number, 8, views=2) for number in (2, 0, 1)]
+    pool: Sums = {}
+    for step, images in enumerate(parts, 1):
+        pool = report(run, step, pool, images)
+    finish_pool(run, run.checkpoints / "step_0000003", {"teacher_sha256": "abc"})
+    read, alive = PoolFiles.parts, []
+
+    def noted(*args: Any, **options: Any) -> Iterator[PoolPart]:
+        for found in read(*args, **options):
+            assert found.view_logits is None
+            alive.append(weakref.ref(found.pixels))
+            assert sum(one() is not None for one in alive) <= 2
+            yield found
+            del found
+
+    monkeypatch.setattr(PoolFiles, "parts", noted)
+    spec = DataSpec("tiny", 4, 3, 6, (0.5,) * 3, (0.5,) * 3)
+    source = PoolSource(run, spec)
+    assert len(alive) == 3
+    ordered = [parts[1], parts[2], parts[0]]
+    assert torch.equal(source.targets(range(24)), torch.cat([one.labels for one in ordered]))
+    pixels = torch.cat([images for _, images in source.images(range(24))])
+    assert torch.equal(to_pixels(pixels, spec), torch.cat([one.pixels for one in ordered]))
+    with pytest.raises(UsageError, match="images of other shapes .*3x6x6 and 3x8x8"):
+        PoolSource(run, replace(spec, size=8))
+    with pytest.raises(CorruptError, match=r"images-0000001-00000.*has label 3, and the run has 2 classes"):
+        PoolSource(run, replace(spec, num_classes=2))
+
+
+def test_a_pool_with_a_gap_is_refused(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    report(run, 2, report(run, 1, {}, part(0, 8)), part(9, 8))
+    finish_pool(run, run.checkpoints / "step_0000002", {"teacher_sha256": None})
+    with pytest.raises(CorruptError, match="not those from 0 to 15, each once"):
+        PoolSource(run, DataSpec("tiny", 4, 3, 6, (0.5,) * 3, (0.5,) * 3))

@@ -33,6 +33,7 @@ from raykd.results import RunResult
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from tests.methods.patterns import pattern_setting, teacher_of_patterns
+from tests.methods.saved_images import Saved
 from tests.methods.test_suitability import HEALTHY
 from tests.methods.toy import SPEC, advance, assert_same, made_config, made_method
 
@@ -110,7 +111,7 @@ def resumed(state: State, made: list[PoolPart], team: list[PixelInversion]) -> l
     for worker in team:
         worker.load_state_dict(copy.deepcopy(state[0]))
         worker.load_shard(state[1])
-        worker.load_images(made)
+        worker.load_images(Saved(made))
     return team
 
 

@@ -17,6 +17,7 @@ from raykd.errors import UsageError
 from raykd.generators import initialise
 from raykd.methods.pool_inversion import PoolInversion
 from raykd.models.teacher import Teacher
+from tests.methods.saved_images import Saved
 from tests.methods.toy import BATCH, SPEC, assert_same, made_method, made_setting
 
 LR, BETAS, LATENT_LR, STUDENT_LR = 2e-3, (0.5, 0.999), 0.01, 1e-2
@@ -408,7 +409,12 @@ def test_the_contrasts_memory_is_continued() -> None:
     other = inversion(**fields)
     other.load_state_dict(state)
     assert images is not None
-    other.load_images([images])
+    other.load_images(Saved([images]))
+    spoilt = {**state, "pool": {**state["pool"], "batches": 10**15}}
+    third = inversion(**fields)
+    third.load_state_dict(copy.deepcopy(spoilt))
+    with pytest.raises(ValueError, match="1000000000000000 batches, and 2 calls make 2"):
+        third.load_images(Saved([images]))
     first, second = whole.step({}), other.step({})
     assert_same(first, second)
     assert_same(whole.state_dict(), other.state_dict())
