@@ -67,7 +67,7 @@ class SearchSpace(Config):
     scheduler: Scheduler = Scheduler()
     trials: int = Field(default=24, gt=0, description="how many; a grid is tried whole unless fewer are asked for here")
     seeds: int = Field(default=1, ge=1, description="runs of each trial, from the recipe's seed up; their mean counts")
-    keep: int = Field(default=3, ge=1, description="best trials whose checkpoints stay")
+    keep: int = Field(default=3, ge=1, description="best trials whose checkpoints and images stay")
     points: tuple[dict[str, Any], ...] = Field(default=(), description="values to try first")
     earlier: str | None = Field(
         default=None, description="folder of an earlier search of the same fields and objectives, to learn from"

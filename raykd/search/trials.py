@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raykd.distributed.world import World
 from raykd.errors import UsageError
-from raykd.recipe.experiment import Experiment
-from raykd.search.attributes import DIRECTORY, FOUND, IMAGES_MADE, REASON, RUN, TEST_ACCURACY, TOO_MANY, TUNER
+from raykd.recipe.experiment import Experiment, images_of_pool
+from raykd.search.attributes import DIRECTORY, FOUND, HAS_POOL, IMAGES_MADE, REASON, RUN, TEST_ACCURACY, TOO_MANY, TUNER
 from raykd.search.space import SearchSpace, Values
 from raykd.search.study import best_trials, draw_values, end_trial, ended_trials, own_trials
-from raykd.store.checkpoint import POOL
+from raykd.store.checkpoint import IMAGES_REMOVED, POOL
 from raykd.store.run_directory import CHECKPOINTS
 from raykd.store.workspace import Workspace
 
@@ -122,6 +122,8 @@ class StudyTrials:
             self._fail(trial, str(error))
             return None
         trial.set_user_attr(RUN, experiment.run_id)
+        if images_of_pool(experiment.recipe) is not None:
+            trial.set_user_attr(HAS_POOL, True)
         trial.set_user_attr(DIRECTORY, self.workspace.display_name(experiment.run_id))
         if FOUND not in trial.user_attrs:  # a trial that is taken over knows from its first start
             trial.set_user_attr(FOUND, [run for run in self._runs(trial) if self._is_finished(run)])
@@ -185,13 +187,25 @@ class StudyTrials:
         self.workspace.remove(f"{run_id}/{CHECKPOINTS}")
 
     def remove_checkpoints(self) -> None:
-        """Remove the checkpoints of ended trials that are not among the best; their students and results stay."""
+        """Remove checkpoints and images of ended trials that are not among the best; students and results stay."""
         best = {trial.user_attrs[RUN] for trial in best_trials(self.study)[: self.space.keep]}
         at_work = self._runs_at_work()
         for trial in ended_trials(self.study):
             if RUN in trial.user_attrs and trial.user_attrs[RUN] not in best | at_work:
                 for run in self._created_runs(trial):
                     self.workspace.remove(f"{run}/{CHECKPOINTS}")
+                    if HAS_POOL in trial.user_attrs:
+                        self._remove_pool(run)
+
+    def _remove_pool(self, run_id: str) -> None:
+        """Remove a run's images; the status of a finished run tells, since others may ask for them."""
+        run, alone = self.workspace.run(run_id), World.alone()
+        if not run.status().get(IMAGES_REMOVED):
+            self.workspace.pull([run_id], alone, checkpoints="none")
+            if run.is_finished:
+                run.write_status(**{IMAGES_REMOVED: "by the search that it is a trial of"})
+                self.workspace.push(run_id, alone)
+        self.workspace.remove(f"{run_id}/{POOL}")
 
     def _runs_at_work(self) -> set[str]:
         """Return the ids of runs that trials have begun and not ended: of equal values, several train the same run."""

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from raykd.artifacts.pool_files import open_pool
+from raykd.errors import UsageError
 from raykd.recipe.experiment import resolve
 from raykd.search.attributes import IMAGES_MADE, REASON, TEST_ACCURACY
 from raykd.search.proposer import Sampling, make_proposer
@@ -101,3 +103,24 @@ def test_checkpoints_of_fifty_trials_are_those_of_the_best(tmp_path: Path) -> No
     assert most <= 3 * 1000
     assert kept <= set(sorted(scores, key=scores.__getitem__, reverse=True)[:3])
     assert max(scores, key=scores.__getitem__) in kept
+
+
+def test_images_of_trials_that_are_not_kept_are_removed_and_it_is_said(tmp_path: Path) -> None:
+    """A pool is many times as large as a student, which stays."""
+    fields = {"method.moment_weight": {"choice": [1.0, 2.0]}}
+    points: list[Values] = [{"method.moment_weight": weight} for weight in (1.0, 2.0)]
+    searched = space(tmp_path, recipe="fast_digits", space=fields, points=points, keep=1, trials=2)
+    proposer = make_proposer(trials_of(tmp_path, searched))
+    runs = []
+    for number in range(2):
+        proposal = proposed(proposer)
+        run = RunDirectory(tmp_path / proposal.experiment.run_id)
+        run.pool.mkdir(parents=True)
+        (run.pool / "manifest.json").write_text("{}")
+        run.write_status(state="finished", result={})
+        proposer.ended(proposal.trial, complete(agreement=float(number), accuracy=float(number)))
+        runs.append(run)
+    assert [run.pool.exists() for run in runs] == [False, True]
+    assert [run.status().get("images_removed") for run in runs] == ["by the search that it is a trial of", None]
+    with pytest.raises(UsageError, match="removed by the search"):
+        open_pool(runs[0])
