@@ -20,8 +20,9 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from raykd.errors import CorruptError
 from raykd.files import MANIFEST, locked, make_folder, parse_json, writing
-from raykd.store.checkpoint import POOL, has_all_files, is_checkpoint, step_of
+from raykd.store.checkpoint import POOL, has_all_files, is_checkpoint, pool_files, step_of, step_of_part
 from raykd.store.remote import Entry, Remote
 from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
@@ -95,7 +96,8 @@ class Mirror:
     def push(self, name: str, *, elsewhere: Collection[str] = ()) -> None:
         """Upload what is new of a run or a set; ``elsewhere`` are paths in it that other workers have uploaded.
 
-        Checkpoints, and recipes of a search's front, that are not here any more are removed there.
+        Checkpoints, and recipes of a search's front, that are not here any more are removed there, and so are files of
+        a pool that no checkpoint names any more.
 
         Raises:
             SetupError: if the store does not answer for minutes; what is here is intact.
@@ -110,6 +112,8 @@ class Mirror:
         groups = {path.rpartition("/")[0] for path in there if path.startswith(f"{CHECKPOINTS}/")}
         for group in sorted(groups - {path.rpartition("/")[0] for path in relative}):
             self.remote.remove(f"{name}/{group}")
+        for file in _replaced_parts(folder, there, relative):
+            self.remote.remove_file(f"{name}/{file}")
         if REPORT in relative:
             for file in fnmatch.filter(there.keys() - relative.keys(), BEST_OF_FRONT):
                 self.remote.remove_file(f"{name}/{file}")
@@ -180,6 +184,27 @@ def _manifests_in(folder: Path) -> list[str]:
         for path in folder.glob(f"{CHECKPOINTS}/*/{MANIFEST}")
         if has_all_files(path.parent)
     ]
+
+
+def _replaced_parts(folder: Path, there: Collection[str], here: Collection[str]) -> list[str]:
+    """Return files of a pool there that no checkpoint here names: of what was trained again, and cut otherwise.
+
+    None where the newest checkpoint is not here; none of a later step than the newest there, whose own checkpoint may
+    be on its way.
+    """
+    parts = {path: step_of_part(PurePosixPath(path).name) for path in there if path.startswith(f"{POOL}/")}
+    newest = _last_step(there)
+    if not parts or newest > _last_step(here):
+        return []
+    named = set[str]()
+    for path in here:
+        if path.startswith(f"{CHECKPOINTS}/") and path.endswith(f"/{MANIFEST}"):
+            try:
+                named |= pool_files((folder / path).parent).keys()
+            except CorruptError:
+                return []
+    old = [path for path, step in parts.items() if step is not None and step <= newest and path not in here]
+    return [path for path in old if PurePosixPath(path).name not in named]
 
 
 def _last_step(paths: Collection[str]) -> int:

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from raykd.files import write_json
+from raykd.store.checkpoint import Checkpoint, part_name, write_checkpoint
 from raykd.store.mirror import Mirror
 from raykd.store.remote import Entry, Remote
 
@@ -104,6 +105,12 @@ class FolderRemote:
 
     def push(self, source: Path, name: str) -> None:
         self._copy(source, self.root / name)
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.root / name)
+
+    def remove_file(self, name: str) -> None:
+        (self.root / name).unlink()
 
     def _copy(self, source: Path, target: Path) -> None:
         if source.name == self.killer:
@@ -203,3 +210,34 @@ def test_a_checkpoint_whose_images_are_not_here_is_no_newer_one(tmp_path: Path) 
         )
     Mirror(cast(Remote, remote), tmp_path / "here").pull("x-s0")
     assert (tmp_path / "here/x-s0/checkpoints/step_0000001/state.pt").is_file()
+
+
+def test_images_that_were_made_again_in_other_files_are_removed(remote: FolderRemote, tmp_path: Path) -> None:
+    """Two workers went back from step 4 to step 2, and one of them went on."""
+    run, there = tmp_path / "here/x-s0", remote.root / "x-s0"
+    there.joinpath("pool").mkdir(parents=True)
+    parts = [part_name(2, 0), part_name(2, 1), part_name(4, 0), part_name(4, 1), part_name(6, 1)]
+    for name in parts:
+        (there / "pool" / name).write_text("images")
+
+    def save(step: int, *names: str) -> None:
+        pool = {name: {"sha256": "0", "bytes": 6} for name in names}
+        write_checkpoint(run / "checkpoints", Checkpoint(step, 1, {}, {}), pool=pool)
+        mirror(remote, tmp_path / "here").push("x-s0")
+
+    def left() -> list[str]:
+        return sorted(path.name for path in (there / "pool").iterdir())
+
+    save(2, *parts[:2])
+    save(4, *parts[:3])
+    assert left() == parts, "of a later step than there was a checkpoint: theirs may be on its way"
+    mirror(remote, tmp_path / "here").push("x-s0")
+    assert left() == [*parts[:3], parts[4]]
+    (there / "checkpoints/step_0000009").mkdir()
+    (there / "checkpoints/step_0000009/manifest.json").write_text("{}")
+    (there / "pool" / part_name(3, 0)).write_text("images")
+    no_newer = mirror(remote, tmp_path / "here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "remove", lambda name: None)
+        no_newer.push("x-s0")
+    assert part_name(3, 0) in left(), "who has not the newest checkpoint removes no images"
