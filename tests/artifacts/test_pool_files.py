@@ -148,7 +148,8 @@ def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_images_that_a_search_removed_are_not_called_damaged(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
+    run = RunDirectory(tmp_path / "made-s0")
+    run.path.mkdir()
     run.write_status(state="finished", result={}, images_removed="by the search that it is a trial of")
     with pytest.raises(UsageError, match="removed by the search"):
         open_pool(run)

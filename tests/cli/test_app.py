@@ -20,7 +20,7 @@ OPTIONS = {
     "ood": {"--data", "--images", "--out", "--allow-code", "--json"},
     "synthesize": {"--images", "--out", "--allow-code", "--json"},
     "list": {"--json"},
-    "doctor": {"--chaos", "--faults", "--seed", "--cluster", "--out", "--json"},
+    "doctor": {"--chaos", "--faults", "--seed", "--cluster", "--nodes", "--out", "--json"},
     "data": {"--out", "--source", "--download", "--size"},
     "submit": {"--cluster", "--no-wait", "--dry-run", "--working-dir", "--json"},
     "jobs list": {"--cluster", "--json"},

@@ -20,7 +20,9 @@ VARIANTS = {
     "dafl_digits": [
         ["method.pseudo_label=lq", "student_optim={name: sgd, lr: 0.1}"],
         ["student_optim={name: adamw, lr: 1e-3, schedule: {name: multistep, at: [1]}}"],
+        ["method.replay={images: 64, fraction: 0.25}", "method.ema_generator=0.9"],
     ],
+    "cda_digits_images": [["method.coarse=[{pooling: 2, iterations: 1}]", "method.keep=best"]],
     "kd_digits": [["student_optim={name: adamw, lr: 1e-3, schedule: {name: cosine}}"]],
     "noise_digits": [
         [
