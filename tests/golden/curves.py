@@ -26,6 +26,17 @@ STEPS = 10
 SCHEDULE = 20  # steps that the recipe plans for, as do its teacher and its bank, which make them all
 COMMAND = "python -m tests.golden.regenerate"
 
+LARGER = {
+    "cda_cifar100", "cda_cifar100_images", "cda_imagenet_images", "cda_imagenet_resnet18", "cda_tiny50",
+    "cda_tiny50_images", "cda_tiny50_images_quick", "cda_tiny50_quick", "cudfkd_cifar10_resnet34",
+    "deepinversion_cifar10_resnet20", "deepinversion_cifar10_resnet20_images", "deepinversion_cifar10_resnet20_quick",
+    "dfad_cifar10", "dfad_mnist", "dfq_cifar10_resnet34", "di_generator_cifar10_wrn16_1", "fast10_cifar100_wrn16_2",
+    "fast10_cifar10_resnet34", "fast5_cifar100_wrn16_2", "fast5_cifar10_wrn16_1", "fast_cifar10_wrn28_1",
+    "fast_fashion_mnist_quick", "fast_tiny50", "gapssg_cifar10_wrn16_1", "nayer_cifar100_wrn16_2",
+    "nayer_cifar10_resnet34", "sre2l_cifar100", "sre2l_cifar100_images", "supervised_cifar10_wrn40_2", "zskt_cifar10",
+}  # fmt: skip
+"""Recipes that differ from a smaller one of the same method in numbers alone: their curves are slow proofs."""
+
 
 def path_of(name: str) -> Path:
     """Return the file of a recipe's curve."""
