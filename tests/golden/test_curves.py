@@ -44,8 +44,8 @@ def test_the_first_steps_are_what_they_were(name: str, sources: Path) -> None:
 def test_every_curve_is_of_a_recipe_and_whole() -> None:
     names = {path.stem for path in FOLDER.glob("*.json")}
     assert names <= set(packaged_recipes()), f"run `{COMMAND}`"
-    curves = [curve for name in names for curve in read_golden(name)["losses"].values()]
-    assert {len(curve) for curve in curves} == {STEPS}
+    # A term that is not there yet, as a ramp's before it begins, has a shorter curve; some term is always there.
+    assert {max(map(len, read_golden(name)["losses"].values())) for name in names} == {STEPS}
 
 
 def test_a_difference_is_noticed() -> None:
