@@ -43,6 +43,7 @@ SLOW = {
         "--members 2 --images 4 --rung obvious raykd --rounds 1",
         rf"raykd's method, eager \| {NUMBER} \| {NUMBER} \| ",
     ),
+    "pool_step.py": ("--batch 8 --rounds 1", rf"invert \| eager \| {NUMBER} \| {NUMBER} \|"),
     "scaling.py": ("--workers 1 --rounds 1 --steps 1", rf"exchange \| 1 \| {NUMBER} \| 1.00 \| "),
     "plan_accuracy.py": ("supervised_digits_lenet5 --steps 1", rf"peak memory, GiB \| {NUMBER} \| {NUMBER} \| "),
 }
