@@ -11,6 +11,7 @@ it cost, and whether both stores hold the same weights bit for bit.
 <folder>/chaos.json             the certificate
 """
 
+import math
 import os
 import random
 import shutil
@@ -169,6 +170,7 @@ class _Standing:
     run: RunDirectory | None
     opened: float = 0.0
     step: int = 0
+    is_at_its_end: bool = False
     resumed_from: int = 0
     updated: float = 0.0
 
@@ -182,7 +184,9 @@ def _look(store: Path, since: float) -> _Standing:
         updated = status.get("updated", 0.0)
         # A run that is just being opened has the status of before.
         if status.get("state") == "running" and updated >= opened > since and updated >= best.updated:
-            best = _Standing(0, run, opened, status.get("step", 0), status.get("resumed_from", 0), updated)
+            step = status.get("step", 0)
+            at_its_end = step >= status.get("steps", math.inf)
+            best = _Standing(0, run, opened, step, at_its_end, status.get("resumed_from", 0), updated)
     return replace(best, reports=reports)
 
 
@@ -325,8 +329,11 @@ class _Proof:
         return code
 
     def _is_ready(self, standing: _Standing) -> bool:
-        """Tell whether the next fault can come: a damaged checkpoint needs one before it."""
-        if not self._pending or standing.reports < self._pending[0].report:
+        """Tell whether the next fault can come: a damaged checkpoint needs one before it.
+
+        A run that has made its last step is left alone: it would end all the same, with nothing to recover.
+        """
+        if not self._pending or standing.reports < self._pending[0].report or standing.is_at_its_end:
             return False
         assert standing.run is not None
         return self._pending[0].kind != "damage" or len(checkpoints_of(standing.run)) > 1

@@ -14,7 +14,9 @@ from click.testing import CliRunner
 
 from raykd.cli.app import app
 from raykd.errors import RunFailed, UsageError
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import dump_recipe
+from raykd.spec import DataSpec
 from raykd.store.checkpoint import find_fault
 from raykd.store.run_directory import RunDirectory
 from raykd.tasks import chaos
@@ -24,6 +26,7 @@ from tests.object_store import Server
 from tests.runners import runs
 
 STEPS = 35
+SPEC = DataSpec("made", 3, 1, 8, (0.5,), (0.25,), ("a", "b", "c"))
 
 
 def certified(
@@ -264,6 +267,48 @@ class Made:
 
     def poll(self) -> int:
         return self._code
+
+
+class TwoRuns:
+    """A command that trains two runs of three reports; the first takes its time to end after its last step."""
+
+    def __init__(self) -> None:
+        self._store, self._polls = Path(), 0
+
+    @property
+    def pid(self) -> int:
+        return 2**22 + 1
+
+    def __call__(self, arguments: Sequence[str], log: Path) -> "TwoRuns":
+        self._store, self._polls = Path(arguments[-1]), 0
+        log.write_text("")
+        return self
+
+    def poll(self) -> int | None:
+        number, step = divmod(self._polls // 15, 6)
+        if number == 2:
+            return 0
+        run, ends = RunDirectory(self._store / f"tiny-s{number}"), step > 2
+        if self._polls % 15 == 0:
+            if step == 0:
+                run.path.mkdir(parents=True)
+                run.write_opening(resolve(runs.recipe(Path("x"))), SPEC, {"workers": 1}, step=0, steps=3)
+            rows = [json.dumps({"step": 1 + row}) + "\n" for row in range(min(step, 2) + 1)]
+            (run.path / "metrics.jsonl").write_text("".join(rows))
+            over = ends and (number == 1 or step == 5)
+            run.write_status(state="finished" if over else "running", step=len(rows), steps=3, resumed_from=0)
+            run.student.write_bytes(b"equal")
+        self._polls += 1
+        return None
+
+
+def test_a_run_at_its_end_is_left_alone_by_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "inject", lambda *arguments: None)
+    monkeypatch.setattr(
+        chaos, "plan_faults", lambda *arguments: [Fault("kill", "driver", 3, 0.0)]
+    )  # behind the first run's last report
+    found = chaos.certify(["train"], tmp_path / "out", faults=1, seed=0, workers=False, launch=TwoRuns())
+    assert [(event.run, event.at_step) for event in found.events] == [("tiny-s1", 1)]
 
 
 def test_a_certificate_tells_what_is_wrong(tmp_path: Path) -> None:
