@@ -64,28 +64,13 @@ def synthesize(
     """
     if images < 1:
         raise UsageError(f"images is {images}; a set has 1 image or more")
-    origin = _find_generators(run)
+    origin = find_generators(run)
     experiment, workspace = origin.experiment(), Workspace(data_root, origin.path.resolve().parent)
     if allow_code:
         permit(experiment.networks, remember=False)
-    for network in experiment.networks:
-        require_permission(network, f"run {origin.name}")
-    recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
-    check_pool_images(recipe, images)
-    source: ImageSource
-    if issubclass(METHODS[recipe.method.name], PoolMethod):
-        source = PoolSource(origin, spec)
-        teacher, digest = load_teacher(experiment, spec, workspace, sha256=source.teacher_sha256)
-        source_sha256 = source.sha256
-    elif origin.has_bank or not makes_images(recipe):
-        bank = open_bank(origin)
-        teacher, digest = _load_bank_teacher(bank, experiment, spec, workspace)
-        source_sha256 = hashlib.sha256(json.dumps(dict(bank.manifest), sort_keys=True).encode()).hexdigest()
-        source = BankSource(bank, recipe.seed, world.device)
-    else:
-        source = MethodSource(origin, world, workspace)
-        teacher, digest, source_sha256 = source.teacher, source.teacher_sha256, source.sha256
-    facts = {"bank": origin.name, "bank_sha256": source_sha256, "teacher_sha256": digest, "seed": str(recipe.seed)}
+    check_pool_images(experiment.recipe, images)
+    source, teacher, facts = open_source(origin, workspace, world)
+    spec = build_spec(experiment.recipe.data, workspace)
     folder = SyntheticFolder(out, spec, images, facts, origin.data_opened())
     with locked_folder(out):
         present = folder.present()
@@ -119,6 +104,37 @@ def synthesize(
         written=0 if finished else len(folder.files) - len(present),
         **facts,
     )
+
+
+def open_source(
+    origin: RunDirectory, workspace: Workspace, world: World
+) -> tuple[ImageSource, Teacher, dict[str, str]]:
+    """Return the images of a run that has generators or a pool, its teacher, and which images these are.
+
+    Raises:
+        CodeRefused: for networks whose code nobody has permitted.
+        UsageError: if it is not finished, or its teacher is not there or another.
+        CorruptError: if what it has is damaged.
+    """
+    experiment = origin.experiment()
+    for network in experiment.networks:
+        require_permission(network, f"run {origin.name}")
+    recipe, spec = experiment.recipe, build_spec(experiment.recipe.data, workspace)
+    source: ImageSource
+    if issubclass(METHODS[recipe.method.name], PoolMethod):
+        source = PoolSource(origin, spec)
+        teacher, digest = load_teacher(experiment, spec, workspace, sha256=source.teacher_sha256)
+        source_sha256 = source.sha256
+    elif origin.has_bank or not makes_images(recipe):
+        bank = open_bank(origin)
+        teacher, digest = _load_bank_teacher(bank, experiment, spec, workspace)
+        source_sha256 = hashlib.sha256(json.dumps(dict(bank.manifest), sort_keys=True).encode()).hexdigest()
+        source = BankSource(bank, recipe.seed, world.device)
+    else:
+        source = MethodSource(origin, world, workspace)
+        teacher, digest, source_sha256 = source.teacher, source.teacher_sha256, source.sha256
+    facts = {"bank": origin.name, "bank_sha256": source_sha256, "teacher_sha256": digest, "seed": str(recipe.seed)}
+    return source, teacher, facts
 
 
 def make_image_sets(experiment: Experiment, world: World, workspace: Workspace) -> int:
@@ -158,8 +174,12 @@ def _make_image_set(images: ImageSet, workspace: Workspace, world: World) -> int
     return images.images
 
 
-def _find_generators(run: RunDirectory) -> RunDirectory:
-    """Return the directory of the run that trained the generators."""
+def find_generators(run: RunDirectory) -> RunDirectory:
+    """Return the directory of the run that trained the generators of a run, itself if that has some.
+
+    Raises:
+        UsageError: if there are none, or their run is not beside it.
+    """
     experiment = run.experiment()
     if run.has_bank or experiment.recipe.student is None or makes_images(experiment.recipe):
         return run

@@ -63,10 +63,16 @@ def build_model(name: str, *, num_classes: int, channels: int, size: int) -> nn.
         raise UsageError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
     if channels < 1:
         raise UsageError(f"images need at least 1 channel, got channels={channels}")
-    build = MODELS.get(name)
-    if build is None:
-        build = _build_by_pattern(name)
-    return build(num_classes=num_classes, channels=channels, size=size)
+    return find_builder(name)(num_classes=num_classes, channels=channels, size=size)
+
+
+def find_builder(name: str) -> Callable[..., nn.Module]:
+    """Return the function, or the class, that builds the classifier of a name, see ``build_model``.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    return MODELS[name] if name in MODELS else _build_by_pattern(name)
 
 
 def find_model(shapes: Sequence[tuple[int, ...]]) -> str | None:

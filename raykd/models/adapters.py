@@ -18,6 +18,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from raykd.errors import UsageError
 from raykd.models.factories import first_line
+from raykd.models.image_classifier import pick_logits
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,7 @@ class PickOutput:
 
     def __call__(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Return the logits; what cannot be found is left as it is, to be refused with what was returned."""
-        if self.place is None or isinstance(output, Tensor):
-            return getattr(output, "logits", output)
-        try:
-            return output[self.place]
-        except (KeyError, IndexError, TypeError):
-            return getattr(output, str(self.place), output)
+        return pick_logits(output, self.place)
 
 
 class ContiguousInput:

@@ -48,6 +48,17 @@ def load_factory(target: str, arguments: Mapping[str, Any] | None = None, **size
     return network
 
 
+def call_arguments(target: str, arguments: Mapping[str, Any] | None = None, **sizes: Any) -> dict[str, Any]:
+    """Return what ``load_factory`` calls the function with; its module is imported.
+
+    Raises:
+        UsageError: no such module or function.
+    """
+    module_name, attribute = split_target(target)
+    with folder_searched(str(Path.cwd()), module_name):
+        return {**_parameters_among(_find(module_name, attribute), sizes), **(arguments or {})}
+
+
 def split_target(target: str) -> tuple[str, str]:
     """Return module and function of ``module:function``.
 

@@ -134,7 +134,7 @@ class GraphNetwork(nn.Module):
         Raises:
             ValueError: if that takes too much memory or time, which is seen before.
         """
-        if images.shape not in self._measured and len(images) and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and len(images) and images.shape not in self._measured:
             with torch.no_grad(), Limits(len(images)):
                 self._compute(images.to("meta"))
             self._measured.add(images.shape)
@@ -144,7 +144,7 @@ class GraphNetwork(nn.Module):
     def _compute(self, images: Tensor) -> Any:
         values: dict[str, Any] = {}
         weights = dict(chain(self.named_parameters(), self.named_buffers()))
-        held = 0
+        held, is_traced = 0, torch.compiler.is_compiling()  # then sizes are symbols
 
         def value(argument: Any) -> Any:
             if isinstance(argument, list):
@@ -165,10 +165,12 @@ class GraphNetwork(nn.Module):
 
         for (name, call, args, kwargs), unused in zip(self._calls, self._last_used, strict=True):
             values[name] = call(*value(args), **{key: value(one) for key, one in kwargs.items()})
-            held += count_elements(values[name])
-            check_size(held, len(images))
+            if not is_traced:
+                held += count_elements(values[name])
+                check_size(held, len(images))
+                held -= sum(count_elements(values[one]) for one in unused)
             for one in unused:
-                held -= count_elements(values.pop(one))
+                del values[one]
         return values[self._output]
 
     def _find_last_uses(self) -> list[set[str]]:

@@ -43,7 +43,7 @@ def build_registered(name: str) -> nn.Module:
     if network is None:
         raise UsageError(
             f"{name} was a network in the memory of the program that began this run: give it again, as teacher=NETWORK "
-            "or student=NETWORK to raykd.train, evaluate or load"
+            "or student=NETWORK to raykd.train, evaluate, export or load"
         )
     return copy_network(network)
 

@@ -22,6 +22,15 @@ def build_torchvision(name: str, *, num_classes: int, channels: int, size: int) 
             f"torchvision/{name} takes images of 3 channels, the data has {channels}; "
             "repeat the channel in the data or choose one of the built-in models"
         )
+    try:
+        network: nn.Module = torchvision.models.get_model(**torchvision_arguments(name, num_classes, size))
+    except (AssertionError, ValueError) as error:
+        raise UsageError(f"torchvision/{name} cannot be built for {size} x {size} images: {error}") from error
+    return network
+
+
+def torchvision_arguments(name: str, num_classes: int, size: int) -> dict[str, Any]:
+    """Return what ``torchvision.models.get_model`` is called with for an untrained classifier."""
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # Their side heads would make a tuple of the output in training mode.
@@ -30,8 +39,4 @@ def build_torchvision(name: str, *, num_classes: int, channels: int, size: int) 
         options = {"image_size": size}
     elif name.startswith("maxvit"):
         options = {"input_size": (size, size)}
-    try:
-        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-    except (AssertionError, ValueError) as error:
-        raise UsageError(f"torchvision/{name} cannot be built for {size} x {size} images: {error}") from error
-    return network
+    return {"name": name, "weights": None, "num_classes": num_classes, **options}

@@ -28,6 +28,7 @@ COVERED_BY = {
     "models/graph_limits": "models/test_graph",
     "models/graph_operations": "models/test_graph",
     "models/key_layouts": "models/test_weights_file",
+    "models/image_classifier": "models/test_source",
     "models/lenet": "models/test_zoo",
     "models/mlp": "models/test_zoo",
     "models/mobilenet": "models/test_zoo",
