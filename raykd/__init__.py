@@ -7,13 +7,27 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raykd.api import evaluate, inspect, load, ood, plan, statistics, synthesize, table, train, train_seeds, tune
+    from raykd.api import (
+        evaluate,
+        export,
+        inspect,
+        load,
+        ood,
+        plan,
+        statistics,
+        synthesize,
+        table,
+        train,
+        train_seeds,
+        tune,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "ood",

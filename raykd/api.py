@@ -8,7 +8,7 @@ speed.
 Ctrl-C while a run goes on lets it save and raises ``Interrupted``; the same call goes on from there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +28,7 @@ from raykd.errors import UsageError
 from raykd.models.in_memory import register
 from raykd.models.student import Student
 from raykd.planning.on_cluster import plan_on
-from raykd.recipe.experiment import Experiment, resolve
-from raykd.recipe.recipe import load_recipe
+from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import TeacherConfig
 from raykd.recipe.table import Table, load_table
 from raykd.reporting.board import search_board
@@ -37,6 +36,7 @@ from raykd.reporting.progress import following
 from raykd.reporting.seeds import over_seeds
 from raykd.results import (
     Evaluation,
+    ExportResult,
     Inspection,
     Plan,
     Ranking,
@@ -55,16 +55,17 @@ from raykd.search.setup import Search, plan_search
 from raykd.search.space_file import load_space
 from raykd.store.remote import join
 from raykd.store.run_directory import STUDENT, RunDirectory
-from raykd.store.workspace import Location, Workspace, local_folder, pull_run
+from raykd.store.workspace import Location, Workspace, local_folder, location_of, pull_run
 from raykd.tasks import ood as ranking
 from raykd.tasks.evaluate import evaluate_run
+from raykd.tasks.export import export_run
 from raykd.tasks.inspect import Subject, inspect_teacher
 from raykd.tasks.load import load_file, load_student
 from raykd.tasks.objects import (
     Images,
     Network,
     data_section,
-    experiment_of,
+    find_experiment,
     network_section,
     refuse_networks_of_this_process,
 )
@@ -123,7 +124,7 @@ def train(
         RaykdError: for what the caller must mend.
     """
     site = choose_site(cluster, 0, out, data_root)
-    experiment = _experiment(
+    experiment = find_experiment(
         recipe, overrides, seed, site, {"teacher": teacher, "student": student, "data": data, "ood": ood}
     )
     return _train(experiment, site, progress, should_stop, tune_host)
@@ -138,7 +139,7 @@ def train_seeds(recipe: str | Path | Experiment, seeds: int, **options: Any) -> 
     where = {name: options.pop(name, None) for name in ("cluster", "out", "data_root")}
     site = choose_site(where["cluster"], 0, where["out"], where["data_root"])
     given = {role: options.pop(role, None) for role in ("teacher", "student", "data", "ood")}
-    first = _experiment(recipe, options.pop("overrides", ()), options.pop("seed", None), site, given)
+    first = find_experiment(recipe, options.pop("overrides", ()), options.pop("seed", None), site, given)
     how = {"progress": True, "should_stop": None, "tune_host": False, **options}
     start = first.recipe.seed
     return over_seeds([_train(first.with_seed(seed), site, **how) for seed in range(start, start + seeds)])
@@ -179,7 +180,7 @@ def tune(
         planned = space
     else:
         planned = plan_search(load_space(str(space), as_pairs(overrides), trials), local_folder(site.store))
-    board = search_board() if progress else nullcontext(_show_nothing)
+    board = search_board() if progress else nullcontext(lambda report: None)
     with preserved_process(), interruptible(should_stop) as stop, board as show:
         return tune_runner.search(
             planned, site.cluster, store=site.store, data_root=site.data_root, should_stop=stop, show=show
@@ -249,7 +250,7 @@ def plan(
         RaykdError: as the run itself would.
     """
     site = choose_site(cluster, 0, None, data_root)
-    experiment = _experiment(recipe, overrides, None, site, {})
+    experiment = find_experiment(recipe, overrides, None, site, {})
     refuse_networks_of_this_process(experiment)
     # Nothing is asked of an object store: a plan needs no credentials.
     root = local_folder(site.data_root) if site.data_root else None
@@ -280,11 +281,42 @@ def evaluate(
     for network in (teacher, student):
         if network is not None:
             register(network)
-    where = _directory(run)
+    where = location_of(run)
     directory, root = pull_run(where, data_root or data_place())
     with preserved_process():
         found = evaluate_run(directory, root, World.current(), allow_code=allow_code)
     return replace(found, directory=str(where))
+
+
+def export(
+    run: Location | RunResult,
+    out: str | Path,
+    *,
+    format: str = "onnx",
+    int8: bool = False,
+    data_root: Location | None = None,
+    student: nn.Module | None = None,
+    allow_code: bool = False,
+) -> ExportResult:
+    """Write the student of a finished run to a folder so that it runs without raykd, compared with it on images.
+
+    Args:
+        run: the directory or its address, or what ``train`` returned.
+        out: a folder that is empty or not there.
+        format: onnx, torch-export, safetensors or state-dict.
+        int8: whether to quantise it to 8 bits too; of onnx.
+        data_root: of data sets by name; default: RAYKD_DATA.
+        student: a network of its architecture, where the run's was one in memory.
+        allow_code: as ``evaluate``.
+
+    Raises:
+        RaykdError: for what the caller must mend, or if what was written answers differently.
+    """
+    directory, root = pull_run(location_of(run), data_root or data_place(), checkpoints="all" if int8 else "unfinished")
+    if student is not None:
+        register(student)
+    with preserved_process():
+        return export_run(directory, Path(out), root, World.current(), format, int8=int8, allow_code=allow_code)
 
 
 def load(run: Location | RunResult, *, student: nn.Module | str | None = None, allow_code: bool = False) -> Student:
@@ -302,7 +334,7 @@ def load(run: Location | RunResult, *, student: nn.Module | str | None = None, a
         UsageError: if there is no student, or its architecture is not known.
         CorruptError: if what is there is damaged.
     """
-    where = _directory(run)
+    where = location_of(run)
     path = Path(where)
     if path.is_file():
         beside = RunDirectory(path.parent)
@@ -440,25 +472,10 @@ def synthesize(
     Raises:
         RaykdError: for what the caller must mend.
     """
-    directory, _ = pull_run(_directory(run), None, checkpoints="all")
+    directory, _ = pull_run(location_of(run), None, checkpoints="all")
     with preserved_process():
         root = data_folder(data_root)
         return synthesis.synthesize(directory, images, Path(out), root, World.current(), allow_code=allow_code)
-
-
-def _experiment(
-    recipe: str | Path | Experiment, overrides: Overrides, seed: int | None, site: Site, given: Mapping[str, Any]
-) -> Experiment:
-    pairs = as_pairs(overrides) + ([] if seed is None else [f"seed={seed}"])
-    asked = {name: value for name, value in given.items() if value is not None}
-    if isinstance(recipe, Experiment):
-        if pairs or asked:
-            raise UsageError("an experiment is resolved already: give overrides and the like with a recipe's name")
-        return recipe
-    if not asked:
-        return resolve(load_recipe(str(recipe), pairs))
-    with preserved_process():
-        return experiment_of(str(recipe), pairs, store=site.store, data_root=site.data_root, **asked)
 
 
 def _train(
@@ -476,18 +493,6 @@ def _train(
     return replace(result, directory=join(site.store, experiment.run_id))
 
 
-def _directory(run: Location | RunResult) -> Location:
-    if not isinstance(run, RunResult):
-        return run
-    if run.directory is None:
-        raise UsageError(f"the result of {run.run} does not say where its directory is: give that")
-    return run.directory
-
-
 def _check_count(name: str, count: int | None) -> None:
     if count is not None and count < 1:
         raise UsageError(f"{name} is {count}; it must be 1 or more")
-
-
-def _show_nothing(report: SearchResult) -> None:
-    pass

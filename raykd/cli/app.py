@@ -7,6 +7,7 @@ from raykd.cli.cluster import cluster
 from raykd.cli.data import data
 from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
+from raykd.cli.export import export
 from raykd.cli.inspect import inspect
 from raykd.cli.jobs import jobs
 from raykd.cli.list import list_
@@ -30,7 +31,7 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-_RUNS = (train, tune, table, plan, evaluate)
+_RUNS = (train, tune, table, plan, evaluate, export)
 _NETWORKS = (inspect, statistics, ood, synthesize)
 _PLACES = (cluster, submit, jobs, list_, doctor, data)
 for command in (*_RUNS, *_NETWORKS, *_PLACES):

@@ -8,6 +8,7 @@ Units: accuracy, agreement and expected calibration error in per cent; kl in nat
 
 from raykd.results.base import Result
 from raykd.results.blind import COVERAGE, why_not_judged
+from raykd.results.export import FORMATS, ExportedModel, ExportResult
 from raykd.results.plan import Plan, RunPlan, SubmissionPlan
 from raykd.results.run import SELECTIONS, Evaluation, Figures, Measured, RunResult, SeedsResult
 from raykd.results.search import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
@@ -17,6 +18,9 @@ from raykd.results.teacher import Inspection, LayerWidth, MethodVerdict, Ranking
 __all__ = [
     "COVERAGE",
     "Evaluation",
+    "ExportResult",
+    "ExportedModel",
+    "FORMATS",
     "Figures",
     "Inspection",
     "LayerWidth",

@@ -22,6 +22,7 @@ from raykd.files import describe, is_file, make_folder, replacing, sha256_of, sw
 from raykd.methods import METHODS
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig
+from raykd.results import RunResult
 from raykd.store.checkpoint import save_weights
 from raykd.store.mirror import Mirror, Saved
 from raykd.store.remote import Remote, check_address, is_remote
@@ -258,6 +259,19 @@ def _default_cache() -> Path:
             "an object store needs a folder of this machine for what it holds of it, and no home is known here: set "
             "RAYKD_CACHE to a folder that can be written"
         ) from None
+
+
+def location_of(run: Location | RunResult) -> Location:
+    """Return where a run's directory is: itself if it is named, or what a result says.
+
+    Raises:
+        UsageError: if it does not say.
+    """
+    if not isinstance(run, RunResult):
+        return run
+    if run.directory is None:
+        raise UsageError(f"the result of {run.run} does not say where its directory is: give that")
+    return run.directory
 
 
 def pull_run(

@@ -13,8 +13,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from raykd.cluster.config import Site
+from raykd.config.overrides import Overrides, as_pairs
 from raykd.config.yaml_file import explain
 from raykd.data.arrays import read_arrays, write_arrays
+from raykd.distributed.host import preserved_process
 from raykd.engine.build import build_spec
 from raykd.errors import RaykdError, UsageError
 from raykd.methods import METHODS
@@ -35,6 +38,26 @@ Images = Any
 
 _SPLITS = {"train", "test"}
 _NAMES = (str, Path, type(None))
+
+
+def find_experiment(
+    recipe: str | Path | Experiment, overrides: Overrides, seed: int | None, site: Site, given: Mapping[str, Any]
+) -> Experiment:
+    """Resolve what a caller names: a recipe, with overrides and a seed, of which some parts may be ``given``.
+
+    Raises:
+        UsageError: as ``experiment_of``, or if a resolved experiment is given more.
+    """
+    pairs = as_pairs(overrides) + ([] if seed is None else [f"seed={seed}"])
+    asked = {name: value for name, value in given.items() if value is not None}
+    if isinstance(recipe, Experiment):
+        if pairs or asked:
+            raise UsageError("an experiment is resolved already: give overrides and the like with a recipe's name")
+        return recipe
+    if not asked:
+        return resolve(load_recipe(str(recipe), pairs))
+    with preserved_process():
+        return experiment_of(str(recipe), pairs, store=site.store, data_root=site.data_root, **asked)
 
 
 def experiment_of(

@@ -65,6 +65,7 @@ def test_no_command_runs_it(raykd: Raykd, tiny: WriteRecipe) -> None:
     run = with_code(trained(raykd, tiny(method=dafl)), "student")
     commands = (
         ("evaluate", str(run)),
+        ("export", str(run), "--out", "exported"),
         ("inspect", str(run)),
         ("statistics", str(run)),
         ("ood", str(run), "--data", "digits"),
