@@ -23,9 +23,9 @@ import raykd
 from raykd.data.datasets import data_spec, load_images
 from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.files import read_json, sha256_of, write_json
-from raykd.models import build_model, in_memory, permission
+from raykd.models import MODELS, build_model, in_memory, permission
 from raykd.models.image_classifier import ImageClassifier
-from raykd.results import FORMATS, ExportResult
+from raykd.results import FORMATS
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
 from raykd.tasks import export_formats
@@ -407,17 +407,12 @@ def test_formats_are_those_of_the_command_line(grey: Path) -> None:
 
 
 @pytest.mark.endurance
-def test_every_built_in_network_is_exported(store: Path, tmp_path: Path) -> None:
-    from raykd.models import MODELS
-
-    results: dict[str, ExportResult] = {}
+@pytest.mark.parametrize("model", MODELS)
+def test_every_built_in_network_is_exported(model: str, store: Path) -> None:
     recipe = yaml.safe_load((store.parent / "colour.yaml").read_text())
-    recipe["teacher"]["weights"] = str(store.parent / "cifar_resnet8.safetensors")
     recipe["data"] |= {"size": 32}
-    for model in MODELS:
-        if model.startswith("hinton"):
-            continue
-        Path("one.yaml").write_text(json.dumps({**recipe, "student": {"model": model}}))
-        run = raykd.train("one.yaml", progress=False)
-        results[model] = raykd.export(run, f"out/{model}", int8=True)
-    assert {name for name, made in results.items() if made.model.same_answers < 1000} == set()
+    Path("one.yaml").write_text(json.dumps({**recipe, "student": {"model": model}}))
+    run = raykd.train("one.yaml", progress=False)
+    made = raykd.export(run, "out", int8=True)
+    assert made.model.same_answers >= made.images - 2, "but for ties"
+    assert made.int8 is not None and made.int8.bytes < made.model.bytes / 2
