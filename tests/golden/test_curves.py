@@ -7,16 +7,18 @@ import pytest
 from raykd.cli.names import packaged_recipes
 from tests.golden.curves import COMMAND, FOLDER, LARGER, STEPS, measure, path_of, read_golden
 
-# Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9; an error in a loss is far larger.
-TOLERANCE = 1e-5
+# Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9 in a step; an error in a loss is far larger. Steps
+# amplify it: a student of a pool's few images was 1.4e-5 apart in the end between two machines.
+TOLERANCE, LATE_TOLERANCE = 1e-5, 1e-3
 
 
 def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
     """Name the losses that differ, and the first step at which they do."""
     found = []
     for name in sorted(ours["losses"].keys() | golden["losses"].keys()):
-        pairs = zip(ours["losses"].get(name, []), golden["losses"].get(name, []), strict=False)
-        first = next((i for i, (a, b) in enumerate(pairs) if a != pytest.approx(b, TOLERANCE)), None)
+        pairs = list(zip(ours["losses"].get(name, []), golden["losses"].get(name, []), strict=False))
+        allowed = [TOLERANCE if 2 * i < len(pairs) else LATE_TOLERANCE for i in range(len(pairs))]
+        first = next((i for i, (a, b) in enumerate(pairs) if a != pytest.approx(b, allowed[i])), None)
         if name not in ours["losses"] or name not in golden["losses"]:
             found.append(f"{name} is only in one of both")
         elif first is not None:
@@ -51,7 +53,12 @@ def test_every_curve_is_of_a_recipe_and_whole() -> None:
 def test_a_difference_is_noticed() -> None:
     golden = read_golden("supervised_digits_lenet5")
     other = copy.deepcopy(golden)
-    other["losses"]["loss/cross_entropy"][7] *= 1.0001
-    assert differences(other, golden) == ["loss/cross_entropy from step 7"]
+    other["losses"]["loss/cross_entropy"][2] *= 1.0001
+    assert differences(other, golden) == ["loss/cross_entropy from step 2"]
+    other = copy.deepcopy(golden)
+    other["losses"]["loss/cross_entropy"][9] *= 1.0001
+    assert differences(other, golden) == []
+    other["losses"]["loss/cross_entropy"][9] *= 1.01
+    assert differences(other, golden) == ["loss/cross_entropy from step 9"]
     del other["losses"]["loss/cross_entropy"]
     assert differences(other, golden) == ["loss/cross_entropy is only in one of both"]
