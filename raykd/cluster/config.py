@@ -40,8 +40,8 @@ class Cluster(Runtime):
     grows_to: int | None = Field(
         default=None, gt=0, description="workers with room once an autoscaler has added machines, which are waited for"
     )
-    cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0, description="that Ray sets aside")
+    gpus_per_worker: float = Field(default=0, ge=0, description="a part of one, or whole ones")
     storage: str = Field(
         default="runs",
         description="store of runs: a folder that every node sees, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from raykd.errors import UsageError, did_you_mean, shortened
+from raykd.config.field_names import field_hint
+from raykd.errors import UsageError, shortened
 
 _MAX_BYTES = 1_000_000
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -170,7 +171,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
         names, siblings, tags = _locate(item["loc"], model, raw)
         path = ".".join(names)
         if item["type"] == "extra_forbidden":
-            hint = did_you_mean(names[-1], siblings, "".join(f"{name}." for name in names[:-1]))
+            hint = field_hint(names[-1], siblings, "".join(f"{name}." for name in names[:-1]))
+            hint = hint or field_hint(path, _fields(model, raw))
             lines.append(f"{path!r} is not a field here{hint}")
         elif item["type"] == "missing":
             lines.append(f"{path!r} is required")
