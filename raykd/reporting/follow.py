@@ -29,10 +29,12 @@ class RunUpdate:
     steps: int
     rows: Sequence[dict[str, Any]]
     done: bool
+    pace: float | None = None
+    """Steps per second since it began here or went on; None before it is known."""
 
     def eta(self) -> float | None:
-        """Return the seconds that the newest report's pace leaves, or None before the first."""
-        rate = self.rows[-1].get("steps_per_second") if self.rows else None
+        """Return the seconds that are left at its pace, or at that of the newest report; None before both."""
+        rate = self.pace or (self.rows[-1].get("steps_per_second") if self.rows else None)
         return (self.steps - self.step) / rate if rate else None
 
 
@@ -66,10 +68,11 @@ class Follower:
         if len(rewinds) > self._rewinds[run] and status.get("rewinding") is None:  # its rows are dropped by then
             self._rewinds[run], self._seen[run] = len(rewinds), rewinds[-1]["to"]
         rows = [row for row in self._rows(run) if row["step"] > self._seen[run]]
-        step = max(status["step"], rows[-1]["step"] if rows else 0)
+        now = 0 if done else status.get("current_step", 0)
+        step = max(status["step"], now, rows[-1]["step"] if rows else 0)
         if rows:
             self._seen[run] = rows[-1]["step"]
-        return RunUpdate(run, step, status["steps"], rows, done)
+        return RunUpdate(run, step, status["steps"], rows, done, None if done else status.get("steps_per_second"))
 
     def _status(self, run: str) -> dict[str, Any]:
         from raykd.store.run_directory import STATUS, parse_status
@@ -125,6 +128,11 @@ def format_row(row: dict[str, Any]) -> str:
             parts.append(f"{name} {row[key]:.2f}%" if judged else f"{name} -")
     parts += [f"{k.removeprefix('loss/')} {v:.3g}" for k, v in row.items() if k.startswith("loss/")]
     return "  ".join(parts)
+
+
+def format_pace(pace: float) -> str:
+    """Write steps per second for a reader: of slow steps, how long one takes."""
+    return f"{pace:.3g} steps/s" if pace >= 1 else f"{1 / pace:.3g} s/step"
 
 
 def format_duration(seconds: float) -> str:
