@@ -1,5 +1,6 @@
 """Read how runs go from their directories, as a local run and a Ray run both write them."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _FIGURES = {"top-1": "accuracy/top1", "agreement": "agreement", "synthetic agreement": "blind/agreement"}
 
 
+_STEP = re.compile(r"^\S+  step (\d+/\d+)  .*?(?:  ETA ([\d:]+))?$", re.MULTILINE)
 _PACE = ("images_per_second", "steps_per_second")
 
 
@@ -128,6 +130,18 @@ def format_row(row: dict[str, Any]) -> str:
             parts.append(f"{name} {row[key]:.2f}%" if judged else f"{name} -")
     parts += [f"{k.removeprefix('loss/')} {v:.3g}" for k, v in row.items() if k.startswith("loss/")]
     return "  ".join(parts)
+
+
+def format_step(run: str, step: int, steps: int, text: str, left: float | None) -> str:
+    """Write how far a run is on one line of a log, with the seconds that are ``left`` where they are known."""
+    eta = f"  ETA {format_duration(left)}" if left is not None and step < steps else ""
+    return f"{run}  step {step}/{steps}  {text}{eta}"
+
+
+def find_step(log: str) -> str | None:
+    """Return how far the last line of ``format_step`` in a log says that a run is, as ``109/600, ETA 1:54``."""
+    lines = list(_STEP.finditer(log))
+    return None if not lines else lines[-1][1] + (f", ETA {lines[-1][2]}" if lines[-1][2] else "")
 
 
 def format_pace(pace: float) -> str:

@@ -14,6 +14,7 @@ from raykd.reporting.follow import (
     format_duration,
     format_pace,
     format_row,
+    format_step,
     read_local,
     read_remote,
 )
@@ -85,8 +86,7 @@ class _Lines:
             self._tell(update, update.step, format_pace(update.pace), update.eta())
 
     def _tell(self, update: RunUpdate, step: int, text: str, left: float | None) -> None:
-        eta = f"  ETA {format_duration(left)}" if left is not None and step < update.steps else ""
-        sys.stderr.write(f"{update.run}  step {step}/{update.steps}  {text}{eta}\n")
+        sys.stderr.write(format_step(update.run, step, update.steps, text, left) + "\n")
         self._told[update.run] = (step, time.monotonic())
 
     def close(self) -> None:

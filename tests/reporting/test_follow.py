@@ -7,7 +7,7 @@ import pytest
 
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
-from raykd.reporting.follow import Follower, format_duration, format_pace, format_row
+from raykd.reporting.follow import Follower, find_step, format_duration, format_pace, format_row, format_step
 from raykd.results import COVERAGE
 
 
@@ -60,6 +60,13 @@ def test_a_run_moves_between_reports() -> None:
     write("interrupted", 7, 3.0)
     (update,) = follower.poll()
     assert (update.step, update.pace) == (0, None), "where it goes on from"
+
+
+def test_how_far_a_run_is_can_be_read_from_its_log() -> None:
+    lines = [format_step("a-s0", step, 600, text, left) for step, text, left in ((9, "2 img/s", None), (109, "x", 114))]
+    assert find_step("\n".join(["starting", *lines, "warning: a step 3/4  is none", ""])) == "109/600, ETA 1:54"
+    assert find_step(f"{lines[0]}\nmore") == "9/600"
+    assert find_step("nothing yet\n") is None
 
 
 @pytest.mark.parametrize(("pace", "told"), [(123.4, "123 steps/s"), (1.0, "1 steps/s"), (0.25, "4 s/step")])
