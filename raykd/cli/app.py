@@ -12,6 +12,7 @@ from raykd.cli.jobs import jobs
 from raykd.cli.list import list_
 from raykd.cli.ood import ood
 from raykd.cli.plan import plan
+from raykd.cli.show import show
 from raykd.cli.statistics import statistics
 from raykd.cli.submit import submit
 from raykd.cli.synthesize import synthesize
@@ -32,6 +33,6 @@ def app() -> None:
 
 _RUNS = (train, tune, table, plan, evaluate)
 _NETWORKS = (inspect, statistics, ood, synthesize)
-_PLACES = (cluster, submit, jobs, list_, doctor, data)
+_PLACES = (cluster, submit, jobs, list_, show, doctor, data)
 for command in (*_RUNS, *_NETWORKS, *_PLACES):
     app.add_command(command)

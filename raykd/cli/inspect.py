@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raykd.cli.command import Command, allow_code_option
-from raykd.cli.names import complete_recipe
+from raykd.cli.names import complete
 
 if TYPE_CHECKING:
     from raykd.results import MethodVerdict
 
 
 @click.command(cls=Command, example="raykd inspect {recipe}")
-@click.argument("teacher", shell_complete=complete_recipe)
+@click.argument("teacher", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raykd.cli.command import Command
+from raykd.cli.names import cluster_option
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Jobs, SubmittedJob
 
-_CLUSTER = click.option("--cluster", metavar="NAME|FILE", help="Which cluster's jobs; default: those of this machine.")
+_CLUSTER = cluster_option(help="Which cluster's jobs; default: those of this machine.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import packaged_recipes, packaged_tables
+from raykd.cli.names import KindType, packaged_recipes, packaged_tables
 from raykd.config.data_root import data_folder
 
 Entry = dict[str, Any]
@@ -92,7 +92,7 @@ _KINDS: dict[str, Callable[[], Iterable[Entry]]] = {
 
 
 @click.command("list", cls=Command, example="raykd list recipes")
-@click.argument("kind", type=click.Choice(list(_KINDS)))
+@click.argument("kind", type=KindType(_KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_(kind: str, as_json: bool) -> None:
     """List what there is of KIND, with a line on each."""

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe
+from raykd.cli.names import cluster_option, complete
 
 if TYPE_CHECKING:
     from raykd.results import Plan
 
 
 @click.command(cls=Command, example="raykd plan {recipe} --cluster local")
-@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--cluster", metavar="NAME|FILE", help="Where it is to run; default: in one process, without Ray.")
+@cluster_option(help="Where it is to run; default: in one process, without Ray.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: bool) -> None:
     """Tell what training RECIPE would take: memory, time, traffic and disk.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, complete_table
+from raykd.cli.names import StoreType, cluster_option, complete
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, example="raykd table digits --quick")
-@click.argument("name", shell_complete=complete_table)
+@click.argument("name", shell_complete=complete("table"))
 @click.option("--quick", is_flag=True, help="The reduced budget that the table states, not the published one.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds of every row; default: what the table says.")
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: this machine, one CPU for each trial.")
+@cluster_option(help="Where to run; default: this machine, one CPU for each trial.")
 @click.option(
     "--out",
     type=StoreType(),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, complete_recipe
+from raykd.cli.names import StoreType, cluster_option, complete
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, example="raykd train {recipe}")
-@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: in this process, without Ray.")
+@cluster_option(help="Where to run; default: in this process, without Ray.")
 @click.option(
     "--out",
     type=StoreType(),

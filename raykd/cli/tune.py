@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType
+from raykd.cli.names import StoreType, cluster_option, complete
 from raykd.cli.stop import Stop
 from raykd.errors import RunFailed
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, example="raykd tune student_architecture --trials 24")
-@click.argument("space")
+@click.argument("space", shell_complete=complete("space"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: Ray here, a CPU for each trial.")
+@cluster_option(help="Where to run; default: Ray here, a CPU for each trial.")
 @click.option(
     "--out",
     type=StoreType(),

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from raykd.config.catalog import Catalog
+from raykd.config.catalog import CLUSTERS
 from raykd.config.data_root import data_place
 from raykd.config.runtime import Runtime
 from raykd.config.yaml_file import explain, load_yaml
@@ -15,7 +15,6 @@ from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
 
 MOST_WORKERS = 100_000
-_CLUSTERS = Catalog("cluster", folder="clusters", listing="clusters", extensible=True)
 
 
 class Site(NamedTuple):
@@ -29,7 +28,7 @@ class Site(NamedTuple):
 class Cluster(Runtime):
     """Workers and what each may use; the settings of the arithmetic (``Runtime``) belong to the machines too."""
 
-    name: str
+    name: str = Field(description="that of its file")
     address: str = Field(
         default="local",
         description="local = start Ray on this machine; auto or HOST:PORT = join a running cluster",
@@ -193,9 +192,9 @@ def cluster_file(source: str) -> Path:
     Raises:
         UsageError: if there is none, naming the nearest match.
     """
-    return _CLUSTERS.find(source)
+    return CLUSTERS.find(source)
 
 
 def cluster_names() -> list[str]:
     """Return the names that ``load_cluster`` knows from here."""
-    return sorted(_CLUSTERS.files())
+    return sorted(CLUSTERS.files())

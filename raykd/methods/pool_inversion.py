@@ -95,7 +95,7 @@ class PoolInversionConfig(Config):
         description="of the inner steps, at a constant rate; with meta also of the meta-generator, at k times it",
     )
     inner_steps: int = Field(default=10, gt=0, description="k: steps on generator and latents for a batch")
-    synthesis_batch: int | None = Field(default=None, gt=1, description="B; left out: schedule.global_batch")
+    synthesis_batch: int | None = Field(default=None, gt=1, description="B: images; left out: schedule.global_batch")
     batches_per_call: int = Field(default=1, gt=0, description="batches that are inverted in a call")
     warmup_batches: int | None = Field(default=None, gt=0, description="the same during the warm-up, if another number")
     warmup_calls: int = Field(default=20, ge=0, description="calls without adversary and student")
@@ -103,8 +103,8 @@ class PoolInversionConfig(Config):
     moments: Distance = Field(
         default="relative", description="how far moments are apart; a weight of relative suits any teacher"
     )
-    moment_weight: float = Field(default=200.0, ge=0, description="0 needs no BatchNorm")
-    moment_memory: float = Field(default=0.9, ge=0, lt=1, description="r")
+    moment_weight: float = Field(default=200.0, ge=0, description="of BatchNorm moments; 0 needs no BatchNorm")
+    moment_memory: float = Field(default=0.9, ge=0, lt=1, description="r: share of earlier calls in the moments")
     label_weight: float = Field(default=0.5, ge=0, description="of the class that an image is to show")
     adversary: Literal["none", "masked_kl", "gap"] = Field(
         default="masked_kl", description="how images puzzle the student: where both agree, GapSSG's, or not at all"

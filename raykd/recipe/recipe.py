@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from raykd.config.base import Config
-from raykd.config.catalog import Catalog
+from raykd.config.catalog import RECIPES
 from raykd.config.optim import Optimizer
 from raykd.config.overrides import dotted_fields, expand_names, float_fields, override
 from raykd.config.yaml_file import dump_yaml, explain, load_yaml
@@ -32,7 +32,6 @@ Referee = Annotated[
     Discriminator(lambda value: "several" if isinstance(value, list | tuple) else "one"),
 ]
 
-_RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
 _REWOUND = 0x4EB0  # keeps the noise after a rewind apart from that of other seeds
 
 
@@ -207,7 +206,7 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    path = _RECIPES.find(source)
+    path = RECIPES.find(source)
     raw = _read_with_base(path)
     # Checked before the overrides too: a mistake in the file is reported as such, and defaults are fields to override.
     plain = _validate(raw, path.name)
@@ -268,8 +267,8 @@ def _read_with_base(path: Path) -> dict[str, Any]:
 def _find_base(path: Path, name: str) -> Path:
     """Find what a recipe extends: one beside it, or a packaged one, which a file of that very name may extend."""
     beside = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    is_itself = os.path.isfile(beside) and beside.resolve() == path.resolve() and name in _RECIPES.files()
-    return beside if os.path.isfile(beside) and not is_itself else _RECIPES.find(name)
+    is_itself = os.path.isfile(beside) and beside.resolve() == path.resolve() and name in RECIPES.files()
+    return beside if os.path.isfile(beside) and not is_itself else RECIPES.find(name)
 
 
 def _is_of_others(changed: Mapping[str, Any], raw: Mapping[str, Any]) -> bool:
