@@ -1,6 +1,5 @@
 """``raykd show``: what stands in the files that have names, and what may stand there."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,11 +73,13 @@ def _resolved(kind: str, name: str) -> dict[str, Any]:
 
     if kind == "recipe":
         return load_recipe(name).model_dump(mode="json")
+    if kind == "space":
+        space = load_space(name)
+        # A population has no sampler, and refuses one that is stated.
+        return space.model_dump(mode="json", exclude={"name", *({"sampler"} if space.scheduler.name == "pbt" else ())})
     if kind != _METHOD:
-        load: dict[str, Callable[[str], BaseModel]] = {
-            "table": load_table, "space": load_space, "cluster": load_cluster
-        }  # fmt: skip
-        return load[kind](name).model_dump(mode="json", exclude={"name"})  # which is that of the file
+        loaded = load_table(name) if kind == "table" else load_cluster(name)
+        return loaded.model_dump(mode="json", exclude={"name"})  # which is that of the file
     config = _model(kind, name)
     try:
         return config.model_validate({"name": name}).model_dump(mode="json")
