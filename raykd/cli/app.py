@@ -7,6 +7,7 @@ from raykd.cli.cluster import cluster
 from raykd.cli.data import data
 from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
+from raykd.cli.init import init
 from raykd.cli.inspect import inspect
 from raykd.cli.jobs import jobs
 from raykd.cli.list import list_
@@ -32,7 +33,7 @@ def app() -> None:
 
 
 _RUNS = (train, tune, table, plan, evaluate)
-_NETWORKS = (inspect, statistics, ood, synthesize)
+_NETWORKS = (init, inspect, statistics, ood, synthesize)
 _PLACES = (cluster, submit, jobs, list_, show, doctor, data)
 for command in (*_RUNS, *_NETWORKS, *_PLACES):
     app.add_command(command)

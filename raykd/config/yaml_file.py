@@ -2,6 +2,7 @@
 
 import re
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -157,6 +158,12 @@ def parse_value(text: str, key: str = "") -> Any:
 def dump_yaml(content: Mapping[str, Any]) -> str:
     """Return plain data as YAML that ``load_yaml`` reads back to equal data."""
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
+
+
+def dump_flow(value: Any) -> str:
+    """Return plain data as YAML on one line, which ``load_yaml`` reads back behind a key."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=sys.maxsize)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def section_error(text: str) -> PydanticCustomError:

@@ -49,6 +49,7 @@ COVERED_BY = {
     "search/attributes": "search/test_study",
     "tasks/doctor": "cli/test_doctor",
     "tasks/faults": "tasks/test_chaos",
+    "tasks/init": "cli/test_init",
     "tasks/inspect": "cli/test_inspect",
     "tasks/processes": "tasks/test_nodes",
     "tasks/statistics": "cli/test_statistics",
