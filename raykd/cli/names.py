@@ -162,3 +162,8 @@ def _complete(kind: str, incomplete: str) -> list[CompletionItem]:
 
 cluster_option = partial(click.option, "--cluster", metavar="NAME|FILE", shell_complete=complete("cluster"))
 """The option that says where; a command says in ``help`` what it means without."""
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    help="Of the arithmetic; default: the cluster's, else fp32.",
+)

@@ -147,19 +147,24 @@ def check_dashboard(url: str) -> str:
     return url.rstrip("/")
 
 
-def choose_cluster(given: str | Path | Cluster | None, *, workers: int) -> Cluster:
+def choose_cluster(
+    given: str | Path | Cluster | None, *, workers: int, precision: Literal["fp32", "bf16"] | None = None
+) -> Cluster:
     """Return the cluster that a verb is given, by its name or file or itself; default: this machine.
 
     Args:
         given: what the verb is given.
         workers: of this machine's Ray, if that is meant; 0 for this process, without Ray.
+        precision: instead of the cluster's.
 
     Raises:
         UsageError: as ``load_cluster``.
     """
     if given is None:
-        return Cluster(name="here", workers=workers)
-    return given if isinstance(given, Cluster) else load_cluster(str(given))
+        cluster = Cluster(name="here", workers=workers)
+    else:
+        cluster = given if isinstance(given, Cluster) else load_cluster(str(given))
+    return cluster if precision is None else cluster.model_copy(update={"precision": precision})
 
 
 def choose_site(
