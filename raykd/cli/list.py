@@ -70,9 +70,14 @@ def _spaces() -> Iterable[Entry]:
 
 def _clusters() -> Iterable[Entry]:
     from raykd.cluster.config import cluster_names, load_cluster
+    from raykd.errors import UsageError
 
     for name in cluster_names():
-        cluster = load_cluster(name)
+        try:
+            cluster = load_cluster(name)
+        except UsageError as error:  # one bad file hides no other
+            yield {"name": name, "description": str(error)}
+            continue
         low, high = cluster.worker_range
         workers = f"{low}" if low == high else f"{low} to {high}"
         gpus = f", {cluster.gpus_per_worker:g} GPU each" if cluster.gpus_per_worker else ""

@@ -234,6 +234,8 @@ def _train(
     world, directory = context.world, context.workspace.run(experiment.run_id)
     rewinds = world.agree(partial(rewinds_of, directory), on_first=True)
     segment = segment.rewound(len(rewinds))
+    if world.rank == 0:
+        logger.info("%s: reading networks and data, and measuring the teacher, before the first step", directory.name)
     built = build(experiment.with_recipe(segment), world, context.runtime, context.workspace)
     step = step_of(resume) if resume else 0
     since = rewinds[-1]["to"] if rewinds else 0
