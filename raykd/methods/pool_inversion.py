@@ -75,10 +75,7 @@ class PoolInversionConfig(Config):
     """The switches; see the module's text."""
 
     name: Literal["pool_inversion"]
-    latent: Latent = Field(
-        default="normal",
-        description="what images are made from: noise, or labels by one-hot, teacher's rows, a file",
-    )
+    latent: Latent = Field(default="normal", description="what images are made from: noise, or labels as vectors")
     embeddings: str | None = Field(default=None, description="file of latent=file: .safetensors or .npz, a row a class")
     latent_dim: int = Field(default=256, gt=0, description="size of what images are made from")
     latent_lr: float = Field(default=0.01, ge=0, description="rate of the latents, or of the layers behind labels")
@@ -87,9 +84,7 @@ class PoolInversionConfig(Config):
     )
     generator_init: Literal["default", "normal"] = Field(default="default", description="of torch, or N(0, 0.02)")
     fresh_every: int = Field(default=0, ge=0, description="calls after which the generator is drawn anew; 0: never")
-    meta: Literal["none", "fomaml", "reptile"] = Field(
-        default="fomaml", description="how the generator learns to be fast over the calls; none: it goes on as it is"
-    )
+    meta: Literal["none", "fomaml", "reptile"] = Field(default="fomaml", description="how the generator gets fast")
     generator_optim: Adam = Field(
         default=Adam(name="adam", lr=2e-3, betas=(0.5, 0.999)),
         description="of the inner steps, at a constant rate; with meta also of the meta-generator, at k times it",
@@ -100,15 +95,11 @@ class PoolInversionConfig(Config):
     warmup_batches: int | None = Field(default=None, gt=0, description="the same during the warm-up, if another number")
     warmup_calls: int = Field(default=20, ge=0, description="calls without adversary and student")
     keep: Literal["best", "last"] = Field(default="best", description="images of the lowest loss, or the last")
-    moments: Distance = Field(
-        default="relative", description="how far moments are apart; a weight of relative suits any teacher"
-    )
+    moments: Distance = Field(default="relative", description="how far they are apart; relative suits any teacher")
     moment_weight: float = Field(default=200.0, ge=0, description="of BatchNorm moments; 0 needs no BatchNorm")
     moment_memory: float = Field(default=0.9, ge=0, lt=1, description="r: share of earlier calls in the moments")
     label_weight: float = Field(default=0.5, ge=0, description="of the class that an image is to show")
-    adversary: Literal["none", "masked_kl", "gap"] = Field(
-        default="masked_kl", description="how images puzzle the student: where both agree, GapSSG's, or not at all"
-    )
+    adversary: Literal["none", "masked_kl", "gap"] = Field(default="masked_kl", description="what puzzles the student")
     adversarial_weight: float = Field(default=1.1, ge=0, description="of puzzling the student")
     balance_weight: float = Field(default=0.0, ge=0, description="of the batch's classes being equally frequent")
     tv_weight: float = Field(default=0.0, ge=0, description="of neighbouring pixels being alike")

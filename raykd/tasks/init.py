@@ -3,27 +3,23 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from raykd.config.base import Config
 from raykd.config.describe import describe_fields
 from raykd.config.overrides import override
-from raykd.config.yaml_file import explain, parse_value
+from raykd.config.yaml_file import parse_value
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
-from raykd.engine.build import build_spec, find_weights
+from raykd.engine.build import build_spec
 from raykd.engine.implied_pixels import implied_pixels, known_constants
 from raykd.errors import UsageError, unknown
 from raykd.methods import METHODS
 from raykd.models.permission import permit
 from raykd.models.smaller import smaller_model
 from raykd.models.teacher import Teacher
-from raykd.models.weights import guess_model
 from raykd.recipe.commented import write_commented
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
 from raykd.recipe.sections import DataConfig, TeacherConfig
@@ -34,20 +30,15 @@ from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tasks import teacher_signs as signs
 from raykd.tasks.inspect import Subject, inspect_teacher, load_subject, open_test_split
-from raykd.tasks.subject import find_subject
+from raykd.tasks.subject import NO_IMAGES, find_subject, is_weights, section_of, sections_of_weights
 
 logger = logging.getLogger(__name__)
 
-_YAML = (".yaml", ".yml")
-_WEIGHTS = (".safetensors", ".json", ".npz", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 _FIRST = ("data", "teacher")
 _SETTING = re.compile(r"(method\.\w+)=(\S+?)(?=[,;\s]|$)")
 """What a verdict names as to be set, as in ``method.moment_weight=0``."""
 _DEFAULT_OPTIM = {"name": "adam", "lr": 1e-3, "schedule": {"name": "cosine"}}
 _DEFAULT_SCHEDULE = {"steps": 500, "report_every": 100, "global_batch": 128}
-_NO_IMAGES = (
-    "where you hold no image of it, describe them: data.num_classes=10 data.channels=3 data.size=32 data.test=false"
-)
 
 
 @dataclass(frozen=True)
@@ -129,9 +120,9 @@ def propose(
 
 def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace) -> _Sections:
     """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by."""
-    if teacher.endswith(_WEIGHTS) or (Path(teacher).is_file() and not teacher.endswith(_YAML)):
-        given = _sections_of_weights(teacher, data, pairs, workspace)
-        subject = Subject(_section(DataConfig, given["data"]), _section(TeacherConfig, given["teacher"]))
+    if is_weights(teacher):
+        given = sections_of_weights(teacher, data, pairs, workspace)
+        subject = Subject(section_of(DataConfig, given["data"]), section_of(TeacherConfig, given["teacher"]))
         permit([subject.network])
         return _with_constants(subject, given["data"], given["teacher"], workspace)
     if data is not None:
@@ -150,43 +141,6 @@ def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Works
     return _with_constants(subject, own, section, workspace)
 
 
-def _sections_of_weights(
-    file: str, data: str | None, pairs: Sequence[str], workspace: Workspace
-) -> dict[str, dict[str, Any]]:
-    """Return the sections of a teacher that is a file of weights; its network is told by their shapes, if need be.
-
-    Raises:
-        UsageError: if nobody says what set it was trained on, or what network it is.
-    """
-    raw: dict[str, Any] = {"data": {} if data is None else {"name": data}, "teacher": {"weights": file}}
-    fields = {field.name for kind, name in ((DataConfig, "data"), (TeacherConfig, "teacher")) for field in
-              (*describe_fields(kind, f"{name}."),)} | set(_FIRST)  # fmt: skip
-    given: dict[str, dict[str, Any]] = override(raw, pairs, "new", fields)
-    if not given["data"].get("name"):
-        raise UsageError(
-            f"which set was {file} trained on? Give --data NAME (`raykd list datasets`, or a folder of Parquet); "
-            f"{_NO_IMAGES} (and --data with any name)"
-        )
-    section = given["teacher"]
-    if section.get("model") is None and section.get("factory") is None:
-        model = guess_model(find_weights(section["weights"], workspace), section.get("entry"))
-        if model is None:
-            raise UsageError(
-                f"no built-in model has tensors of the shapes in {file}: say which network it is by "
-                "teacher.factory=MODULE:FUNCTION (your code in MODULE.py, here or installed), or "
-                "teacher.model=torchvision/NAME"
-            )
-        given["teacher"] = {"model": model, **section}
-    return given
-
-
-def _section(kind: type[Config], raw: Mapping[str, Any]) -> Any:
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        raise explain(error, "the teacher", kind, raw) from None
-
-
 def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, Any], workspace: Workspace) -> _Sections:
     """State size, mean and std in ``data``, and where they come from; whether there is a test split, too.
 
@@ -196,7 +150,7 @@ def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, A
     try:
         spec = build_spec(subject.data, workspace)
     except UsageError as error:
-        raise UsageError(f"{error}; {_NO_IMAGES}") from None
+        raise UsageError(f"{error}; {NO_IMAGES}") from None
     images, missing = open_test_split(subject.data, spec, workspace)
     comments = {"data.size": "pixels of the networks' input, to which images are resized"}
     if subject.data.mean is not None or subject.data.std is not None:
@@ -212,7 +166,7 @@ def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, A
         stated["test"] = False
         comments["data.test"] = f"no test images to measure by ({missing}); true where they are there"
     content = {**stated, **{key: value for key, value in data.items() if key not in stated}}
-    return _Sections(replace(subject, data=_section(DataConfig, content)), content, teacher, comments)
+    return _Sections(replace(subject, data=section_of(DataConfig, content)), content, teacher, comments)
 
 
 def _compared(subject: Subject, spec: DataSpec, workspace: Workspace) -> tuple[DataSpec, str]:

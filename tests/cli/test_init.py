@@ -135,7 +135,10 @@ def test_a_file_of_data_and_teacher_is_one_too(raykd: Raykd, teacher: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--teacher", "teacher.safetensors"], "which set was teacher.safetensors trained on? Give --data NAME"),
+        (
+            ["--teacher", "teacher.safetensors"],
+            "trained on? Say it by data.name=NAME",
+        ),
         (["--teacher", "absent.safetensors", "--data", "digits"], "absent.safetensors"),
         (["--teacher", "teacher.safetensors", "--data", "digit"], "did you mean 'digits'"),
         (["--teacher", "teacher.safetensors", "--data", "digits", "--method", "dafll"], "did you mean 'dafl'"),
