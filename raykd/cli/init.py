@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from raykd.cli.command import Command
+from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import complete
 
 _THERE = "{} is there already, and nothing is overwritten: give another name by --out, or remove it"
@@ -22,9 +22,16 @@ _THERE = "{} is there already, and nothing is overwritten: give another name by 
 @click.option("--method", metavar="NAME", shell_complete=complete("method"), help="Default: by what the teacher is.")
 @click.option("--data", metavar="NAME", shell_complete=complete("data"), help="The set that it was trained on.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: TEACHER_METHOD.yaml.")
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def init(
-    overrides: tuple[str, ...], teacher: str, method: str | None, data: str | None, out: Path | None, as_json: bool
+    overrides: tuple[str, ...],
+    teacher: str,
+    method: str | None,
+    data: str | None,
+    out: Path | None,
+    allow_code: bool,
+    as_json: bool,
 ) -> None:
     """Write a recipe with comments that trains as it is, for a teacher of your own.
 
@@ -42,7 +49,7 @@ def init(
     if out is not None and out.exists():
         raise UsageError(_THERE.format(out))
     workspace = Workspace(data_folder(), Path("runs"))
-    proposal = propose(teacher, overrides, workspace, data=data, method=method, out=out)
+    proposal = propose(teacher, overrides, workspace, data=data, method=method, out=out, allow_code=allow_code)
     recipe, found = proposal.recipe, proposal.found
     file = out or Path(f"{recipe.name}.yaml")
     if file.exists():

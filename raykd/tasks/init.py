@@ -77,6 +77,7 @@ def propose(
     data: str | None = None,
     method: str | None = None,
     out: Path | None = None,
+    allow_code: bool = False,
 ) -> Proposal:
     """Look at a teacher and propose a recipe.
 
@@ -87,6 +88,7 @@ def propose(
         data: the set that it was trained on; of a YAML file, a recipe or a run its own.
         method: which one; default: the preferred one of those that can be used.
         out: the recipe's file, by which it is named; default: TEACHER_METHOD.yaml here.
+        allow_code: whether code that a run directory names may run.
 
     Raises:
         UsageError: if teacher, data and method do not fit together, or it is not told what they are.
@@ -95,7 +97,7 @@ def propose(
     if method is not None and method not in METHODS.names():
         raise unknown("method", method, METHODS.names())
     first = [pair for pair in pairs if pair.partition("=")[0].partition(".")[0] in _FIRST]
-    sections = _open(teacher, data, first, workspace)
+    sections = _open(teacher, data, first, workspace, allow_code)
     logger.info("looking at the teacher")
     found = inspect_teacher(sections.subject, workspace)
     starter, chosen, reason = _choose_method(found, method)
@@ -118,7 +120,7 @@ def propose(
     return Proposal(recipe, write_commented(content, described | comments, head), found, reason, notes)
 
 
-def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace) -> _Sections:
+def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, allow_code: bool) -> _Sections:
     """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by."""
     if is_weights(teacher):
         given = sections_of_weights(teacher, data, pairs, workspace)
@@ -127,7 +129,7 @@ def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Works
         return _with_constants(subject, given["data"], given["teacher"], workspace)
     if data is not None:
         pairs = [f"data.name={data}", *pairs]
-    subject = find_subject(teacher, pairs, workspace.store)
+    subject = find_subject(teacher, pairs, workspace.store, allow_code=allow_code)
     fields = {"name", "size", "pad", "mean", "std", "num_classes", "channels", "test"}
     own = subject.data.model_dump(mode="json", exclude_unset=True, include=fields)
     if Path(teacher).is_dir():
