@@ -8,11 +8,13 @@ from raykd.cli.data import data
 from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
 from raykd.cli.export import export
+from raykd.cli.init import init
 from raykd.cli.inspect import inspect
 from raykd.cli.jobs import jobs
 from raykd.cli.list import list_
 from raykd.cli.ood import ood
 from raykd.cli.plan import plan
+from raykd.cli.show import show
 from raykd.cli.statistics import statistics
 from raykd.cli.submit import submit
 from raykd.cli.synthesize import synthesize
@@ -32,7 +34,7 @@ def app() -> None:
 
 
 _RUNS = (train, tune, table, plan, evaluate, export)
-_NETWORKS = (inspect, statistics, ood, synthesize)
-_PLACES = (cluster, submit, jobs, list_, doctor, data)
+_NETWORKS = (init, inspect, statistics, ood, synthesize)
+_PLACES = (cluster, submit, jobs, list_, show, doctor, data)
 for command in (*_RUNS, *_NETWORKS, *_PLACES):
     app.add_command(command)

@@ -5,6 +5,7 @@ import shlex
 import click
 
 from raykd.cli.command import Command
+from raykd.cli.names import complete
 
 _DRY = click.option("--dry-run", is_flag=True, help="Print the commands and do nothing.")
 
@@ -15,7 +16,7 @@ def cluster() -> None:
 
 
 @cluster.command(cls=Command, example="raykd cluster validate ssh")
-@click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
+@click.argument("names", metavar="[NAME|FILE]...", nargs=-1, shell_complete=complete("cluster"))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def validate(names: tuple[str, ...], as_json: bool) -> None:
     """Check cluster files and the launcher files that they name; without a NAME, all that there are.
@@ -50,7 +51,7 @@ def validate(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cluster.command(cls=Command, example="raykd cluster up ssh --dry-run")
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete("cluster"))
 @_DRY
 def up(name: str, dry_run: bool) -> None:
     """Start the cluster of a cluster file: `ray up`, `kubectl apply` or `sbatch` with its launcher file."""
@@ -63,7 +64,7 @@ def up(name: str, dry_run: bool) -> None:
 
 
 @cluster.command(cls=Command, example="raykd cluster down ssh --dry-run")
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete("cluster"))
 @_DRY
 def down(name: str, dry_run: bool) -> None:
     """End the cluster of a cluster file, and with it whatever runs there."""
@@ -71,7 +72,7 @@ def down(name: str, dry_run: bool) -> None:
 
 
 @cluster.command(cls=Command, example="raykd cluster status ssh")
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete("cluster"))
 @_DRY
 def status(name: str, dry_run: bool) -> None:
     """Ask what the cluster of a cluster file is doing."""

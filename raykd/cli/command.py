@@ -33,6 +33,16 @@ class Command(click.Command):
         with formatter.section("Example"):
             formatter.write_text(self._example.format(recipe=small_recipe()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; of an option that is meant for a field of a recipe, say how that is written."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if "." not in error.option_name:
+                raise
+            field = error.option_name.lstrip("-")
+            raise click.UsageError(f"fields are written without dashes: {field}=VALUE", ctx) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what it raises into a message on stderr and an exit code."""
         start_logging()

@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from raykd.cli.command import Command
+from raykd.cli.names import complete
 
 
 @click.command(cls=Command, example="raykd data mnist --out data --download")
-@click.argument("name")
+@click.argument("name", shell_complete=complete("data"))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Data root to write to.")
 @click.option(
     "--source", type=click.Path(path_type=Path), help="Where the set's files lie: a folder, or a Parquet file."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType
+from raykd.cli.names import StoreType, cluster_option, complete
 from raykd.cli.stop import Stop
 from raykd.config.data_root import data_folder
 
@@ -22,10 +22,15 @@ _FOLDER = "chaos"
 
 @click.command(cls=Command, example="raykd doctor")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--chaos", metavar="RECIPE", help="Train it undisturbed, then under faults, and compare the weights.")
+@click.option(
+    "--chaos",
+    metavar="RECIPE",
+    shell_complete=complete("recipe"),
+    help="Train it undisturbed, then under faults, and compare the weights.",
+)
 @click.option("--faults", type=click.IntRange(min=1), default=6, help="How many; default: 6.")
 @click.option("--seed", type=int, default=0, help="Of kinds and moments of the faults.")
-@click.option("--cluster", metavar="NAME|FILE", help="Where to train under faults, as of train; on this machine.")
+@cluster_option(help="Where to train under faults, as of train; on this machine.")
 @click.option(
     "--nodes",
     type=int,

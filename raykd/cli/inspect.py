@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raykd.cli.command import Command, allow_code_option
-from raykd.cli.names import complete_recipe
+from raykd.cli.names import complete
 
 if TYPE_CHECKING:
     from raykd.results import MethodVerdict
 
 
 @click.command(cls=Command, example="raykd inspect {recipe}")
-@click.argument("teacher", shell_complete=complete_recipe)
+@click.argument("teacher", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -22,7 +22,8 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool, allow_code:
     Size, accuracy, health of its BatchNorm statistics, whether it can be inverted.
 
     TEACHER is a recipe or a YAML file, whose teacher section counts (a file with nothing but data
-    and teacher will do), or a run directory. Runs of recipes are looked for in runs/.
+    and teacher will do), a run directory, or a file of weights with data.name=NAME. Runs of recipes are looked
+    for in runs/.
     """
     from raykd import api
     from raykd.cli import output

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raykd.cli.command import Command
+from raykd.cli.names import cluster_option
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Jobs, SubmittedJob
 
-_CLUSTER = click.option("--cluster", metavar="NAME|FILE", help="Which cluster's jobs; default: those of this machine.")
+_CLUSTER = cluster_option(help="Which cluster's jobs; default: those of this machine.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -27,12 +28,13 @@ def list_(cluster: str | None, as_json: bool) -> None:
     """List the jobs of a cluster, the oldest first."""
     from raykd.cli import output
 
-    found = _api(cluster).all()
+    api = _api(cluster)
+    found = [(job, api.step(job)) for job in api.all()]
     if as_json:
-        output.print_json({"jobs": [_job_to_dict(job) for job in found]})
+        output.print_json({"jobs": [_job_to_dict(job, step) for job, step in found]})
         return
-    rows = [[job.run, job.metadata.get("command", ""), job.status, job.started or "", job.ended or ""] for job in found]
-    output.print_table("jobs", ["run", "command", "status", "started", "ended"], rows)
+    rows = [[job.run, job.command, job.status, step or "", job.started or "", job.ended or ""] for job, step in found]
+    output.print_table("jobs", ["run", "command", "status", "step", "started", "ended"], rows, numbers=False)
 
 
 @jobs.command(cls=Command, example="raykd jobs status {recipe} --cluster gpu_cluster")
@@ -43,11 +45,13 @@ def status(run: str, cluster: str | None, as_json: bool) -> None:
     """Tell how the last job of RUN (an id, or how one begins) is."""
     from raykd.cli import output
 
-    job = _api(cluster).find(run)
+    api = _api(cluster)
+    job = api.find(run)
+    told = _job_to_dict(job, api.step(job))
     if as_json:
-        output.print_json(_job_to_dict(job))
+        output.print_json(told)
     else:
-        output.print_pairs({name: value for name, value in _job_to_dict(job).items() if value not in (None, "")})
+        output.print_pairs({name: value for name, value in told.items() if value not in (None, "")})
 
 
 @jobs.command(cls=Command, example="raykd jobs logs -f {recipe} --cluster gpu_cluster")
@@ -88,11 +92,13 @@ def _api(cluster: str | None) -> "Jobs":
     return connect(load_job_cluster(cluster))
 
 
-def _job_to_dict(job: "SubmittedJob") -> dict[str, Any]:
+def _job_to_dict(job: "SubmittedJob", step: str | None) -> dict[str, Any]:
     return {
         "run": job.run,
         "job": job.id,
         "status": job.status,
+        "step": step,
+        "arguments": job.command.partition(" ")[2],
         "exit code": job.exit_code,
         "started": job.started,
         "ended": job.ended,

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import packaged_recipes, packaged_tables
+from raykd.cli.names import KindType, packaged_recipes, packaged_tables
 from raykd.config.data_root import data_folder
 
 Entry = dict[str, Any]
@@ -70,9 +70,14 @@ def _spaces() -> Iterable[Entry]:
 
 def _clusters() -> Iterable[Entry]:
     from raykd.cluster.config import cluster_names, load_cluster
+    from raykd.errors import UsageError
 
     for name in cluster_names():
-        cluster = load_cluster(name)
+        try:
+            cluster = load_cluster(name)
+        except UsageError as error:  # one bad file hides no other
+            yield {"name": name, "description": str(error)}
+            continue
         low, high = cluster.worker_range
         workers = f"{low}" if low == high else f"{low} to {high}"
         gpus = f", {cluster.gpus_per_worker:g} GPU each" if cluster.gpus_per_worker else ""
@@ -92,7 +97,7 @@ _KINDS: dict[str, Callable[[], Iterable[Entry]]] = {
 
 
 @click.command("list", cls=Command, example="raykd list recipes")
-@click.argument("kind", type=click.Choice(list(_KINDS)))
+@click.argument("kind", type=KindType(_KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_(kind: str, as_json: bool) -> None:
     """List what there is of KIND, with a line on each."""

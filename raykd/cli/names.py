@@ -1,15 +1,25 @@
-"""Names that can be told without importing anything heavy: of recipes, tables and stores."""
+"""Names that can be told, and completed by a shell, without importing anything heavy."""
 
 import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from importlib import resources
+from importlib.metadata import entry_points
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from raykd.errors import printable
+from raykd.config.catalog import CLUSTERS, RECIPES, SPACES, TABLES, Catalog
+from raykd.errors import did_you_mean, printable
 
+Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+_TAKES = {"train": "recipe", "tune": "space", "table": "table"}
+"""What the commands that can be submitted take first."""
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 
 
@@ -43,24 +53,68 @@ class StoreType(click.ParamType[str]):
         return str(value)
 
 
+class KindType(click.ParamType[str]):
+    """One of several words, in the singular or the plural."""
+
+    name = "kind"
+
+    def __init__(self, kinds: Iterable[str]) -> None:
+        """Take the words as commands know them."""
+        self.kinds = tuple(kinds)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Show the words."""
+        return f"{{{'|'.join(self.kinds)}}}"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        """Return the word that is meant, or name the nearest."""
+        meant = [kind for kind in self.kinds if value.lower().removesuffix("s") == kind.removesuffix("s")]
+        if not meant:
+            hint = did_you_mean(value, self.kinds)
+            self.fail(f"{value!r} is none of {', '.join(self.kinds)}{hint}", parameter, context)
+        return meant[0]
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete one of the words."""
+        return [CompletionItem(kind) for kind in self.kinds if kind.startswith(incomplete)]
+
+
 def packaged_recipes() -> dict[str, str]:
-    """Return the first comment line of each packaged recipe by its name; reads text only."""
-    return _packaged("recipes")
+    """Return the first sentence of each packaged recipe by its name; reads text only."""
+    return _first_lines(RECIPES)
 
 
 def packaged_tables() -> dict[str, str]:
-    """Return the first comment line of each packaged table by its name; reads text only."""
-    return _packaged("tables")
+    """Return the first sentence of each packaged table by its name; reads text only."""
+    return _first_lines(TABLES)
 
 
-def _packaged(kind: str) -> dict[str, str]:
-    folder = resources.files("raykd") / kind
+def _first_lines(catalog: Catalog) -> dict[str, str]:
+    """Return the first sentence of each file of a catalog by its name: of its first comment; "" without one."""
     found = {}
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".yaml"):
-            first = file.read_text(encoding="utf-8").partition("\n")[0]
-            found[file.name.removesuffix(".yaml")] = first.lstrip("# ") if first[:1] == "#" else ""
+    for name, path in sorted(catalog.files().items()):
+        lines: list[str] = []
+        with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+            lines = [line.lstrip("# ").rstrip() for line in takewhile(lambda line: line.startswith("#"), file)]
+        found[name] = re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(lines))[0]
     return found
+
+
+def _names_in(module: str, pattern: str) -> dict[str, str]:
+    """Return the names that a table of the package's source has: importing it would take seconds."""
+    source = (resources.files("raykd") / module).read_text(encoding="utf-8")
+    return dict.fromkeys(re.findall(pattern, source, re.MULTILINE), "")
+
+
+def method_names() -> dict[str, str]:
+    """Return the methods of raykd and of installed packages; imports none."""
+    own = _names_in("methods/__init__.py", r'^        "(\w+)": \w+,$')
+    return own | dict.fromkeys((entry.name for entry in entry_points(group="raykd.methods")), "")
+
+
+def data_set_names() -> dict[str, str]:
+    """Return the data sets that have names; reads text only."""
+    return _names_in("data/datasets.py", r'^    DataSpec\("([\w-]+)"')
 
 
 def small_recipe() -> str:
@@ -69,16 +123,47 @@ def small_recipe() -> str:
     return next((name for name in names if name.endswith("_digits")), names[0])
 
 
-def complete_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete a recipe's name, or else leave it to the shell's files."""
-    return _complete(packaged_recipes(), incomplete)
+_NAMES: dict[str, Callable[[], dict[str, str]]] = {
+    "recipe": packaged_recipes,
+    "table": packaged_tables,
+    "space": lambda: _first_lines(SPACES),
+    "cluster": lambda: _first_lines(CLUSTERS),
+    "method": method_names,
+    "data": data_set_names,
+}
 
 
-def complete_table(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete a table's name, or else leave it to the shell's files."""
-    return _complete(packaged_tables(), incomplete)
+def complete(kind: str) -> Completion:
+    """Return what completes a name of a kind, or else leaves it to the shell's files."""
+
+    def completed(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return _complete(kind, incomplete)
+
+    return completed
 
 
-def _complete(names: dict[str, str], incomplete: str) -> list[CompletionItem]:
-    found = [CompletionItem(n, help=d) for n, d in names.items() if n.startswith(incomplete)]
+def complete_shown(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a name of the kind that was given before it."""
+    return _complete(ctx.params.get("kind", "recipe"), incomplete)
+
+
+def complete_inner(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the words of a command inside another: the command, then the name that it takes."""
+    before = ctx.params.get("words") or ()
+    if not before:
+        return [CompletionItem(word) for word in _TAKES if word.startswith(incomplete)]
+    return _complete(_TAKES[before[0]], incomplete) if len(before) == 1 and before[0] in _TAKES else []
+
+
+def _complete(kind: str, incomplete: str) -> list[CompletionItem]:
+    found = [CompletionItem(n, help=d) for n, d in _NAMES[kind]().items() if n.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
+
+
+cluster_option = partial(click.option, "--cluster", metavar="NAME|FILE", shell_complete=complete("cluster"))
+"""The option that says where; a command says in ``help`` what it means without."""
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    help="Of the arithmetic; default: the cluster's, else fp32.",
+)

@@ -5,13 +5,19 @@ from pathlib import Path
 import click
 
 from raykd.cli.command import Command, allow_code_option
-from raykd.cli.names import complete_recipe
+from raykd.cli.names import complete
 
 
 @click.command(cls=Command, example="raykd ood supervised_digits_lenet5 --data usps --images 2000 --out hard.parquet")
-@click.argument("teacher", shell_complete=complete_recipe)
+@click.argument("teacher", shell_complete=complete("recipe"))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--data", required=True, metavar="NAME", help="Data set whose train split has the images.")
+@click.option(
+    "--data",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete("data"),
+    help="Data set whose train split has the images.",
+)
 @click.option("--images", type=click.IntRange(min=1), help="How many to choose; default: all, in order.")
 @click.option(
     "--out",

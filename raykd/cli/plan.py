@@ -1,23 +1,34 @@
 """``raykd plan``: what a run will need, before it starts."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import complete_recipe
+from raykd.cli.names import cluster_option, complete, precision_option
 
 if TYPE_CHECKING:
     from raykd.results import Plan
 
 
+_UNITS = (("days", 86400.0), ("hours", 3600.0), ("min", 60.0), ("s", 1.0))
+_WHOLE_FROM, _SHORTEST, _LEAST_PRICE = 10, 0.1, 0.005
+
+
 @click.command(cls=Command, example="raykd plan {recipe} --cluster local")
-@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--cluster", metavar="NAME|FILE", help="Where it is to run; default: in one process, without Ray.")
+@cluster_option(help="Where it is to run; default: in one process, without Ray.")
+@precision_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: bool) -> None:
+def plan(
+    recipe: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    precision: Literal["fp32", "bf16"] | None,
+    as_json: bool,
+) -> None:
     """Tell what training RECIPE would take: memory, time, traffic and disk.
 
     A few steps of every run that is not finished are tried on this machine; nothing is kept. What
@@ -25,8 +36,9 @@ def plan(recipe: str, overrides: tuple[str, ...], cluster: str | None, as_json: 
     """
     from raykd import api
     from raykd.cli import output
+    from raykd.cluster.config import choose_cluster
 
-    found = api.plan(recipe, overrides=overrides, cluster=cluster)
+    found = api.plan(recipe, overrides=overrides, cluster=choose_cluster(cluster, workers=0, precision=precision))
     if as_json:
         output.print_json(found.to_dict())
     else:
@@ -72,8 +84,8 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
             f"{bank['mode']}, {bank['members']} generators in {bank['dtype']} a worker: {gib(bank['bytes'])}"
         )
     lines["time"] = (
-        f"{run['seconds_per_step']:.3g} s x {format_count(run['steps'])} steps, "
-        f"{run['seconds_per_report']:.3g} s x {format_count(run['reports'])} reports: {', '.join(durations(run))}"
+        f"{', '.join(durations(run))} ({run['seconds_per_step']:.3g} s x {format_count(run['steps'])} steps, "
+        f"{run['seconds_per_report']:.3g} s x {format_count(run['reports'])} reports)"
     )
     checkpoints = f"{run['checkpoints_kept']} checkpoints of {gib(run['checkpoint_bytes'])}"
     lines["disk"] = f"about {gib(run['disk_bytes'])}: {checkpoints} and one more while it is written"
@@ -87,5 +99,19 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
 
 def durations(figures: Mapping[str, Any]) -> list[str]:
     """Write hours and what they cost for a reader."""
-    names = {"hours": "hours", "gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours", "price": "to pay at price_per_hour"}
-    return [f"{figures[key]:.3g} {name}" for key, name in names.items() if key in figures]
+    lines = [format_time(3600 * figures["hours"])] if "hours" in figures else []
+    names = {"gpu_hours": "of GPUs", "cpu_hours": "of CPUs"}
+    lines += [f"{format_time(3600 * figures[key])} {name}" for key, name in names.items() if key in figures]
+    if "price" in figures:
+        price = figures["price"]
+        lines.append(f"{'< 0.01' if 0 < price < _LEAST_PRICE else f'{price:.2f}'} to pay at price_per_hour")
+    return lines
+
+
+def format_time(seconds: float) -> str:
+    """Write a time in the largest unit of which there are two, with two digits that count."""
+    for unit, length in _UNITS:
+        if seconds >= 2 * length:
+            amount = seconds / length
+            return f"{amount:.0f} {unit}" if amount >= _WHOLE_FROM else f"{amount:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds >= _SHORTEST else "< 0.1 s"

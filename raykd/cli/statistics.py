@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING
 import click
 
 from raykd.cli.command import Command, allow_code_option
-from raykd.cli.names import complete_recipe
+from raykd.cli.names import complete
 
 if TYPE_CHECKING:
     from raykd.results import StatisticsResult
 
 
 @click.command(cls=Command, example="raykd statistics my_teacher.yaml --per-class 50")
-@click.argument("teacher", shell_complete=complete_recipe)
+@click.argument("teacher", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--data", metavar="NAME", help="Set whose train split is opened; default: the teacher's.")
+@click.option(
+    "--data",
+    metavar="NAME",
+    shell_complete=complete("data"),
+    help="Set whose train split is opened; default: the teacher's.",
+)
 @click.option(
     "--out",
     "file",  # not "out", which stands for a folder that takes tracebacks

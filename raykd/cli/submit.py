@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
+from raykd.cli.names import cluster_option, complete_inner
 from raykd.cli.stop import Stop
 from raykd.config.data_root import data_place
 
@@ -16,7 +17,7 @@ from raykd.config.data_root import data_place
     example="raykd submit --cluster gpu_cluster -- train {recipe}",
     context_settings={"ignore_unknown_options": True},
 )
-@click.option("--cluster", metavar="NAME|FILE", help="A cluster that is running; default: the Ray of this machine.")
+@cluster_option(help="A cluster that is running; default: the Ray of this machine.")
 @click.option("--no-wait", is_flag=True, help="Come back once the job is submitted.")
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted, and what it would take; do nothing.")
 @click.option(
@@ -26,7 +27,14 @@ from raykd.config.data_root import data_place
     help="What the job takes along; default: this folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-@click.argument("words", metavar="-- train|tune|table ...", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.argument(
+    "words",
+    metavar="-- train|tune|table ...",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    required=True,
+    shell_complete=complete_inner,
+)
 @click.pass_obj
 def submit(
     stop: Stop,

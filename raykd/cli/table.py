@@ -1,11 +1,11 @@
 """``raykd table``: all runs of a published table, as parallel trials, and the table they make."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, complete_table
+from raykd.cli.names import StoreType, cluster_option, complete, precision_option
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, example="raykd table digits --quick")
-@click.argument("name", shell_complete=complete_table)
+@click.argument("name", shell_complete=complete("table"))
 @click.option("--quick", is_flag=True, help="The reduced budget that the table states, not the published one.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds of every row; default: what the table says.")
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: this machine, one CPU for each trial.")
+@cluster_option(help="Where to run; default: this machine, one CPU for each trial.")
+@precision_option
 @click.option(
     "--out",
     type=StoreType(),
@@ -30,6 +31,7 @@ def table(
     quick: bool,
     seeds: int | None,
     cluster: str | None,
+    precision: Literal["fp32", "bf16"] | None,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -48,7 +50,7 @@ def table(
     from raykd.store.workspace import local_folder
 
     plan = load_table(name)
-    place = choose_cluster(cluster, workers=1)
+    place = choose_cluster(cluster, workers=1, precision=precision)
     store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
     with stop.tidying():

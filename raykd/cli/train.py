@@ -1,12 +1,12 @@
 """``raykd train``: one recipe, one seed or several, in this process or on a cluster."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, complete_recipe
+from raykd.cli.names import StoreType, cluster_option, complete, precision_option
 from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, example="raykd train {recipe}")
-@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: in this process, without Ray.")
+@cluster_option(help="Where to run; default: in this process, without Ray.")
+@precision_option
 @click.option(
     "--out",
     type=StoreType(),
@@ -35,6 +36,7 @@ def train(
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
+    precision: Literal["fp32", "bf16"] | None,
     out: str | None,
     seeds: int,
     as_json: bool,
@@ -54,7 +56,7 @@ def train(
     from raykd.store.workspace import local_folder
 
     base = resolve(load_recipe(recipe, overrides))
-    place = choose_cluster(cluster, workers=0)
+    place = choose_cluster(cluster, workers=0, precision=precision)
     store, first = local_folder(out or place.storage), base.recipe.seed
     runs = [run for seed in range(first, first + seeds) for run in base.with_seed(seed).runs]
     stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")

@@ -1,11 +1,11 @@
 """``raykd tune``: search hyper-parameters and architectures."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType
+from raykd.cli.names import StoreType, cluster_option, complete, precision_option
 from raykd.cli.stop import Stop
 from raykd.errors import RunFailed
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, example="raykd tune student_architecture --trials 24")
-@click.argument("space")
+@click.argument("space", shell_complete=complete("space"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run; default: Ray here, a CPU for each trial.")
+@cluster_option(help="Where to run; default: Ray here, a CPU for each trial.")
+@precision_option
 @click.option(
     "--out",
     type=StoreType(),
@@ -30,6 +31,7 @@ def tune(
     space: str,
     overrides: tuple[str, ...],
     cluster: str | None,
+    precision: Literal["fp32", "bf16"] | None,
     out: str | None,
     trials: int | None,
     as_json: bool,
@@ -52,7 +54,7 @@ def tune(
     from raykd.store.workspace import local_folder
 
     chosen = load_space(space, overrides, trials)
-    place = choose_cluster(cluster, workers=1)
+    place = choose_cluster(cluster, workers=1, precision=precision)
     store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
     with stop.tidying():

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from raykd.config.catalog import Catalog
+from raykd.config.catalog import CLUSTERS
 from raykd.config.data_root import data_place
 from raykd.config.runtime import Runtime
 from raykd.config.yaml_file import explain, load_yaml
@@ -15,7 +15,6 @@ from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
 
 MOST_WORKERS = 100_000
-_CLUSTERS = Catalog("cluster", folder="clusters", listing="clusters", extensible=True)
 
 
 class Site(NamedTuple):
@@ -29,7 +28,7 @@ class Site(NamedTuple):
 class Cluster(Runtime):
     """Workers and what each may use; the settings of the arithmetic (``Runtime``) belong to the machines too."""
 
-    name: str
+    name: str = Field(description="that of its file")
     address: str = Field(
         default="local",
         description="local = start Ray on this machine; auto or HOST:PORT = join a running cluster",
@@ -40,8 +39,8 @@ class Cluster(Runtime):
     grows_to: int | None = Field(
         default=None, gt=0, description="workers with room once an autoscaler has added machines, which are waited for"
     )
-    cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0, description="that Ray sets aside")
+    gpus_per_worker: float = Field(default=0, ge=0, description="a part of one, or whole ones")
     storage: str = Field(
         default="runs",
         description="store of runs: a folder that every node sees, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER",
@@ -148,19 +147,24 @@ def check_dashboard(url: str) -> str:
     return url.rstrip("/")
 
 
-def choose_cluster(given: str | Path | Cluster | None, *, workers: int) -> Cluster:
+def choose_cluster(
+    given: str | Path | Cluster | None, *, workers: int, precision: Literal["fp32", "bf16"] | None = None
+) -> Cluster:
     """Return the cluster that a verb is given, by its name or file or itself; default: this machine.
 
     Args:
         given: what the verb is given.
         workers: of this machine's Ray, if that is meant; 0 for this process, without Ray.
+        precision: instead of the cluster's.
 
     Raises:
         UsageError: as ``load_cluster``.
     """
     if given is None:
-        return Cluster(name="here", workers=workers)
-    return given if isinstance(given, Cluster) else load_cluster(str(given))
+        cluster = Cluster(name="here", workers=workers)
+    else:
+        cluster = given if isinstance(given, Cluster) else load_cluster(str(given))
+    return cluster if precision is None else cluster.model_copy(update={"precision": precision})
 
 
 def choose_site(
@@ -193,9 +197,9 @@ def cluster_file(source: str) -> Path:
     Raises:
         UsageError: if there is none, naming the nearest match.
     """
-    return _CLUSTERS.find(source)
+    return CLUSTERS.find(source)
 
 
 def cluster_names() -> list[str]:
     """Return the names that ``load_cluster`` knows from here."""
-    return sorted(_CLUSTERS.files())
+    return sorted(CLUSTERS.files())

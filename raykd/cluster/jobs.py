@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shlex
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from raykd.cluster.dashboard import RUNS, is_loopback
 from raykd.cluster.ray_settings import token_source
 from raykd.errors import InProgress, SetupError, UsageError, did_you_mean
+from raykd.reporting.follow import find_step
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,14 @@ class SubmittedJob:
     ended: str | None
     message: str
     exit_code: int | None
+    entrypoint: str
+
+    @property
+    def command(self) -> str:
+        """Return the command of raykd that it runs, with its arguments but for where."""
+        words = shlex.split(self.entrypoint)
+        inner = words[words.index("raykd") + 1 :] if "raykd" in words else words
+        return shlex.join(inner[: inner.index("--cluster")] if "--cluster" in inner else inner)
 
     @property
     def runs(self) -> frozenset[str]:
@@ -163,6 +173,10 @@ class Jobs:
         with self._explaining_failures():
             return str(self._client.get_job_logs(job.id))
 
+    def step(self, job: SubmittedJob) -> str | None:
+        """Return how far a job at work is, as ``109/600, ETA 1:54``; None where its output does not tell."""
+        return find_step(self.logs(job)) if job.status == JobStatus.RUNNING else None
+
     def follow(self, job: SubmittedJob, write: Callable[[str], None]) -> int:
         """Pass a job's output to ``write`` until it ends; return its exit code. A lost connection is made again.
 
@@ -234,6 +248,7 @@ class Jobs:
             ended=_iso_time(details.end_time),
             message=details.message or "",
             exit_code=details.driver_exit_code,
+            entrypoint=details.entrypoint or "",
         )
 
     @contextmanager

@@ -3,7 +3,8 @@
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, Literal
 from raykd.cluster.config import cluster_file, load_cluster
 from raykd.cluster.slurm import read_options
 from raykd.config.yaml_file import load_yaml, read_text
-from raykd.errors import RunFailed, SetupError, UsageError
+from raykd.errors import RunFailed, SetupError, UsageError, printable
 
+_TRACEBACK = "Traceback (most recent call last)"
+_BETWEEN = ("The above exception was", "During handling of the above")
 _INSTALL_HINTS = {
     "ray": "pip install 'raykd[ray]'",
     "kubectl": "install kubectl, and point it at your cluster",
@@ -148,6 +151,25 @@ def perform(launcher: Launcher, verb: str, write_line: Callable[[str], None]) ->
         write_line(f"+ {shlex.join(command)}")
         if shutil.which(command[0]) is None:
             raise SetupError(f"{command[0]!r} is not on the PATH: {_INSTALL_HINTS[command[0]]}")
-        code = subprocess.run(command, check=False).returncode
+        code, reason = _run(command)
         if code:
-            raise RunFailed(f"`{shlex.join(command)}` ended with exit code {code}")
+            raise RunFailed(f"`{shlex.join(command)}` ended with exit code {code}{reason and f': {reason}'}")
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Run a command whose output is shown as it comes; return its exit code and the exception that ended it, or "".
+
+    Ray's tools answer a user's mistake by a traceback, of which nothing but the last line says anything.
+    """
+    is_hidden, reason = False, ""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stderr is not None, "as asked for"
+        for line in process.stderr:
+            if line.startswith(_TRACEBACK):
+                is_hidden = True
+            elif not is_hidden:
+                if not (reason and (not line.strip() or line.startswith(_BETWEEN))):
+                    sys.stderr.write(printable(line))
+            elif line.strip() and not line[0].isspace():  # the exception; one that it was caused by stands before it
+                is_hidden, reason = False, printable(line.strip())
+        return process.wait(), reason

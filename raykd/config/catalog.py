@@ -50,3 +50,9 @@ class Catalog:
         if source not in files:
             raise unknown(self.kind, source, files)
         return files[source]
+
+
+RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
+TABLES = Catalog("table", folder="tables", listing="tables")
+SPACES = Catalog("search space", folder="search_spaces", listing="spaces", extensible=True)
+CLUSTERS = Catalog("cluster", folder="clusters", listing="clusters", extensible=True)

@@ -26,7 +26,7 @@ class MultiStep(Config):
 
     name: Literal["multistep"]
     at: tuple[int, ...] = Field(min_length=1, description="steps (not epochs) of the drops")
-    factor_each: float = Field(default=0.1, gt=0, le=1)
+    factor_each: float = Field(default=0.1, gt=0, le=1, description="of the rate at each drop")
 
     def factor(self, step: int, total_steps: int) -> float:
         """Return the multiple of the base learning rate at ``step``."""
@@ -37,7 +37,7 @@ class Cosine(Config):
     """Half a cosine from the base learning rate to ``floor`` times it at the last step."""
 
     name: Literal["cosine"]
-    floor: float = Field(default=0.0, ge=0, lt=1)
+    floor: float = Field(default=0.0, ge=0, lt=1, description="share of the base rate at the end")
 
     def factor(self, step: int, total_steps: int) -> float:
         """Return the multiple of the base learning rate at ``step``."""
@@ -51,9 +51,9 @@ Schedule = Annotated[Constant | MultiStep | Cosine, Field(discriminator="name")]
 
 class _Optimizer(Config):
     lr: float = Field(gt=0, description="base learning rate")
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="pull of the weights towards 0")
     warmup_steps: int = Field(default=0, ge=0, description="linear ramp from 0 to the base rate")
-    schedule: Schedule = Constant()
+    schedule: Schedule = Field(default=Constant(), description="how the rate goes on: constant, multistep, cosine")
 
     @property
     def state_tensors(self) -> int:
@@ -70,8 +70,8 @@ class Sgd(_Optimizer):
     """Stochastic gradient descent."""
 
     name: Literal["sgd"]
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="share of the last update that is kept")
+    nesterov: bool = Field(default=False, description="momentum that looks ahead")
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> "Sgd":
@@ -100,7 +100,7 @@ class Adam(_Optimizer):
     """Adam with coupled (l2) weight decay, as the distillation papers use it."""
 
     name: Literal["adam"]
-    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.999), description="decay of both means")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Build the fused torch optimizer."""
@@ -111,7 +111,7 @@ class AdamW(_Optimizer):
     """Adam with decoupled weight decay."""
 
     name: Literal["adamw"]
-    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.999), description="decay of both means")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Build the fused torch optimizer."""

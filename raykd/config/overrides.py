@@ -5,9 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raykd.config.base import Config
+from raykd.config.field_names import field_hint
 from raykd.config.yaml_file import parse_value
-from raykd.errors import UsageError, did_you_mean
+from raykd.errors import UsageError
 
+_NAMED = ("data", "method")
+"""Sections of which a bare name is short for one with nothing else."""
 Overrides = Mapping[str, Any] | Sequence[str]
 """Fields of a recipe: ``{"schedule.steps": 100}`` or ``["schedule.steps=100"]``."""
 
@@ -28,7 +31,13 @@ def as_pairs(overrides: Overrides) -> list[str]:
     return override_pairs(overrides) if isinstance(overrides, Mapping) else list(overrides)
 
 
-def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[str]) -> dict[str, Any]:
+def override(
+    raw: dict[str, Any],
+    pairs: Iterable[str],
+    name: str,
+    fields: set[str],
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return a recipe's content ``raw`` with dotted ``KEY=VALUE`` pairs applied.
 
     Args:
@@ -36,6 +45,7 @@ def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[s
         pairs: the overrides.
         name: the recipe's, for messages.
         fields: the dotted fields that exist; only these may be set.
+        defaults: the whole content, of which a section that ``raw`` leaves out is what a field of it is set in.
 
     Raises:
         UsageError: for a pair without "=", an unknown field, or one that names the recipe or its method.
@@ -50,13 +60,14 @@ def override(raw: dict[str, Any], pairs: Iterable[str], name: str, fields: set[s
         if key == "name":
             raise UsageError("name cannot be overridden: it is the recipe file's")
         *sections, leaf = _split_key(key, fields, name)
-        parent = result
+        parent, whole = result, dict(defaults or {})
         for section in sections:
-            inner = parent.get(section)
-            parent[section] = inner if isinstance(inner, dict) else {}
+            inner, default = parent.get(section), whole.get(section)
+            whole = default if isinstance(default, dict) else {}
+            parent[section] = inner if isinstance(inner, dict) else dict(whole) if inner is None else {}
             parent = parent[section]
         parent[leaf] = parse_value(text, key)
-        result = expand_data_name(result)
+        result = expand_names(result)
     if _method_name(result) != _method_name(raw):
         raise UsageError("method.name cannot be overridden: pick another recipe")
     return result
@@ -72,7 +83,7 @@ def _split_key(key: str, fields: set[str], name: str) -> list[str]:
     if marker and inner and f"{section}.overrides" in fields:
         return [*section.split("."), "overrides", inner]
     if key not in fields:
-        raise UsageError(f"{key!r} is not a field of the {name!r} recipe{did_you_mean(key, fields)}")
+        raise UsageError(f"{key!r} is not a field of the {name!r} recipe{field_hint(key, sorted(fields))}")
     return key.split(".")
 
 
@@ -81,9 +92,9 @@ def _method_name(raw: Mapping[str, Any]) -> Any:
     return method.get("name") if isinstance(method, dict) else None
 
 
-def expand_data_name(raw: dict[str, Any]) -> dict[str, Any]:
-    """Write ``data: NAME`` as a section, so that a variant or an override may change a part of it."""
-    return {**raw, "data": {"name": raw["data"]}} if isinstance(raw.get("data"), str) else raw
+def expand_names(raw: dict[str, Any]) -> dict[str, Any]:
+    """Write ``data: NAME`` and ``method: NAME`` as sections, so that a variant or an override may change a part."""
+    return {key: {"name": value} if key in _NAMED and isinstance(value, str) else value for key, value in raw.items()}
 
 
 def dotted_fields(section: Config, prefix: str = "") -> Iterable[str]:

@@ -10,7 +10,7 @@ from raykd.config.base import Config
 class Runtime(Config):
     """How the arithmetic runs; never changes what is computed beyond rounding, so not in a recipe."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: bfloat16 where it is safe")
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile; auto = where the run is long enough to repay it"
     )

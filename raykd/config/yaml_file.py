@@ -2,6 +2,7 @@
 
 import re
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -12,7 +13,8 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from raykd.errors import UsageError, did_you_mean, shortened
+from raykd.config.field_names import field_hint
+from raykd.errors import UsageError, shortened
 
 _MAX_BYTES = 1_000_000
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -158,6 +160,12 @@ def dump_yaml(content: Mapping[str, Any]) -> str:
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
 
 
+def dump_flow(value: Any) -> str:
+    """Return plain data as YAML on one line, which ``load_yaml`` reads back behind a key."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=sys.maxsize)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def section_error(text: str) -> PydanticCustomError:
     """Return the error for a validator of a whole section to raise, whose content ``explain`` does not repeat."""
     return PydanticCustomError(_SECTION, "{text}", {"text": text})
@@ -170,7 +178,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
         names, siblings, tags = _locate(item["loc"], model, raw)
         path = ".".join(names)
         if item["type"] == "extra_forbidden":
-            hint = did_you_mean(names[-1], siblings, "".join(f"{name}." for name in names[:-1]))
+            hint = field_hint(names[-1], siblings, "".join(f"{name}." for name in names[:-1]))
+            hint = hint or field_hint(path, _fields(model, raw))
             lines.append(f"{path!r} is not a field here{hint}")
         elif item["type"] == "missing":
             lines.append(f"{path!r} is required")

@@ -58,14 +58,15 @@ def implied_pixels(teacher: Teacher, spec: DataSpec) -> tuple[ImpliedPixels | No
         f"by data.mean and data.std, here {list(spec.mean)} and {list(spec.std)}, its first BatchNorm remembers pixels "
         f"of mean {mean:.2f} and standard deviation {deviation:.2f}, which images do not have: check them"
     )
-    for name, (means, deviations) in _known_constants(spec).items():
+    for name, (means, deviations) in known_constants(spec).items():
         other = ImpliedPixels.of(seen, means, deviations)
         if other.possible:
             return found, f"{text}; by {name} it would be {other.averages[0]:.2f} and {other.averages[1]:.2f}"
     return found, text
 
 
-def _known_constants(spec: DataSpec) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+def known_constants(spec: DataSpec) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    """Return the means and deviations by which such images are usually normalised, those of the set first."""
     known: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     if spec.name in DATASETS and DATASETS[spec.name].channels == spec.channels:
         known[f"those of {spec.name}"] = (DATASETS[spec.name].mean, DATASETS[spec.name].std)

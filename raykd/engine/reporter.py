@@ -1,14 +1,16 @@
 """Reporter: how a run hands out metrics and checkpoints. LocalReporter writes the run directory."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from raykd.artifacts.bank import product_path, write_products
 from raykd.artifacts.pool_files import part_path, write_part
 from raykd.distributed.world import World
-from raykd.errors import SetupError
+from raykd.errors import RaykdError, SetupError
 from raykd.results import why_not_judged
 from raykd.store.checkpoint import (
     Checkpoint,
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NOTE_SECONDS = 2.0  # between two notes of the step
+_NOTE_SHARE = 0.002  # of a run's time that they may take
+
 
 class Reporter(Protocol):
     """Where a run sends its metrics and checkpoints. Called on every worker, the same number of times."""
@@ -40,6 +45,9 @@ class Reporter(Protocol):
 
     def stop_requested(self) -> bool:
         """Tell whether somebody has asked the run to save and stop (asked of rank 0 only)."""
+
+    def note_step(self, done: int) -> None:
+        """Let those who watch know that ``done`` steps are made (told by rank 0 only, about twice a second)."""
 
 
 class LocalReporter:
@@ -63,6 +71,8 @@ class LocalReporter:
         self._was_there = run.path.is_dir()
         self._curves = _curve_file(run)
         self._pool: Sums = {}  # files of the run's pool that count
+        self._next_note = 0.0
+        self._noted: tuple[int, float] | None = None  # the first step that was noted, and when
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
@@ -107,7 +117,8 @@ class LocalReporter:
             written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=elsewhere, pool=self._pool)
             judged = {} if metrics is None else {"not_judged": why_not_judged(metrics)}
             warnings = list(checkpoint.warnings)
-            self._run.write_status(state="running", step=checkpoint.step, warnings=warnings, **judged)
+            step = checkpoint.step
+            self._run.write_status(state="running", step=step, current_step=step, warnings=warnings, **judged)
             if self._mirror is not None:
                 other_shards = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
                 self._mirror.push(self._run.name, elsewhere=other_shards)
@@ -133,6 +144,21 @@ class LocalReporter:
     def stop_requested(self) -> bool:
         """Tell whether a stop was asked for."""
         return self._should_stop()
+
+    def note_step(self, done: int) -> None:
+        """Write step and pace into the run's status every few seconds: more rarely where the disk is slow."""
+        now = time.monotonic()
+        if now < self._next_note:
+            return
+        if self._noted is None or done <= self._noted[0]:  # at the start, or behind a rewind
+            self._noted, pace = (done, now), None
+        else:
+            pace = (done - self._noted[0]) / (now - self._noted[1])
+        with suppress(RaykdError, OSError):  # the next report says what is wrong with the disk
+            if self._run.path.is_dir():
+                self._run.write_status(current_step=done, steps_per_second=pace)
+        ended = time.monotonic()
+        self._next_note = ended + max(_NOTE_SECONDS, (ended - now) / _NOTE_SHARE)
 
     def _write_metrics(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> None:
         self._run.append_row(metrics)

@@ -234,6 +234,8 @@ def _train(
     world, directory = context.world, context.workspace.run(experiment.run_id)
     rewinds = world.agree(partial(rewinds_of, directory), on_first=True)
     segment = segment.rewound(len(rewinds))
+    if world.rank == 0:
+        logger.info("%s: reading networks and data, and measuring the teacher, before the first step", directory.name)
     built = build(experiment.with_recipe(segment), world, context.runtime, context.workspace)
     step = step_of(resume) if resume else 0
     since = rewinds[-1]["to"] if rewinds else 0
@@ -322,4 +324,4 @@ def _close(directory: RunDirectory, result: RunResult, step: int) -> None:
     """Say that the run is finished, with its result and the sum of its student's weights."""
     student = {"student_sha256": sha256_of(directory.student)} if directory.student.is_file() else {}
     with directory.writing():
-        directory.write_status(state="finished", step=step, result=result.to_dict(), **student)
+        directory.write_status(state="finished", step=step, current_step=step, result=result.to_dict(), **student)

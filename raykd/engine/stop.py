@@ -55,5 +55,9 @@ class StopPoll:
         pace = min(pace, 10 * since)
         self._asked_at = (done, now)
         # Rank 0 alone decides both, since clocks and files may look different elsewhere.
-        verdict, self._next = self._world.agree(lambda: (self._reporter.stop_requested(), done + pace), on_first=True)
+        verdict, self._next = self._world.agree(lambda: (self._ask(done), done + pace), on_first=True)
         return verdict
+
+    def _ask(self, done: int) -> bool:
+        self._reporter.note_step(done)
+        return self._reporter.stop_requested()

@@ -30,7 +30,7 @@ _INNER_EPS = 0.8
 class GeneratorConfig(Config):
     """Which generator, and how large."""
 
-    architecture: Literal["dcgan", "lsgdfd"] = "lsgdfd"
+    architecture: Literal["dcgan", "lsgdfd"] = Field(default="lsgdfd", description="DAFL's or LS-GDFD's")
     latent_dim: int = Field(default=100, gt=0, description="numbers of noise per image")
     width: int = Field(default=128, gt=0, description="first feature maps; later ones follow from it")
     upsamplings: int = Field(default=2, gt=0, description="doublings of the size; the first maps are size / 2^N")

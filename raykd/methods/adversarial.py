@@ -51,7 +51,7 @@ from torch import Tensor, nn
 
 from raykd import losses
 from raykd.config.base import Config
-from raykd.config.optim import Optimizer
+from raykd.config.optim import Adam, Optimizer
 from raykd.errors import UsageError
 from raykd.generators import STANDARDISED, Dcgan, Output, OutputRange, UnitGenerator, choose_output
 from raykd.methods.base import OUTPUT_RANGE, MethodContext, Metrics
@@ -88,7 +88,7 @@ class AdversarialConfig(GeneratingConfig):
     """Weights are in nats; see the module's text for the authors' units."""
 
     name: Literal["adversarial"]
-    latent_dim: int = Field(default=256, gt=0)
+    latent_dim: int = Field(default=256, gt=0, description="size of the noise that images are made from")
     generator_architecture: Literal["dcgan", "mosaic"] = Field(
         default="dcgan", description="DAFL's, whose output is standardised; or a sigmoid's pixels, then normalised"
     )
@@ -98,23 +98,25 @@ class AdversarialConfig(GeneratingConfig):
     student_updates: int = Field(default=5, gt=0, description="in one step")
     first: Literal["student", "generator"] = Field(default="student", description="who begins a step")
     latents: Literal["fresh", "shared"] = Field(default="fresh", description="for each update, or for a whole step")
-    disagreement: Literal["l1", "kl", "masked_kl"] = "l1"
+    disagreement: Literal["l1", "kl", "masked_kl"] = Field(
+        default="l1", description="what the generator looks for between student and teacher"
+    )
     disagreement_weight: float = Field(default=1.0, ge=0, description="the adversary's, before its ramp")
-    disagreement_temperature: float = Field(default=1.0, gt=0)
-    ramp: RampConfig | None = None
+    disagreement_temperature: float = Field(default=1.0, gt=0, description="of its kl")
+    ramp: RampConfig | None = Field(default=None, description="an adversary that grows")
     moment_weight: float = Field(default=0.0, ge=0, description="of BatchNorm moments; above 0 the teacher needs them")
     onehot_weight: float = Field(default=0.0, ge=0, description="of the teacher's certainty")
     balance_weight: float = Field(default=0.0, ge=0, description="of classes being equally frequent")
-    balance_temperature: float = Field(default=1.0, gt=0)
-    student_loss: Literal["l1", "kl"] = "l1"
+    balance_temperature: float = Field(default=1.0, gt=0, description="T_b: of the answers that are balanced")
+    student_loss: Literal["l1", "kl"] = Field(default="l1", description="between the logits, or T^2 KL")
     temperature: float = Field(default=1.0, gt=0, description="of the student's kl")
     attention_weight: float = Field(default=0.0, ge=0, description="of feature maps of equal size")
-    self_paced: SelfPacedConfig | None = None
+    self_paced: SelfPacedConfig | None = Field(default=None, description="a student that puts off what is too hard")
     student_statistics: Literal["clean", "remembered", "running"] = Field(
         default="clean", description="how the student normalises the generator's images in the generator's update"
     )
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the gradients of either network")
-    generator_optim: Optimizer
+    generator_optim: Optimizer = Field(default=Adam(name="adam", lr=1e-3), description="of the generator")
 
     @model_validator(mode="after")
     def _sound(self) -> "AdversarialConfig":

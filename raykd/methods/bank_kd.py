@@ -44,7 +44,7 @@ class BankKdConfig(Config):
     """See the module's text."""
 
     name: Literal["bank_kd"]
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="T: softens both networks' answers")
     jitter: float = Field(default=0.0, ge=0, le=1, description="of brightness and contrast, in standard deviations")
 
 

@@ -22,7 +22,7 @@ class BlindKdConfig(Config):
     """Only the temperature can be chosen."""
 
     name: Literal["blind_kd"]
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, gt=0, description="T: softens both networks' answers")
 
 
 class BlindKd(Method):

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raykd import losses
-from raykd.config.optim import Optimizer
+from raykd.config.optim import Adam, Optimizer
 from raykd.generators import Dcgan, OutputRange, choose_output
 from raykd.methods.base import OUTPUT_RANGE, MethodContext, Metrics
 from raykd.methods.generating import GeneratingConfig, GeneratingMethod
@@ -42,18 +42,29 @@ class DaflConfig(GeneratingConfig):
     """Weights are in nats; see the module's text for the authors' units."""
 
     name: Literal["dafl"]
-    latent_dim: int = Field(default=100, gt=0)
+    latent_dim: int = Field(default=100, gt=0, description="size of the noise that images are made from")
     generator_width: int = Field(default=128, gt=1, description="channels of the first maps")
-    onehot_weight: float = Field(default=1.0, ge=0)
-    entropy_weight: float = Field(default=2.1715, ge=0)
-    activation_weight: float = Field(default=0.1, ge=0)
-    pseudo_label: Literal["cross_entropy", "onehot_distance", "gini", "lq", "shannon"] = "cross_entropy"
+    onehot_weight: float = Field(default=1.0, ge=0, description="o: of the teacher's certainty")
+    entropy_weight: float = Field(default=2.1715, ge=0, description="b: of classes being equally frequent")
+    activation_weight: float = Field(
+        default=0.1, ge=0, description="a: of large features in front of the teacher's last layer"
+    )
+    pseudo_label: Literal["cross_entropy", "onehot_distance", "gini", "lq", "shannon"] = Field(
+        default="cross_entropy", description="how certainty is measured"
+    )
     lq_exponent: float = Field(default=0.5, gt=0, lt=1, description="q of the lq pseudo-label loss")
-    entropy: Literal["batch", "per_sample", "mutual_information"] = "batch"
-    activation_reduction: Literal["mean", "sum"] = "mean"
-    temperature: float = Field(default=1.0, gt=0)
+    entropy: Literal["batch", "per_sample", "mutual_information"] = Field(
+        default="batch", description="whose entropy balances the classes; the others are published variants"
+    )
+    activation_reduction: Literal["mean", "sum"] = Field(
+        default="mean", description="over features: mean is the authors' code, sum their paper"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="T: softens both networks' answers")
     output_range: OutputRange = OUTPUT_RANGE
-    generator_optim: Optimizer
+    generator_optim: Optimizer = Field(
+        default=Adam(name="adam", lr=2e-3),
+        description="of the generator; published for MNIST with a rate of 0.2",
+    )
 
 
 class Dafl(GeneratingMethod):

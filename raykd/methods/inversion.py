@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raykd import losses
 from raykd.config.base import Config
-from raykd.config.optim import Optimizer
+from raykd.config.optim import Adam, Optimizer
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import STANDARDISED, GeneratorConfig, OutputRange, choose_output
@@ -33,18 +33,20 @@ _JITTER = 13  # keeps these random numbers apart from others of the same seed an
 class InversionConfig(Config):
     """The objective and the generators; weights are in our units, see the module's text."""
 
-    generator: GeneratorConfig = GeneratorConfig()
-    class_weight: float = Field(default=1.0, ge=0)
-    moment_weight: float = Field(default=1.0, ge=0)
-    moments: Literal["distance", "divergence"] = "distance"
-    tv_weight: float = Field(default=0.096, ge=0)
-    l2_weight: float = Field(default=2.4e-4, ge=0)
+    generator: GeneratorConfig = Field(default=GeneratorConfig(), description="the networks that make images")
+    class_weight: float = Field(default=1.0, ge=0, description="of the class that an image is to show")
+    moment_weight: float = Field(default=1.0, ge=0, description="of the moments of the teacher's BatchNorm inputs")
+    moments: Literal["distance", "divergence"] = Field(
+        default="distance", description="how far moments are apart: l2 norms, or KL of normal distributions"
+    )
+    tv_weight: float = Field(default=0.096, ge=0, description="of neighbouring pixels being alike")
+    l2_weight: float = Field(default=2.4e-4, ge=0, description="of small pixel values")
     jitter: int = Field(default=2, ge=0, description="largest shift in pixels before teacher and TV see the images")
     settle_passes: int = Field(
         default=16, ge=0, description="passes at the end that only refine the generators' running statistics"
     )
     output_range: OutputRange = OUTPUT_RANGE
-    generator_optim: Optimizer
+    generator_optim: Optimizer = Field(default=Adam(name="adam", lr=1e-3), description="of the generators")
 
 
 class LossTerms(NamedTuple):

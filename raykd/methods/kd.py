@@ -41,7 +41,7 @@ class KdConfig(Config):
 
     name: Literal["kd"]
     alpha: float = Field(default=0.9, ge=0, le=1, description="share of the divergence term")
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, gt=0, description="T: softens both networks' answers")
     arithmetic: Arithmetic = Field(default="paper", description="released: KL as a mean over classes too")
     multiplier: float = Field(default=1.0, gt=0, description="of the divergence term")
     mix: MixKind = Field(default="none", description="blend each image with another one: cutmix, mixup")

@@ -25,7 +25,7 @@ class LabelSmoothingConfig(Config):
     """How much of the label's mass is spread."""
 
     name: Literal["label_smoothing"]
-    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the label that other classes get")
     arithmetic: Arithmetic = Field(default="paper", description="released: spread over the other classes only")
 
 

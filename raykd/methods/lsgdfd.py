@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from raykd.errors import UsageError
@@ -50,8 +50,10 @@ class LsgdfdConfig(InversionConfig):
     """One generator per class; see the module's text for ``statistics``."""
 
     name: Literal["lsgdfd"]
-    statistics: Literal["class", "global"]
-    large_latent: bool = False
+    statistics: Literal["class", "global"] = Field(
+        default="global", description="whose moments: by class, which takes images or `calibration`, or the stored ones"
+    )
+    large_latent: bool = Field(default=False, description=f"allow a latent_dim above {_LARGE}")
 
     @model_validator(mode="after")
     def _small_members(self) -> "LsgdfdConfig":

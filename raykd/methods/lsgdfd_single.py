@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from raykd import losses
@@ -40,8 +40,10 @@ class LsgdfdSingleConfig(InversionConfig):
     """One generator for all classes; see the module's text for ``statistics``."""
 
     name: Literal["lsgdfd_single"]
-    conditional: bool
-    statistics: Literal["class", "global"] = "global"
+    conditional: bool = Field(default=True, description="whether the generator is told the class that it is to show")
+    statistics: Literal["class", "global"] = Field(
+        default="global", description="whose moments: by class, which takes images or `calibration`, or the stored ones"
+    )
 
     @model_validator(mode="after")
     def _labels_for_classes(self) -> "LsgdfdSingleConfig":

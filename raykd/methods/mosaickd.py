@@ -32,7 +32,7 @@ from torch import Tensor
 
 from raykd import losses
 from raykd.config.base import Config
-from raykd.config.optim import Optimizer
+from raykd.config.optim import Adam, Optimizer
 from raykd.distributed.updater import Updater
 from raykd.generators import STANDARDISED, Output, Patch, PatchDiscriminator, UnitGenerator
 from raykd.methods.base import Method, MethodContext, Metrics
@@ -45,7 +45,7 @@ class MosaicKdConfig(Config):
     """Weights are in nats; see the module's text for the authors' units."""
 
     name: Literal["mosaickd"]
-    latent_dim: int = Field(default=100, gt=0)
+    latent_dim: int = Field(default=100, gt=0, description="size of the noise that images are made from")
     generator_width: int = Field(default=256, gt=3, multiple_of=4, description="channels of the first maps")
     discriminator_width: int = Field(default=128, gt=0, description="channels of the first maps")
     patch: Patch = Field(default=10, description="the discriminator's receptive field in pixels, or image")
@@ -55,10 +55,16 @@ class MosaicKdConfig(Config):
     balance_weight: float = Field(default=14.427, ge=0, description="of classes being equally frequent")
     align: Literal["entropy", "cross_entropy"] = Field(default="entropy", description="of H(p), or to the argmax")
     student_steps: int = Field(default=5, gt=0, description="student updates in one step")
-    student_statistics: Literal["clean", "published"] = "clean"
-    temperature: float = Field(default=1.0, gt=0)
-    generator_optim: Optimizer
-    discriminator_optim: Optimizer
+    student_statistics: Literal["clean", "published"] = Field(
+        default="clean", description="whether the generator's update leaves the student's running statistics alone"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="T: softens both networks' answers")
+    generator_optim: Optimizer = Field(
+        default=Adam(name="adam", lr=1e-3, betas=(0.5, 0.999)), description="of the generator"
+    )
+    discriminator_optim: Optimizer = Field(
+        default=Adam(name="adam", lr=1e-3, betas=(0.5, 0.999)), description="of the discriminator"
+    )
 
 
 class MosaicKd(Method):

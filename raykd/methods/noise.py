@@ -23,7 +23,7 @@ class NoiseConfig(Config):
     """Only the temperature can be chosen."""
 
     name: Literal["noise"]
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="T: softens both networks' answers")
 
 
 class Noise(Method):

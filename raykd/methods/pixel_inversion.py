@@ -110,7 +110,7 @@ class PixelInversion(ShardedMethod, PoolMethod):
         if signs.batch_norms:
             yield Remark("pro", f"{signs.batch_norms} BatchNorm layers whose statistics images can match")
         else:
-            yield Remark("without", f"moments, which make images look real ({signs.no_batch_norm}): moment_weight=0")
+            yield Remark("without", f"moments, for real-looking images ({signs.no_batch_norm}): method.moment_weight=0")
 
     @property
     def images_per_step(self) -> int:

@@ -60,12 +60,12 @@ class PixelConfig(Config):
     coarse: tuple[Coarse, ...] = Field(
         default=(), description="resolutions before the full one, whose iterations follow"
     )
-    class_weight: float = Field(default=1.0, ge=0)
-    moment_weight: float = Field(default=0.01, ge=0)
+    class_weight: float = Field(default=1.0, ge=0, description="of the class that an image is to show")
+    moment_weight: float = Field(default=0.01, ge=0, description="of BatchNorm moments; 0 needs no BatchNorm")
     first_moment_factor: float = Field(default=1.0, ge=0, description="of the first BatchNorm layer's moments")
-    tv_weight: float = Field(default=0.0, ge=0)
-    l2_weight: float = Field(default=0.0, ge=0)
-    crop: Crop = Crop()
+    tv_weight: float = Field(default=0.0, ge=0, description="of neighbouring pixels being alike")
+    l2_weight: float = Field(default=0.0, ge=0, description="of small pixel values")
+    crop: Crop = Field(default=Crop(), description="parts of the images that the teacher is shown")
     flip: bool | None = Field(
         default=None, description="mirror the batch by chance; left out: where mirrored images keep their class"
     )

@@ -75,43 +75,43 @@ class PoolInversionConfig(Config):
     """The switches; see the module's text."""
 
     name: Literal["pool_inversion"]
-    latent: Latent = "normal"
+    latent: Latent = Field(default="normal", description="what images are made from: noise, or labels as vectors")
     embeddings: str | None = Field(default=None, description="file of latent=file: .safetensors or .npz, a row a class")
-    latent_dim: int = Field(default=256, gt=0)
+    latent_dim: int = Field(default=256, gt=0, description="size of what images are made from")
     latent_lr: float = Field(default=0.01, ge=0, description="rate of the latents, or of the layers behind labels")
     generator_maps: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         default=(128, 128, 64), min_length=2, description="feature maps before the first upsampling and after each"
     )
     generator_init: Literal["default", "normal"] = Field(default="default", description="of torch, or N(0, 0.02)")
     fresh_every: int = Field(default=0, ge=0, description="calls after which the generator is drawn anew; 0: never")
-    meta: Literal["none", "fomaml", "reptile"] = "fomaml"
+    meta: Literal["none", "fomaml", "reptile"] = Field(default="fomaml", description="how the generator gets fast")
     generator_optim: Adam = Field(
         default=Adam(name="adam", lr=2e-3, betas=(0.5, 0.999)),
         description="of the inner steps, at a constant rate; with meta also of the meta-generator, at k times it",
     )
     inner_steps: int = Field(default=10, gt=0, description="k: steps on generator and latents for a batch")
-    synthesis_batch: int | None = Field(default=None, gt=1, description="B; left out: schedule.global_batch")
+    synthesis_batch: int | None = Field(default=None, gt=1, description="B: images; left out: schedule.global_batch")
     batches_per_call: int = Field(default=1, gt=0, description="batches that are inverted in a call")
     warmup_batches: int | None = Field(default=None, gt=0, description="the same during the warm-up, if another number")
     warmup_calls: int = Field(default=20, ge=0, description="calls without adversary and student")
     keep: Literal["best", "last"] = Field(default="best", description="images of the lowest loss, or the last")
-    moments: Distance = "relative"
-    moment_weight: float = Field(default=200.0, ge=0, description="0 needs no BatchNorm")
-    moment_memory: float = Field(default=0.9, ge=0, lt=1, description="r")
-    label_weight: float = Field(default=0.5, ge=0)
-    adversary: Literal["none", "masked_kl", "gap"] = "masked_kl"
-    adversarial_weight: float = Field(default=1.1, ge=0)
+    moments: Distance = Field(default="relative", description="how far they are apart; relative suits any teacher")
+    moment_weight: float = Field(default=200.0, ge=0, description="of BatchNorm moments; 0 needs no BatchNorm")
+    moment_memory: float = Field(default=0.9, ge=0, lt=1, description="r: share of earlier calls in the moments")
+    label_weight: float = Field(default=0.5, ge=0, description="of the class that an image is to show")
+    adversary: Literal["none", "masked_kl", "gap"] = Field(default="masked_kl", description="what puzzles the student")
+    adversarial_weight: float = Field(default=1.1, ge=0, description="of puzzling the student")
     balance_weight: float = Field(default=0.0, ge=0, description="of the batch's classes being equally frequent")
-    tv_weight: float = Field(default=0.0, ge=0)
+    tv_weight: float = Field(default=0.0, ge=0, description="of neighbouring pixels being alike")
     contrast_weight: float = Field(default=0.0, ge=0, description="of CMI's contrast; above 0 it needs BatchNorm")
-    contrast_temperature: float = Field(default=0.1, gt=0)
+    contrast_temperature: float = Field(default=0.1, gt=0, description="of that contrast")
     contrast_memory: int = Field(default=8192, gt=0, description="images whose features are remembered for it")
     contrast_negatives: int = Field(default=4096, gt=0, description="of these in each inner step")
     augment: tuple[Literal["crop", "flip"], ...] | None = Field(
         default=None, description="of the images, for teacher and student; left out: crop, and flip where classes allow"
     )
     student_steps: int = Field(default=25, gt=0, description="m: student updates in a call")
-    temperature: float = Field(default=20.0, gt=0)
+    temperature: float = Field(default=20.0, gt=0, description="T: softens both networks' answers")
     views: int = Field(default=0, ge=0, description="V: fixed views of each image with the teacher's answers; 0: none")
     max_images: int | None = Field(default=None, gt=1, description="held at most; left out: all")
     eviction: Eviction = Field(default="oldest", description="which images go where max_images are there")

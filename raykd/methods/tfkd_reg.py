@@ -36,7 +36,7 @@ class TfkdRegConfig(Config):
 
     name: Literal["tfkd_reg"]
     alpha: float = Field(default=0.1, ge=0, le=1, description="share of the divergence term")
-    temperature: float = Field(default=20.0, gt=0)
+    temperature: float = Field(default=20.0, gt=0, description="T: softens both networks' answers")
     correct_prob: float = Field(default=0.99, gt=0, lt=1, description="the virtual teacher's confidence")
     arithmetic: Arithmetic = Field(default="paper", description="released: probabilities softened, no T^2, class mean")
     multiplier: float = Field(default=1.0, gt=0, description="of the divergence term")

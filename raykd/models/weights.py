@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raykd.errors import UsageError
+from raykd.models import find_model
 from raykd.models.key_layouts import LAYOUTS
 from raykd.models.weights_file import CONVERT, read_weights
 
@@ -87,6 +88,25 @@ def load_weights(module: nn.Module, path: str | Path, *, entry: str | None = Non
         logger.info("%s: left out, since no network has them: %s", path, _listed(left_out))
     _check_values(fit.state, expected, path)
     module.load_state_dict({**{key: expected[key] for key in expected if _is_counter(key)}, **fit.state})
+
+
+def guess_model(path: str | Path, entry: str | None = None) -> str | None:
+    """Return the name of the built-in model whose weights a file may hold, by their shapes; None without.
+
+    Args:
+        path: the file.
+        entry: as of ``load_weights``.
+
+    Raises:
+        UsageError, CorruptError: as ``load_weights``.
+    """
+    path = Path(path)
+    loaded = read_weights(path)
+    for candidate in _choose(list(_find_tensors(loaded, path)), entry, path, loaded):
+        shapes = [tuple(tensor.shape) for key, tensor in candidate.state.items() if not _is_counter(key)]
+        if (found := find_model(shapes)) is not None:
+            return found
+    return None
 
 
 def _check_values(state: State, expected: State, path: Path) -> None:
@@ -299,8 +319,6 @@ def _misfit(fit: _Fit, expected: State, candidate: _Candidate, path: Path) -> Us
 
 def _suggestion(state: State) -> str:
     """Name the built-in model whose weights these could be, if there is one."""
-    from raykd.models import find_model
-
     found = find_model([tuple(tensor.shape) for key, tensor in state.items() if not _is_counter(key)])
     return f"'model: {found}' has tensors of these shapes; " if found else ""
 

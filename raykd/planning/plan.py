@@ -1,5 +1,6 @@
 """Plan a run before it starts: memory of a worker, traffic between workers, time, disk."""
 
+import logging
 import math
 import tempfile
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from raykd.recipe.experiment import Experiment, images_of_pool
 from raykd.recipe.recipe import Recipe
 from raykd.results import Plan, RunPlan
 from raykd.store.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 _BUSY = 1.3  # from so many times the processor's time on, other programs have slowed the trial
 
@@ -54,6 +57,7 @@ def plan(experiment: Experiment, runtime: Runtime, site: TrialSite, budget: Work
         if not is_own and site.workspace.run(run.run_id).is_finished:
             runs.append(RunPlan(run.run_id, "finished"))
             continue
+        logger.info("%s: trying a few steps on this machine, which takes half a minute or more", run.run_id)
         try:
             runs.append(RunPlan(run.run_id, "to train", **_plan_one(run, runtime, site, budget)))
         except RaykdError as error:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from raykd.config.base import Config
-from raykd.config.catalog import Catalog
+from raykd.config.catalog import RECIPES
 from raykd.config.optim import Optimizer
-from raykd.config.overrides import dotted_fields, expand_data_name, float_fields, override
+from raykd.config.overrides import dotted_fields, expand_names, float_fields, override
 from raykd.config.yaml_file import dump_yaml, explain, load_yaml
 from raykd.distributed.world import mix
 from raykd.errors import UsageError, did_you_mean
@@ -32,10 +32,11 @@ Referee = Annotated[
     Discriminator(lambda value: "several" if isinstance(value, list | tuple) else "one"),
 ]
 
-_RECIPES = Catalog("recipe", folder="recipes", listing="recipes")
 _REWOUND = 0x4EB0  # keeps the noise after a rewind apart from that of other seeds
 
 
+_PUBLISHED_FOR = ("data", "student", "teacher", "bank")
+"""Sections that published figures are of; where one is another they are figures of something else."""
 _ROLE_OF_SECTION = {"student": "student", "student_optim": "student", "bank": "bank"}
 _WHOLE = (
     "{data: digits, teacher: {recipe: supervised_digits_lenet5}, student: {model: lenet5_half}, method: {name: kd}, "
@@ -46,24 +47,24 @@ _WHOLE = (
 class Recipe(Config):
     """One run, complete: the same recipe and seed give the same run id on any machine."""
 
-    name: str
-    data: DataConfig
-    student: NetworkConfig | None = None
-    teacher: TeacherConfig | None = None
-    bank: BankConfig | None = None
+    name: str = Field(description="that of its file")
+    data: DataConfig = Field(description="which set, and how its images reach the networks")
+    student: NetworkConfig | None = Field(default=None, description="the network that is trained")
+    teacher: TeacherConfig | None = Field(default=None, description="the network to learn from")
+    bank: BankConfig | None = Field(default=None, description="generators to learn from")
     referee: Referee | None = Field(
         default=None,
         description="generators, one or a list, whose images, learnt from by no student, students are judged on",
     )
-    calibration: CalibrationConfig | None = None
-    method: MethodConfig
-    student_optim: Optimizer | None = None
-    schedule: ScheduleConfig
-    sentinel: SentinelConfig = SentinelConfig()
+    calibration: CalibrationConfig | None = Field(default=None, description="moments by class of the teacher")
+    method: MethodConfig = Field(description="the algorithm, `raykd show method NAME`")
+    student_optim: Optimizer | None = Field(default=None, description="of the student")
+    schedule: ScheduleConfig = Field(description="the budget")
+    sentinel: SentinelConfig = Field(default=SentinelConfig(), description="what a run does where it fails")
     changes: tuple[Change, ...] = Field(default=(), description="numbers that become others during the training")
     controls: tuple[str, ...] = Field(default=(), description="recipes run beside this one")
     published: dict[str, float] = Field(default={}, description="the paper's figures, top-1 in per cent")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of all random numbers")
 
     @field_validator("name")
     @classmethod
@@ -72,9 +73,9 @@ class Recipe(Config):
             raise ValueError("a recipe's name is up to 100 letters, digits, '_' and '-' (it names folders)")
         return name
 
-    @field_validator("data", mode="before")
+    @field_validator("data", "method", mode="before")
     @classmethod
-    def _short_data(cls, value: Any) -> Any:
+    def _bare_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="before")
@@ -205,16 +206,14 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    path = _RECIPES.find(source)
+    path = RECIPES.find(source)
     raw = _read_with_base(path)
     # Checked before the overrides too: a mistake in the file is reported as such, and defaults are fields to override.
-    fields = set(dotted_fields(_validate(raw, path.name)))
-    pairs = list(overrides)
-    recipe = _validate(override(raw, pairs, path.stem, fields), source)
-    changed = {pair.partition("=")[0].partition(".")[0].strip() for pair in pairs}
-    if changed & {"data", "student", "teacher", "bank"} and "published" not in changed:
-        recipe = recipe.model_copy(update={"published": {}})
-    return recipe
+    plain = _validate(raw, path.name)
+    changed = override(raw, overrides, path.stem, set(dotted_fields(plain)), plain.model_dump(mode="json"))
+    if _is_of_others(changed, raw) and changed.get("published") == raw.get("published"):
+        changed["published"] = {}
+    return _validate(changed, source)
 
 
 def selected_by(recipe: Recipe) -> str:
@@ -238,16 +237,44 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _read_with_base(path: Path) -> dict[str, Any]:
-    """Read a recipe and lay it over the one it extends, section by section (a changed `name` replaces)."""
-    own = read_sections(path)
-    base_name = own.pop("extends", None)
-    if base_name is None:
-        return {"name": path.stem, **own}
-    sibling = path.parent / f"{base_name}.yaml"
-    base = read_sections(sibling if os.path.isfile(sibling) else _RECIPES.find(str(base_name)))
-    if "extends" in base:
-        raise UsageError(f"{path}: extends {base_name!r}, which itself extends; only one level is allowed")
-    return {**_merge(base, own), "name": own.get("name", path.stem)}
+    """Read a recipe and lay it over the one it extends, that over the one it extends itself, and so on.
+
+    Sections are laid over each other field by field; a changed ``name`` of one replaces it.
+
+    Raises:
+        UsageError: if recipes extend each other in a circle.
+    """
+    layers, files = [read_sections(path)], [path]
+    while (base_name := layers[-1].pop("extends", None)) is not None:
+        base = _find_base(files[-1], str(base_name))
+        known = [file.resolve() for file in files]
+        files.append(base)
+        if base.resolve() in known:
+            circle = " -> ".join(file.stem for file in files[known.index(base.resolve()) :])
+            raise UsageError(
+                f"{path}: recipes extend each other in a circle: {circle}; let one of them extend no other"
+            )
+        layers.append(read_sections(base))
+    name, merged = layers[0].get("name", path.stem), layers.pop()
+    while layers:
+        own, base_content = layers.pop(), merged
+        merged = _merge(base_content, own)
+        if _is_of_others(merged, base_content):
+            merged["published"] = own.get("published", {})
+    return {**merged, "name": name}
+
+
+def _find_base(path: Path, name: str) -> Path:
+    """Find what a recipe extends: one beside it, or a packaged one, which a file of that very name may extend."""
+    beside = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    is_itself = os.path.isfile(beside) and beside.resolve() == path.resolve() and name in RECIPES.files()
+    return beside if os.path.isfile(beside) and not is_itself else RECIPES.find(name)
+
+
+def _is_of_others(changed: Mapping[str, Any], raw: Mapping[str, Any]) -> bool:
+    """Tell whether data, a network or the method is another, so that figures of the one are none of the other."""
+    methods = [section["method"].get("name") for section in (changed, raw) if isinstance(section.get("method"), dict)]
+    return len(set(methods)) > 1 or any(changed.get(key) != raw.get(key) for key in _PUBLISHED_FOR)
 
 
 def read_sections(path: Path) -> dict[str, Any]:
@@ -256,7 +283,7 @@ def read_sections(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: for anything but a mapping of plain data.
     """
-    raw, folder, here = expand_data_name(load_yaml(path)), path.parent.resolve(), Path.cwd()
+    raw, folder, here = expand_names(load_yaml(path)), path.parent.resolve(), Path.cwd()
     for role, field in (("teacher", "weights"), ("student", "weights"), ("method", "embeddings")):
         section = raw.get(role)
         name = section.get(field) if isinstance(section, dict) else None

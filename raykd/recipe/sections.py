@@ -15,7 +15,7 @@ class DataConfig(Config):
     Who has no image at all describes them: ``num_classes``, ``channels`` and ``size``, and ``test: false``.
     """
 
-    name: str
+    name: str = Field(description="one of `raykd list datasets`, a folder of Parquet, or any for data described")
     size: int | None = Field(default=None, gt=0, le=4096, description="network input size; default: the set's")
     pad: int = Field(
         default=0, ge=0, description="black pixels on each side, within size: images are resized, then padded"
@@ -88,8 +88,8 @@ def _check_companions(config: "NetworkConfig | TeacherConfig") -> None:
 class NetworkConfig(Config):
     """A network: ``model`` by name or ``factory`` as module:function; ``weights`` is a file."""
 
-    model: str | None = None
-    factory: str | None = None
+    model: str | None = Field(default=None, description="one of `raykd list models`")
+    factory: str | None = Field(default=None, description="module:function of yours that returns the network")
     factory_args: dict[str, Any] = _FACTORY_ARGS
     weights: str | None = Field(default=None, description="safetensors, .npz or weights-only torch file")
     entry: str | None = _ENTRY
@@ -107,12 +107,12 @@ class NetworkConfig(Config):
 class TeacherConfig(Config):
     """A teacher: a ``recipe`` whose run supplies it, or a network with its weights."""
 
-    recipe: str | None = None
+    recipe: str | None = Field(default=None, description="whose student is the teacher: a packaged name or a file")
     overrides: dict[str, Any] = Field(
         default={}, description="dotted fields of that recipe, as in {schedule.steps: 100} for a teacher stopped early"
     )
-    model: str | None = None
-    factory: str | None = None
+    model: str | None = Field(default=None, description="one of `raykd list models`")
+    factory: str | None = Field(default=None, description="module:function of yours that returns the network")
     factory_args: dict[str, Any] = _FACTORY_ARGS
     weights: str | None = Field(default=None, description="safetensors, .npz or weights-only torch file")
     entry: str | None = _ENTRY
@@ -135,7 +135,7 @@ class TeacherConfig(Config):
 class BankConfig(Config):
     """Generators, those of a ``recipe``'s run or of a ``run`` by its id; with ``images`` a frozen set of theirs."""
 
-    recipe: str | None = None
+    recipe: str | None = Field(default=None, description="which trains them: a packaged name or a file")
     overrides: dict[str, Any] = Field(
         default={}, description="dotted fields of that recipe, as in {method.tv_weight: 0.1}"
     )
@@ -176,7 +176,7 @@ class CalibrationConfig(Config):
 class ScheduleConfig(Config):
     """The budget. The batch is the global one: workers take shares of it, of its images or of its classes."""
 
-    steps: int = Field(gt=0)
+    steps: int = Field(gt=0, description="how long to train")
     report_every: int = Field(gt=0, description="steps between evaluations and checkpoints")
     global_batch: int = Field(gt=1, le=2**20, description="images of a step, of all workers together")
 

@@ -12,14 +12,12 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from raykd.config.base import Config
-from raykd.config.catalog import Catalog
+from raykd.config.catalog import TABLES
 from raykd.config.overrides import override_pairs
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
-
-_TABLES = Catalog("table", folder="tables", listing="tables")
 
 
 class QuickCell(Config):
@@ -104,7 +102,7 @@ def load_table(source: str) -> Table:
     Raises:
         UsageError: for an unknown name, key or value.
     """
-    path = _TABLES.find(source)
+    path = TABLES.find(source)
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a table is called like its file")

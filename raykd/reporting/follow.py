@@ -1,5 +1,6 @@
 """Read how runs go from their directories, as a local run and a Ray run both write them."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _FIGURES = {"top-1": "accuracy/top1", "agreement": "agreement", "synthetic agreement": "blind/agreement"}
 
 
+_STEP = re.compile(r"^\S+  step (\d+/\d+)  .*?(?:  ETA ([\d:]+))?$", re.MULTILINE)
 _PACE = ("images_per_second", "steps_per_second")
 
 
@@ -29,10 +31,12 @@ class RunUpdate:
     steps: int
     rows: Sequence[dict[str, Any]]
     done: bool
+    pace: float | None = None
+    """Steps per second since it began here or went on; None before it is known."""
 
     def eta(self) -> float | None:
-        """Return the seconds that the newest report's pace leaves, or None before the first."""
-        rate = self.rows[-1].get("steps_per_second") if self.rows else None
+        """Return the seconds that are left at its pace, or at that of the newest report; None before both."""
+        rate = self.pace or (self.rows[-1].get("steps_per_second") if self.rows else None)
         return (self.steps - self.step) / rate if rate else None
 
 
@@ -66,10 +70,11 @@ class Follower:
         if len(rewinds) > self._rewinds[run] and status.get("rewinding") is None:  # its rows are dropped by then
             self._rewinds[run], self._seen[run] = len(rewinds), rewinds[-1]["to"]
         rows = [row for row in self._rows(run) if row["step"] > self._seen[run]]
-        step = max(status["step"], rows[-1]["step"] if rows else 0)
+        now = 0 if done else status.get("current_step", 0)
+        step = max(status["step"], now, rows[-1]["step"] if rows else 0)
         if rows:
             self._seen[run] = rows[-1]["step"]
-        return RunUpdate(run, step, status["steps"], rows, done)
+        return RunUpdate(run, step, status["steps"], rows, done, None if done else status.get("steps_per_second"))
 
     def _status(self, run: str) -> dict[str, Any]:
         from raykd.store.run_directory import STATUS, parse_status
@@ -125,6 +130,23 @@ def format_row(row: dict[str, Any]) -> str:
             parts.append(f"{name} {row[key]:.2f}%" if judged else f"{name} -")
     parts += [f"{k.removeprefix('loss/')} {v:.3g}" for k, v in row.items() if k.startswith("loss/")]
     return "  ".join(parts)
+
+
+def format_step(run: str, step: int, steps: int, text: str, left: float | None) -> str:
+    """Write how far a run is on one line of a log, with the seconds that are ``left`` where they are known."""
+    eta = f"  ETA {format_duration(left)}" if left is not None and step < steps else ""
+    return f"{run}  step {step}/{steps}  {text}{eta}"
+
+
+def find_step(log: str) -> str | None:
+    """Return how far the last line of ``format_step`` in a log says that a run is, as ``109/600, ETA 1:54``."""
+    lines = list(_STEP.finditer(log))
+    return None if not lines else lines[-1][1] + (f", ETA {lines[-1][2]}" if lines[-1][2] else "")
+
+
+def format_pace(pace: float) -> str:
+    """Write steps per second for a reader: of slow steps, how long one takes."""
+    return f"{pace:.3g} steps/s" if pace >= 1 else f"{1 / pace:.3g} s/step"
 
 
 def format_duration(seconds: float) -> str:

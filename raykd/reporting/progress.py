@@ -3,11 +3,21 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from raykd.reporting.follow import Follower, RunUpdate, format_duration, format_row, read_local, read_remote
+from raykd.reporting.follow import (
+    Follower,
+    RunUpdate,
+    format_duration,
+    format_pace,
+    format_row,
+    format_step,
+    read_local,
+    read_remote,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -15,6 +25,7 @@ if TYPE_CHECKING:
     from raykd.recipe.experiment import Experiment
 
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 2.0  # seconds
+_LINE_SECONDS = 10.0  # without a report, after which a line says how far a run is
 _BARS = 8  # more runs than these lose their bars when they end
 
 
@@ -60,14 +71,23 @@ def _show(follower: Follower, display: _Display) -> None:
 
 
 class _Lines:
-    """Plain text, for pipes and log files."""
+    """Plain text, for pipes and log files: a line per report, and one in between where that takes long."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[int, float]] = {}  # step and time of a run's last line
 
     def show(self, update: RunUpdate) -> None:
+        now = time.monotonic()
         for row in update.rows:
             left = (update.steps - row["step"]) / max(row["steps_per_second"], 1e-9)
-            eta = f"  ETA {format_duration(left)}" if row["step"] < update.steps else ""
-            where = f"{update.run}  step {row['step']}/{update.steps}"
-            sys.stderr.write(f"{where}  {format_row(row)}{eta}\n")
+            self._tell(update, row["step"], format_row(row), left)
+        step, told_at = self._told.setdefault(update.run, (update.step, now))
+        if not update.done and update.pace and update.step > step and now - told_at >= _LINE_SECONDS:
+            self._tell(update, update.step, format_pace(update.pace), update.eta())
+
+    def _tell(self, update: RunUpdate, step: int, text: str, left: float | None) -> None:
+        sys.stderr.write(format_step(update.run, step, update.steps, text, left) + "\n")
+        self._told[update.run] = (step, time.monotonic())
 
     def close(self) -> None:
         pass
@@ -89,6 +109,7 @@ class _Live:
         self._figures = Text("starting", no_wrap=True, overflow="ellipsis", style="dim")
         self._tasks: dict[str, TaskID] = {}
         self._keep_bars = keep_bars
+        self._has_figures: set[str] = set()
         # Log lines go through stderr and appear above the bars; stdout is data and stays untouched.
         self._live = Live(Group(self._bars, self._figures), console=console, redirect_stdout=False)
         self._live.start()
@@ -98,6 +119,9 @@ class _Live:
             self._tasks[update.run] = self._bars.add_task(update.run, total=update.steps, eta="")
         if update.rows:
             self._figures.plain = "  " + format_row(update.rows[-1])
+            self._has_figures.add(update.run)
+        elif update.pace and update.run not in self._has_figures and not update.done:
+            self._figures.plain = f"  {format_pace(update.pace)}, figures with the first report"
         task = self._tasks[update.run]
         self._bars.update(task, completed=update.step)
         eta = update.eta()

@@ -57,7 +57,7 @@ def table_report(
         title=table.title,
         source=table.source,
         quick=quick,
-        budget=table.quick.budget if quick and table.quick else "as published",
+        budget=table.quick.budget if quick and table.quick else _budget(entries),
         columns={column: table.columns[column] for column in columns},
         rows=rows,
         runs=RunCounts(finished=len(results), failed=len(reasons), wanted=_count_runs(entries)),
@@ -139,6 +139,12 @@ def format_measured(cell: TableCell) -> str:
     missing = len(cell.runs) - len(cell.measured.seeds)
     figure = format_accuracy(cell, cell.measured.selected)
     return figure + (f" ({missing} of {len(cell.runs)} seeds missing)" if missing else "")
+
+
+def _budget(entries: Sequence[Entry]) -> str:
+    """Say what the whole budget is: a table without a published figure has none that was published."""
+    has_published = any(entry.cell.published is not None for entry in entries)
+    return "as published" if has_published else "that of its recipes"
 
 
 def format_published(cell: TableCell) -> str:

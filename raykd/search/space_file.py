@@ -6,13 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raykd.config.catalog import Catalog
+from raykd.config.catalog import SPACES
 from raykd.config.yaml_file import explain, load_yaml, parse_value
 from raykd.errors import UsageError
 from raykd.search.dimension import Dimension, as_list
 from raykd.search.space import SearchSpace, Values
-
-_SPACES = Catalog("search space", folder="search_spaces", listing="spaces", extensible=True)
 
 
 def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = None) -> SearchSpace:
@@ -26,11 +24,11 @@ def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = 
     Raises:
         UsageError: for an unknown name, key or value, naming the nearest match.
     """
-    path = _SPACES.find(source)
+    path = SPACES.find(source)
     raw = load_yaml(path)
     if "name" in raw:
         raise UsageError(f"{path}: 'name' is not a field here; a space is called like its file")
-    if "images" in raw:
+    if raw.get("images") is not None:
         raise UsageError(f"{path}: 'images' is how many a second stage learns from: it stands in 'then'")
     if raw.get("overrides", {}) is None:  # the key stands there, and all below it is commented out
         del raw["overrides"]
@@ -49,7 +47,7 @@ def load_space(source: str, overrides: Iterable[str] = (), trials: int | None = 
 
 def space_files() -> dict[str, Path]:
     """Return the files of the spaces that have names: packaged ones, and the user's own in ./search_spaces."""
-    return _SPACES.files()
+    return SPACES.files()
 
 
 def _validate(raw: dict[str, Any], path: Path) -> SearchSpace:

@@ -4,7 +4,7 @@
     recipe.yaml           its own recipe, for people and for `raykd train`
     environment.json      versions, hardware, source revision, data opened, the teacher's sum
     data.json             what its student wants to be shown: size, channels, mean, std, class names
-    status.json           state, step, result
+    status.json           state, step, pace, result
     metrics.jsonl         a row per report, each with the CRC-32 of its own JSON
     samples/ tensorboard/ what people look at
     checkpoints/          see raykd.store.checkpoint
@@ -65,19 +65,19 @@ logger = logging.getLogger(__name__)
 EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "environment.json", "data.json"
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
 CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
-STUDENT, STATISTICS = "student.safetensors", "statistics.safetensors"
-_GRAPH = "student_graph.safetensors"
+STUDENT, STATISTICS, _GRAPH = "student.safetensors", "statistics.safetensors", "student_graph.safetensors"
 _LOCK = ".lock"
 _WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL, METRICS, _LOCK)  # other links are replaced
 _CHECK = "crc32"
 _FINISHED = "finished"
+_STEPS = ("step", "current_step", "resumed_from")
 _RESTORE = "restore it from a backup, or move the run away and train it again"
 _Types = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
 _STATUS_TYPES: _Types = {
     "state": str, "step": int, "steps": int, "resumed_from": int, "updated": _NUMBER, "student_sha256": str,
     "result": dict, "warnings": list, "not_judged": (str, type(None)), "images_removed": str,
-    "rewinds": list, "rewinding": (int, type(None)),
+    "rewinds": list, "rewinding": (int, type(None)), "current_step": int, "steps_per_second": (*_NUMBER, type(None)),
 }  # fmt: skip
 _RESULT_TYPES: _Types = {
     "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
@@ -355,13 +355,13 @@ class RunDirectory:
             write_json(self.path / ENVIRONMENT, dict(environment))
             self.rewind(step)
             # Checkpoints that follow are not what a rewind goes back behind.
-            begun = {"rewinding": None} if "rewinding" in self.status() else {}
-            self.write_status(state="running", step=step, steps=steps, resumed_from=step, reason=None, **begun)
+            ended = {"rewinding": None} if "rewinding" in self.status() else {}
+            self.write_status(state="running", steps=steps, reason=None, **dict.fromkeys(_STEPS, step), **ended)
 
     def write_status(self, **fields: Any) -> None:
         """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result and so on.
 
-        ``resumed_from`` is the step that its training went on from when the run was last opened, 0 at first.
+        ``step`` is the last checkpoint's, ``current_step`` that of seconds ago, ``resumed_from`` the last opening's.
         """
         write_json(self.path / STATUS, {**self.status(), **fields, "updated": time.time()})
 

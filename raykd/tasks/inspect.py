@@ -133,7 +133,7 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
     gaussian = signs.gaussian_batches(spec, world)
     answers = signs.answers_to(teacher, gaussian)
     gradient = answers.finite and signs.passes_gradient(teacher, gaussian[0][:8])
-    images, missing = _test_images(subject.data, spec, workspace)
+    images, missing = open_test_split(subject.data, spec, workspace)
     test, gap, on_images = Figures(), None, None
     implied, wrong = (None, None) if any(faults.values()) else implied_pixels(teacher, spec)
     if not answers.finite:
@@ -235,7 +235,7 @@ def _notes(found: TeacherSigns, teacher: Teacher, some: Tensor) -> list[str]:
     return notes
 
 
-def _test_images(data: DataConfig, spec: DataSpec, workspace: Workspace) -> tuple[Images | None, str | None]:
+def open_test_split(data: DataConfig, spec: DataSpec, workspace: Workspace) -> tuple[Images | None, str | None]:
     """Return the test split, or why there is none."""
     if not data.test:
         return None, "no test split (test: false)"

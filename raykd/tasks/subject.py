@@ -1,16 +1,40 @@
 """What TEACHER means to the verbs that look at one: a run, a file or a recipe."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from raykd.config.base import Config
 from raykd.config.data_root import data_folder
+from raykd.config.describe import describe_fields
+from raykd.config.overrides import override
+from raykd.config.yaml_file import explain
+from raykd.engine.build import find_weights
 from raykd.errors import UsageError, masked
+from raykd.models.permission import permit
+from raykd.models.weights import guess_model
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
+from raykd.recipe.sections import DataConfig, TeacherConfig
 from raykd.store.remote import is_remote
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace, pull_run
 from raykd.tasks.inspect import Subject, subject_of_file, subject_of_recipe, subject_of_run
+
+_YAML = (".yaml", ".yml")
+_WEIGHTS = (".safetensors", ".json", ".npz", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+NO_IMAGES = (
+    "where you hold no image of it, describe them: data.name=mine data.num_classes=10 data.channels=3 data.size=32 "
+    "data.test=false"
+)
+
+
+def is_weights(source: str) -> bool:
+    """Tell whether a teacher is given by its weights alone."""
+    path = Path(source)
+    return not path.is_dir() and (source.endswith(_WEIGHTS) or (path.is_file() and not source.endswith(_YAML)))
 
 
 def open_subject(
@@ -21,7 +45,7 @@ def open_subject(
     *,
     allow_code: bool = False,
 ) -> tuple[Subject, Workspace]:
-    """Return a teacher, see ``find_subject``, and where its data and weights are.
+    """Return a teacher, given by its weights or as to ``find_subject``, and where its data and weights are.
 
     What the recipe of a run names in its store lies beside the run, wherever that was moved to.
 
@@ -34,6 +58,11 @@ def open_subject(
             f"store is {masked(str(store))}, and this reads folders of this machine: give the address of a run in it"
         )
     data, folder = data_folder(data_root), Path(store).expanduser()
+    if is_weights(source) and not is_remote(source):
+        given = sections_of_weights(source, None, list(overrides), Workspace(data, folder))
+        alone = Subject(section_of(DataConfig, given["data"]), section_of(TeacherConfig, given["teacher"]))
+        permit([alone.network])
+        return alone, Workspace(data, folder)
     subject = find_subject(source, overrides, folder, allow_code=allow_code)
     beside = folder if subject.run is None else subject.run.path.resolve().parent
     return subject, Workspace(data, beside)
@@ -63,3 +92,51 @@ def find_subject(source: str, overrides: Iterable[str], store: Path, *, allow_co
         if subject is not None:
             return subject
     return subject_of_recipe(resolve(load_recipe(source, pairs)), store)
+
+
+def sections_of_weights(
+    file: str, data: str | None, pairs: Sequence[str], workspace: Workspace
+) -> dict[str, dict[str, Any]]:
+    """Return the sections of a teacher that is a file of weights; its network is told by their shapes, if need be.
+
+    Args:
+        file: of the weights.
+        data: the set that it was trained on, unless ``pairs`` say it.
+        pairs: ``KEY=VALUE`` of ``data`` and ``teacher``.
+        workspace: where weights and data are.
+
+    Raises:
+        UsageError: if nobody says what set it was trained on, or what network it is.
+    """
+    raw: dict[str, Any] = {"data": {} if data is None else {"name": data}, "teacher": {"weights": file}}
+    fields = {field.name for kind, name in ((DataConfig, "data"), (TeacherConfig, "teacher")) for field in
+              (*describe_fields(kind, f"{name}."),)} | {"data", "teacher"}  # fmt: skip
+    given: dict[str, dict[str, Any]] = override(raw, pairs, "new", fields)
+    if not given["data"].get("name"):
+        raise UsageError(
+            f"which set was {file} trained on? Say it by data.name=NAME (`raykd list datasets`, or a folder); "
+            f"{NO_IMAGES}"
+        )
+    section = given["teacher"]
+    if section.get("model") is None and section.get("factory") is None:
+        model = guess_model(find_weights(section["weights"], workspace), section.get("entry"))
+        if model is None:
+            raise UsageError(
+                f"no built-in model has tensors of the shapes in {file}: say which network it is by "
+                "teacher.factory=MODULE:FUNCTION (your code in MODULE.py, here or installed), or "
+                "teacher.model=torchvision/NAME"
+            )
+        given["teacher"] = {"model": model, **section}
+    return given
+
+
+def section_of(kind: type[Config], raw: Mapping[str, Any]) -> Any:
+    """Return a section of that type.
+
+    Raises:
+        UsageError: for an unknown or a wrong value, naming the nearest match.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, "the teacher", kind, raw) from None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raykd.data.datasets import Images
@@ -21,6 +22,8 @@ from raykd.spec import DataSpec
 WRONG_GAP = 0.6
 """Of ``batch_norm_gap``: on published CIFAR-10 and Fashion-MNIST networks it was 0.03 to 0.18 with the right constants
 and 1.04 to 2.38 with wrong ones."""
+COMPARED = 1024
+"""Test images by which constants of normalisation are compared."""
 _GAUSSIAN, _IMAGES = 512, 256
 _SEED = 0
 _TINY = 1e-8
@@ -73,6 +76,18 @@ def image_batch(images: Images, spec: DataSpec, world: World) -> Tensor:
     rows = torch.linspace(0, len(images.labels) - 1, min(_IMAGES, len(images.labels))).long().unique()
     (batch,) = evaluation_batches(Images(images.pixels[rows], images.labels[rows]), spec, world, len(rows))
     return batch.images
+
+
+@torch.no_grad()
+def cross_entropy(teacher: Teacher, images: Images, spec: DataSpec, world: World) -> float:
+    """Return the mean cross-entropy in nats of the labels of some images, evenly spread over a split."""
+    rows = torch.linspace(0, len(images.labels) - 1, min(COMPARED, len(images.labels))).long().unique()
+    some = Images(images.pixels[rows], images.labels[rows])
+    losses = [
+        functional.cross_entropy(teacher(batch.images)[0].float(), batch.labels.to(world.device), reduction="sum")
+        for batch in evaluation_batches(some, spec, world, _IMAGES)
+    ]
+    return float(torch.stack(losses).sum()) / len(rows)
 
 
 def passes_gradient(teacher: Teacher, images: Tensor) -> bool:

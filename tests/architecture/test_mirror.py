@@ -54,6 +54,7 @@ COVERED_BY = {
     "tasks/export_formats": "tasks/test_export",
     "tasks/export_images": "tasks/test_export",
     "tasks/faults": "tasks/test_chaos",
+    "tasks/init": "cli/test_init",
     "tasks/inspect": "cli/test_inspect",
     "tasks/processes": "tasks/test_nodes",
     "tasks/quantise": "tasks/test_export",

@@ -10,10 +10,10 @@ from raykd.cli.app import app
 from tests.cli.conftest import Raykd
 
 OPTIONS = {
-    "train": {"--cluster", "--out", "--seeds", "--json"},
-    "tune": {"--cluster", "--out", "--trials", "--json"},
-    "table": {"--quick", "--seeds", "--cluster", "--out", "--json"},
-    "plan": {"--cluster", "--json"},
+    "train": {"--cluster", "--out", "--seeds", "--precision", "--json"},
+    "tune": {"--cluster", "--out", "--trials", "--precision", "--json"},
+    "table": {"--quick", "--seeds", "--cluster", "--out", "--precision", "--json"},
+    "plan": {"--cluster", "--precision", "--json"},
     "evaluate": {"--allow-code", "--json"},
     "export": {"--format", "--out", "--int8", "--allow-code", "--json"},
     "inspect": {"--allow-code", "--json"},
@@ -21,6 +21,8 @@ OPTIONS = {
     "ood": {"--data", "--images", "--out", "--allow-code", "--json"},
     "synthesize": {"--images", "--out", "--allow-code", "--json"},
     "list": {"--json"},
+    "show": {"--resolved", "--schema"},
+    "init": {"--teacher", "--method", "--data", "--out", "--allow-code", "--json"},
     "doctor": {"--chaos", "--faults", "--seed", "--cluster", "--nodes", "--out", "--json"},
     "data": {"--out", "--source", "--download", "--size"},
     "submit": {"--cluster", "--no-wait", "--dry-run", "--working-dir", "--json"},
@@ -45,6 +47,8 @@ ARGUMENTS = {
     "ood": ["teacher", "overrides"],
     "synthesize": ["run"],
     "list": ["kind"],
+    "show": ["kind", "name"],
+    "init": ["overrides"],
     "doctor": ["overrides"],
     "data": ["name"],
     "submit": ["words"],
@@ -99,7 +103,7 @@ def test_version(raykd: Raykd) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "hint"),
-    [(["trian"], "train"), (["train", "x", "--jsn"], "--json"), (["list", "recipe"], "recipes")],
+    [(["trian"], "train"), (["train", "x", "--jsn"], "--json"), (["list", "recips"], "recipes")],
 )
 def test_a_slip_is_answered_with_what_was_meant(raykd: Raykd, arguments: list[str], hint: str) -> None:
     slip = raykd(*arguments)

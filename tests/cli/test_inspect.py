@@ -199,3 +199,11 @@ def test_without_images_the_first_norm_tells_of_wrong_constants(raykd: Raykd, of
     (note,) = [note for note in wrong["notes"] if "data.mean" in note]
     assert "check them; by those of digits it would be 0.3" in note
     assert "data.mean and data.std look wrong: see notes" in wrong["methods"]["dafl"]["cons"]
+
+
+def test_weights_alone_are_looked_at(raykd: Raykd, teacher: Path) -> None:
+    found = inspect(raykd, teacher.name, "data.name=digits", "data.mean=[0.5]")
+    assert (found["source"], found["data"], found["mean"]) == ("lenet5", "digits", [0.5])
+    done = raykd("inspect", teacher.name)
+    assert done.exit_code == 2
+    assert f"which set was {teacher.name} trained on? Say it by data.name=NAME" in done.stderr

@@ -47,3 +47,11 @@ def test_data_sets_say_whether_they_are_there(raykd: Raykd, tmp_path: Path, monk
     assert found["usps"] == "1x32x32, 10 classes; test"
     assert found["mnist"].endswith("not under the data root")
     assert found["digits"].endswith("train, test")
+
+
+def test_a_bad_cluster_file_hides_no_other(raykd: Raykd, tmp_path: Path) -> None:
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "clusters" / "mine.yaml").write_text("worker: 2\n")
+    found = entries(raykd, "clusters")
+    assert "did you mean 'workers'" in found["mine"]
+    assert found["local"].startswith("2 workers")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raykd.cli.plan import durations
 from raykd.planning import predict as prediction
 from raykd.planning import profile as trial
 from tests.cli.conftest import Raykd, WriteRecipe
@@ -34,7 +35,7 @@ def test_a_reader_is_told_everything(raykd: Raykd, tiny: WriteRecipe) -> None:
     assert told["parameters, student"].strip() == "15,738"
     assert told["sent in a step"].strip() == "gradients 61.48 KiB", "2 x 1/2 of 4 bytes for each parameter"
     assert "a worker" in told["peak memory"] and " of " in told["peak memory"]
-    assert "x 4 steps" in told["time"] and "x 2 reports" in told["time"] and "CPU-hours" in told["time"]
+    assert "x 4 steps" in told["time"] and "x 2 reports" in told["time"] and "of CPUs" in told["time"]
     assert "to pay" in told["in all"]
     assert "on this machine (" in told["measured"]
     assert "without the network" in told["note 1"]
@@ -90,3 +91,24 @@ def test_slips_are_those_of_training(raykd: Raykd, tiny: WriteRecipe, arguments:
     wrong = raykd("plan", tiny(), *arguments)
     assert wrong.exit_code == 2
     assert word in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("hours", "price", "told"),
+    [
+        (0.00356, 0.000356, ["13 s", "< 0.01 to pay at price_per_hour"]),
+        (0.5, 0.5, ["30 min", "0.50 to pay at price_per_hour"]),
+        (1.5, 0.0, ["90 min", "0.00 to pay at price_per_hour"]),
+        (30.0, 12.345, ["30 hours", "12.35 to pay at price_per_hour"]),
+        (100.0, 1.0, ["4.2 days", "1.00 to pay at price_per_hour"]),
+        (1e-6, 1.0, ["< 0.1 s", "1.00 to pay at price_per_hour"]),
+    ],
+)
+def test_times_and_prices_are_in_units_that_are_read(hours: float, price: float, told: list[str]) -> None:
+    assert durations({"hours": hours, "price": price}) == told
+
+
+def test_a_plan_says_what_it_is_doing(raykd: Raykd, tiny: WriteRecipe) -> None:
+    done = raykd("plan", tiny(method={"name": "noise"}))
+    assert "tiny-" in done.stderr
+    assert "trying a few steps on this machine" in done.stderr

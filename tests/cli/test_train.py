@@ -106,3 +106,21 @@ def test_padded_images_are_those_of_every_command(raykd: Raykd, tiny: WriteRecip
     wrong = raykd("train", tiny(data={"name": "digits", "size": 28}))
     assert wrong.exit_code == 2
     assert "student lenet5_half: LeNet-5 needs images of exactly 32 x 32 pixels, got 28 x 28" in wrong.stderr
+
+
+def test_the_precision_is_an_option(raykd: Raykd, tiny: WriteRecipe) -> None:
+    recipe = tiny()
+    done = raykd("train", recipe, "--precision", "bf16", "--out", "half")
+    assert done.exit_code == 0, done.stderr
+    (environment,) = Path("half").glob("*/environment.json")
+    assert json.loads(environment.read_text())["precision"] == "bf16"
+    wrong = raykd("train", recipe, "precision=bf16")
+    assert (wrong.exit_code, wrong.stderr.strip().count("\n")) == (2, 0)
+    assert "'precision' belongs to the machines" in wrong.stderr
+    assert "--precision" in wrong.stderr
+
+
+def test_a_field_with_dashes_is_told_without(raykd: Raykd, tiny: WriteRecipe) -> None:
+    done = raykd("train", tiny(), "--method.temperature=3")
+    assert done.exit_code == 2
+    assert "fields are written without dashes: method.temperature=VALUE" in done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raykd.cluster.config import Cluster, cluster_names, load_cluster
+from raykd.cluster.config import Cluster, choose_cluster, cluster_names, load_cluster
 from raykd.config.runtime import Runtime
 from raykd.errors import UsageError
 
@@ -96,3 +96,10 @@ def test_neither_configuration_nor_a_local_run_needs_ray() -> None:
         "load_cluster('local')"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_precision_that_is_asked_for_is_the_clusters() -> None:
+    assert choose_cluster(None, workers=0).precision == "fp32"
+    chosen = choose_cluster("local", workers=0, precision="bf16")
+    assert chosen == load_cluster("local").model_copy(update={"precision": "bf16"})
+    assert chosen.runtime.precision == "bf16"

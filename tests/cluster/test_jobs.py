@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -170,7 +171,9 @@ def test_a_stopped_job_saves_and_goes_on_when_submitted_again(project: Path) -> 
     until(lambda: (directory / "checkpoints/step_0000040").exists())
     assert json.loads(raykd(project, *submit).stdout)["new"] is False, "the same run is never there twice"
     listed = json.loads(raykd(project, "jobs", "list", "--cluster", "head.yaml", "--json").stdout)["jobs"]
-    assert [job["status"] for job in listed if job["run"] == run] == ["RUNNING"]
+    (job,) = [job for job in listed if job["run"] == run]
+    assert (job["status"], job["arguments"].split()[0]) == ("RUNNING", "kd_digits")
+    assert re.fullmatch(r"\d+/90000, ETA [\d:]+", job["step"])
     stopped = raykd(project, "jobs", "stop", run, "--cluster", "head.yaml")
     assert stopped.stdout == f"raykd-{run}: STOPPED\n", stopped.stderr
     assert RunDirectory(directory).status()["state"] == "interrupted", "it had time to save"

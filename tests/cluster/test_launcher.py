@@ -1,12 +1,14 @@
 """Launcher files: what starts a cluster, and that there may be nothing to start."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from raykd.cluster.launcher import read_launcher
-from raykd.errors import UsageError
+from raykd.cluster.launcher import perform, read_launcher
+from raykd.errors import RunFailed, UsageError
 
 
 @pytest.mark.parametrize("command", ["ray stop", "ray status"])
@@ -35,3 +37,29 @@ def test_without_a_launcher_there_is_nothing_to_start() -> None:
         read_launcher("local")
     with pytest.raises(UsageError, match="it is to be running already"):
         read_launcher("gpu_cluster")
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_a_traceback_of_a_tool_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], failing: bool
+) -> None:
+    """As Ray's are: ``raykd cluster status ssh`` before ``up`` was thirty lines of it."""
+    ray = tmp_path / "ray"
+    body = (
+        "try:\n    {}['a']\nexcept KeyError as one:\n    raise RuntimeError('Head node (x) not found!') from one"
+        if failing
+        else "pass"
+    )
+    ray.write_text(f"#!{sys.executable}\nimport sys\nprint('out')\nprint('looking', file=sys.stderr)\n{body}\n")
+    ray.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    lines: list[str] = []
+    launcher = read_launcher("ssh")
+    if failing:
+        with pytest.raises(RunFailed, match=r"`ray .*` ended with exit code 1: RuntimeError: Head node .* not found!$"):
+            perform(launcher, "status", lines.append)
+    else:
+        perform(launcher, "status", lines.append)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("out\n", "looking\n")
+    assert lines[0].startswith("+ ray ")

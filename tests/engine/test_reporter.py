@@ -1,10 +1,13 @@
 """What a run hands out is written, or told that it cannot be."""
 
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from raykd.engine import reporter as module
 from raykd.engine.reporter import LocalReporter
 from raykd.errors import CorruptError
 from raykd.store.checkpoint import (
@@ -20,3 +23,62 @@ def test_a_disk_that_does_not_take_the_products_is_told(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match="bank is a file, and a folder belongs there"):
         LocalReporter(RunDirectory(tmp_path)).report(None, checkpoint)
     assert not (tmp_path / "checkpoints").exists()
+
+
+class Clock:
+    """A clock that is set by hand; everything else of the module ``time`` is real."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_step_is_noted_every_few_seconds_with_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, run = Clock(), RunDirectory(tmp_path / "run")
+    monkeypatch.setattr(module, "time", clock)
+    run.path.mkdir()
+    run.write_status(state="running", step=0, steps=1000)
+    reporter = LocalReporter(run)
+    noted = []
+    for done in range(1, 101):
+        reporter.note_step(done)
+        clock.now += 0.5
+        noted.append((run.status()["current_step"], run.status()["steps_per_second"]))
+    assert noted[0] == (1, None)
+    assert noted[4] == (5, 2.0)
+    assert len(set(noted)) == 25, "not at each step"
+    assert run.status()["step"] == 0, "which is the checkpoint's"
+    clock.now += 10
+    reporter.note_step(1)  # behind a rewind
+    assert (run.status()["current_step"], run.status()["steps_per_second"]) == (1, None)
+
+
+def test_notes_make_no_run_directory_anew_and_end_no_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    reporter = LocalReporter(run)
+    reporter.note_step(1)
+    assert not run.path.exists()
+    run.path.mkdir()
+    (run.path / "status.json").mkdir()
+    LocalReporter(run).note_step(1)
+    shutil.rmtree(run.path)
+
+
+def test_a_slow_disk_is_noted_on_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, run = Clock(), RunDirectory(tmp_path)
+    monkeypatch.setattr(module, "time", clock)
+    written: list[float] = []
+
+    def slowly(path: Path, value: object) -> None:
+        clock.now += 0.1
+        written.append(clock.now)
+
+    monkeypatch.setattr("raykd.store.run_directory.write_json", slowly)
+    monkeypatch.setattr("raykd.store.run_directory.time", time)
+    reporter = LocalReporter(run)
+    for done in range(1, 1001):
+        reporter.note_step(done)
+        clock.now += 0.5
+    assert len(written) * 0.1 / 500 < 0.003

@@ -48,10 +48,27 @@ def test_a_default_never_changes() -> None:
 
 
 def test_what_is_always_hashed_exists() -> None:
-    """The list is closed: a field that joins it changes every id, and one that is gone from recipes does too."""
-    assert len(_always_hashed()) == 341
+    """The list is closed: a field that joins it changes every id, and one that is gone from recipes does too.
+
+    Only a field that was required, and so always hashed, joins it when it gets a default.
+    """
+    assert len(_always_hashed()) == 342
     tops = {key.partition("[")[0].partition(".")[0] for key in _always_hashed()}
     assert tops <= set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "run_id"),
+    [
+        ("dafl_mnist", "dafl_mnist-110a26ee-s0"),
+        ("dfad_digits", "dfad_digits-9676f9d3-s0"),
+    ],
+)
+def test_a_default_for_what_was_required_changes_no_id(name: str, run_id: str) -> None:
+    """Of recipes that state what is the default now."""
+    settings = {"dafl_mnist": {"name": "adam", "lr": 2e-3}, "dfad_digits": {"name": "adam", "lr": 1e-3}}[name]
+    recipe = load_recipe(name, [f"method.generator_optim={json.dumps(settings)}"])
+    assert resolve(recipe).run_id == run_id
 
 
 class Later(KdConfig):

@@ -125,12 +125,50 @@ def test_a_variant_may_extend_a_packaged_recipe(made: Path) -> None:
     assert load_recipe(str(variant)).method.latent_dim == 7  # type: ignore[union-attr]
 
 
-def test_only_one_level_of_extending(made: Path) -> None:
-    made.with_name("second.yaml").write_text("extends: made\n")
-    third = made.with_name("third.yaml")
-    third.write_text("extends: second\n")
-    with pytest.raises(UsageError, match="only one level"):
-        load_recipe(str(third))
+def test_recipes_extend_to_any_depth(made: Path) -> None:
+    previous = "dafl_mnist_quick"  # which extends a recipe itself
+    for level in range(5):
+        made.with_name(f"level{level}.yaml").write_text(f"extends: {previous}\nschedule: {{steps: {10 + level}}}\n")
+        previous = f"level{level}"
+    made.with_name("last.yaml").write_text("extends: level4.yaml\nname: other\nmethod: {latent_dim: 7}\n")
+    recipe, base = load_recipe(str(made.with_name("last.yaml"))), load_recipe("dafl_mnist_quick")
+    assert (recipe.name, recipe.schedule.steps) == ("other", 14)
+    assert recipe.method == base.method.model_copy(update={"latent_dim": 7})
+    assert recipe.published == base.published != {}
+
+
+def test_a_circle_of_recipes_is_refused(made: Path) -> None:
+    made.with_name("first.yaml").write_text("extends: second\n")
+    made.with_name("second.yaml").write_text("extends: third\n")
+    made.with_name("third.yaml").write_text("extends: second\n")
+    with pytest.raises(UsageError, match=r"first.yaml: .*in a circle: second -> third -> second; let one"):
+        load_recipe(str(made.with_name("first.yaml")))
+    made.with_name("own.yaml").write_text("extends: own\n")
+    with pytest.raises(UsageError, match=r"in a circle: own -> own"):
+        load_recipe(str(made.with_name("own.yaml")))
+
+
+def test_a_file_may_extend_the_packaged_recipe_of_its_name(made: Path) -> None:
+    own = made.with_name("dafl_digits.yaml")
+    own.write_text("extends: dafl_digits\nmethod: {latent_dim: 7}\n")
+    assert load_recipe(str(own)).method == load_recipe("dafl_digits").method.model_copy(update={"latent_dim": 7})
+
+
+def test_a_bare_name_of_a_method_is_one_with_its_defaults(made: Path) -> None:
+    lines = [line for line in MADE.strip().splitlines() if not line.startswith("method:")]
+    for name in ("dafl", "kd", "adversarial", "mosaickd"):
+        other = "\ndata: {name: digits, ood: mnist}" if name == "mosaickd" else "\ndata: digits"
+        made.write_text("\n".join(lines[1:]) + f"{other}\nmethod: {name}\n")
+        recipe = load_recipe(str(made))
+        assert recipe.method.model_dump(exclude_unset=True) == {"name": name}
+    made.write_text(made.read_text().replace("mosaickd", "dafl").replace("{name: digits, ood: mnist}", "digits"))
+    rate = load_recipe(str(made), ["method.generator_optim.lr=0.5"]).method.generator_optim  # type: ignore[union-attr]
+    assert (rate.name, rate.lr) == ("adam", 0.5)
+    made.write_text(made.read_text().replace("dafl", "dafll"))
+    with pytest.raises(UsageError, match="'dafll'.*'dafl'"):
+        load_recipe(str(made))
+    made.with_name("variant.yaml").write_text("extends: dafl_digits\nmethod: noise\n")
+    assert load_recipe(str(made.with_name("variant.yaml"))).method.name == "noise"
 
 
 def test_a_name_that_no_file_system_has_is_unknown(made: Path) -> None:
@@ -161,6 +199,10 @@ def test_numbers_without_a_point_are_floats(made: Path) -> None:
         ("changes: [{at: 5, valeus: {}}]", "did you mean 'changes.0.values'"),
         ("report_every: 5", "'report_every' is not a field here; did you mean 'schedule.report_every'"),
         ("method: {name: dafll}", "method: .*'dafll'.*'dafl'"),
+        ("lr: 0.1", "did you mean 'student_optim.lr'"),
+        ("method: {name: kd, lr: 1}", "'method.lr' is not a field here; did you mean 'student_optim.lr'"),
+        ("precision: bf16", "'precision' belongs to the machines: .*--cluster FILE"),
+        ("runtime: {precision: bf16}", "'runtime' is not a field here; .*cluster file"),
         ("method: {}", "method: 'name' is required; it is one of 'supervised', .*'mosaickd'"),
         ("student_optim: {lr: 0.1}", "student_optim: 'name' is required; it is one of 'sgd', 'adam', 'adamw'"),
         ("student_optim: null", "method 'kd' needs a 'student_optim' section; a whole recipe is"),
@@ -247,6 +289,33 @@ def test_published_figures_are_of_the_recipes_own_data_and_networks() -> None:
     for pair in ("data.ood=fashion-mnist", "student.model=lenet5", "teacher={recipe: supervised_mnist_lenet5_bn}"):
         assert load_recipe("blind_kd_mnist", [pair]).published == {}
     assert load_recipe("blind_kd_mnist", ["data.ood=digits", "published={student: 90}"]).published == {"student": 90}
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        ("schedule: {steps: 5}", True),
+        ("method: {temperature: 2}", True),
+        ("student: {model: lenet5_half}", True),
+        ("data: {size: 64}", False),
+        ("data: {mean: [0.1], std: [0.3]}", False),
+        ("student: {model: hinton800}", False),
+        ("student: {factory: mine:net}", False),
+        ("teacher: {model: lenet5, weights: w.safetensors}", False),
+        ("method: noise", False),
+    ],
+)
+def test_a_variant_of_other_data_or_networks_has_no_published_figures(made: Path, own: str, kept: bool) -> None:
+    middle, variant = made.with_name("middle.yaml"), made.with_name("variant.yaml")
+    middle.write_text("extends: dafl_mnist\nseed: 1\n")
+    for base in ("dafl_mnist", "middle"):
+        variant.write_text(f"extends: {base}\n{own}\n")
+        assert load_recipe(str(variant)).published == (load_recipe("dafl_mnist").published if kept else {})
+        made.with_name("last.yaml").write_text("extends: variant\nseed: 2\n")
+        assert bool(load_recipe(str(made.with_name("last.yaml"))).published) == kept
+    variant.write_text(f"extends: dafl_mnist\n{own}\npublished: {{student: 9}}\n")
+    assert load_recipe(str(variant)).published["student"] == 9
+    assert ("teacher" in load_recipe(str(variant)).published) == kept
 
 
 @pytest.mark.parametrize(

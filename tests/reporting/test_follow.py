@@ -7,7 +7,7 @@ import pytest
 
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
-from raykd.reporting.follow import Follower, format_duration, format_row
+from raykd.reporting.follow import Follower, find_step, format_duration, format_pace, format_row, format_step
 from raykd.results import COVERAGE
 
 
@@ -41,6 +41,37 @@ def test_a_report_is_told_once_and_a_run_that_ended_no_more() -> None:
     write("finished", 10, 2, 4, 6, 10)
     assert [one.done for one in follower.poll()] == [True]
     assert follower.poll() == []
+
+
+def test_a_run_moves_between_reports() -> None:
+    run, files = resolve(load_recipe("kd_digits")), dict[str, str]()
+
+    def write(state: str, current: int, pace: float | None) -> None:
+        status = {"state": state, "step": 0, "steps": 10, "current_step": current, "updated": time.time() + 1}
+        files[f"{run.run_id}/status.json"] = json.dumps({**status, "steps_per_second": pace})
+
+    follower = Follower([run], lambda name: files.get(name, ""))
+    write("running", 1, None)
+    (update,) = follower.poll()
+    assert (update.step, update.pace, update.eta(), update.rows) == (1, None, None, [])
+    write("running", 4, 3.0)
+    (update,) = follower.poll()
+    assert (update.step, update.pace, update.eta()) == (4, 3.0, 2.0)
+    write("interrupted", 7, 3.0)
+    (update,) = follower.poll()
+    assert (update.step, update.pace) == (0, None), "where it goes on from"
+
+
+def test_how_far_a_run_is_can_be_read_from_its_log() -> None:
+    lines = [format_step("a-s0", step, 600, text, left) for step, text, left in ((9, "2 img/s", None), (109, "x", 114))]
+    assert find_step("\n".join(["starting", *lines, "warning: a step 3/4  is none", ""])) == "109/600, ETA 1:54"
+    assert find_step(f"{lines[0]}\nmore") == "9/600"
+    assert find_step("nothing yet\n") is None
+
+
+@pytest.mark.parametrize(("pace", "told"), [(123.4, "123 steps/s"), (1.0, "1 steps/s"), (0.25, "4 s/step")])
+def test_a_pace_is_told_in_a_unit_that_can_be_read(pace: float, told: str) -> None:
+    assert format_pace(pace) == told
 
 
 def test_what_a_run_reports_after_it_went_back_is_told() -> None:

@@ -31,7 +31,7 @@ def test_it_is_read_back(run: RunDirectory) -> None:
     assert run.data() == SPEC
     assert run.environment() == {"teacher_sha256": "abc"}
     status = {"state": "running", "step": 0, "steps": 4, "resumed_from": 0, "reason": None, "updated": 0}
-    assert run.status() | {"updated": 0} == status
+    assert run.status() | {"updated": 0} == {**status, "current_step": 0}
     assert (run.exists, run.has_begun, run.is_finished, run.result(), run.rows()) == (True, True, False, None, [])
     run.write_status(state="finished", result={"seed": 0})
     assert run.is_finished

@@ -135,6 +135,10 @@ class RayReporter:
         """Tell whether the driver has asked for a stop."""
         return self._local.stop_requested()
 
+    def note_step(self, done: int) -> None:
+        """Write step and pace into the run's status."""
+        self._local.note_step(done)
+
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
     """Run the task on this worker; return ``{"result": ...}`` or, for what Ray must not retry, an error as data."""

@@ -1,0 +1,282 @@
+"""Propose a recipe for a teacher: what `raykd init` writes, by what `raykd inspect` finds."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raykd.config.describe import describe_fields
+from raykd.config.overrides import override
+from raykd.config.yaml_file import parse_value
+from raykd.data.datasets import DATASETS
+from raykd.distributed.world import World
+from raykd.engine.build import build_spec
+from raykd.engine.implied_pixels import implied_pixels, known_constants
+from raykd.errors import UsageError, unknown
+from raykd.methods import METHODS
+from raykd.models.permission import permit
+from raykd.models.smaller import smaller_model
+from raykd.models.teacher import Teacher
+from raykd.recipe.commented import write_commented
+from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
+from raykd.recipe.sections import DataConfig, TeacherConfig
+from raykd.recipe.starters import Starter, starters
+from raykd.results import Inspection
+from raykd.spec import DataSpec
+from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
+from raykd.tasks import teacher_signs as signs
+from raykd.tasks.inspect import Subject, inspect_teacher, load_subject, open_test_split
+from raykd.tasks.subject import NO_IMAGES, find_subject, is_weights, section_of, sections_of_weights
+
+logger = logging.getLogger(__name__)
+
+_FIRST = ("data", "teacher")
+_SETTING = re.compile(r"(method\.\w+)=(\S+?)(?=[,;\s]|$)")
+"""What a verdict names as to be set, as in ``method.moment_weight=0``."""
+_DEFAULT_OPTIM = {"name": "adam", "lr": 1e-3, "schedule": {"name": "cosine"}}
+_DEFAULT_SCHEDULE = {"steps": 500, "report_every": 100, "global_batch": 128}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe for a teacher.
+
+    Attributes:
+        recipe: what it says, named as its file is to be.
+        text: YAML with comments.
+        found: what is known of the teacher.
+        reason: why this method.
+        notes: what the user should look at.
+    """
+
+    recipe: Recipe
+    text: str
+    found: Inspection
+    reason: str
+    notes: list[str]
+
+
+class _Sections(NamedTuple):
+    """The part of a recipe that a teacher decides, and where its constants come from."""
+
+    subject: Subject
+    data: dict[str, Any]
+    teacher: dict[str, Any]
+    comments: dict[str, str]
+
+
+def propose(
+    teacher: str,
+    pairs: Sequence[str],
+    workspace: Workspace,
+    *,
+    data: str | None = None,
+    method: str | None = None,
+    out: Path | None = None,
+    allow_code: bool = False,
+) -> Proposal:
+    """Look at a teacher and propose a recipe.
+
+    Args:
+        teacher: a file of weights, a YAML file of data and teacher, a recipe or a run directory.
+        pairs: ``KEY=VALUE`` of the recipe; those of data and teacher hold before the teacher is looked at.
+        workspace: where runs, weights and data are.
+        data: the set that it was trained on; of a YAML file, a recipe or a run its own.
+        method: which one; default: the preferred one of those that can be used.
+        out: the recipe's file, by which it is named; default: TEACHER_METHOD.yaml here.
+        allow_code: whether code that a run directory names may run.
+
+    Raises:
+        UsageError: if teacher, data and method do not fit together, or it is not told what they are.
+        CorruptError: if weights or data are damaged.
+    """
+    if method is not None and method not in METHODS.names():
+        raise unknown("method", method, METHODS.names())
+    first = [pair for pair in pairs if pair.partition("=")[0].partition(".")[0] in _FIRST]
+    sections = _open(teacher, data, first, workspace, allow_code)
+    logger.info("looking at the teacher")
+    found = inspect_teacher(sections.subject, workspace)
+    starter, chosen, reason = _choose_method(found, method)
+    stem = out.stem if out is not None else _as_name(f"{sections.subject.title}_{chosen}")
+    content, comments = _content(sections, found, starter, chosen)
+    comments["method"] = f"{reason}; more fields: raykd show method {chosen}"
+    config = METHODS[chosen].config
+    described = {one.name: one.description for one in (*describe_fields(Recipe), *describe_fields(config, "method."))}
+    rest = [pair for pair in pairs if pair not in first]
+    content = override(content, rest, stem, set(described))
+    recipe = recipe_from_dict({"name": stem, **content})
+    if out is not None and out.parent.resolve() != Path.cwd().resolve():
+        content["teacher"] = _from_elsewhere(content["teacher"])
+    file = f"{out or f'{stem}.yaml'}"
+    head = (
+        f"A recipe for the teacher {teacher}, proposed by `raykd init`; to train: raykd train {file}\n"
+        "Each field can be set on the command line too, as in: raykd train FILE schedule.steps=500"
+    )
+    notes = [note for note in found.notes if note] + ([] if found.test_missing is None else [found.test_missing])
+    return Proposal(recipe, write_commented(content, described | comments, head), found, reason, notes)
+
+
+def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, allow_code: bool) -> _Sections:
+    """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by."""
+    if is_weights(teacher):
+        given = sections_of_weights(teacher, data, pairs, workspace)
+        subject = Subject(section_of(DataConfig, given["data"]), section_of(TeacherConfig, given["teacher"]))
+        permit([subject.network])
+        return _with_constants(subject, given["data"], given["teacher"], workspace)
+    if data is not None:
+        pairs = [f"data.name={data}", *pairs]
+    subject = find_subject(teacher, pairs, workspace.store, allow_code=allow_code)
+    fields = {"name", "size", "pad", "mean", "std", "num_classes", "channels", "test"}
+    own = subject.data.model_dump(mode="json", exclude_unset=True, include=fields)
+    if Path(teacher).is_dir():
+        network = subject.network.model_dump(mode="json", exclude_unset=True)
+        section = {**network, "weights": str(RunDirectory(Path(teacher)).student)}
+    elif subject.run is not None:
+        source = load_recipe(teacher, pairs).teacher
+        section = {"recipe": teacher} if source is None else source.model_dump(mode="json", exclude_unset=True)
+    else:
+        section = subject.network.model_dump(mode="json", exclude_unset=True)
+    return _with_constants(subject, own, section, workspace)
+
+
+def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, Any], workspace: Workspace) -> _Sections:
+    """State size, mean and std in ``data``, and where they come from; whether there is a test split, too.
+
+    Where neither mean nor std is given those of the set are compared with others that are in use: by the labels of some
+    test images, or without images by what the first BatchNorm remembers.
+    """
+    try:
+        spec = build_spec(subject.data, workspace)
+    except UsageError as error:
+        raise UsageError(f"{error}; {NO_IMAGES}") from None
+    images, missing = open_test_split(subject.data, spec, workspace)
+    comments = {"data.size": "pixels of the networks' input, to which images are resized"}
+    if subject.data.mean is not None or subject.data.std is not None:
+        source = "as given"
+    elif subject.run is not None:
+        source = f"those that run {subject.run.name} was trained with"
+    else:
+        spec, source = _compared(subject, spec, workspace)
+    stated = {"name": data["name"], "size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
+    comments["data.mean"] = f"of pixels in [0, 1], which the teacher sees as (x - mean) / std: {source}"
+    comments["data.std"] = "a wrong mean or std costs accuracy in silence: compare with how the teacher was trained"
+    if images is None:
+        stated["test"] = False
+        comments["data.test"] = f"no test images to measure by ({missing}); true where they are there"
+    content = {**stated, **{key: value for key, value in data.items() if key not in stated}}
+    return _Sections(replace(subject, data=section_of(DataConfig, content)), content, teacher, comments)
+
+
+def _compared(subject: Subject, spec: DataSpec, workspace: Workspace) -> tuple[DataSpec, str]:
+    """Return the spec with the constants that suit the teacher best, and how that was found out."""
+    own = f"those of {spec.name}" if spec.name in DATASETS else "those of the set"
+    if not spec.normalisation_known:
+        own = "nobody has said them, so 0.5 and 0.5"
+    candidates = {own: (tuple(spec.mean), tuple(spec.std))}
+    for name, (mean, std) in known_constants(spec).items():
+        if (tuple(mean), tuple(std)) not in candidates.values():
+            candidates[name] = (tuple(mean), tuple(std))
+    specs = {name: replace(spec, mean=mean, std=std) for name, (mean, std) in candidates.items()}
+    world = World.current()
+    network, _ = load_subject(subject, spec, workspace)
+    teacher = Teacher(network, channels=spec.channels, size=spec.size).to(world.device)
+    images, _ = open_test_split(subject.data, spec, workspace)
+    if images is not None:
+        losses = {name: signs.cross_entropy(teacher, images, one, world) for name, one in specs.items()}
+        best = min(losses, key=lambda name: losses[name] if losses[name] == losses[name] else float("inf"))
+        others = ", ".join(f"{loss:.3f} by {name}" for name, loss in losses.items() if name != best)
+        count = min(signs.COMPARED, len(images.labels))
+        return specs[best], (
+            f"{best}, compared on {count:,} test images, where the cross-entropy is {losses[best]:.3f} ({others})"
+        )
+    for name, one in specs.items():
+        pixels, doubt = implied_pixels(teacher, one)
+        if pixels is None:
+            return spec, f"{own}; not compared, for want of test images and of BatchNorm"
+        if doubt is None:
+            return one, f"{name}, by which its first BatchNorm remembers pixels as images have them; compare yourself"
+    return spec, f"{own}; its first BatchNorm remembers pixels as by none of the usual constants: look them up"
+
+
+def _choose_method(found: Inspection, wanted: str | None) -> tuple[Starter | None, str, str]:
+    """Return where to begin, the method, and why.
+
+    Raises:
+        UsageError: if that method, or every one, is refused.
+    """
+    channels, size, _ = found.input
+    fitting = [one for one in starters() if one.fits(channels, size, found.batch_norm_layers > 0)]
+    named = [(one, one.load().method.name) for one in fitting]
+    if wanted is not None:
+        verdict = found.methods[wanted]
+        if verdict.verdict == "refused":
+            raise UsageError(f"method {wanted} cannot be used with this teacher: {'; '.join(verdict.reasons)}")
+        return next((one for one, name in named if name == wanted), None), wanted, "as asked for"
+    for level in ("usable", "limited"):
+        for one, name in named:
+            method, verdict = METHODS[name], found.methods[name]
+            wants = method.streams or "bank" in method.roles or "student" not in method.roles
+            if verdict.verdict == level and not wants:
+                without = "".join(f", without {reason}" for reason in verdict.reasons)
+                return one, name, f"needs no images; {'; '.join(verdict.pros) or 'the teacher suffices'}{without}"
+    reasons = dict.fromkeys(reason for _, name in named for reason in found.methods[name].reasons)
+    raise UsageError(
+        f"no method that needs no images can be used with this teacher: {'; '.join(reasons)}; see --method"
+    )
+
+
+def _content(
+    sections: _Sections, found: Inspection, starter: Starter | None, method: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a recipe's content and what is to be said of its fields."""
+    roles, comments = METHODS[method].roles, dict(sections.comments)
+    base = None if starter is None else starter.load().model_dump(mode="json", exclude_unset=True)
+    base = base or {"method": {"name": method}, "student_optim": _DEFAULT_OPTIM, "schedule": _DEFAULT_SCHEDULE}
+    data = dict(sections.data)
+    augment = base.get("data", {}).get("augment")
+    if augment:
+        data["augment"] = augment
+        comments["data.augment"] = "of what is trained on; leave flip out where mirrored images show another class"
+    content: dict[str, Any] = {"data": data, "teacher": sections.teacher}
+    figures = "" if found.test.top1 is None else f", top-1 {found.test.top1:.2f} % here: is that what you know?"
+    comments["teacher"] = f"{found.source}, {found.parameters:,} parameters{figures}"
+    if "student" in roles:
+        size = {"num_classes": found.classes, "channels": found.input[0], "size": found.input[1]}
+        student = smaller_model(sections.subject.network.model, found.parameters, **size)
+        if student is None:
+            raise UsageError("no built-in model takes such images: say which student, as in student.factory=mine:net")
+        content["student"] = {"model": student[0]}
+        comments["student.model"] = (
+            f"{student[1]:,} parameters; another of `raykd list models`, or factory: module:function"
+        )
+    content["method"] = {"name": method, **base["method"], **_settings(found.methods[method].reasons)}
+    if "student" in roles:
+        optim = base.get("student_optim") or _DEFAULT_OPTIM
+        content["student_optim"] = {"name": optim["name"], **optim}
+        comments["student_optim.name"] = "sgd, adam or adamw"
+    content["schedule"] = base["schedule"]
+    comments["method.name"] = "another: raykd list methods"
+    comments["student_optim"] = "how the student learns"
+    comments["schedule"] = "a small budget; what it takes here: raykd plan FILE"
+    return content, comments
+
+
+def _settings(reasons: Sequence[str]) -> dict[str, Any]:
+    """Return the method's fields that a verdict says to set."""
+    found = [setting for reason in reasons for setting in _SETTING.findall(reason)]
+    return {key.removeprefix("method."): parse_value(value, key) for key, value in found}
+
+
+def _from_elsewhere(teacher: dict[str, Any]) -> dict[str, Any]:
+    """Return a teacher's section for a recipe in another folder, from where a name here means nothing."""
+    weights = teacher.get("weights")
+    return {**teacher, "weights": os.path.abspath(weights)} if weights and os.path.isfile(weights) else teacher
+
+
+def _as_name(text: str) -> str:
+    """Return what may be a recipe's name."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:100] or "recipe"

@@ -1,0 +1,85 @@
+"""What stands in files that have names, and what may, is printed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from raykd.cluster.config import Cluster, load_cluster
+from raykd.config.describe import describe_fields
+from raykd.methods import METHODS
+from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.recipe.table import Table, load_table
+from raykd.search.space import SearchSpace
+from raykd.search.space_file import load_space
+from tests.cli.conftest import Raykd
+
+LOADERS: dict[str, tuple[str, Any, type[BaseModel]]] = {
+    "recipe": ("dafl_mnist_quick", load_recipe, Recipe),
+    "space": ("dafl_digits_pbt", load_space, SearchSpace),
+    "cluster": ("local", load_cluster, Cluster),
+    "table": ("digits", load_table, Table),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_file_is_printed_as_it_is_and_whole(raykd: Raykd, tmp_path: Path, kind: str) -> None:
+    name, load, model = LOADERS[kind]
+    plain = raykd("show", kind, name)
+    assert plain.exit_code == 0, plain.stderr
+    assert yaml.safe_load(plain.stdout)
+    copy = tmp_path / f"{name}.yaml"
+    for option in ((), ("--resolved",)):
+        copy.write_text(raykd("show", kind, name, *option).stdout)
+        assert load(str(copy)) == load(name), "what is printed is such a file"
+    assert "extends" not in yaml.safe_load(copy.read_text())
+    assert json.loads(raykd("show", kind, name, "--schema").stdout) == model.model_json_schema()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_of_a_method_is_printed_with_type_default_and_description(raykd: Raykd, name: str) -> None:
+    done = raykd("show", "method", name)
+    assert done.exit_code == 0, done.stderr
+    printed = {line.split()[0]: line for line in done.stdout.splitlines()}
+    for field in describe_fields(METHODS[name].config):
+        assert field.description, f"{field.name} has no description"
+        line = printed[f"method.{field.name}"]
+        assert all(part in line for part in (field.default, field.description, f"[{field.type}]"))
+    assert {f"method.{field}" for field in METHODS[name].config.model_fields} <= printed.keys()
+    schema = json.loads(raykd("show", "method", name, "--schema").stdout)
+    assert schema["properties"].keys() == METHODS[name].config.model_fields.keys()
+
+
+def test_all_other_fields_that_users_write_have_descriptions() -> None:
+    lacking = [one.name for model in (Recipe, Cluster) for one in describe_fields(model) if not one.description]
+    assert lacking == []
+
+
+def test_the_defaults_of_a_method_are_a_section(raykd: Raykd) -> None:
+    section = yaml.safe_load(raykd("show", "method", "dafl", "--resolved").stdout)
+    assert METHODS["dafl"].config.model_validate(section) == METHODS["dafl"].config.model_validate({"name": "dafl"})
+    lacking = raykd("show", "method", "pixel_inversion", "--resolved")
+    assert lacking.exit_code == 2
+    assert "'pixel_optim' is required; 'images' is required" in lacking.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("recipe", "dafl_digit"), "did you mean 'dafl_digits'"),
+        (("method", "dafll"), "unknown method 'dafll'; did you mean 'dafl'"),
+        (("cluster", "locl"), "did you mean 'local'"),
+        (("space", "dafl_digits_ptb"), "did you mean 'dafl_digits_pbt'"),
+        (("table", "digit"), "did you mean 'digits'"),
+        (("recipe", "absent.yaml"), "no recipe file 'absent.yaml'"),
+        (("recipe", "dafl_digits", "--resolved", "--schema"), "--resolved or --schema, not both"),
+    ],
+)
+def test_what_is_not_there_is_told(raykd: Raykd, arguments: tuple[str, ...], says: str) -> None:
+    done = raykd("show", *arguments)
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
