@@ -7,8 +7,8 @@ import pytest
 from raykd.cli.names import packaged_recipes
 from tests.golden.curves import COMMAND, FOLDER, LARGER, STEPS, measure, path_of, read_golden
 
-# Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9 in a step; an error in a loss is far larger. Steps
-# amplify it: a student of a pool's few images was 1.4e-5 apart in the end between two machines.
+# Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9 in a step; an error in a loss is far larger.
+# Steps amplify it: a student of a pool's few images was 1.4e-5 apart in the end between two machines.
 TOLERANCE, LATE_TOLERANCE = 1e-5, 1e-3
 
 
