@@ -8,6 +8,7 @@ Units: accuracy, agreement and expected calibration error in per cent; kl in nat
 
 from raykd.results.base import Result
 from raykd.results.blind import COVERAGE, why_not_judged
+from raykd.results.breakdown import Breakdown, ConfidenceBin, Confusion, breakdowns_from_dict
 from raykd.results.plan import Plan, RunPlan, SubmissionPlan
 from raykd.results.run import SELECTIONS, Evaluation, Figures, Measured, RunResult, SeedsResult
 from raykd.results.search import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
@@ -15,7 +16,10 @@ from raykd.results.table import MeasuredCell, RunCounts, Spread, TableCell, Tabl
 from raykd.results.teacher import Inspection, LayerWidth, MethodVerdict, Ranking, StatisticsResult, SyntheticSet
 
 __all__ = [
+    "Breakdown",
     "COVERAGE",
+    "ConfidenceBin",
+    "Confusion",
     "Evaluation",
     "Figures",
     "Inspection",
@@ -43,5 +47,6 @@ __all__ = [
     "TrialCounts",
     "TrialFailure",
     "TrialResult",
+    "breakdowns_from_dict",
     "why_not_judged",
 ]

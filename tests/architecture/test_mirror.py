@@ -39,6 +39,7 @@ COVERED_BY = {
     "planning/on_cluster": "cli/test_plan",
     "results/base": "store/test_run_directory",
     "results/blind": "engine/test_blind_pool",
+    "results/breakdown": "engine/test_evaluator",
     "results/plan": "planning/test_plan",
     "results/run": "store/test_run_directory",
     "results/search": "reporting/test_board",
