@@ -7,7 +7,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raykd.api import evaluate, inspect, load, ood, plan, statistics, synthesize, table, train, train_seeds, tune
+    from raykd.api import (
+        evaluate,
+        inspect,
+        load,
+        ood,
+        plan,
+        report,
+        statistics,
+        synthesize,
+        table,
+        train,
+        train_seeds,
+        tune,
+    )
 
 __version__ = "0.1.0"
 
@@ -18,6 +31,7 @@ __all__ = [
     "load",
     "ood",
     "plan",
+    "report",
     "statistics",
     "synthesize",
     "table",

@@ -1,16 +1,23 @@
 """What TEACHER means to the verbs that look at one: a run, a file or a recipe."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
 
 from raykd.config.data_root import data_folder
+from raykd.engine.build import build_spec
 from raykd.errors import UsageError, masked
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
+from raykd.recipe.sections import TeacherConfig
 from raykd.store.remote import is_remote
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace, pull_run
 from raykd.tasks.inspect import Subject, subject_of_file, subject_of_recipe, subject_of_run
+from raykd.tasks.objects import Images, data_section, network_section
 
 
 def open_subject(
@@ -63,3 +70,21 @@ def find_subject(source: str, overrides: Iterable[str], store: Path, *, allow_co
         if subject is not None:
             return subject
     return subject_of_recipe(resolve(load_recipe(source, pairs)), store)
+
+
+@contextmanager
+def network_in_memory(
+    network: nn.Module, data: Images | None, data_root: str | Path | None
+) -> Iterator[tuple[Subject, Workspace]]:
+    """Yield a teacher that a program holds, and where its files are meanwhile; ``data`` is what it knows.
+
+    Raises:
+        UsageError: if network and data do not fit together.
+    """
+    if data is None:
+        raise UsageError("what does the network know? Give data=NAME, a section, or (images, labels)")
+    with TemporaryDirectory(prefix="raykd-inspect-") as folder:
+        workspace = Workspace(data_folder(data_root), Path(folder))
+        section = data_section(data, workspace)
+        named = network_section(network, build_spec(section, workspace), workspace)
+        yield Subject(section, TeacherConfig(**named)), workspace

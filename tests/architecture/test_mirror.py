@@ -46,6 +46,7 @@ COVERED_BY = {
     "results/table": "reporting/test_tables",
     "results/teacher": "cli/test_inspect",
     "runners/outcome": "runners/test_batch",
+    "runners/report": "cli/test_report",
     "runners/table": "cli/test_table",
     "search/attributes": "search/test_study",
     "tasks/doctor": "cli/test_doctor",
