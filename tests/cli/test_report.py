@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 import raykd as package
+from raykd.store.mirror import Mirror
+from raykd.store.remote import Remote
 from raykd.store.run_directory import RunDirectory
 from tests.cli.conftest import Raykd, WriteRecipe
+from tests.object_store import Server
 from tests.reporting.pages.made import made_run, parsed
 
 
@@ -71,6 +74,15 @@ def test_several_runs_and_a_store(raykd: Raykd) -> None:
     assert (told.exit_code, told.stdout) == (0, "report.html\n")
     assert raykd("report", "runs", "--out", "new/index.html").stdout == "new/index.html\n"
     assert "2 runs" in parsed(Path("new/index.html").read_text()).one("header").text
+
+
+def test_a_run_in_an_object_store_is_brought_and_its_page_written_here(raykd: Raykd, s3: Server) -> None:
+    run, address = made_run(Path("there").absolute(), "kd_mnist"), f"s3://{s3.new_bucket()}/runs"
+    Mirror(Remote(address), run.path.parent).push(run.name)
+    told = raykd("report", f"{address}/{run.name}")
+    assert (told.exit_code, told.stdout) == (0, "report.html\n"), told.stderr
+    assert parsed(Path("report.html").read_text()).one("h1").text == "kd_mnist"
+    assert not run.page.exists()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from raykd.results import Figures
 
 _FIGURES = {"top1": "top-1 %", "top5": "top-5 %", "agreement": "agreement %", "kl": "KL nats", "ece": "ECE %",
             "synthetic_agreement": "synthetic agreement %"}  # fmt: skip
+_SYNTHETIC = "synthetic_agreement"
 _COSTS = {"images": "images", "seconds": "seconds", "teacher_forwards": "compute"}
 _MOST_DIFFERENCES = 60
 
@@ -48,7 +49,7 @@ def _groups(runs: Sequence[RunFacts]) -> dict[str, list[RunFacts]]:
 
 
 def _known(seeds: Sequence[RunFacts], name: str) -> list[float]:
-    found = [getattr(one.student, name) for one in seeds]
+    found = [getattr(one.student, name) for one in seeds if not (name == _SYNTHETIC and one.not_judged)]
     return [float(figure) for figure in found if figure is not None]
 
 

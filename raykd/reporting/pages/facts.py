@@ -66,6 +66,12 @@ class RunFacts:
         """Return how many it is to have."""
         return int(self.status.get("steps", self.recipe.schedule.steps))
 
+    @property
+    def not_judged(self) -> str | None:
+        """Return why its figures on synthetic images say nothing; None if they do, or there are none."""
+        found = self.result.not_judged if self.result is not None else self.status.get("not_judged")
+        return str(found) if found else None
+
     @cached_property
     def student(self) -> Figures:
         """Return the figures of the student that counts; of one unfinished those of its last report."""
@@ -82,7 +88,10 @@ class RunFacts:
             (f"top-1 on the test split, {selected} student", student.top1),
             (f"agreement with the teacher on the test split, {selected} student", student.agreement),
             ("generated images that the teacher takes for the class that they are for", quality.get("hit")),
-            (f"agreement with the teacher on synthetic images, {selected} student", student.synthetic_agreement),
+            (
+                f"agreement with the teacher on synthetic images, {selected} student",
+                None if self.not_judged else student.synthetic_agreement,
+            ),
         ):
             if figure is not None and math.isfinite(figure):
                 return name, figure

@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -66,7 +66,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         scale=make_scale(_marks(facts, start)),
         seeds=_seeds(facts),
         figures=_figures(facts),
-        warnings=[*([f"blind selection: {reason}"] if (reason := _not_judged(facts)) else []), *_warnings(facts)],
+        warnings=[*([f"blind selection: {reason}"] if (reason := facts.not_judged) else []), *_warnings(facts)],
         costs=_costs(facts),
         quality=_quality(facts),
         groups=curve_groups({"": [facts.rows]}, {"accuracy/top1": lines}),
@@ -137,15 +137,23 @@ def _figures(facts: RunFacts) -> Table | None:
         for name, figures in result.students.items():
             is_own = name == result.selected
             label = _SELECTIONS[name] + (", the one that counts" if is_own else "")
-            rows.append(_line(label, figures, published.get("student") if is_own else None, is_own=is_own))
+            rows.append(
+                _line(label, _judged(facts, figures), published.get("student") if is_own else None, is_own=is_own)
+            )
     elif facts.rows:
-        rows.append(_line("last report", facts.student, published.get("student"), is_own=True))
+        rows.append(_line("last report", _judged(facts, facts.student), published.get("student"), is_own=True))
     if (teacher := _teacher(facts)) is not None:
         rows.append(_line("teacher", teacher, published.get("teacher")))
     for control in facts.controls:
-        rows.append(_line(f"control: {control.recipe.name}", control.student, published.get(control.recipe.name)))
+        name, figures = control.recipe.name, _judged(control, control.student)
+        rows.append(_line(f"control: {name}", figures, published.get(name)))
     heads = [Head(name, index > 0) for index, name in enumerate(_COLUMNS)]
     return Table(heads, rows).filled() if rows else None
+
+
+def _judged(facts: RunFacts, figures: Figures) -> Figures:
+    """Return the figures of a run without those on synthetic images where they say nothing."""
+    return replace(figures, synthetic_agreement=None) if facts.not_judged else figures
 
 
 def _line(name: str, figures: Figures, published: float | None, *, is_own: bool = False) -> Row:
@@ -153,11 +161,6 @@ def _line(name: str, figures: Figures, published: float | None, *, is_own: bool 
     kl = numbers([figures.kl], 3)
     more = numbers([figures.ece, figures.synthetic_agreement])
     return Row([Cell(name), *own, *kl, *more, *numbers([figures.step], 0), *numbers([published])], is_own)
-
-
-def _not_judged(facts: RunFacts) -> str | None:
-    found = facts.result.not_judged if facts.result is not None else facts.status.get("not_judged")
-    return str(found) if found else None
 
 
 def _warnings(facts: RunFacts) -> list[str]:

@@ -71,6 +71,16 @@ def test_a_run_before_its_first_report_has_a_page(tmp_path: Path) -> None:
     assert "No training image was opened." not in root.text, "nothing is known of a run that goes on"
 
 
+def test_figures_on_too_few_classes_are_not_shown(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    assert "60.00" in page_of(run).text
+    result = run.status()["result"]
+    run.write_status(result={**result, "not_judged": "not to be judged: 2 of 10 classes"})
+    root = page_of(run)
+    assert "60.00" not in root.text
+    assert "not to be judged: 2 of 10 classes" in root.one("section", "warnings").text
+
+
 def test_seeds_and_controls_beside_it_are_told_with_links_to_pages_that_are_there(tmp_path: Path) -> None:
     run = made_run(tmp_path, overrides=SHORT[:2], top1=90.0)
     other = made_run(tmp_path, overrides=(*SHORT[:2], "seed=1"), top1=94.0)
