@@ -1,6 +1,7 @@
 """The page of a run says what the run has written, and nothing that it has not."""
 
 import json
+import random
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from raykd.recipe.recipe import dump_recipe, load_recipe
 from raykd.reporting.pages.facts import differences, read_run, train_command
 from raykd.reporting.pages.run_page import run_page
+from raykd.store.rows import format_row
 from raykd.store.run_directory import RunDirectory
 from tests.reporting.pages.made import HOSTILE, Element, breakdown, made_run, parsed
 
@@ -167,3 +169,22 @@ def test_recipes_differ_in_fields_of_either() -> None:
     found = {key: (first, second) for key, first, second in differences(one, other)}
     assert found.keys() == {"method.temperature", "data.holdout"}
     assert found["method.temperature"][1] == "2.5"
+
+
+def test_a_long_run_of_many_figures_and_classes_stays_small(tmp_path: Path) -> None:
+    run = made_run(tmp_path, names=())
+    run.write_breakdowns({"student": breakdown(1000), "teacher": breakdown(1000)})
+    generator = random.Random(0)
+    keys = [
+        "accuracy/top1",
+        "agreement",
+        "blind/agreement",
+        "kl",
+        *(f"{kind}/{n}" for kind in "abc" for n in range(20)),
+    ]
+    keys += [f"loss/{n}" for n in range(20)]
+    rows = [{"step": step, **{key: generator.random() for key in keys}} for step in range(1000, 2_000_000, 1000)]
+    (run.path / "metrics.jsonl").write_text("".join(map(format_row, rows)))
+    page = run_page(read_run(run), run.path, run.name)
+    assert len(page.encode()) < 2_000_000
+    parsed(page)
