@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -23,13 +22,11 @@ from raykd.config.overrides import Overrides, as_pairs
 from raykd.distributed.host import preserved_process
 from raykd.distributed.world import World
 from raykd.engine import synthesis
-from raykd.engine.build import build_spec
 from raykd.errors import UsageError
 from raykd.models.in_memory import register
 from raykd.models.student import Student
 from raykd.planning.on_cluster import plan_on
 from raykd.recipe.experiment import Experiment
-from raykd.recipe.sections import TeacherConfig
 from raykd.recipe.table import Table, load_table
 from raykd.reporting.board import search_board
 from raykd.reporting.progress import following
@@ -50,27 +47,22 @@ from raykd.results import (
 from raykd.runners import train as train_runner
 from raykd.runners import tune as tune_runner
 from raykd.runners.interrupt import interruptible
+from raykd.runners.pages import keep_seed_pages
+from raykd.runners.report import write_report
 from raykd.runners.table import fill_table
 from raykd.search.setup import Search, plan_search
 from raykd.search.space_file import load_space
 from raykd.store.remote import join
 from raykd.store.run_directory import STUDENT, RunDirectory
-from raykd.store.workspace import Location, Workspace, local_folder, location_of, pull_run
+from raykd.store.workspace import Location, local_folder, location_of, pull_run
 from raykd.tasks import ood as ranking
 from raykd.tasks.evaluate import evaluate_run
 from raykd.tasks.export import export_run
-from raykd.tasks.inspect import Subject, inspect_teacher
+from raykd.tasks.inspect import inspect_teacher
 from raykd.tasks.load import load_file, load_student
-from raykd.tasks.objects import (
-    Images,
-    Network,
-    data_section,
-    find_experiment,
-    network_section,
-    refuse_networks_of_this_process,
-)
+from raykd.tasks.objects import Images, Network, find_experiment, refuse_networks_of_this_process
 from raykd.tasks.statistics import measure_statistics
-from raykd.tasks.subject import open_subject
+from raykd.tasks.subject import network_in_memory, open_subject
 
 STORE = Path("runs")
 """Where runs are, unless somebody says otherwise."""
@@ -141,8 +133,9 @@ def train_seeds(recipe: str | Path | Experiment, seeds: int, **options: Any) -> 
     given = {role: options.pop(role, None) for role in ("teacher", "student", "data", "ood")}
     first = find_experiment(recipe, options.pop("overrides", ()), options.pop("seed", None), site, given)
     how = {"progress": True, "should_stop": None, "tune_host": False, **options}
-    start = first.recipe.seed
-    return over_seeds([_train(first.with_seed(seed), site, **how) for seed in range(start, start + seeds)])
+    results = [_train(first.with_seed(first.recipe.seed + index), site, **how) for index in range(seeds)]
+    keep_seed_pages([one.run for one in results], site.store)
+    return over_seeds(results)
 
 
 def tune(
@@ -319,6 +312,20 @@ def export(
         return export_run(directory, Path(out), root, World.current(), format, int8=int8, allow_code=allow_code)
 
 
+def report(*where: Location | RunResult, out: str | Path | None = None, data_root: Location | None = None) -> Path:
+    """Write a run, a search, a table, a store, or several runs beside each other as one HTML file; return that.
+
+    Args:
+        where: folders or addresses, or what ``train`` returned.
+        out: the file; default: ``report.html`` in the folder, here of several and of what lies in an object store.
+        data_root: of data sets by name, on which runs of earlier releases are measured by class; default: RAYKD_DATA.
+
+    Raises:
+        RaykdError: for what the caller must mend.
+    """
+    return write_report([location_of(one) for one in where], out, data_root or data_place())
+
+
 def load(run: Location | RunResult, *, student: nn.Module | str | None = None, allow_code: bool = False) -> Student:
     """Return the student of a run as a network in evaluation mode, on the CPU. Needs nothing but the run directory.
 
@@ -380,13 +387,8 @@ def inspect(
             )
         if overrides:
             raise UsageError("overrides are fields of a recipe, and a network in memory has none: leave them out")
-        if data is None:
-            raise UsageError("what does the network know? Give data=NAME, a section, or (images, labels)")
-        with TemporaryDirectory(prefix="raykd-inspect-") as folder:
-            workspace = Workspace(data_folder(data_root), Path(folder))
-            section = data_section(data, workspace)
-            named = network_section(teacher, build_spec(section, workspace), workspace)
-            return inspect_teacher(Subject(section, TeacherConfig(**named)), workspace)
+        with network_in_memory(teacher, data, data_root) as (subject, workspace):
+            return inspect_teacher(subject, workspace)
 
 
 def statistics(

@@ -38,6 +38,7 @@ os.environ.update(
     RAY_worker_niceness="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_GLOBAL_CHECKPOINT_S="1",
+    RAYKD_REPORT="0",  # what draws takes half a second a run; tests of pages ask for them
     RAYKD_CACHE=str(SCRATCH / "cache"),
     XDG_STATE_HOME=str(SCRATCH / "state"),
     **ENVIRONMENT,

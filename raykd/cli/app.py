@@ -14,6 +14,7 @@ from raykd.cli.jobs import jobs
 from raykd.cli.list import list_
 from raykd.cli.ood import ood
 from raykd.cli.plan import plan
+from raykd.cli.report import report
 from raykd.cli.show import show
 from raykd.cli.statistics import statistics
 from raykd.cli.submit import submit
@@ -33,7 +34,7 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-_RUNS = (train, tune, table, plan, evaluate, export)
+_RUNS = (train, tune, table, plan, evaluate, report, export)
 _NETWORKS = (init, inspect, statistics, ood, synthesize)
 _PLACES = (cluster, submit, jobs, list_, show, doctor, data)
 for command in (*_RUNS, *_NETWORKS, *_PLACES):

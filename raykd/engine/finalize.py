@@ -31,7 +31,7 @@ from raykd.models.permission import is_code
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe, selected_by
-from raykd.results import COVERAGE, SELECTIONS, Figures, RunResult, why_not_judged
+from raykd.results import COVERAGE, SELECTIONS, Breakdown, Figures, RunResult, why_not_judged
 from raykd.store.checkpoint import save_weights, step_name
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
@@ -51,7 +51,8 @@ def finalize(
     """Write what others will use and return the result; every worker must call it."""
     world, recipe, run = built.method.world, experiment.recipe, workspace.run(experiment.run_id)
     has_student = "student" in built.method.roles
-    figures = _save_student(built, selection, run, recipe) if has_student else {}
+    figures, breakdown = _save_student(built, selection, run, recipe) if has_student else ({}, None)
+    _write_breakdowns(built, breakdown, run)
     quality = _measure_images(experiment, built, workspace)
     worst = {name: quality.pop(name) for name in MEMBER_FIGURES if name in quality}
     if world.rank == 0:
@@ -108,16 +109,24 @@ def _collect_warnings(
     return [*{**last, **now}.values(), *describe_rewinds(status.get("rewinds") or [])]
 
 
-def _save_student(built: Built, selection: Selection, run: RunDirectory, recipe: Recipe) -> dict[str, Figures]:
+def _save_student(
+    built: Built, selection: Selection, run: RunDirectory, recipe: Recipe
+) -> tuple[dict[str, Figures], Breakdown | None]:
     """Score the selections once more and save the chosen weights; of the user's own network its graph too.
+
+    Returns the figures of each selection, and how the chosen one answers the test split.
 
     Without a test split there is no oracle to score.
     """
-    student, chosen = built.method.student, selected_by(recipe)
+    student, chosen, breakdown = built.method.student, selected_by(recipe), None
     figures = {}
     for name in SELECTIONS if built.evaluator.images is not None else SELECTIONS[:2]:
         student.load_state_dict(selection.weights[name])
-        measured = {"step": selection.steps[name], **built.evaluator.score(student), **selection.figures(name)}
+        if name == chosen:
+            found, breakdown = built.evaluator.score_in_detail(student)
+        else:
+            found = built.evaluator.score(student)
+        measured = {"step": selection.steps[name], **found, **selection.figures(name)}
         figures[name] = Figures.from_dict(measured)
     student.load_state_dict(selection.weights[chosen])
 
@@ -133,7 +142,20 @@ def _save_student(built: Built, selection: Selection, run: RunDirectory, recipe:
                 save_weights(graph[0], staging, graph[1])
 
     built.method.world.agree(save, on_first=True)
-    return figures
+    return figures, breakdown
+
+
+def _write_breakdowns(built: Built, student: Breakdown | None, run: RunDirectory) -> None:
+    """Keep how the chosen student and its teacher answer the test split; every worker must call it."""
+    teacher = built.evaluator.break_down_teacher()
+    found = {name: one for name, one in (("student", student), ("teacher", teacher)) if one is not None}
+
+    def save() -> None:
+        with run.writing():
+            run.write_breakdowns(found)
+
+    if student is not None:
+        built.method.world.agree(save, on_first=True)
 
 
 def _measure_images(experiment: Experiment, built: Built, workspace: Workspace) -> dict[str, float]:

@@ -82,7 +82,8 @@ class Follower:
         return parse_status(self._read(f"{run}/{STATUS}"))
 
     def _rows(self, run: str) -> list[dict[str, Any]]:
-        from raykd.store.run_directory import METRICS, parse_rows
+        from raykd.store.rows import parse_rows
+        from raykd.store.run_directory import METRICS
 
         rows = parse_rows(self._read(f"{run}/{METRICS}"))
         return [row for row in rows if all(isinstance(row.get(name), int | float) for name in _PACE)]

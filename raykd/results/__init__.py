@@ -8,15 +8,27 @@ Units: accuracy, agreement and expected calibration error in per cent; kl in nat
 
 from raykd.results.base import Result
 from raykd.results.blind import COVERAGE, why_not_judged
+from raykd.results.breakdown import Breakdown, ConfidenceBin, Confusion, breakdowns_from_dict
 from raykd.results.export import FORMATS, ExportedModel, ExportResult
 from raykd.results.plan import Plan, RunPlan, SubmissionPlan
 from raykd.results.run import SELECTIONS, Evaluation, Figures, Measured, RunResult, SeedsResult
-from raykd.results.search import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
+from raykd.results.search import (
+    SearchRecord,
+    SearchResult,
+    TrialAtWork,
+    TrialCounts,
+    TrialFailure,
+    TrialRecord,
+    TrialResult,
+)
 from raykd.results.table import MeasuredCell, RunCounts, Spread, TableCell, TableResult, TableRow
 from raykd.results.teacher import Inspection, LayerWidth, MethodVerdict, Ranking, StatisticsResult, SyntheticSet
 
 __all__ = [
+    "Breakdown",
     "COVERAGE",
+    "ConfidenceBin",
+    "Confusion",
     "Evaluation",
     "ExportResult",
     "ExportedModel",
@@ -34,6 +46,7 @@ __all__ = [
     "RunPlan",
     "RunResult",
     "SELECTIONS",
+    "SearchRecord",
     "SearchResult",
     "SeedsResult",
     "Spread",
@@ -46,6 +59,8 @@ __all__ = [
     "TrialAtWork",
     "TrialCounts",
     "TrialFailure",
+    "TrialRecord",
     "TrialResult",
+    "breakdowns_from_dict",
     "why_not_judged",
 ]

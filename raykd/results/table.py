@@ -1,9 +1,11 @@
 """A published table, filled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from raykd.results.base import Result, under
+from raykd.results.run import SELECTIONS
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,20 @@ class MeasuredCell(Result):
     warnings: list[str] | None = None
     teacher_forwards: float | None = None
 
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        """Rebuild what was measured from ``to_dict``, among other entries.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: for anything else.
+        """
+        own = {each.name: found[each.name] for each in fields(cls) if each.name in found}
+        for name in SELECTIONS:
+            own[name] = {str(key): Spread(float(one["mean"]), float(one["sd"])) for key, one in own[name].items()}
+        for name in ("teacher", "images", "seconds", "gpu_hours", "teacher_forwards"):
+            own[name] = None if own.get(name) is None else float(own[name])
+        return cls(**own)
+
 
 @dataclass(frozen=True)
 class TableCell(Result):
@@ -62,6 +78,18 @@ class TableCell(Result):
     steps: int | None = None
     global_batch: int | None = None
     measured: MeasuredCell | None = under("", default=None)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        """Rebuild a cell from ``to_dict``.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: for anything else.
+        """
+        own = {each.name: found[each.name] for each in fields(cls) if each.name in found}
+        for name in ("published", "published_sd"):
+            own[name] = None if own[name] is None else float(own[name])
+        return cls(**own, measured=MeasuredCell.from_dict(found) if "seeds" in found else None)
 
 
 @dataclass(frozen=True)
@@ -112,3 +140,24 @@ class TableResult(Result):
     gpu_hours: float
     cost: float | None
     directory: str | None = None
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        """Rebuild a table from ``to_dict``.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: for anything else.
+        """
+        own = {each.name: found[each.name] for each in fields(cls) if each.name in found}
+        rows = [
+            TableRow(
+                str(row["name"]),
+                bool(row["control"]),
+                row["note"],
+                {str(column): TableCell.from_dict(cell) for column, cell in row["cells"].items()},
+            )
+            for row in found["rows"]
+        ]
+        runs = RunCounts(**{name: int(found["runs"][name]) for name in ("finished", "failed", "wanted")})
+        seconds, gpu_hours = float(found["seconds"]), float(found["gpu_hours"])
+        return cls(**{**own, "rows": rows, "runs": runs, "seconds": seconds, "gpu_hours": gpu_hours})

@@ -17,6 +17,7 @@ from raykd.reporting.tables import markdown, table_report
 from raykd.results import TableResult
 from raykd.runners.batch import run_batch
 from raykd.runners.outcome import RunOutcome
+from raykd.runners.pages import keep_run_pages, keep_table_page
 from raykd.store.remote import join
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Location, local_folder, open_workspace
@@ -78,6 +79,7 @@ def fill_table(
         outcomes[run.run_id] = how
         keep(report())
         if how.reason is None:
+            keep_run_pages([run.run_id], workspace)
             logger.info("%d of %d runs: %s finished", len(outcomes), len(runs), run.run_id)
         else:
             logger.warning("%d of %d runs: %s failed: %s", len(outcomes), len(runs), run.run_id, how.reason)
@@ -86,6 +88,8 @@ def fill_table(
         run_batch(wanted, cluster, store=store, data_root=data_root, should_stop=should_stop, on_outcome=ended)
     final = report()
     keep(final)
+    keep_table_page(local / made)
+    workspace.push(made, World.alone())
     return replace(final, directory=join(str(store), made))
 
 

@@ -9,6 +9,7 @@ from raykd.distributed.world import World
 from raykd.recipe.experiment import Experiment
 from raykd.results import RunResult
 from raykd.runners.local import run_here
+from raykd.runners.pages import keep_run_pages
 from raykd.store.workspace import Location, Workspace, open_workspace
 
 
@@ -32,6 +33,21 @@ def train(
     fitting = fitting_workers(experiment, cluster)
     # Where relative names mean another directory, as in a worker, the same places must be meant.
     workspace = open_workspace(store, data_root)
+    result = _train(experiment, cluster, workspace, fitting, should_stop, tune_host)
+    # The run's own page comes last: it has links to the others.
+    others = [run.run_id for run in experiment.runs if run.run_id != experiment.run_id]
+    keep_run_pages([*others, experiment.run_id], workspace)
+    return result
+
+
+def _train(
+    experiment: Experiment,
+    cluster: Cluster,
+    workspace: Workspace,
+    fitting: list[int],
+    should_stop: Callable[[], bool],
+    tune_host: bool,
+) -> RunResult:
     in_this_process = cluster.workers == 0
     if in_this_process or _is_finished(experiment, workspace):  # what is only read needs no Ray
         tune_host = tune_host and in_this_process

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from raykd.files import make_folder, replacing, write_json, write_text
 from raykd.recipe.recipe import dump_recipe
-from raykd.results import SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialResult
+from raykd.results import SearchRecord, SearchResult, TrialAtWork, TrialCounts, TrialFailure, TrialRecord, TrialResult
 from raykd.search.attributes import CHANGES, REASON, RUN, START, TEST_ACCURACY
 from raykd.search.dimension import from_parameter
 from raykd.search.objectives import OBJECTIVES
@@ -26,6 +28,12 @@ from raykd.store.mirror import BEST_OF_FRONT, REPORT
 logger = logging.getLogger(__name__)
 
 _BEST = 5  # trials shown where there is one objective
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
 _MIN_TRIALS = 2  # complete ones, to draw figures of
 
 
@@ -38,15 +46,7 @@ def build_report(
     target: int,
 ) -> SearchResult:
     """Return the state of a search: its started ``trials`` by their states, and the ``best`` of them, best first."""
-    of_state = {
-        name: [trial for trial in trials if trial.state == state]
-        for name, state in (
-            ("complete", TrialState.COMPLETE),
-            ("pruned", TrialState.PRUNED),
-            ("failed", TrialState.FAIL),
-            ("running", TrialState.RUNNING),
-        )
-    }
+    of_state = {name: [trial for trial in trials if trial.state == state] for state, name in _STATES.items()}
     shown = best if len(objectives) > 1 else best[:_BEST]
     return SearchResult(
         study=study,
@@ -57,6 +57,27 @@ def build_report(
         best=[_describe(trial, space, objectives) for trial in shown],
         reasons=[TrialFailure(trial.number, trial.user_attrs.get(REASON, "not told")) for trial in of_state["failed"]],
     )
+
+
+def build_record(study: Study, trials: Sequence[FrozenTrial], space: SearchSpace) -> SearchRecord:
+    """Return all of a search's started ``trials``, and how much each field has decided."""
+    objectives = list(study.metric_names or ())
+    return SearchRecord(
+        [_record(trial, space, objectives) for trial in trials],
+        [key for key, dimension in space.space.items() if dimension.loguniform is not None],
+        {name: found for index, name in enumerate(objectives) if (found := _importances(study, index))},
+    )
+
+
+def _importances(study: Study, index: int) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return optuna.importance.get_param_importances(
+                study, evaluator=FanovaImportanceEvaluator(seed=0), target=partial(_value, index)
+            )
+        except (ValueError, RuntimeError):  # they want two trials or more, of different values
+            return {}
 
 
 def read_values(trial: FrozenTrial, space: SearchSpace) -> Values:
@@ -132,6 +153,21 @@ def _value(index: int, trial: FrozenTrial) -> float:
 def _at_work(trial: FrozenTrial, space: SearchSpace) -> TrialAtWork:
     value = trial.intermediate_values[trial.last_step] if trial.last_step is not None else None
     return TrialAtWork(trial.number, read_values(trial, space), value)
+
+
+def _record(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> TrialRecord:
+    values = trial.values if trial.state == TrialState.COMPLETE else None
+    if trial.state == TrialState.PRUNED and trial.last_step is not None:
+        values = [trial.intermediate_values[trial.last_step]]
+    attributes = trial.user_attrs
+    return TrialRecord(
+        trial.number,
+        _STATES[trial.state],
+        None if values is None else dict(zip(objectives, values, strict=False)),
+        read_values(trial, space),
+        run=attributes.get(RUN),
+        test_top1=attributes.get(TEST_ACCURACY),
+    )
 
 
 def _describe(trial: FrozenTrial, space: SearchSpace, objectives: Sequence[str]) -> TrialResult:

@@ -28,6 +28,8 @@ from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
 
 REPORT = "search.json"
 """The report of a search, in its folder."""
+TRIALS = "trials.json"
+"""All trials of a search, beside its report."""
 BEST_OF_FRONT = "best-*.yaml"
 """The recipes beside it of the trials of a Pareto front, which another front takes the place of."""
 _MUTABLE = (".json", ".jsonl", ".yaml", ".db", ".log")

@@ -8,6 +8,8 @@
     metrics.jsonl         a row per report, each with the CRC-32 of its own JSON
     samples/ tensorboard/ what people look at
     checkpoints/          see raykd.store.checkpoint
+    breakdown.json        how the chosen student and its teacher answer the test split, by class and by confidence
+    report.html           the run for a reader, see raykd.reporting
     student.safetensors   the chosen weights of a finished run
     student_graph.safetensors  what a student that is the user's own code computes, see raykd.models.graph
     statistics.safetensors  class-conditional statistics that a network with BatchNorm leaves behind
@@ -23,10 +25,10 @@ import logging
 import os
 import time
 import traceback
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,10 @@ from raykd.files import (
 )
 from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict, selected_by
-from raykd.results import RunResult
+from raykd.results import Breakdown, RunResult, breakdowns_from_dict
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import POOL, manifest_files, step_name, sweep_checkpoints
+from raykd.store.rows import format_row, parse_rows
 from raykd.tensors import read_tensors, sum_of_tensors
 
 logger = logging.getLogger(__name__)
@@ -66,9 +69,9 @@ EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "envir
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
 CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
 STUDENT, STATISTICS, _GRAPH = "student.safetensors", "statistics.safetensors", "student_graph.safetensors"
+BREAKDOWN, PAGE = "breakdown.json", "report.html"  # the page of a run, a search, a table or a store, in its folder
 _LOCK = ".lock"
 _WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL, METRICS, _LOCK)  # other links are replaced
-_CHECK = "crc32"
 _FINISHED = "finished"
 _STEPS = ("step", "current_step", "resumed_from")
 _RESTORE = "restore it from a backup, or move the run away and train it again"
@@ -130,6 +133,11 @@ class RunDirectory:
     def tensorboard(self) -> Path:
         """Return the folder of TensorBoard's event files."""
         return self.path / TENSORBOARD
+
+    @property
+    def page(self) -> Path:
+        """Return the file that shows the run to a reader."""
+        return self.path / PAGE
 
     @property
     def error_log(self) -> Path:
@@ -200,14 +208,16 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """Return what the run noted of where it ran; empty where that is not there or damaged, which is said."""
-        return self._optional(ENVIRONMENT, _ENVIRONMENT_TYPES)
+        found: dict[str, Any] = self._optional(ENVIRONMENT, partial(_check_types, _ENVIRONMENT_TYPES))
+        return found
 
     def status(self) -> dict[str, Any]:
         """Return state, step and result; empty where there is none yet, or it is damaged, which is said.
 
         The checkpoints tell as much to who goes on with the run, which writes it anew.
         """
-        return self._optional(STATUS, _STATUS_TYPES)
+        found: dict[str, Any] = self._optional(STATUS, partial(_check_types, _STATUS_TYPES))
+        return found
 
     def data_opened(self) -> Mapping[str, Any]:
         """Return what the run has opened, by role: of where it ran, or else of its result; empty of a run of before.
@@ -221,17 +231,16 @@ class RunDirectory:
             raise damaged(file, "it does not tell what the run has opened", _RESTORE)
         return noted.get("data_opened") or {}
 
-    def _optional(self, name: str, types: _Types) -> dict[str, Any]:
+    def _optional(self, name: str, read: Callable[[dict[str, Any]], Any]) -> Any:
         file, advice = self.path / name, "what it says is taken as unknown"
         try:
             found = read_json(file, advice)
-            parse_content(file, advice, lambda: _check_types(found, types))
+            return parse_content(file, advice, lambda: read(found))
         except FileNotFoundError:
             return {}
         except CorruptError as error:
             logger.warning("%s", error)
             return {}
-        return found
 
     @property
     def is_finished(self) -> bool:
@@ -311,6 +320,20 @@ class RunDirectory:
             )
         return rows
 
+    def sample_sheets(self) -> list[tuple[int, Path]]:
+        """Return the pictures of its images, each with the step that it is of, in order."""
+        found = sorted((self.path / SAMPLES).glob("step_*.png"))
+        return [(int(digits), path) for path in found if (digits := path.stem.removeprefix("step_")).isdecimal()]
+
+    def breakdowns(self) -> dict[str, Breakdown]:
+        """Return how student and teacher answer the test split; none where that was not noted, or is damaged."""
+        found: dict[str, Breakdown] = self._optional(BREAKDOWN, breakdowns_from_dict)
+        return found
+
+    def write_breakdowns(self, breakdowns: Mapping[str, Breakdown]) -> None:
+        """Keep how student and teacher answer the test split."""
+        write_json(self.path / BREAKDOWN, {name: one.to_dict() for name, one in breakdowns.items()})
+
     def data(self) -> DataSpec | None:
         """Return what the student wants to be shown, or None of a run of before that was kept.
 
@@ -383,7 +406,7 @@ class RunDirectory:
 
     def append_row(self, row: Mapping[str, float]) -> None:
         """Add a report's row, on the disk when this returns: a checkpoint without its row could not be mended."""
-        append(self.path / METRICS, _format_row(row).encode())
+        append(self.path / METRICS, format_row(row).encode())
 
     def write_sample_sheet(self, step: int, picture: bytes) -> None:
         """Keep the picture of a step, a PNG."""
@@ -396,7 +419,7 @@ class RunDirectory:
         """Drop the rows after ``step``: a resumed run writes them again, and no step may appear twice."""
         kept = [row for row in self.rows() if row["step"] <= step]
         if (file := self.path / METRICS).exists():
-            write_text(file, "".join(map(_format_row, kept)))
+            write_text(file, "".join(map(format_row, kept)))
 
     def copy_records(self, other: "RunDirectory", step: int) -> None:
         """Take over what another run has reported up to ``step``, and where it ran."""
@@ -455,40 +478,15 @@ def runs_in(store: Path) -> list[RunDirectory]:
     return [RunDirectory(path.parent) for path in sorted(store.glob(f"*/{STATUS}"))]
 
 
-def parse_rows(text: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's metrics; a line that is none, half written or not as it was written, is left out.
-
-    Files of earlier releases have no checks at all; of a file that has one, a row without is none.
-    """
-    found = []
-    for line in text.splitlines():
-        with suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool):
-                found.append((row, row.pop(_CHECK, None)))
-    is_checked = any(check is not None for _, check in found)
-    return [row for row, check in found if not is_checked or check == _check_of(row)]
-
-
-def _format_row(row: Mapping[str, float]) -> str:
-    return json.dumps({**row, _CHECK: _check_of(row)}) + "\n"
-
-
-def _check_of(row: Mapping[str, float]) -> str:
-    return f"{zlib.crc32(json.dumps(dict(row)).encode()):08x}"
-
-
 def parse_status(text: str | bytes) -> dict[str, Any]:
     """Return the object in a status file's content, wherever it was read; empty where it is none."""
     with suppress(ValueError, RecursionError):
-        status = parse_json(text or "{}")
-        _check_types(status, _STATUS_TYPES)
-        return status
+        return _check_types(_STATUS_TYPES, parse_json(text or "{}"))
     return {}
 
 
-def _check_types(found: Mapping[str, Any], types: _Types, prefix: str = "") -> None:
-    """Refuse values that no run writes.
+def _check_types(types: _Types, found: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return an object; refuse values that no run writes.
 
     Raises:
         ValueError: naming one of them.
@@ -497,4 +495,5 @@ def _check_types(found: Mapping[str, Any], types: _Types, prefix: str = "") -> N
         if key in found and (not isinstance(found[key], kind) or isinstance(found[key], bool)):
             raise ValueError(f"{prefix}{key} is {json.dumps(found[key])[:40]}")
     if isinstance(found.get("result"), dict):
-        _check_types(found["result"], _RESULT_TYPES, "result.")
+        _check_types(_RESULT_TYPES, found["result"], "result.")
+    return found

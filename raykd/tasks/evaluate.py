@@ -23,7 +23,7 @@ from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import selected_by
-from raykd.results import Evaluation, Figures
+from raykd.results import Breakdown, Evaluation, Figures
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
 from raykd.store.run_directory import RunDirectory
@@ -124,16 +124,10 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World, *, all
         CorruptError: if recipe, weights or data are damaged, or student or teacher answer by numbers not finite.
     """
     outcome = open_run(run)
-    recipe, workspace = outcome.experiment.recipe, Workspace(data_root, run.path.resolve().parent)
     if allow_code:
         permit(outcome.experiment.networks, remember=False)
-    spec = build_spec(recipe.data, workspace)
-    student = build_student(run, outcome, spec, workspace)
-    teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)
-    opened = OpenedData(data_root)
-    test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
-    evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
-    student = student.to(world.device)
+    recipe, opened = outcome.experiment.recipe, OpenedData(data_root)
+    student, evaluator, obstacle = _make_evaluator(run, outcome, data_root, opened, world)
     teacher_figures = evaluator.score_teacher()
     if teacher_figures is not None and (names := not_finite_numbers(teacher_figures.to_dict())):
         raise CorruptError(
@@ -163,6 +157,34 @@ def evaluate_run(run: RunDirectory, data_root: Path | None, world: World, *, all
         best=figures.get("best"),
         teacher=teacher_figures,
     )
+
+
+def break_down_run(run: RunDirectory, data_root: Path | None, world: World) -> dict[str, Breakdown]:
+    """Return how a run's student, and its teacher where that is found, answer the test split.
+
+    Raises:
+        UsageError, CorruptError: as ``evaluate_run``.
+    """
+    outcome = open_run(run)
+    if not outcome.experiment.recipe.data.test:
+        return {}
+    student, evaluator, _ = _make_evaluator(run, outcome, data_root, OpenedData(data_root), world)
+    outcome.load_into(student)
+    found = {"student": evaluator.score_in_detail(student)[1], "teacher": evaluator.break_down_teacher()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _make_evaluator(
+    run: RunDirectory, outcome: Outcome, data_root: Path | None, opened: OpenedData, world: World
+) -> tuple[nn.Module, Evaluator, str | None]:
+    """Return a run's student without its weights, what scores it, and why that has no teacher if it has none."""
+    recipe, workspace = outcome.experiment.recipe, Workspace(data_root, run.path.resolve().parent)
+    spec = build_spec(recipe.data, workspace)
+    student = build_student(run, outcome, spec, workspace)
+    teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)
+    test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
+    evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
+    return student.to(world.device), evaluator, obstacle
 
 
 def build_student(run: RunDirectory, outcome: Outcome, spec: DataSpec, workspace: Workspace) -> nn.Module:

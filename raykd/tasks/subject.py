@@ -1,17 +1,20 @@
 """What TEACHER means to the verbs that look at one: a run, a file or a recipe."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 
 from raykd.config.base import Config
 from raykd.config.data_root import data_folder
 from raykd.config.describe import describe_fields
 from raykd.config.overrides import override
 from raykd.config.yaml_file import explain
-from raykd.engine.build import find_weights
+from raykd.engine.build import build_spec, find_weights
 from raykd.errors import UsageError, masked
 from raykd.models.permission import permit
 from raykd.models.weights import guess_model
@@ -22,6 +25,7 @@ from raykd.store.remote import is_remote
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace, pull_run
 from raykd.tasks.inspect import Subject, subject_of_file, subject_of_recipe, subject_of_run
+from raykd.tasks.objects import Images, data_section, network_section
 
 _YAML = (".yaml", ".yml")
 _WEIGHTS = (".safetensors", ".json", ".npz", ".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -140,3 +144,21 @@ def section_of(kind: type[Config], raw: Mapping[str, Any]) -> Any:
         return kind.model_validate(raw)
     except ValidationError as error:
         raise explain(error, "the teacher", kind, raw) from None
+
+
+@contextmanager
+def network_in_memory(
+    network: nn.Module, data: Images | None, data_root: str | Path | None
+) -> Iterator[tuple[Subject, Workspace]]:
+    """Yield a teacher that a program holds, and where its files are meanwhile; ``data`` is what it knows.
+
+    Raises:
+        UsageError: if network and data do not fit together.
+    """
+    if data is None:
+        raise UsageError("what does the network know? Give data=NAME, a section, or (images, labels)")
+    with TemporaryDirectory(prefix="raykd-inspect-") as folder:
+        workspace = Workspace(data_folder(data_root), Path(folder))
+        section = data_section(data, workspace)
+        named = network_section(network, build_spec(section, workspace), workspace)
+        yield Subject(section, TeacherConfig(**named)), workspace

@@ -9,10 +9,8 @@ from raykd.store import run_directory
 from tests.architecture.imports import PACKAGE, ROOT, module_name, sources
 
 OWNER = ROOT / PACKAGE / "store" / "run_directory.py"
-NAMES = {
-    getattr(run_directory, name)
-    for name in ("EXPERIMENT", "RECIPE", "ENVIRONMENT", "DATA", "STATUS", "METRICS", "ERRORS", "STUDENT", "STATISTICS")
-}
+WORDS = "EXPERIMENT RECIPE ENVIRONMENT DATA STATUS METRICS ERRORS STUDENT STATISTICS BREAKDOWN PAGE"
+NAMES = {getattr(run_directory, word) for word in WORDS.split()}
 FOLDERS = {f"/{run_directory.CHECKPOINTS}", f"{run_directory.CHECKPOINTS}/", f"{run_directory.SAMPLES}/"}
 
 

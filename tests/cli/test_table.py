@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Raykd, WriteRecipe
+from tests.reporting.pages.made import parsed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,7 +31,10 @@ def write_table(recipe: str, **rows: dict[str, Any]) -> str:
     return "made.yaml"
 
 
-def test_rows_and_seeds_are_run_once_and_read_again(ray_session: ModuleType, raykd: Raykd, tiny: WriteRecipe) -> None:
+def test_rows_and_seeds_are_run_once_and_read_again(
+    ray_session: ModuleType, raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYKD_REPORT")
     table = write_table(tiny(), plain={}, wide={"student.model": "lenet5"})
     done = raykd("table", table, "--json")
     assert done.exit_code == 0, done.stderr
@@ -40,6 +44,9 @@ def test_rows_and_seeds_are_run_once_and_read_again(ray_session: ModuleType, ray
     assert json.loads((folder / "table.json").read_text()) == {k: v for k, v in report.items() if k != "directory"}
     assert "| plain | 12.50 |" in (folder / "table.md").read_text()
     assert report["runs"] == {"finished": 4, "failed": 0, "wanted": 4}
+    links = [one.attributes["href"] for one in parsed((folder / "report.html").read_text()).all("a")]
+    assert len(links) == 4, "each run has its page"
+    assert all((folder / link).is_file() for link in links)
     cells = [row["cells"]["a"] for row in report["rows"]]
     assert [cell["seeds"] for cell in cells] == [[0, 1], [0, 1]]
     for cell in cells:

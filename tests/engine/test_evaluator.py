@@ -1,16 +1,19 @@
 """Scores against a slow reference, and against numbers worked out by hand."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import Tensor, nn
 
 from raykd.data.datasets import Images
 from raykd.distributed.world import World
-from raykd.engine.evaluator import Evaluator, score
+from raykd.engine.evaluator import Evaluator, break_down, score
+from raykd.results import Breakdown
+from raykd.results.breakdown import MOST_CONFUSIONS
 from raykd.spec import DataSpec
 
 ALONE = World.alone()
@@ -112,3 +115,36 @@ def test_the_exam_scores_the_whole_split_normalised() -> None:
     own = {k: v for k, v in expected.items() if k in ("accuracy/top1", "ece")}
     assert teacher.to_dict() == pytest.approx(own, abs=1e-3)
     assert Evaluator(Images(pixels, labels), spec, ALONE, None).score_teacher() is None
+
+
+def test_answers_by_class_and_by_confidence_are_those_of_the_reference() -> None:
+    logits, labels, _ = made(200, 7, seed=3)
+    found = break_down(logits, labels, ALONE)
+    predicted, p = logits.argmax(1).numpy(), softmax(logits)
+    matrix = confusion_matrix(labels.numpy(), predicted, labels=range(7))
+    assert found.images == tuple(matrix.sum(1))
+    assert found.correct == tuple(matrix.diagonal())
+    wrong = {(i, j): matrix[i, j] for i in range(7) for j in range(7) if i != j and matrix[i, j]}
+    assert {(one.label, one.answer): one.images for one in found.confusions} == wrong
+    counts = [one.images for one in found.confusions]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(one.images for one in found.bins) == 200
+    gaps = sum(one.images * abs(one.accuracy - one.confidence) for one in found.bins) / 200
+    assert gaps == pytest.approx(expected_calibration_error(p, labels.numpy()), rel=1e-4)
+
+
+def test_no_more_confusions_are_kept_than_are_read() -> None:
+    logits, labels, _ = made(2000, 60, seed=4)
+    found = break_down(logits, labels, ALONE)
+    assert len(found.confusions) == MOST_CONFUSIONS
+    assert Breakdown.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize(
+    "changes", [{"correct": [1]}, {"confusions": [[0, 9, 1]]}, {"bins": [[1]]}, {"images": None}, {"images": ["x", 1]}]
+)
+def test_a_breakdown_of_another_shape_is_refused(changes: dict[str, object]) -> None:
+    good = {"images": [2, 1], "correct": [1, 1], "confusions": [[0, 1, 1]], "bins": [[3, 90.0, 66.7]]}
+    assert Breakdown.from_dict(good).accuracies == (50.0, 100.0)
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        Breakdown.from_dict({**good, **changes})

@@ -29,7 +29,7 @@ from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import dump_recipe, load_recipe
 from raykd.results import RunResult
 from raykd.store.checkpoint import latest_checkpoint, read_checkpoint
-from raykd.store.run_directory import parse_rows
+from raykd.store.rows import parse_rows
 from raykd.store.workspace import Workspace
 from tests.methods.packages import install
 from tests.ports import free_port

@@ -23,6 +23,7 @@ from raykd.search.attributes import RUN
 from raykd.search.setup import plan_search
 from raykd.search.space_file import load_space
 from raykd.store.run_directory import RunDirectory
+from tests.reporting.pages.made import parsed
 from tests.runners import runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -73,8 +74,15 @@ def study_of(report: dict[str, Any]) -> optuna.Study:
     return optuna.load_study(study_name=report["study"], storage=f"sqlite:///{report['directory']}/study.db")
 
 
-def test_trials_are_runs_that_the_same_call_reads_and_more_go_on(ray_session: ModuleType, tmp_path: Path) -> None:
+def test_trials_are_runs_that_the_same_call_reads_and_more_go_on(
+    ray_session: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYKD_REPORT")
     first = searched(tmp_path, trials=2, keep=1)
+    root = parsed((Path(first["directory"]) / "report.html").read_text())
+    assert len(root.one("table", "sortable").one("tbody").all("tr")) == 2
+    assert all((Path(first["directory"]) / one.attributes["href"]).is_file() for one in root.all("a"))
+    assert len(root.all("a")) == 2, "each trial's run has its page"
     ended = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}
     assert searched(tmp_path, trials=2, keep=1)["best"] == first["best"]
     assert ended == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/status.json")}

@@ -1,12 +1,13 @@
 """What a search leaves: recipes that train unchanged, and figures."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from raykd.recipe.recipe import load_recipe
-from raykd.results import TrialCounts, TrialFailure
-from raykd.search.report import build_report, write_figures, write_search
+from raykd.results import SearchRecord, TrialCounts, TrialFailure
+from raykd.search.report import build_record, build_report, write_figures, write_search
 from raykd.search.study import (
     best_trials,
     started_trials,
@@ -32,6 +33,21 @@ def test_a_front_has_a_recipe_for_each(tmp_path: Path) -> None:
     report = build_report("made-0", started_trials(study), best_trials(study), searched, ["accuracy", "parameters"], 6)
     write_search(report, searched, tmp_path / "made-0")
     assert [path.name for path in (tmp_path / "made-0").glob("best*.yaml")] == ["best-5.yaml"]
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters")])
+def test_the_record_has_every_trial_with_what_it_was_given(tmp_path: Path, objectives: tuple[str, ...]) -> None:
+    study, searched = filled_study(tmp_path, *objectives)
+    record = build_record(study, started_trials(study), searched)
+    assert [(one.trial, one.state) for one in record.trials] == [*((i, "complete") for i in range(6)), (6, "failed")]
+    assert [one.values for one in record.trials][5:] == [dict(zip(objectives, (5.0, -5.0), strict=False)), None]
+    assert record.trials[3].run == "run-3"
+    assert isinstance(record.trials[0].parameters["data.augment"], list), "as the recipe takes it"
+    assert record.logarithmic == ["method.temperature"]
+    assert set(record.importances) == set(objectives)
+    for shares in record.importances.values():
+        assert sum(shares.values()) == pytest.approx(1)
+    assert SearchRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters")])

@@ -34,7 +34,8 @@ from raykd.search.attributes import IMAGES_MADE, TEST_ACCURACY
 from raykd.search.objectives import metric_name, read_metric
 from raykd.store.checkpoint import Checkpoint, step_of
 from raykd.store.mirror import Mirror
-from raykd.store.run_directory import METRICS, RunDirectory, parse_rows
+from raykd.store.rows import parse_rows
+from raykd.store.run_directory import METRICS, RunDirectory
 
 # Keys of what a trial reports to Tune beside its objectives, TEST_ACCURACY and IMAGES_MADE.
 REPORT = "report"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from optuna.trial import TrialState
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
@@ -19,10 +20,11 @@ from ray.tune.experiment import Trial
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.errors import RunFailed, SetupError, error_from_dict
-from raykd.files import describe, held, sweep_folders
+from raykd.files import describe, held, sweep_folders, write_json
 from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
+from raykd.runners.pages import keep_run_pages, keep_search_page
 from raykd.runners.ray.heartbeat import WorkerWatch
 from raykd.runners.ray.internals import HEAD_RESOURCE
 from raykd.runners.ray.schedulers import make_scheduler
@@ -31,14 +33,16 @@ from raykd.runners.ray.session import connected, room_for, what_is_free
 from raykd.runners.ray.signals import RunSignals
 from raykd.runners.ray.trial import TrialTask, make_sets, read_run_id, run_trial
 from raykd.runners.ray.worker import WorkerTask
-from raykd.search.attributes import IMAGES_MADE
+from raykd.search.attributes import IMAGES_MADE, RUN
+from raykd.search.objectives import OBJECTIVES
 from raykd.search.proposer import Proposer, make_proposer
-from raykd.search.report import build_report, write_figures, write_search
+from raykd.search.report import build_record, build_report, write_figures, write_search
 from raykd.search.setup import Search, SearchStopped, shared_sources
 from raykd.search.study import best_trials, ended_trials, open_study, started_trials
 from raykd.search.study_storage import storage_errors
 from raykd.search.trials import Segment, StudyTrials
 from raykd.search.tuners import registered_tuner
+from raykd.store.mirror import TRIALS
 from raykd.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,7 @@ _SCRATCH = "raykd-tune-"
 _REPORT_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 _PUSH_SECONDS = 15.0
+_PAGES = 20  # runs of the best trials that get a page at once; `raykd report` writes others
 _STARVING_SECONDS = 20.0
 _ENDLESS = 1_000_000  # trials, for Tune: the proposer says when there are enough
 
@@ -105,12 +110,25 @@ class Tuning:
         if self._outage:
             raise SetupError(self._outage)
         report = replace(self._report(proposer.target), figures=write_figures(self._study, planned.folder / "figures"))
+        self._keep_pages()
         self._push()
         if self._should_stop() and len(ended_trials(self._study)) < proposer.target:
             raise SearchStopped(len(ended_trials(self._study)), proposer.target)
         if failure := proposer.failure():
             return replace(report, failure=failure)
         return report
+
+    def _keep_pages(self) -> None:
+        """Write all trials beside the report, and the pages of the best runs and of the search."""
+        folder, direction = self._planned.folder, OBJECTIVES[self._planned.objectives[0]]
+        record = build_record(self._study, started_trials(self._study), self._planned.space)
+        write_json(folder / TRIALS, record.to_dict())
+        complete = [trial for trial in started_trials(self._study) if trial.state == TrialState.COMPLETE]
+        complete.sort(key=lambda trial: trial.values[0], reverse=direction == "maximize")
+        keep_run_pages(
+            [trial.user_attrs[RUN] for trial in complete[:_PAGES] if RUN in trial.user_attrs], self._workspace
+        )
+        keep_search_page(folder)
 
     def _report(self, target: int) -> SearchResult:
         """Return the state of the search, having written it beside the study and shown it."""

@@ -1,0 +1,1 @@
+"""Pages for a reader: runs, searches, tables and stores as HTML files that need nothing but themselves."""

@@ -1,0 +1,204 @@
+"""What a run's directory tells a reader, read once for all pages that speak of the run."""
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from raykd.errors import CorruptError, UsageError
+from raykd.recipe.experiment import Experiment
+from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.results import Breakdown, Figures, RunResult
+from raykd.store.run_directory import RECIPE, RunDirectory
+
+_SEEDS_LOOKED_AT = 100
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run and what it has written.
+
+    Attributes:
+        run: its directory.
+        experiment: its recipe, and those that it builds on.
+        status, environment: see RunDirectory.
+        result: None before it is finished.
+        rows: of its reports, numbers alone.
+        breakdowns: by network, ``student`` and ``teacher``.
+        class_names: as the student knows them; empty where they have none.
+    """
+
+    run: RunDirectory
+    experiment: Experiment
+    status: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    result: RunResult | None
+    rows: Sequence[Mapping[str, float]]
+    breakdowns: Mapping[str, Breakdown]
+    class_names: Sequence[str] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return its own recipe."""
+        return self.experiment.recipe
+
+    @property
+    def stem(self) -> str:
+        """Return its id without the seed."""
+        return self.run.name.rpartition("-s")[0]
+
+    @property
+    def state(self) -> str:
+        """Return whether it is finished, running, interrupted, failed or pruned."""
+        return "finished" if self.result is not None else str(self.status.get("state", "unknown"))
+
+    @property
+    def step(self) -> int:
+        """Return the step of its last report."""
+        return int(self.status.get("step", 0))
+
+    @property
+    def steps(self) -> int:
+        """Return how many it is to have."""
+        return int(self.status.get("steps", self.recipe.schedule.steps))
+
+    @property
+    def not_judged(self) -> str | None:
+        """Return why its figures on synthetic images say nothing; None if they do, or there are none."""
+        found = self.result.not_judged if self.result is not None else self.status.get("not_judged")
+        return str(found) if found else None
+
+    @cached_property
+    def student(self) -> Figures:
+        """Return the figures of the student that counts; of one unfinished those of its last report."""
+        if self.result is not None:
+            return self.result.student
+        return Figures.from_dict(self.rows[-1]) if self.rows else Figures()
+
+    @property
+    def headline(self) -> tuple[str, float] | None:
+        """Return what the run is judged by first, and its figure in per cent; None where it has none."""
+        student, quality = self.student, self.result.image_quality if self.result is not None else {}
+        selected = self.result.selected if self.result is not None else "last report"
+        for name, figure in (
+            (f"top-1 on the test split, {selected} student", student.top1),
+            (f"agreement with the teacher on the test split, {selected} student", student.agreement),
+            ("generated images that the teacher takes for the class that they are for", quality.get("hit")),
+            (
+                f"agreement with the teacher on synthetic images, {selected} student",
+                None if self.not_judged else student.synthetic_agreement,
+            ),
+        ):
+            if figure is not None and math.isfinite(figure):
+                return name, figure
+        return None
+
+    @property
+    def controls(self) -> list["RunFacts"]:
+        """Return the finished runs beside it whose figures are not the method's merit."""
+        found = [self._beside(control.run_id) for control in self.experiment.controls]
+        return [one for one in found if one is not None and one.result is not None]
+
+    @property
+    def seeds(self) -> list["RunFacts"]:
+        """Return this run and the finished ones beside it that differ in the seed alone, by their seeds."""
+        folders = sorted(self.run.path.resolve().parent.glob(f"{self.stem}-s*"))[:_SEEDS_LOOKED_AT]
+        found = [self if path.name == self.run.name else self._beside(path.name) for path in folders]
+        kept = [one for one in found if one is not None and (one is self or one.result is not None)]
+        return sorted(kept or [self], key=lambda one: one.recipe.seed)
+
+    def beside(self, run_id: str) -> RunDirectory:
+        """Return the directory of another run of the same store."""
+        return RunDirectory(self.run.path.resolve().parent / run_id)
+
+    def _beside(self, run_id: str) -> "RunFacts | None":
+        run = self.beside(run_id)
+        try:
+            return read_run(run) if run.exists else None
+        except (UsageError, CorruptError):  # the page is about this run, and that one is named when it is read itself
+            return None
+
+
+def read_run(run: RunDirectory) -> RunFacts:
+    """Read a run's directory.
+
+    Raises:
+        UsageError: if it is no run directory.
+        CorruptError: if its record or its rows are damaged.
+    """
+    experiment = run.experiment()
+    try:
+        data = run.data()
+    except CorruptError:  # whoever shows images to the student is told; here it only names classes
+        data = None
+    return RunFacts(
+        run,
+        experiment,
+        run.status(),
+        run.environment(),
+        run.result(),
+        [_numbers_of(row) for row in run.rows()],
+        run.breakdowns(),
+        data.class_names if data is not None else (),
+    )
+
+
+def _numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    kept = {key: value for key, value in row.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return {key: float(value) for key, value in kept.items() if math.isfinite(value)}
+
+
+def dotted(recipe: Recipe) -> dict[str, Any]:
+    """Return the values of a recipe by their dotted fields."""
+    return dict(_leaves(recipe.model_dump(mode="json"), ""))
+
+
+def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def differences(one: Recipe, other: Recipe) -> list[tuple[str, str, str]]:
+    """Return the fields in which two recipes differ, with both values; empty text where one has no such field."""
+    first, second = dotted(one), dotted(other)
+    keys = [key for key in {**first, **second} if key != "name" and first.get(key) != second.get(key)]
+    texts = [{key: short_yaml(value) for key, value in fields.items()} for fields in (first, second)]
+    return [(key, texts[0].get(key, ""), texts[1].get(key, "")) for key in keys]
+
+
+def short_yaml(value: Any) -> str:
+    """Write a value as it stands behind ``KEY=`` on the command line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=2**20, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def packaged_recipe(name: str) -> Recipe | None:
+    """Return the packaged recipe of a name, None where there is none."""
+    try:
+        return load_recipe(name)
+    except UsageError:
+        return None
+
+
+def train_command(facts: RunFacts, shown: str) -> str:
+    """Return what a shell is given to train the run anew: by the packaged recipe's name where that leads to it.
+
+    ``shown`` is how the run's directory is called, whose own recipe is the way else.
+    """
+    base = packaged_recipe(facts.recipe.name)
+    if base is not None:
+        pairs = [f"{key}={value}" for key, _, value in differences(base, facts.recipe) if value]
+        try:
+            again = load_recipe(base.name, pairs)
+        except UsageError:
+            again = base
+        if again == facts.recipe:
+            return shlex.join(["raykd", "train", base.name, *pairs])
+    return shlex.join(["raykd", "train", f"{shown}/{RECIPE}"])

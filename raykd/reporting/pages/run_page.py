@@ -1,0 +1,327 @@
+"""The page of a run: how good its student is, beside what it is compared with, how it got there and what it took."""
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from raykd.files import read_bytes
+from raykd.recipe.recipe import dump_recipe
+from raykd.reporting.follow import format_duration
+from raykd.reporting.pages.charts import Chart, reliability_chart
+from raykd.reporting.pages.curves import curve_groups
+from raykd.reporting.pages.facts import RunFacts, differences, packaged_recipe, train_command
+from raykd.reporting.pages.page import format_time, render
+from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Mark, Part, Row, Table, link_to, make_scale, numbers
+from raykd.results import Breakdown, Figures
+
+_COLUMNS = ("", "top-1 %", "top-5 %", "agreement %", "KL nats", "ECE %", "synthetic agreement %", "step", "published")
+_SELECTIONS = {"last": "last step", "blind": "blind", "best": "best on the test split (oracle)"}
+_ROLES = {
+    "train": "to train on",
+    "synthetic": "synthetic sets",
+    "ood": "of another domain",
+    "calibration": "for statistics by class",
+    "test": "to test on",
+    "teacher": "by the teacher's own run",
+}
+_QUALITY = {
+    "classes": ("effective number of classes", "by the teacher's answers"),
+    "hit": ("of the class asked for", "%, by the teacher's answers"),
+    "pixel_diversity": ("diversity of pixels", "% of their root mean square, within classes"),
+    "feature_diversity": ("diversity of features", "% of their root mean square, within classes"),
+}
+_SAMPLES_BYTES = 3 * 2**20
+_SHEET_BYTES = 4 * 2**20  # of one, which others may have written
+_MOST_SHEETS = 24
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MATRIX_CLASSES, _LISTED = 20, 20
+_SUM_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of a run's images, as an address that holds it."""
+
+    name: str
+    address: str
+
+
+def run_page(facts: RunFacts, start: Path, shown: str) -> str:
+    """Return the page of a run, which is to lie in the folder ``start``; ``shown`` is how its directory is called."""
+    recipe, result = facts.recipe, facts.result
+    base = packaged_recipe(recipe.name)
+    changed = [] if base is None else differences(base, recipe)
+    teacher = _teacher(facts)
+    lines = {} if teacher is None or teacher.top1 is None else {"teacher": teacher.top1}
+    return render(
+        "run",
+        title=recipe.name,
+        facts=facts,
+        headline=facts.headline,
+        updated=format_time(facts.status["updated"]) if "updated" in facts.status else None,
+        scale=make_scale(_marks(facts, start)),
+        seeds=_seeds(facts),
+        figures=_figures(facts),
+        warnings=[*([f"blind selection: {reason}"] if (reason := facts.not_judged) else []), *_warnings(facts)],
+        costs=_costs(facts),
+        quality=_quality(facts),
+        groups=curve_groups({"": [facts.rows]}, {"accuracy/top1": lines}),
+        sheets=_sheets(facts),
+        classes=_class_bars(facts),
+        matrix=_matrix(facts),
+        confusions=_confusions(facts),
+        reliability=_reliability(facts),
+        data=_data(facts),
+        command=train_command(facts, shown),
+        recipe=dump_recipe(recipe),
+        base=base,
+        changed=Table(
+            [Head("field", False), Head("packaged", False), Head("this run", False)],
+            [Row([Cell(text) for text in line]) for line in changed],
+            "compact",
+        ),
+        machine=_machine(facts.environment),
+        is_data_free=result is not None and not facts.run.data_opened().get("train"),
+    )
+
+
+def _teacher(facts: RunFacts) -> Figures | None:
+    return facts.result.teacher if facts.result is not None else None
+
+
+def _marks(facts: RunFacts, start: Path) -> list[Mark]:
+    """Return what stands on the scale of accuracies: the student, and what it is to be compared with."""
+    student, result = facts.student, facts.result
+    if student.top1 is None:
+        return []
+    marks = []
+    teacher = _teacher(facts)
+    published = facts.recipe.published
+    if teacher is not None and teacher.top1 is not None:
+        source = facts.experiment.teacher
+        page = None if source is None else link_to(facts.beside(source.run_id).page, start)
+        marks.append(Mark("teacher", teacher.top1, link=page))
+    if "student" in published:
+        marks.append(Mark("published", published["student"], is_hollow=True))
+    name = f"student ({result.selected})" if result is not None else "student (last report)"
+    marks.append(Mark(name, student.top1, "--series-1", is_own=True))
+    seeds = [one.student.top1 for one in facts.seeds]
+    known = [figure for figure in seeds if figure is not None]
+    if len(known) > 1:
+        spread = f"{fmean(known):.2f} ± {stdev(known):.2f}"
+        marks.append(Mark(f"{len(known)} seeds", fmean(known), "--series-1", min(known), max(known), value=spread))
+    for control in facts.controls:
+        if control.student.top1 is not None:
+            link = link_to(control.run.page, start)
+            marks.append(Mark(f"control: {control.recipe.name}", control.student.top1, "--series-2", link=link))
+    return marks
+
+
+def _seeds(facts: RunFacts) -> str:
+    """Say which seeds there are beside this one, with their figures."""
+    known = [one for one in facts.seeds if one.student.top1 is not None]
+    if len(known) < 2:
+        return ""
+    return ", ".join(f"seed {one.recipe.seed}: {one.student.top1:.2f}" for one in known)
+
+
+def _figures(facts: RunFacts) -> Table | None:
+    """Return the figures of all networks as a table."""
+    published, result = facts.recipe.published, facts.result
+    rows = []
+    if result is not None:
+        for name, figures in result.students.items():
+            is_own = name == result.selected
+            label = _SELECTIONS[name] + (", the one that counts" if is_own else "")
+            rows.append(
+                _line(label, _judged(facts, figures), published.get("student") if is_own else None, is_own=is_own)
+            )
+    elif facts.rows:
+        rows.append(_line("last report", _judged(facts, facts.student), published.get("student"), is_own=True))
+    if (teacher := _teacher(facts)) is not None:
+        rows.append(_line("teacher", teacher, published.get("teacher")))
+    for control in facts.controls:
+        name, figures = control.recipe.name, _judged(control, control.student)
+        rows.append(_line(f"control: {name}", figures, published.get(name)))
+    heads = [Head(name, index > 0) for index, name in enumerate(_COLUMNS)]
+    return Table(heads, rows).filled() if rows else None
+
+
+def _judged(facts: RunFacts, figures: Figures) -> Figures:
+    """Return the figures of a run without those on synthetic images where they say nothing."""
+    return replace(figures, synthetic_agreement=None) if facts.not_judged else figures
+
+
+def _line(name: str, figures: Figures, published: float | None, *, is_own: bool = False) -> Row:
+    own = numbers([figures.top1, figures.top5, figures.agreement])
+    kl = numbers([figures.kl], 3)
+    more = numbers([figures.ece, figures.synthetic_agreement])
+    return Row([Cell(name), *own, *kl, *more, *numbers([figures.step], 0), *numbers([published])], is_own)
+
+
+def _warnings(facts: RunFacts) -> list[str]:
+    found = facts.result.warnings if facts.result is not None else facts.status.get("warnings")
+    reason = facts.status.get("reason")
+    ended = [f"{facts.state}: {reason}"] if reason and facts.result is None else []
+    return [*ended, *map(str, found or [])]
+
+
+def _costs(facts: RunFacts) -> list[Fact]:
+    """Return what the run took."""
+    result, schedule, last = facts.result, facts.recipe.schedule, facts.rows[-1] if facts.rows else {}
+    found = []
+    if result is not None and result.seconds is not None:
+        pace = f"{last['steps_per_second']:.3g} steps / s" if "steps_per_second" in last else ""
+        found.append(Fact("training", format_duration(result.seconds), pace))
+    if "waiting/others" in last:
+        found.append(Fact("of it waiting for workers", f"{last['waiting/others']:.0f} %", "at the last report"))
+    steps = f"{facts.steps:,}" if facts.result is not None else f"{facts.step:,} of {facts.steps:,}"
+    found.append(Fact("steps", steps, f"batches of {schedule.global_batch:,}"))
+    if result is not None and result.images is not None:
+        speed = f"{last['images_per_second']:,.0f} / s" if "images_per_second" in last else ""
+        found.append(Fact("images", f"{result.images:,.0f}", speed))
+    if result is not None and result.teacher_forwards is not None:
+        found.append(Fact("compute", _millions(result.teacher_forwards), "forward passes of the teacher"))
+    if result is not None and result.gpu_hours:
+        found.append(Fact("GPU hours", f"{result.gpu_hours:.3f}"))
+    return found
+
+
+def _quality(facts: RunFacts) -> list[Fact]:
+    """Return how good the images are that it makes in the end."""
+    found = facts.result.image_quality if facts.result is not None else {}
+    named = [(*_QUALITY.get(name, (name.replace("_", " "), "")), value) for name, value in found.items()]
+    return [Fact(name, f"{value:.2f}", more) for name, more, value in named]
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e6:,.2f} M" if value >= 1e6 else f"{value:,.0f}"
+
+
+def _sheets(facts: RunFacts) -> list[Sheet]:
+    """Return pictures from the first to the last, as many as a page can hold."""
+    found = facts.run.sample_sheets()
+    kept: list[Sheet] = []
+    if not found:
+        return kept
+    size = max(1, found[-1][1].stat().st_size)
+    most = max(1, min(_MOST_SHEETS, _SAMPLES_BYTES // size))
+    chosen = sorted({round(index * (len(found) - 1) / max(1, most - 1)) for index in range(most)}) if most > 1 else [-1]
+    for index in chosen:
+        step, path = found[index]
+        try:
+            content = read_bytes(path, _SHEET_BYTES)
+        except OSError:
+            continue
+        if content.startswith(_PNG):
+            kept.append(Sheet(f"step {step:,}", f"data:image/png;base64,{base64.b64encode(content).decode()}"))
+    return kept
+
+
+def _names(facts: RunFacts, count: int) -> list[str]:
+    names = list(facts.class_names)
+    return names if len(names) == count else [str(index) for index in range(count)]
+
+
+def _class_bars(facts: RunFacts) -> list[Bar]:
+    """Return the accuracy of each class, the lowest first: of many classes only the lowest."""
+    student, teacher = facts.breakdowns.get("student"), facts.breakdowns.get("teacher")
+    if student is None:
+        return []
+    names = _names(facts, len(student.images))
+    known = [(accuracy, index) for index, accuracy in enumerate(student.accuracies) if accuracy is not None]
+    many = len(known) > _MATRIX_CLASSES
+    bars = []
+    for accuracy, index in sorted(known)[:_LISTED] if many else known:
+        parts, value = [Part(round(accuracy, 2))], f"{accuracy:.1f}"
+        other = teacher.accuracies[index] if teacher is not None and index < len(teacher.accuracies) else None
+        if other is not None:
+            parts.append(Part(round(other, 2), "--series-8"))
+            value += f" ({other:.1f})"
+        bars.append(Bar(names[index], value, parts))
+    return bars
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """So many images of a class with an answer; ``share`` of the class's images, in per cent, is its shade."""
+
+    images: int
+    share: int
+    is_right: bool
+    title: str
+
+
+def _matrix(facts: RunFacts) -> tuple[list[str], list[tuple[str, list[MatrixCell]]]] | None:
+    """Return the names of the classes, and for each what its images were answered by; None with too many classes."""
+    student = facts.breakdowns.get("student")
+    if student is None or len(student.images) > _MATRIX_CLASSES:
+        return None
+    names = _names(facts, len(student.images))
+    counts = {(one.label, one.answer): one.images for one in student.confusions}
+    counts |= {(index, index): correct for index, correct in enumerate(student.correct)}
+    rows = []
+    for label, images in enumerate(student.images):
+        cells = []
+        for answer in range(len(names)):
+            count = counts.get((label, answer), 0)
+            share = 100 * count / max(1, images)
+            shade = round(math.sqrt(share / 100) * 85) if count else 0  # a few confusions can be seen, too
+            title = f"{names[label]} taken for {names[answer]}: {count} of {images}"
+            cells.append(MatrixCell(count, shade, label == answer, title))
+        rows.append((names[label], cells))
+    return names, rows
+
+
+def _confusions(facts: RunFacts) -> Table | None:
+    """Return the most frequent confusions where a matrix would be too large."""
+    student = facts.breakdowns.get("student")
+    if student is None or len(student.images) <= _MATRIX_CLASSES or not student.confusions:
+        return None
+    names = _names(facts, len(student.images))
+    rows = [
+        Row(
+            [
+                Cell(names[one.label]),
+                Cell(names[one.answer]),
+                Cell(f"{one.images:,}", one.images),
+                *numbers([100 * one.images / max(1, student.images[one.label])], 1),
+            ]
+        )
+        for one in student.confusions[:_LISTED]
+    ]
+    return Table([Head("class", False), Head("taken for", False), Head("images"), Head("% of the class")], rows)
+
+
+def _reliability(facts: RunFacts) -> Chart | None:
+    found: dict[str, Breakdown] = {name: one for name, one in facts.breakdowns.items() if one.bins}
+    return reliability_chart("Calibration", found) if "student" in found else None
+
+
+def _data(facts: RunFacts) -> Table:
+    opened: Mapping[str, Any] = facts.run.data_opened()
+    rows = [
+        Row([Cell(_ROLES.get(role, role)), Cell(", ".join(map(str, sets)) or "none")], is_own=role == "train")
+        for role, sets in opened.items()
+        if sets or role == "train"
+    ]
+    return Table([Head("data opened", False), Head("sets", False)], rows, "compact")
+
+
+def _machine(environment: Mapping[str, Any]) -> list[Fact]:
+    """Return where the run ran, and with what."""
+    threads, cores = environment.get("threads_per_worker"), environment.get("cores")
+    device = environment.get("gpu") or environment.get("cpu")
+    found = [("device", device), ("workers", environment.get("workers")), ("precision", environment.get("precision"))]
+    if threads is not None:
+        found.append(("threads of a worker", f"{threads} of {cores} cores"))
+    found += [("system", environment.get("system")), ("Python", environment.get("python"))]
+    packages = environment.get("packages")
+    found += list(packages.items()) if isinstance(packages, Mapping) else []
+    found += [("commit", environment.get("git")), ("sum of the teacher's weights", environment.get("teacher_sha256"))]
+    known = [(str(name), str(value)) for name, value in found if value is not None]
+    return [Fact(name, f"{value[:12]}…" if len(value) == _SUM_LENGTH else value) for name, value in known]

@@ -1,0 +1,190 @@
+"""The page of a run says what the run has written, and nothing that it has not."""
+
+import json
+import random
+import shlex
+from pathlib import Path
+
+import pytest
+
+from raykd.recipe.recipe import dump_recipe, load_recipe
+from raykd.reporting.pages.facts import differences, read_run, train_command
+from raykd.reporting.pages.run_page import run_page
+from raykd.store.rows import format_row
+from raykd.store.run_directory import RunDirectory
+from tests.reporting.pages.made import HOSTILE, Element, breakdown, made_run, parsed
+
+SHORT = ("schedule.steps=20", "schedule.report_every=4", "controls=[]")
+
+
+def page_of(run: RunDirectory) -> Element:
+    return parsed(run_page(read_run(run), run.path, run.name))
+
+
+def titles(root: Element) -> list[str]:
+    return [one.text for one in root.all("h2")]
+
+
+def captions(root: Element) -> list[str]:
+    return [one.text for one in root.all("figcaption")]
+
+
+def test_a_finished_run_is_told_whole(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT, sheets=3, warnings=["collapse: of one class"])
+    page = run_page(read_run(run), run.path, f"runs/{run.name}")
+    assert len(page) < 500_000
+    root = parsed(page)
+    assert (root.one("h1").text, root.one("p", "big").text) == ("dafl_digits", "91.25%")
+    assert "top-1 on the test split, blind student" in root.one("p", "big-name").text
+    rungs = [one.text for one in root.one("dl", "ladder").all("dt")]
+    assert rungs == ["teacher", "student (blind)", ""]
+    for title in ("What it took", "Curves", "Generated images", "Answers by class", "Data opened", "Recipe"):
+        assert title in titles(root)
+    assert root.one("section", "warnings").one("li").text == "collapse: of one class"
+    assert any(caption.startswith("Gap of BatchNorm moments") for caption in captions(root))
+    assert any(caption.startswith("onehot") for caption in captions(root))
+    images = root.one("div", "strip").all("img")
+    assert [one.attributes["alt"] for one in images] == [f"generated images at step {step}" for step in (4, 8, 12)]
+    facts = {one.all("dt")[0].text: one.all("dd")[0].text for one in root.all("div") if one.all("dt")}
+    assert facts["training"].startswith("1:01")
+    assert facts["compute"].startswith("3.00 M")
+    confusion = root.one("table", "confusion").one("tbody").all("td")
+    assert [cell.text for cell in confusion] == ["8", "2", "0", "0", "8", "2", "2", "0", "8"]
+    assert (
+        root.one("pre", "command").text
+        == "raykd train dafl_digits schedule.steps=20 schedule.report_every=4 'controls=[]'"
+    )
+    assert "schedule.steps" in [cell.text for cell in root.all("td")]
+
+
+def test_an_unfinished_run_says_how_far_it_is_and_why(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT, finished=False)
+    run.write_status(state="failed", step=20, reason="loss is not finite")
+    root = page_of(run)
+    assert root.one("span", "chip").text == "failed"
+    assert root.one("section", "warnings").one("li").text == "failed: loss is not finite"
+    assert "last report student" in root.one("p", "big-name").text
+    assert "Answers by class" not in titles(root)
+
+
+def test_a_run_before_its_first_report_has_a_page(tmp_path: Path) -> None:
+    root = page_of(made_run(tmp_path, finished=False, reports=0))
+    assert "Curves" not in titles(root)
+    assert "No training image was opened." not in root.text, "nothing is known of a run that goes on"
+
+
+def test_figures_on_too_few_classes_are_not_shown(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    assert "60.00" in page_of(run).text
+    result = run.status()["result"]
+    run.write_status(result={**result, "not_judged": "not to be judged: 2 of 10 classes"})
+    root = page_of(run)
+    assert "60.00" not in root.text
+    assert "not to be judged: 2 of 10 classes" in root.one("section", "warnings").text
+
+
+def test_seeds_and_controls_beside_it_are_told_with_links_to_pages_that_are_there(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT[:2], top1=90.0)
+    other = made_run(tmp_path, overrides=(*SHORT[:2], "seed=1"), top1=94.0)
+    control = read_run(run).experiment.controls[0]
+    made_run(tmp_path, "noise_digits", top1=30.0)
+    assert (tmp_path / control.run_id).is_dir()
+    (tmp_path / control.run_id / "report.html").write_text("a page")
+    root = page_of(run)
+    ladder = root.one("dl", "ladder")
+    assert "2 seeds" in [one.text for one in ladder.all("dt")]
+    assert "92.00 ± 2.83" in [one.text for one in ladder.all("dd")]
+    assert [one.attributes["href"] for one in root.all("a")] == [f"../{control.run_id}/report.html"]
+    assert "seed 0: 90.00, seed 1: 94.00" in root.text
+    assert other.name not in root.text
+
+
+def test_text_from_outside_stays_text(tmp_path: Path) -> None:
+    run = made_run(tmp_path, names=(HOSTILE, "b", "c"), warnings=[HOSTILE])
+    status = json.loads((run.path / "environment.json").read_text())
+    status = {**status, "cpu": HOSTILE, "packages": {HOSTILE: HOSTILE}, "data_opened": {"train": [HOSTILE]}}
+    del status["sha256"]
+    (run.path / "environment.json").write_text(json.dumps(status))
+    with (run.path / "metrics.jsonl").open("w") as file:
+        file.write(json.dumps({"step": 4, f"loss/{HOSTILE}": 0.5, HOSTILE: 1.0, "accuracy/top1": "x"}) + "\n")
+    root = page_of(run)
+    shown = HOSTILE.replace("\x1b", "\\x1b")
+    assert root.text.count(shown) >= 6
+    assert [one.attributes["title"] for one in root.one("table", "confusion").all("th")[1:2]] == [shown]
+    assert root.all("img") == []
+
+
+def test_many_classes_are_told_by_their_worst_and_their_confusions(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    run.write_breakdowns({"student": breakdown(50)})
+    root = page_of(run)
+    assert root.all("table", "confusion") == []
+    assert "Most frequent confusions" in [one.text for one in root.all("h3")]
+    assert len(root.one("div", "bars").children) < 200
+
+
+def test_pictures_that_are_none_or_too_large_are_left_out(tmp_path: Path) -> None:
+    run = made_run(tmp_path, sheets=2)
+    (run.path / "samples" / "step_0000006.png").write_bytes(b"<svg onload=alert(1)>")
+    (run.path / "samples" / "step_x.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    names = [one.attributes["data-name"] for one in page_of(run).one("div", "strip").all("figure")]
+    assert names == ["step 4", "step 8"]
+
+
+def test_of_many_pictures_a_page_takes_those_that_it_can_hold(tmp_path: Path) -> None:
+    run = made_run(tmp_path, sheets=40)
+    names = [one.attributes["data-name"] for one in page_of(run).one("div", "strip").all("figure")]
+    assert len(names) == 24
+    assert (names[0], names[-1]) == ("step 4", "step 160")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        SHORT,
+        ("method.entropy_weight=3", "student.model=hinton800"),
+        ("data={name: digits, size: 28}",),
+        ("seed=4",),
+    ],
+)
+def test_the_command_leads_to_the_same_recipe(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    facts = read_run(made_run(tmp_path, overrides=overrides))
+    _, verb, source, *pairs = shlex.split(train_command(facts, "runs/x"))
+    assert verb == "train"
+    assert load_recipe(source, pairs) == facts.recipe
+
+
+def test_a_recipe_of_the_users_is_trained_from_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        dump_recipe(load_recipe("dafl_digits")).replace("name: dafl_digits", "name: mine")
+    )
+    facts = read_run(made_run(tmp_path, str(tmp_path / "mine.yaml")))
+    assert train_command(facts, "my runs/x") == "raykd train 'my runs/x/recipe.yaml'"
+
+
+def test_recipes_differ_in_fields_of_either() -> None:
+    one, other = load_recipe("kd_digits"), load_recipe("kd_digits", ["method.temperature=2.5", "data.holdout=0.1"])
+    assert differences(one, one) == []
+    found = {key: (first, second) for key, first, second in differences(one, other)}
+    assert found.keys() == {"method.temperature", "data.holdout"}
+    assert found["method.temperature"][1] == "2.5"
+
+
+def test_a_long_run_of_many_figures_and_classes_stays_small(tmp_path: Path) -> None:
+    run = made_run(tmp_path, names=())
+    run.write_breakdowns({"student": breakdown(1000), "teacher": breakdown(1000)})
+    generator = random.Random(0)
+    keys = [
+        "accuracy/top1",
+        "agreement",
+        "blind/agreement",
+        "kl",
+        *(f"{kind}/{n}" for kind in "abc" for n in range(20)),
+    ]
+    keys += [f"loss/{n}" for n in range(20)]
+    rows = [{"step": step, **{key: generator.random() for key in keys}} for step in range(1000, 2_000_000, 1000)]
+    (run.path / "metrics.jsonl").write_text("".join(map(format_row, rows)))
+    page = run_page(read_run(run), run.path, run.name)
+    assert len(page.encode()) < 2_000_000
+    parsed(page)
