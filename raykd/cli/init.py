@@ -1,5 +1,6 @@
 """``raykd init``: write a recipe for a teacher of the user's own."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -46,6 +47,8 @@ def init(
     from raykd.store.workspace import Workspace
     from raykd.tasks.init import propose
 
+    if out is not None and out.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"--out {out}: the file of a recipe ends in .yaml, as in --out {out}.yaml")
     if out is not None and out.exists():
         raise UsageError(_THERE.format(out))
     workspace = Workspace(data_folder(), Path("runs"))
@@ -64,7 +67,7 @@ def init(
         "student": (recipe.student.model or recipe.student.factory) if recipe.student else "none",
         "budget": f"{recipe.schedule.steps:,} steps of {recipe.schedule.global_batch}",
     }
-    following = [f"raykd plan {file}", f"raykd train {file}"]
+    following = [f"raykd {verb} {shlex.quote(str(file))}" for verb in ("plan", "train")]
     if as_json:
         output.print_json({**told, "notes": proposal.notes, "next": following})
         return

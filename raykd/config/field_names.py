@@ -32,10 +32,12 @@ def field_hint(key: str, allowed: Iterable[str], inside: str = "") -> str:
         inside: how the names that are told begin, as in ``method.``.
     """
     bare, fields = key.lstrip("-"), list(allowed)
+    if bare != key and bare in fields:
+        return f"; write {inside + bare!r}, without dashes"
     if len(bare) > MAX_SHOWN:  # comparing takes as long as both are, squared
         return ""
     section, _, leaf = bare.rpartition(".")
-    leaf = _WORDS.get(leaf, leaf)
+    written, leaf = leaf, _WORDS.get(leaf, leaf)
     bare = f"{section}.{leaf}" if section else leaf
     named = [field for field in fields if _leaf(field) == leaf]
     if leaf in CLUSTER_FIELDS and (section in _OF_MACHINES or not named):
@@ -43,14 +45,13 @@ def field_hint(key: str, allowed: Iterable[str], inside: str = "") -> str:
         return f"; {leaf!r} belongs to the machines: put `{leaf}: ...` into a cluster file (--cluster FILE){option}"
     if bare in _OF_MACHINES and bare not in fields:
         return "; machines are described by a cluster file (--cluster FILE; `raykd show cluster NAME` prints one)"
-    if bare in fields:
-        return f"; write {inside + bare!r}, without dashes"
     near = sorted(named, key=lambda field: -_likeness(bare, field))[:_MOST_NAMED]
     if not near:
         scores = {field: max(_likeness(bare, field), _likeness(leaf, _leaf(field))) for field in fields}
         likely = [field for field in fields if scores[field] >= _NEAR]
         near = sorted(likely, key=lambda field: (-scores[field], -_likeness(bare, field)))[:1]
-    return f"; did you mean {' or '.join(repr(inside + field) for field in near)}?" if near else ""
+    steps = " A step is a batch, not an epoch." if written == "epochs" else ""
+    return f"; did you mean {' or '.join(repr(inside + field) for field in near)}?{steps}" if near else ""
 
 
 def _leaf(field: str) -> str:

@@ -35,6 +35,7 @@ from raykd.tasks.subject import NO_IMAGES, find_subject, is_weights, section_of,
 logger = logging.getLogger(__name__)
 
 _FIRST = ("data", "teacher")
+_STUDENTS = {"student", "student.model", "student.factory"}
 _SETTING = re.compile(r"(method\.\w+)=(\S+?)(?=[,;\s]|$)")
 """What a verdict names as to be set, as in ``method.moment_weight=0``."""
 _DEFAULT_OPTIM = {"name": "adam", "lr": 1e-3, "schedule": {"name": "cosine"}}
@@ -102,11 +103,12 @@ def propose(
     found = inspect_teacher(sections.subject, workspace)
     starter, chosen, reason = _choose_method(found, method)
     stem = out.stem if out is not None else _as_name(f"{sections.subject.title}_{chosen}")
-    content, comments = _content(sections, found, starter, chosen)
+    rest = [pair for pair in pairs if pair not in first]
+    names_student = any(pair.partition("=")[0].strip() in _STUDENTS for pair in rest)
+    content, comments = _content(sections, found, starter, chosen, names_student)
     comments["method"] = f"{reason}; more fields: raykd show method {chosen}"
     config = METHODS[chosen].config
     described = {one.name: one.description for one in (*describe_fields(Recipe), *describe_fields(config, "method."))}
-    rest = [pair for pair in pairs if pair not in first]
     content = override(content, rest, stem, set(described))
     recipe = recipe_from_dict({"name": stem, **content})
     if out is not None and out.parent.resolve() != Path.cwd().resolve():
@@ -137,10 +139,17 @@ def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Works
         section = {**network, "weights": str(RunDirectory(Path(teacher)).student)}
     elif subject.run is not None:
         source = load_recipe(teacher, pairs).teacher
-        section = {"recipe": teacher} if source is None else source.model_dump(mode="json", exclude_unset=True)
+        section = _of_recipe(teacher, pairs) if source is None else source.model_dump(mode="json", exclude_unset=True)
     else:
         section = subject.network.model_dump(mode="json", exclude_unset=True)
     return _with_constants(subject, own, section, workspace)
+
+
+def _of_recipe(recipe: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the section of a teacher that a recipe trains, with what was said of it."""
+    named = [(key.strip(), value) for key, _, value in (pair.partition("=") for pair in pairs)]
+    overrides = {key: parse_value(value, key) for key, value in named}
+    return {"recipe": recipe, **({"overrides": overrides} if overrides else {})}
 
 
 def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, Any], workspace: Workspace) -> _Sections:
@@ -230,9 +239,9 @@ def _choose_method(found: Inspection, wanted: str | None) -> tuple[Starter | Non
 
 
 def _content(
-    sections: _Sections, found: Inspection, starter: Starter | None, method: str
+    sections: _Sections, found: Inspection, starter: Starter | None, method: str, names_student: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a recipe's content and what is to be said of its fields."""
+    """Return a recipe's content and what is to be said of its fields; without a student where the user names one."""
     roles, comments = METHODS[method].roles, dict(sections.comments)
     base = None if starter is None else starter.load().model_dump(mode="json", exclude_unset=True)
     base = base or {"method": {"name": method}, "student_optim": _DEFAULT_OPTIM, "schedule": _DEFAULT_SCHEDULE}
@@ -244,7 +253,9 @@ def _content(
     content: dict[str, Any] = {"data": data, "teacher": sections.teacher}
     figures = "" if found.test.top1 is None else f", top-1 {found.test.top1:.2f} % here: is that what you know?"
     comments["teacher"] = f"{found.source}, {found.parameters:,} parameters{figures}"
-    if "student" in roles:
+    if "student" in roles and names_student:
+        content["student"] = {}
+    elif "student" in roles:
         size = {"num_classes": found.classes, "channels": found.input[0], "size": found.input[1]}
         student = smaller_model(sections.subject.network.model, found.parameters, **size)
         if student is None:

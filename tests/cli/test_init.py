@@ -14,6 +14,7 @@ from raykd.data.datasets import data_spec, load_images
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.models import build_model
+from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
 from tests.cli.conftest import Raykd
 
@@ -132,9 +133,37 @@ def test_a_file_of_data_and_teacher_is_one_too(raykd: Raykd, teacher: Path) -> N
     assert (recipe.teacher.model, recipe.teacher.weights, recipe.data.name) == ("lenet5", teacher.name, "digits")
 
 
+def test_a_student_of_ones_own_is_taken(raykd: Raykd, trained: Path) -> None:
+    Path("mine.py").write_text("from raykd.models import build_model\n\ndef net():\n    return None\n")
+    own = ["--teacher", str(trained), "--data", "digits"]
+    told = init(raykd, *own, "student.factory=mine:net", "--out", "with space/a.yaml")
+    recipe = load_recipe("with space/a.yaml")
+    assert recipe.student is not None
+    assert (recipe.student.factory, recipe.student.model, told["student"]) == ("mine:net", None, "mine:net")
+    assert told["next"][1] == "raykd train 'with space/a.yaml'"
+    init(raykd, *own, "student.model=lenet5", "--out", "b.yaml")
+    named = load_recipe("b.yaml").student
+    assert named is not None
+    assert named.model == "lenet5"
+
+
+def test_the_teacher_of_a_recipe_is_the_one_that_was_looked_at(raykd: Raykd) -> None:
+    sections = ("extends: supervised_digits_lenet5_bn", "schedule: {steps: 2, report_every: 2, global_batch: 8}")
+    Path("own.yaml").write_text("\n".join(sections))
+    assert raykd("train", "own.yaml", "data.mean=[0.2]").exit_code == 0
+    init(raykd, "--teacher", "own.yaml", "--method", "kd", "--out", "a.yaml", "data.mean=[0.2]")
+    recipe = load_recipe("a.yaml")
+    source = resolve(recipe).teacher
+    assert source is not None
+    assert recipe.data.mean == (0.2,)
+    assert (Path("runs") / source.run_id).is_dir(), "not another one, which nobody has trained"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["--teacher", "teacher.safetensors", "--data", "digits", "--out", "my.recipe"], "ends in .yaml"),
+        (["--teacher", "teacher.safetensors", "--data", "digits", "schedule.epochs=3"], "a batch, not an epoch"),
         (
             ["--teacher", "teacher.safetensors"],
             "trained on? Say it by data.name=NAME",

@@ -8,7 +8,7 @@ from raykd.cli.names import packaged_recipes
 from tests.golden.curves import COMMAND, FOLDER, LARGER, STEPS, measure, path_of, read_golden
 
 # Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9 in a step; an error in a loss is far larger.
-# Steps amplify it: a student of a pool's few images was 1.4e-5 apart in the end between two machines.
+# The steps of a pool amplify it: a student of its few images was 1.4e-5 apart in the end between two machines.
 TOLERANCE, LATE_TOLERANCE = 1e-5, 1e-3
 
 
@@ -17,7 +17,8 @@ def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
     found = []
     for name in sorted(ours["losses"].keys() | golden["losses"].keys()):
         pairs = list(zip(ours["losses"].get(name, []), golden["losses"].get(name, []), strict=False))
-        allowed = [TOLERANCE if 2 * i < len(pairs) else LATE_TOLERANCE for i in range(len(pairs))]
+        late = LATE_TOLERANCE if "pool/images" in golden["losses"] else TOLERANCE
+        allowed = [TOLERANCE if 2 * i < len(pairs) else late for i in range(len(pairs))]
         first = next((i for i, (a, b) in enumerate(pairs) if a != pytest.approx(b, allowed[i])), None)
         if name not in ours["losses"] or name not in golden["losses"]:
             found.append(f"{name} is only in one of both")
@@ -55,10 +56,15 @@ def test_a_difference_is_noticed() -> None:
     other = copy.deepcopy(golden)
     other["losses"]["loss/cross_entropy"][2] *= 1.0001
     assert differences(other, golden) == ["loss/cross_entropy from step 2"]
-    other = copy.deepcopy(golden)
-    other["losses"]["loss/cross_entropy"][9] *= 1.0001
-    assert differences(other, golden) == []
-    other["losses"]["loss/cross_entropy"][9] *= 1.01
-    assert differences(other, golden) == ["loss/cross_entropy from step 9"]
     del other["losses"]["loss/cross_entropy"]
     assert differences(other, golden) == ["loss/cross_entropy is only in one of both"]
+
+
+def test_late_steps_of_a_pool_may_be_rounded_otherwise() -> None:
+    golden = read_golden("fast_digits")
+    other = copy.deepcopy(golden)
+    other["losses"]["loss/kd"][-1] *= 1.0001
+    assert differences(other, golden) == []
+    other["losses"]["loss/kd"][-1] *= 1.01
+    last = len(golden["losses"]["loss/kd"]) - 1
+    assert differences(other, golden) == [f"loss/kd from step {last}"]
