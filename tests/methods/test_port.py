@@ -164,7 +164,7 @@ def test_two_workers_of_the_command_line_learn_what_one_does(tmp_path: Path, pac
     assert difference.count_nonzero() <= difference.numel() // 100
     ours, theirs = load_file(together / "student.safetensors"), load_file(alone / "student.safetensors")
     for name, weights in theirs.items():
-        # Adam moves a weight by its rate however small the gradient is, so where that is but rounding it goes either way.
+        # Adam moves a weight by its rate however small its gradient: one that is but rounding goes either way.
         apart = ~torch.isclose(ours[name], weights, rtol=1e-3, atol=1e-4)
         assert apart.count_nonzero() <= apart.numel() // 100, name
         torch.testing.assert_close(ours[name], weights, rtol=1e-3, atol=2e-3)
