@@ -60,7 +60,8 @@ def test_a_rewind_to_behind_the_first_step_begins_a_new_pace(tmp_path: Path, mon
     monkeypatch.setattr(module, "time", clock)
     run.path.mkdir()
     run.write_status(state="running", step=0, steps=1000)
-    reporter, paces = LocalReporter(run), []
+    reporter = LocalReporter(run)
+    paces = []
     for done in (1, 101, 51, 61):  # from 101 back to a checkpoint at 50
         reporter.note_step(done)
         paces.append(run.status()["steps_per_second"])
