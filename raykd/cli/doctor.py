@@ -119,6 +119,11 @@ def _certify(
         )
     if nodes is not None:
         check_nodes(place, nodes)
+    elif verb == "tune" and place.study is not None:
+        raise UsageError(
+            f"cluster {place.name!r}: leave out `study` for the proof: a search is run twice, and in one study the "
+            "second would find the trials of the first"
+        )
     out = out or (join(place.storage, _FOLDER) if is_remote(place.storage) else _FOLDER)
     store, folder = (out, Path(_FOLDER)) if is_remote(out) else (None, Path(out))
     with stop.tidying():

@@ -12,6 +12,8 @@ ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """Ray's own variable for the address."""
 RUNS = "runs"
 """Key of a job's metadata: the ids of the runs it trains, one a line; of a search its own id."""
+PRECISION = "precision"
+"""Key of a job's metadata: the precision that it trains in."""
 
 
 def is_loopback(url: str) -> bool:

@@ -17,7 +17,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from raykd.cluster.dashboard import RUNS, is_loopback
+from raykd.cluster.dashboard import PRECISION, RUNS, is_loopback
 from raykd.cluster.ray_settings import token_source
 from raykd.errors import InProgress, SetupError, UsageError, did_you_mean
 from raykd.reporting.follow import find_step
@@ -106,7 +106,8 @@ class Jobs:
         """Submit a job for a run, unless one that trains it is running; return the job, and whether it is new.
 
         Raises:
-            InProgress: if a job with other options trains one of the runs that ``metadata`` names.
+            InProgress: if a job with other options, or in another precision, trains one of the runs that ``metadata``
+                names.
             SetupError: if the cluster takes no such job.
         """
         jobs = self.all()
@@ -114,13 +115,10 @@ class Jobs:
         running = [job for job in jobs if not job.is_over]
         for job in reversed(running):
             if job.run == run:
-                return job, False
+                return _join(job, metadata), False
         for job in running:
             if shared := job.runs.intersection(metadata[RUNS].splitlines()):
-                raise InProgress(
-                    f"job {job.id} trains {min(shared)} too, but was submitted with other options: wait for its end "
-                    f"(`raykd jobs logs -f {job.run}`) or end it (`raykd jobs stop {job.run}`), then submit again"
-                )
+                raise _in_progress(job, f"trains {min(shared)} too, but was submitted with other options")
         name = f"{_ID_PREFIX}{run}" + (f"-{len(earlier) + 1}" if earlier else "")
         for delay in (*_RETRY_DELAYS, None):
             with self._explaining_failures():
@@ -134,7 +132,7 @@ class Jobs:
                     break
                 except RuntimeError as error:
                     if "already exists" in str(error):  # somebody was faster with the same run
-                        return self.find(name), False
+                        return _join(self.find(name), metadata), False
                     if delay is None or "try again later" not in str(error):  # as a head says that has just started
                         raise SetupError(f"{self._url} takes no such job: {_last_line(error)}") from None
                     time.sleep(delay)
@@ -174,8 +172,13 @@ class Jobs:
             return str(self._client.get_job_logs(job.id))
 
     def step(self, job: SubmittedJob) -> str | None:
-        """Return how far a job at work is, as ``109/600, ETA 1:54``; None where its output does not tell."""
-        return find_step(self.logs(job)) if job.status == JobStatus.RUNNING else None
+        """Return how far a job at work is, as ``109/600, ETA 1:54``; None where its output is lost or silent."""
+        if job.status != JobStatus.RUNNING:
+            return None
+        try:
+            return find_step(self.logs(job))
+        except SetupError:  # the log of one job, as of a node that is gone: all else about the jobs is known
+            return None
 
     def follow(self, job: SubmittedJob, write: Callable[[str], None]) -> int:
         """Pass a job's output to ``write`` until it ends; return its exit code. A lost connection is made again.
@@ -293,6 +296,21 @@ def _warn_of_open_dashboard(url: str) -> None:
         return
     logger.warning(
         "%s takes jobs from anybody who reaches it, and a job is any program: start Ray with RAY_AUTH_MODE=token", url
+    )
+
+
+def _join(job: SubmittedJob, metadata: Mapping[str, str]) -> SubmittedJob:
+    """Return a job at work for the same run; refuse it where it trains in another precision."""
+    wanted = metadata.get(PRECISION)
+    if (precision := job.metadata.get(PRECISION, wanted)) != wanted:
+        raise _in_progress(job, f"trains it in {precision}, and not in {wanted}")
+    return job
+
+
+def _in_progress(job: SubmittedJob, reason: str) -> InProgress:
+    return InProgress(
+        f"job {job.id} {reason}: wait for its end (`raykd jobs logs -f {job.run}`) or end it "
+        f"(`raykd jobs stop {job.run}`), then submit again"
     )
 
 

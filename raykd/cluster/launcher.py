@@ -1,5 +1,9 @@
 """Launcher files, which start clusters: of ``ray up``, of KubeRay or of Slurm; and the commands that take them."""
 
+import codecs
+import io
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +21,7 @@ from raykd.errors import RunFailed, SetupError, UsageError, printable
 
 _TRACEBACK = "Traceback (most recent call last)"
 _BETWEEN = ("The above exception was", "During handling of the above")
+_CHUNK = 2**16
 _INSTALL_HINTS = {
     "ray": "pip install 'raykd[ray]'",
     "kubectl": "install kubectl, and point it at your cluster",
@@ -151,25 +156,71 @@ def perform(launcher: Launcher, verb: str, write_line: Callable[[str], None]) ->
         write_line(f"+ {shlex.join(command)}")
         if shutil.which(command[0]) is None:
             raise SetupError(f"{command[0]!r} is not on the PATH: {_INSTALL_HINTS[command[0]]}")
-        code, reason = _run(command)
+        code, reasons = _run(command)
+        reason = reasons.pop() if code and reasons else ""
+        sys.stderr.writelines(f"{line}\n" for line in reasons)  # of tracebacks that the tool outlived
         if code:
             raise RunFailed(f"`{shlex.join(command)}` ended with exit code {code}{reason and f': {reason}'}")
 
 
-def _run(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command whose output is shown as it comes; return its exit code and the exception that ended it, or "".
+def _run(command: Sequence[str]) -> tuple[int, list[str]]:
+    """Run a command whose output is shown as it comes; return its exit code and the last lines of its tracebacks."""
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+    filtered = _FilteredErrors()
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None, "as asked for"
+        while chunk := os.read(process.stderr.fileno(), _CHUNK):  # not by line: a question has no end of line
+            filtered.write(decoder.decode(chunk))
+        filtered.write(decoder.decode(b"", final=True))
+        filtered.close()
+        return process.wait(), filtered.reasons
+
+
+class _FilteredErrors:
+    """What a tool writes to stderr, passed on but for tracebacks.
 
     Ray's tools answer a user's mistake by a traceback, of which nothing but the last line says anything.
+
+    Attributes:
+        reasons: the exception at the end of each traceback; of those that caused one another, the last.
     """
-    is_hidden, reason = False, ""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
-        assert process.stderr is not None, "as asked for"
-        for line in process.stderr:
-            if line.startswith(_TRACEBACK):
-                is_hidden = True
-            elif not is_hidden:
-                if not (reason and (not line.strip() or line.startswith(_BETWEEN))):
-                    sys.stderr.write(printable(line))
-            elif line.strip() and not line[0].isspace():  # the exception; one that it was caused by stands before it
-                is_hidden, reason = False, printable(line.strip())
-        return process.wait(), reason
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self._held = ""  # the beginning of a line that may belong to a traceback
+        self._is_open = False  # the beginning of this line was passed on
+        self._is_hidden = self._is_chained = False
+
+    def write(self, text: str) -> None:
+        """Pass on what belongs to no traceback, at once."""
+        text, self._held = self._held + text, ""
+        for line in re.findall(r".*\n|.+", text):
+            if self._is_open or not self._may_be_hidden(line):
+                sys.stderr.write(printable(line))
+                self._is_open = not line.endswith("\n")
+            elif line.endswith("\n"):
+                self._hide(line)
+            else:
+                self._held = line
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Pass on what was held, if it is no traceback's."""
+        if self._held:
+            self.write("\n")
+
+    def _may_be_hidden(self, line: str) -> bool:
+        starts = (_TRACEBACK, *(_BETWEEN if self.reasons else ()))
+        is_gap = bool(self.reasons) and not line.strip()
+        return self._is_hidden or is_gap or any(line.startswith(one) or one.startswith(line) for one in starts)
+
+    def _hide(self, line: str) -> None:
+        if line.startswith(_TRACEBACK):
+            self._is_hidden = True
+        elif not self._is_hidden:
+            self._is_chained = self._is_chained or line.startswith(_BETWEEN)
+        elif line.strip() and not line[0].isspace():  # the exception; one that it was caused by stands before it
+            if self._is_chained:
+                self.reasons.pop()
+            self.reasons.append(printable(line.strip()))
+            self._is_hidden = self._is_chained = False

@@ -5,17 +5,17 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import raykd
-from raykd.cluster.config import Cluster, load_cluster
-from raykd.cluster.dashboard import ADDRESS_VARIABLE, RUNS, dashboard_address, is_loopback
+from raykd.cluster.config import Cluster, choose_cluster, load_cluster
+from raykd.cluster.dashboard import ADDRESS_VARIABLE, PRECISION, RUNS, dashboard_address, is_loopback
 from raykd.cluster.launcher import read_launcher
 from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
@@ -50,6 +50,7 @@ class JobRequest:
         run_count: how many such runs there are.
         shared_runs: ids of the runs that all of them build on, trained once.
         note: a remark on the cost, for the user.
+        precision: instead of the cluster's; None: the cluster's.
     """
 
     argv: tuple[str, ...]
@@ -60,6 +61,7 @@ class JobRequest:
     run_count: int = 1
     shared_runs: frozenset[str] = frozenset()
     note: str = ""
+    precision: Literal["fp32", "bf16"] | None = None
 
 
 def parse_request(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], working_dir: Path) -> JobRequest:
@@ -76,10 +78,12 @@ def parse_request(name: str, arguments: tuple[str, ...], values: Mapping[str, An
             _check_travels(Path(subject), Path.cwd())
         argv = (name, *arguments)
         if name == "train":
-            return _train_request(argv, resolve(load_recipe(subject, values["overrides"])), values["seeds"])
-        if name == "tune":
-            return _tune_request(argv, load_space(subject, values["overrides"], values["trials"]), values["trials"])
-        return _table_request(argv, load_table(subject), values["quick"], values["seeds"])
+            request = _train_request(argv, resolve(load_recipe(subject, values["overrides"])), values["seeds"])
+        elif name == "tune":
+            request = _tune_request(argv, load_space(subject, values["overrides"], values["trials"]), values["trials"])
+        else:
+            request = _table_request(argv, load_table(subject), values["quick"], values["seeds"])
+        return replace(request, precision=values["precision"])
     finally:
         os.chdir(caller_folder)
 
@@ -170,7 +174,13 @@ class Submission:
             "command": self.request.argv[0],
             "recipe_hash": self.request.digest,
             RUNS: "\n".join(self.request.runs),
+            PRECISION: self._place.precision,
         }
+
+    @property
+    def _place(self) -> Cluster:
+        """Return the cluster, with the command's own precision."""
+        return choose_cluster(self.cluster, workers=0, precision=self.request.precision)
 
     def send(self, jobs: "Jobs", folder: Path) -> tuple["SubmittedJob", bool]:
         """Upload and submit, unless the run is at work; the upload is put together in ``folder``."""
@@ -197,7 +207,7 @@ class Submission:
         if request.experiment is None:
             return SubmissionPlan(note=note)
         root = local_folder(self.cluster.data_root) if self.cluster.data_root else None
-        estimate = plan_on(request.experiment, self.cluster, store=local_folder(self.cluster.storage), data_root=root)
+        estimate = plan_on(request.experiment, self._place, store=local_folder(self.cluster.storage), data_root=root)
         if request.run_count == 1:
             return SubmissionPlan(estimate, note=note)
         names = estimate.total.keys() - ({"hours"} if request.argv[0] == "tune" else set())  # trials are parallel

@@ -72,7 +72,8 @@ class LocalReporter:
         self._curves = _curve_file(run)
         self._pool: Sums = {}  # files of the run's pool that count
         self._next_note = 0.0
-        self._noted: tuple[int, float] | None = None  # the first step that was noted, and when
+        self._first_noted: tuple[int, float] | None = None  # since the start or the last rewind: the step, and when
+        self._last_noted = 0
 
     def report(self, metrics: Mapping[str, float] | None, checkpoint: Checkpoint) -> None:
         """Write the metrics, then the checkpoint: killed in between, a resumed run drops the line again.
@@ -150,10 +151,11 @@ class LocalReporter:
         now = time.monotonic()
         if now < self._next_note:
             return
-        if self._noted is None or done <= self._noted[0]:  # at the start, or behind a rewind
-            self._noted, pace = (done, now), None
+        if self._first_noted is None or done < self._last_noted or done == self._first_noted[0]:
+            self._first_noted, pace = (done, now), None
         else:
-            pace = (done - self._noted[0]) / (now - self._noted[1])
+            pace = (done - self._first_noted[0]) / (now - self._first_noted[1])
+        self._last_noted = done
         with suppress(RaykdError, OSError):  # the next report says what is wrong with the disk
             if self._run.path.is_dir():
                 self._run.write_status(current_step=done, steps_per_second=pace)

@@ -377,9 +377,9 @@ class RunDirectory:
             write_json(self.path / DATA, spec.to_dict())
             write_json(self.path / ENVIRONMENT, dict(environment))
             self.rewind(step)
-            # Checkpoints that follow are not what a rewind goes back behind.
-            ended = {"rewinding": None} if "rewinding" in self.status() else {}
-            self.write_status(state="running", steps=steps, reason=None, **dict.fromkeys(_STEPS, step), **ended)
+            # Checkpoints that follow are not what a rewind goes back behind, and the pace is of another session.
+            past = ("reason", "steps_per_second", *(("rewinding",) if "rewinding" in self.status() else ()))
+            self.write_status(state="running", steps=steps, **dict.fromkeys(_STEPS, step), **dict.fromkeys(past))
 
     def write_status(self, **fields: Any) -> None:
         """Merge fields into the status: state (running, interrupted, failed, finished, pruned), step, result and so on.

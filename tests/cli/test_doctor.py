@@ -58,6 +58,26 @@ def test_what_cannot_be_disturbed_is_refused(raykd: Raykd, words: list[str], sai
     assert said in done.stderr
 
 
+def test_both_searches_of_a_proof_share_no_study(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
+    certified: list[Any] = []
+
+    def certify(given: list[str], folder: Path, **options: Any) -> Certificate:
+        certified.append(given[0])
+        weights = {"equal": 1, "different": [], "in_one_store": [], "not_comparable": []}
+        return Certificate(given, 0, [], {}, 1, {}, weights, [])
+
+    monkeypatch.setattr("raykd.tasks.chaos.certify", certify)
+    Path("shared.yaml").write_text('{"study": "journal:trials.log"}')
+    where = ["--cluster", "shared.yaml"]
+    done = raykd("doctor", "--chaos", "student_architecture", *where)
+    assert (done.exit_code, certified) == (2, [])
+    assert "cluster 'shared': leave out `study` for the proof" in done.stderr
+    # A training keeps no study, and the file that is written for nodes holds none.
+    assert raykd("doctor", "--chaos", "kd_digits", *where).exit_code == 0
+    assert raykd("doctor", "--chaos", "student_architecture", "--nodes", "2", *where).exit_code == 0
+    assert certified == ["train", "tune"]
+
+
 def test_nodes_are_started_for_the_workers_of_a_cluster(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 

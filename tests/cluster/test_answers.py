@@ -1,16 +1,20 @@
 """What jobs make of a head that answers badly or is lost on the way; the head is a server that speaks as Ray's does."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from click.testing import CliRunner
 
+from raykd.cli.app import app
 from raykd.cluster import jobs as module
-from raykd.cluster.dashboard import RUNS
+from raykd.cluster.dashboard import PRECISION, RUNS
 from raykd.cluster.jobs import Jobs
 from raykd.errors import InProgress, SetupError
 from tests.ports import free_port
@@ -32,6 +36,8 @@ class Head:
         self.tails: list[str] = []
         """What the next connections to a log do (cut, close, refuse); then the log is told, and the job ends well."""
         self.ends = "SUCCEEDED"
+        self.lost_logs: set[str] = set()
+        """Ids of the jobs whose log cannot be read."""
 
     async def version_page(self, request: web.Request) -> web.Response:
         return web.Response(status=self.version[0], text=self.version[1], content_type="application/json")
@@ -44,6 +50,12 @@ class Head:
     async def job_page(self, request: web.Request) -> web.Response:
         status = self.looks.pop(0) if self.looks else 200
         return web.json_response(self.jobs[0], status=status)
+
+    async def whole_log_page(self, request: web.Request) -> web.Response:
+        job = request.match_info["job"]
+        if job in self.lost_logs:
+            return web.Response(status=500, text="Traceback\nthe agent of the node is gone")
+        return web.json_response({"logs": f"{job}  step 109/600  8.2 steps/s  ETA 1:54\n"})
 
     async def log_page(self, request: web.Request) -> web.StreamResponse:
         way = self.tails.pop(0) if self.tails else "end"
@@ -69,12 +81,13 @@ def told(run: str, status: str, runs: str = "") -> dict[str, Any]:
 @contextmanager
 def served(head: Head) -> Iterator[str]:
     loop, port = asyncio.new_event_loop(), free_port()
-    app = web.Application()
-    app.router.add_get("/api/version", head.version_page)
-    app.router.add_get("/api/jobs/", head.list_page)
-    app.router.add_get("/api/jobs/{job}", head.job_page)
-    app.router.add_get("/api/jobs/{job}/logs/tail", head.log_page)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    pages = web.Application()
+    pages.router.add_get("/api/version", head.version_page)
+    pages.router.add_get("/api/jobs/", head.list_page)
+    pages.router.add_get("/api/jobs/{job}", head.job_page)
+    pages.router.add_get("/api/jobs/{job}/logs", head.whole_log_page)
+    pages.router.add_get("/api/jobs/{job}/logs/tail", head.log_page)
+    runner = web.AppRunner(pages, shutdown_timeout=0.1)
 
     async def start() -> None:
         await runner.setup()
@@ -178,3 +191,25 @@ def test_a_run_at_work_is_joined_and_refused_to_other_options(head: Head) -> Non
             jobs.submit("x-s1", "true", {}, {RUNS: "x-s1"})
         with pytest.raises(SetupError, match="takes no such job: .*405"):
             jobs.submit("x-s3", "true", {}, {RUNS: "x-s3"})
+
+
+def test_a_run_at_work_in_another_precision_is_not_joined(head: Head) -> None:
+    head.jobs = [told("x-s0", "RUNNING", "x-s0")]
+    head.jobs[0]["metadata"][PRECISION] = "fp32"
+    with served(head) as url:
+        jobs = Jobs(url)
+        assert jobs.submit("x-s0", "true", {}, {RUNS: "x-s0", PRECISION: "fp32"})[1] is False
+        with pytest.raises(InProgress, match="job raykd-x-s0 trains it in fp32, and not in bf16: wait for its end"):
+            jobs.submit("x-s0", "true", {}, {RUNS: "x-s0", PRECISION: "bf16"})
+
+
+def test_a_log_that_is_lost_hides_no_other_job(head: Head, tmp_path: Path) -> None:
+    head.jobs, head.lost_logs = [told("x-s0", "RUNNING"), told("x-s1", "RUNNING")], {"raykd-x-s1"}
+    with served(head) as url:
+        (tmp_path / "far.yaml").write_text(f"{{address: auto, dashboard: '{url}'}}")
+        where = ["--cluster", str(tmp_path / "far.yaml"), "--json"]
+        listed, status = (CliRunner().invoke(app, ["jobs", *what, *where]) for what in (["list"], ["status", "x-s1"]))
+    assert (listed.exit_code, status.exit_code) == (0, 0), listed.output + status.output
+    steps = {job["run"]: job["step"] for job in json.loads(listed.stdout)["jobs"]}
+    assert steps == {"x-s0": "109/600, ETA 1:54", "x-s1": None}
+    assert json.loads(status.stdout)["step"] is None

@@ -1,5 +1,6 @@
 """Launcher files: what starts a cluster, and that there may be nothing to start."""
 
+import io
 import os
 import subprocess
 import sys
@@ -63,3 +64,67 @@ def test_a_traceback_of_a_tool_is_one_line(
     out, err = capfd.readouterr()
     assert (out, err) == ("out\n", "looking\n")
     assert lines[0].startswith("+ ray ")
+
+
+def put_tool(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Put a program into the place of ``ray``."""
+    ray = folder / "ray"
+    ray.write_text(f"#!{sys.executable}\nimport sys, time, traceback\nfrom pathlib import Path\n{body}\n")
+    ray.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+OUTLIVED = """
+for name in "ab":
+    try:
+        try:
+            {}[name]
+        except KeyError:
+            raise OSError(f"no {name}")
+    except OSError:
+        traceback.print_exc()
+print("ready", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_of_a_traceback_that_a_tool_outlives_the_last_line_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failing: bool
+) -> None:
+    put_tool(tmp_path, monkeypatch, OUTLIVED + ("{}['end']" if failing else ""))
+    if failing:
+        with pytest.raises(RunFailed, match=r"exit code 1: KeyError: 'end'$"):
+            perform(read_launcher("ssh"), "status", lambda line: None)
+    else:
+        perform(read_launcher("ssh"), "status", lambda line: None)
+    assert capsys.readouterr().err == "ready\nOSError: no a\nOSError: no b\n"
+
+
+def test_a_question_is_shown_before_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tool goes on once its question was read: then, and not after a line's end, the answer's file is made."""
+    answer = tmp_path / "answer"
+    body = f"""
+sys.stderr.write("Traces\\rTrust it? [y/N] ")
+sys.stderr.flush()
+ends = time.monotonic() + 20
+while not Path({str(answer)!r}).exists():
+    if time.monotonic() > ends:
+        sys.exit(5)
+    time.sleep(0.01)
+sys.stderr.write("yes\\nTrace")
+"""
+    put_tool(tmp_path, monkeypatch, body)
+    told = io.StringIO()
+
+    class Terminal(io.StringIO):
+        def write(self, text: str) -> int:
+            told.write(text)
+            if told.getvalue().endswith("? [y/N] "):
+                answer.touch()
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    perform(read_launcher("ssh"), "status", lambda line: None)
+    assert told.getvalue() == "Traces\nTrust it? [y/N] yes\nTrace\n"

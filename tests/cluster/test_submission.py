@@ -50,6 +50,28 @@ def test_a_job_is_called_like_its_run(tmp_path: Path) -> None:
     assert submission(tmp_path, "tune", "kd_temperature").request.run == name
 
 
+@pytest.mark.parametrize(("name", "subject"), [("train", "kd_digits"), ("tune", "kd_temperature"), ("table", "digits")])
+def test_a_commands_own_precision_goes_before_the_clusters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, subject: str
+) -> None:
+    planned: list[str] = []
+
+    def plan_on(experiment: Experiment, cluster: Cluster, **_: Any) -> Plan:
+        planned.append(cluster.precision)
+        return Plan(experiment.recipe.name, experiment.run_id, 1, [], {"hours": 1.0})
+
+    monkeypatch.setattr("raykd.cluster.submission.plan_on", plan_on)
+    halved = CLUSTER.model_copy(update={"precision": "bf16"})
+    made = [submission(tmp_path, name, subject), submission(tmp_path, name, subject, "--precision", "bf16"),
+            submission(tmp_path, name, subject, cluster=halved),
+            submission(tmp_path, name, subject, "--precision", "fp32", cluster=halved)]  # fmt: skip
+    wanted = ["fp32", "bf16", "bf16", "fp32"]
+    assert [one.metadata["precision"] for one in made] == wanted
+    for one in made:
+        one.plan()
+    assert planned == ([] if name == "table" else wanted)
+
+
 def test_a_table_is_called_by_all_that_it_trains(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(TABLE)
     (tmp_path / "other").mkdir()

@@ -55,6 +55,20 @@ def test_a_step_is_noted_every_few_seconds_with_the_pace(tmp_path: Path, monkeyp
     assert (run.status()["current_step"], run.status()["steps_per_second"]) == (1, None)
 
 
+def test_a_rewind_to_behind_the_first_step_begins_a_new_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, run = Clock(), RunDirectory(tmp_path / "run")
+    monkeypatch.setattr(module, "time", clock)
+    run.path.mkdir()
+    run.write_status(state="running", step=0, steps=1000)
+    reporter = LocalReporter(run)
+    paces = []
+    for done in (1, 101, 51, 61):  # from 101 back to a checkpoint at 50
+        reporter.note_step(done)
+        paces.append(run.status()["steps_per_second"])
+        clock.now += 10
+    assert paces == [None, 10.0, None, 1.0]
+
+
 def test_notes_make_no_run_directory_anew_and_end_no_run(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     reporter = LocalReporter(run)

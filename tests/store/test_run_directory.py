@@ -32,12 +32,18 @@ def test_it_is_read_back(run: RunDirectory) -> None:
     assert run.data() == SPEC
     assert run.environment() == {"teacher_sha256": "abc"}
     status = {"state": "running", "step": 0, "steps": 4, "resumed_from": 0, "reason": None, "updated": 0}
-    assert run.status() | {"updated": 0} == {**status, "current_step": 0}
+    assert run.status() | {"updated": 0} == {**status, "current_step": 0, "steps_per_second": None}
     assert (run.exists, run.has_begun, run.is_finished, run.result(), run.rows()) == (True, True, False, None, [])
     run.write_status(state="finished", result={"seed": 0})
     assert run.is_finished
     assert run.result() == RunResult(run=run.name, seed=0)
     assert run.status()["steps"] == 4, "other fields stay"
+
+
+def test_a_run_that_goes_on_has_no_pace_yet(run: RunDirectory) -> None:
+    run.write_status(steps_per_second=9.0, current_step=3)
+    run.write_opening(run.experiment(), SPEC, {}, step=2, steps=4)
+    assert (run.status()["current_step"], run.status()["steps_per_second"]) == (2, None)
 
 
 def test_a_result_of_another_version_keeps_what_this_one_does_not_know(run: RunDirectory) -> None:
