@@ -411,16 +411,6 @@ def test_a_run_whose_record_is_lost_does_not_pass_for_data_free(grey: Path, tmp_
     assert json.loads(about["data_opened"]) == "unknown: the run's record is lost"
 
 
-def test_a_student_without_a_teacher_was_trained_and_not_distilled() -> None:
-    recipe = {"data": "digits", "student": {"model": "lenet5_half"}, "method": {"name": "supervised"}}
-    Path("alone.yaml").write_text(json.dumps({**recipe, "student_optim": OPTIM, "schedule": BUDGET}))
-    raykd.export(raykd.train("alone.yaml", progress=False), "out", format="torch-export")
-    card = Path("out/README.md").read_text()
-    assert "A classifier of 10 classes, trained by raykd" in card and "distill" not in card
-    head = yaml.safe_load(card.split("---")[1])
-    assert (head["library_name"], head["tags"]) == ("pytorch", ["raykd"])
-
-
 def test_eight_bits_are_calibrated_on_other_images_than_they_are_compared_on(colour: Path) -> None:
     run = RunDirectory(colour)
     spec, workspace = run.data(), Workspace(None, colour.parent)
@@ -434,24 +424,6 @@ def test_eight_bits_are_calibrated_on_other_images_than_they_are_compared_on(col
     expected = (255 * spec.denormalise(expected).clamp(0, 1)).round()[..., 2:-2, 2:-2]
     assert torch.equal(calibration, expected.to(torch.uint8))
     assert not {one.numpy().tobytes() for one in shown} & {one.numpy().tobytes() for one in calibration}
-
-
-def test_a_pool_too_small_for_both_says_what_it_is_calibrated_on(store: Path, caplog: pytest.LogCaptureFixture) -> None:
-    method = {"latent_dim": 8, "generator_maps": [8, 8], "inner_steps": 1, "warmup_calls": 1, "student_steps": 2}
-    method |= {"moment_weight": 0, "contrast_weight": 0, "balance_weight": 1}  # the teacher has no BatchNorm
-    recipe = {
-        "extends": "fast_digits",
-        "data": {"name": "digits", "test": False},
-        "teacher": {"model": "lenet5", "weights": str(store.parent / "lenet5.safetensors")},
-        "method": method,
-        "schedule": {"steps": 6, "report_every": 2, "global_batch": 20},
-        "controls": [],
-    }
-    Path("pool.yaml").write_text(json.dumps(recipe))
-    made = raykd.export(raykd.train("pool.yaml", progress=False), "out", int8=True)
-    assert made.compared_on == f"synthetic images of {made.run}"
-    assert made.calibrated_on == f"{made.compared_on} ({made.images} of them compared on too), {made.images} images"
-    assert f"is small: {made.images} images are calibrated and compared on" in caplog.text
 
 
 def test_a_sound_student_is_exported_though_its_generators_are_damaged(
