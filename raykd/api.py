@@ -305,7 +305,7 @@ def export(
     Raises:
         RaykdError: for what the caller must mend, or if what was written answers differently.
     """
-    directory, root = pull_run(location_of(run), data_root or data_place(), checkpoints="all" if int8 else "unfinished")
+    directory, root = pull_run(location_of(run), data_root or data_place(), train=int8)
     if student is not None:
         register(student)
     with preserved_process():

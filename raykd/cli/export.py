@@ -1,5 +1,6 @@
 """``raykd export``: write a run's student so that it runs without raykd."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def _print(made: "ExportResult") -> None:
         "bytes": output.format_count(made.model.bytes),
         "folder": made.folder,
         "needs": ", ".join(made.needs),
-        "try it": f"python {made.folder}/predict.py IMAGE",
+        "try it": f"python {shlex.quote(f'{made.folder}/predict.py')} {made.argument}",
     }
     output.print_pairs({name: value for name, value in pairs.items() if value is not None})
 

@@ -105,8 +105,17 @@ def _check_named_runs(recipe: Recipe, world: World, workspace: Workspace) -> Non
                 check_pool_images(run.experiment().recipe, generators.images)
 
 
-def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Workspace) -> Built:
+def build(
+    experiment: Experiment,
+    world: World,
+    runtime: Runtime,
+    workspace: Workspace,
+    *,
+    trained_against: str | None = None,
+) -> Built:
     """Build a run. A stream that the method does not declare is never constructed.
+
+    ``trained_against`` is the sha256 of its teacher's weights, where it has been trained; see ``load_teacher``.
 
     Raises:
         UsageError: where recipe, data and networks do not fit together, or the teacher answers all images alike.
@@ -127,7 +136,7 @@ def build(experiment: Experiment, world: World, runtime: Runtime, workspace: Wor
     if "teacher" in method_class.roles:
         if recipe.teacher is None:
             raise UsageError(f"recipe {recipe.name!r} needs a 'teacher' section for its method")
-        teacher, teacher_sha256 = world.agree(lambda: load_teacher(experiment, spec, workspace))
+        teacher, teacher_sha256 = world.agree(lambda: load_teacher(experiment, spec, workspace, sha256=trained_against))
         networks["teacher"] = teacher = teacher.to(world.device)
         probes = world.agree(partial(check_teacher, teacher))
     if recipe.bank is not None:

@@ -154,7 +154,7 @@ class MethodSource:
         """Restore the run's last checkpoint.
 
         Raises:
-            UsageError: if the run is not finished or has no checkpoint any more.
+            UsageError: if the run is not finished or has no checkpoint any more, or its teacher is gone or another one.
             CorruptError: if that one is damaged: the one before it holds another generator.
         """
         checkpoint, experiment = latest_checkpoint(run.checkpoints), run.experiment()
@@ -168,14 +168,8 @@ class MethodSource:
             state = "is not finished" if checkpoint else "has no checkpoint, in which its generator was"
             raise UsageError(f"run {run.name} {state}: train it, in another store if it has finished here")
         untested = experiment.with_recipe(without_test(experiment.recipe))
-        built = build(untested, world, Runtime(), workspace)
+        built = build(untested, world, Runtime(), workspace, trained_against=run.environment().get("teacher_sha256"))
         assert built.teacher is not None and built.teacher_sha256 is not None, "its method has one"
-        trained_sha256 = run.environment().get("teacher_sha256")
-        if trained_sha256 not in (None, built.teacher_sha256):
-            raise UsageError(
-                f"the teacher's weights are not those that run {run.name} was trained against "
-                f"(sha256 {trained_sha256} then, {built.teacher_sha256} now): put them back, or train it again"
-            )
         restore(checkpoint, built.method, Selection(built.method, built.teacher))
         self.teacher, self.teacher_sha256 = built.teacher, built.teacher_sha256
         self.sha256 = sha256_of(checkpoint / MANIFEST)

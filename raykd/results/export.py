@@ -64,3 +64,8 @@ class ExportResult(Result):
     opset: int | None = None
     int8: ExportedModel | None = None
     calibrated_on: str | None = None
+
+    @property
+    def argument(self) -> str:
+        """Return what the program beside it is given: a picture's file, or else an array's."""
+        return "IMAGE" if "pillow" in self.needs else "ARRAY.npy"

@@ -275,11 +275,12 @@ def location_of(run: Location | RunResult) -> Location:
 
 
 def pull_run(
-    where: Location, data_root: Location | None, *, checkpoints: Saved = "unfinished"
+    where: Location, data_root: Location | None, *, checkpoints: Saved = "unfinished", train: bool = False
 ) -> tuple[RunDirectory, Path | None]:
     """Return the directory of a run on this machine and the data root here.
 
-    From an object store the run is downloaded, with those it builds on and the data that it names.
+    From an object store the run is downloaded, with those it builds on and the data that it names: what is needed to
+    judge what it has trained. With ``train`` what it has learned from comes too, generators in checkpoints among it.
 
     Raises:
         UsageError: for an address that is none, or where there is no run.
@@ -291,13 +292,13 @@ def pull_run(
     bare, mark, options = str(where).partition("?") if remote else (str(Path(where).absolute()), "", "")
     folder, _, name = bare.rstrip("/").rpartition("/")
     workspace, alone = open_workspace(folder + mark + options, data_root), World.alone()
-    workspace.pull([name], alone, checkpoints=checkpoints)
+    workspace.pull([name], alone, checkpoints="all" if train else checkpoints)
     run = RunDirectory(workspace.store / name)
     if not run.exists:
         raise UsageError(f"{where} is no run; give what `raykd train` printed")
     experiment = run.experiment()
     workspace.pull(experiment.built_upon, alone, checkpoints="none")
-    workspace.pull_data(experiment.recipe, train=False)
+    workspace.pull_data(experiment.recipe, train=train)
     return run, workspace.data
 
 

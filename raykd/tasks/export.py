@@ -30,7 +30,17 @@ from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tasks.evaluate import Outcome, build_student, open_run
-from raykd.tasks.export_card import CARD, LABELS, PREDICT, QUANTISED, Provenance, model_card, packages, predict_program
+from raykd.tasks.export_card import (
+    CARD,
+    LABELS,
+    PREDICT,
+    QUANTISED,
+    UNKNOWN,
+    Provenance,
+    model_card,
+    packages,
+    predict_program,
+)
 from raykd.tasks.export_formats import (
     FILES,
     NETWORK,
@@ -182,7 +192,7 @@ class _Subject:
             "run": self.run.name,
             "method": self.outcome.experiment.recipe.method.name,
             "selected": self.outcome.selected,
-            "data_opened": json.dumps(dict(self.run.data_opened())),
+            "data_opened": json.dumps(dict(self.run.data_opened()) or UNKNOWN),
             "raykd": raykd.__version__,
         }
 

@@ -25,8 +25,11 @@ LABELS, PREDICT, CARD = "labels.json", "predict.py", "README.md"
 QUANTISED = "student.int8.onnx"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#.!|~$:@])")
 _SHOWN_CLASSES = 20
+UNKNOWN = "unknown: the run's record is lost"
+"""What a run has opened, where it has kept no note of that."""
 _MODES = {1: "L", 3: "RGB"}  # of Pillow, by the number of channels
 _ONNX, _PROGRAM, _TENSORS, _STATE = (FILES[form] for form in FORMATS)
+_LIBRARIES = {"onnx": "onnx"}  # as model hubs name them; of the other formats it is pytorch
 _PACKAGES = {
     "onnx": ["onnxruntime", "numpy"],
     "torch-export": ["torch"],
@@ -54,7 +57,7 @@ class Provenance:
     Attributes:
         experiment: of its run.
         result: of its run; None where that is lost.
-        data_opened: what its run has opened, by role.
+        data_opened: what its run has opened, by role; empty where it has kept no note of that.
         teacher_sha256: of its teacher's weights, where the run has noted them.
         parameters: how many it has.
     """
@@ -89,7 +92,13 @@ def predict_program(form: str, spec: DataSpec) -> str:
         imports.append("from PIL import Image, ImageOps")
         turned = ".transpose(0, 3, 1, 2)" if is_onnx else ".permute(0, 3, 1, 2).contiguous()"
         pixels = [
-            'image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")',
+            "image = Image.open(sys.argv[1])",
+            # Grey levels of 16 bits; readers of these formats widen them to 32, and no others are read as such.
+            'if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):',
+            '    image = image.convert("I").point(lambda level: level / 257 + 0.5).convert("L")',
+            'elif image.mode in ("I", "F"):',
+            '    sys.exit(f"{sys.argv[1]} has pixels of mode {image.mode}, of unknown range: save it with 8 bits")',
+            'image = ImageOps.exif_transpose(image).convert("RGBA")',
             f'image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("{mode}")',
             f"image = ImageOps.fit(image, ({side}, {side}), Image.Resampling.BILINEAR)",
             f"pixels = {library}.frombuffer(bytearray(image.tobytes()), dtype={library}.uint8)",
@@ -134,21 +143,21 @@ def predict_program(form: str, spec: DataSpec) -> str:
 
 def model_card(made: ExportResult, spec: DataSpec, origin: Provenance) -> str:
     """Return the card of an export, in Markdown with a head of YAML: a licence is left for its user to fill in."""
-    head = {
-        "library_name": made.format.partition("-")[0],
-        "pipeline_tag": "image-classification",
-        "tags": ["knowledge-distillation", "raykd"],
-    }
     recipe = origin.experiment.recipe
+    head = {
+        "library_name": _LIBRARIES.get(made.format, "pytorch"),
+        "pipeline_tag": "image-classification",
+        "tags": [*(["knowledge-distillation"] if recipe.teacher is not None else []), "raykd"],
+    }
     sections = [
         f"---\nlicense:  # fill in before you publish this\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {_text(made.run)}",
-        f"A classifier of {spec.num_classes} classes, distilled by raykd {raykd.__version__} with the method "
-        f"{_text(recipe.method.name)} and exported as {made.format}.",
+        f"A classifier of {spec.num_classes} classes, {'trained' if recipe.teacher is None else 'distilled'} by raykd "
+        f"{raykd.__version__} with the method {_text(recipe.method.name)} and exported as {made.format}.",
         _table(_rows(made, spec, origin)),
         f"## Use\n\n```sh\npip install {' '.join(packages(made.format, spec))}\npython predict.py "
         f"{'IMAGE' if spec.channels in _MODES else 'ARRAY.npy'}\n```\n\n{_input_text(made, spec)}",
-        "## Files\n\n" + "\n".join(f"- {line}" for line in _files(made, recipe.student)),
+        "## Files\n\n" + "\n".join(f"- {line}" for line in _files(made, spec, recipe.student)),
         "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(made, spec, origin)),
         "## Licence\n\nTo be filled in by whoever publishes this, here and in `license` at the top. What the teacher "
         "and the data that it learned from are licensed under may bind this network too.",
@@ -164,7 +173,8 @@ def _rows(made: ExportResult, spec: DataSpec, origin: Provenance) -> Iterable[tu
         yield "teacher", _network(recipe.teacher) + _text(sums)
     yield "method", f"{_text(recipe.method.name)}, {recipe.schedule.steps:,} steps, recipe {_text(recipe.name)}"
     opened = {role: sets for role, sets in origin.data_opened.items() if sets}
-    yield "data opened, train", _sets(opened.pop("train", ())) or "none: no image of the data was trained on"
+    none = "none: no image of the data was trained on" if origin.data_opened else UNKNOWN
+    yield "data opened, train", _sets(opened.pop("train", ())) or none
     for role, sets in opened.items():
         yield f"data opened, {_text(role)}", _sets(sets)
     if result is not None:
@@ -200,7 +210,7 @@ def _accuracy(result: RunResult, made: ExportResult) -> str:
     return f"{'; '.join(figures) or 'not measured'} (the {made.selected} student, {how})"
 
 
-def _files(made: ExportResult, student: NetworkConfig | None) -> Iterable[str]:
+def _files(made: ExportResult, spec: DataSpec, student: NetworkConfig | None) -> Iterable[str]:
     yield f"`{made.model.file}`: {_measured(made.model)}" + (f", opset {made.opset}" if made.opset else "")
     if made.int8 is not None:
         yield (
@@ -215,7 +225,8 @@ def _files(made: ExportResult, student: NetworkConfig | None) -> Iterable[str]:
         )
         yield f"`{NETWORK}`: the network's definition{own}"
     yield f"`{LABELS}`: {'names' if made.class_names else 'numbers'} of the classes, in their order"
-    yield f"`{PREDICT}`: classifies an image file; it needs what is named above, and not raykd"
+    what = "an image file" if spec.channels in _MODES else "an array in a file"
+    yield f"`{PREDICT}`: classifies {what}; it needs what is named above, and not raykd"
 
 
 def _limits(made: ExportResult, spec: DataSpec, origin: Provenance) -> Iterable[str]:
@@ -247,9 +258,10 @@ def _measured(model: ExportedModel) -> str:
 def _input_text(made: ExportResult, spec: DataSpec) -> str:
     padded = f", framed in {spec.pad} black pixels" if spec.pad else ""
     numbers = f"mean {list(spec.mean)} and deviation {list(spec.std)} of pixels in [0, 1]"
+    scaled = f" `{PREDICT}` scales the shorter side to {spec.interior} and cuts out the centre."
     return (
         f"Input: {made.input}. Output: {made.output}. Images are normalised inside ({numbers}){padded}: give pixels as "
-        f"they are. `{PREDICT}` scales the shorter side to {spec.interior} and cuts out the centre."
+        f"they are.{scaled if spec.channels in _MODES else ''}"
     )
 
 

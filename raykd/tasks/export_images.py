@@ -14,10 +14,11 @@ from torch import Tensor
 from raykd.data.datasets import Images, count_images, train_spec
 from raykd.data.ledger import OpenedData
 from raykd.distributed.world import World
+from raykd.engine.image_sources import ImageSource
 from raykd.engine.loaders import sources
 from raykd.engine.synthesis import find_generators, open_source
 from raykd.engine.synthetic_sets import on_stored_sets
-from raykd.errors import UsageError
+from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.recipe.experiment import images_of_pool
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
@@ -45,6 +46,8 @@ class RunImages:
         """Open nothing yet."""
         self._run, self._spec, self._workspace, self._world = run, spec, workspace, world
         self._recipe = on_stored_sets(run.experiment(), workspace).recipe
+        self._generators: tuple[RunDirectory, ImageSource] | None = None
+        self._compared = 0  # of their first images
         self.opened = OpenedData(workspace.data)
 
     def to_compare(self) -> ShownImages:
@@ -62,9 +65,14 @@ class RunImages:
             else:
                 return ShownImages(self._cropped(images.pixels), images.labels, f"{Path(name).name}/test")
         try:
-            return self._generated(_SYNTHETIC)
+            shown = self._generated(_SYNTHETIC)
         except UsageError as error:
             logger.info("no images of the run's own, so random ones are compared on: %s", error)
+        except (CorruptError, RunFailed) as error:  # the student is sound all the same
+            logger.warning("the run's own images cannot be had, so random ones are compared on: %s", error)
+        else:
+            self._compared = len(shown.pixels)
+            return shown
         generator = torch.Generator().manual_seed(_SEED)
         shape = (_RANDOM, self._spec.channels, self._spec.interior, self._spec.interior)
         return ShownImages(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator), None, "random pixels")
@@ -72,17 +80,19 @@ class RunImages:
     def to_calibrate(self) -> ShownImages:
         """Return images as the student has learned from: of its train split, of its generators, or of another domain.
 
-        A data-free run stays so: no real image is opened for it.
+        A data-free run stays so: no real image is opened for it. Synthetic ones are others than ``to_compare`` has
+        returned; where a pool has too few for that, it is said.
 
         Raises:
             UsageError: if they are not here.
             CorruptError: if they are damaged.
+            RunFailed: if the run's generators make images that are not finite.
         """
         datasets = sources(self._recipe)
         if "train" in datasets:
             return self._learned_from("train", datasets["train"])
         try:
-            return self._generated(_CALIBRATION)
+            return self._generated(_CALIBRATION, self._compared)
         except UsageError:
             if "ood" not in datasets:
                 raise
@@ -98,22 +108,40 @@ class RunImages:
         shown = input_spec.normalise(images.pixels.float() / 255)
         return ShownImages(self._to_pixels(shown), None, f"{Path(source).name}/train")
 
-    def _generated(self, count: int) -> ShownImages:
-        """Return images of the run's generators or pool, at most so many.
+    def _generated(self, count: int, compared: int = 0) -> ShownImages:
+        """Return images of the run's generators or pool, at most so many, behind the first ones that are compared on.
+
+        A pool that has not so many behind them gives its last ones.
 
         Raises:
             UsageError: if there are none, or they cannot be made here.
+            CorruptError: if what makes them is damaged.
+            RunFailed: if they are not finite.
         """
-        origin = find_generators(self._run)
-        workspace = Workspace(self._workspace.data, origin.path.resolve().parent)
-        source, _, _ = open_source(origin, workspace, self._world)
-        rows = range(min(count, images_of_pool(origin.experiment().recipe) or count))
+        origin, source = self._open_generators()
+        stop = compared + count
+        stop = min(stop, images_of_pool(origin.experiment().recipe) or stop)
+        rows = range(max(0, stop - count), stop)
+        name, shared = f"synthetic images of {origin.name}", max(0, compared - rows.start)
+        if shared:
+            logger.warning(
+                "the pool of %s is small: %s images are calibrated and compared on", origin.name, f"{shared:,}"
+            )
+            name += f" ({shared:,} of them compared on too)"
         shape = (len(rows), self._spec.channels, self._spec.interior, self._spec.interior)
         pixels = torch.empty(shape, dtype=torch.uint8)
         for positions, images in source.images(rows):
             pixels[positions] = self._to_pixels(images.float().cpu())
         self.opened.inherit(origin.data_opened())
-        return ShownImages(pixels, None, f"synthetic images of {origin.name}")
+        return ShownImages(pixels, None, name)
+
+    def _open_generators(self) -> tuple[RunDirectory, ImageSource]:
+        """Return the run that makes images and its source of them, opened once."""
+        if self._generators is None:
+            origin = find_generators(self._run)
+            workspace = Workspace(self._workspace.data, origin.path.resolve().parent)
+            self._generators = origin, open_source(origin, workspace, self._world)[0]
+        return self._generators
 
     def _to_pixels(self, shown: Tensor) -> Tensor:
         """Return what was shown to the student as pixels; what leaves the range of pixels is clipped."""

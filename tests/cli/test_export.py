@@ -1,12 +1,15 @@
 """An export by the command line: what it prints, and each mistake in one line with its exit code."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
+from raykd.models import build_model
 from raykd.tasks import export_formats
 from tests.cli.conftest import Raykd, WriteRecipe
 from tests.disks import make_read_only, mounted, resize
@@ -27,6 +30,9 @@ def test_it_says_what_was_written_and_how_it_was_checked(raykd: Raykd, run: str)
         assert words in done.stdout
     assert "synthetic images of tiny-" in done.stdout, "what it was calibrated on"
     assert "python made/predict.py IMAGE" in done.stdout
+    done = raykd("export", run, "--out", "it's mine", "--format", "torch-export")
+    (line,) = [line for line in done.stdout.splitlines() if "predict.py" in line]
+    assert shlex.split(line)[-3:] == ["python", "it's mine/predict.py", "IMAGE"]
     Path("empty").mkdir()
     done = raykd("export", run, "--format", "state-dict", "--out", "empty", "--json")
     assert done.exit_code == 0, done.stderr
@@ -36,6 +42,15 @@ def test_it_says_what_was_written_and_how_it_was_checked(raykd: Raykd, run: str)
     assert sorted(path.name for path in Path("empty").iterdir()) == [
         "README.md", "labels.json", "network.py", "predict.py", "student.pt",
     ]  # fmt: skip
+
+
+def test_a_network_that_no_picture_fits_is_tried_on_an_array(raykd: Raykd, tiny: WriteRecipe) -> None:
+    save_file(build_model("lenet5", num_classes=5, channels=2, size=32).state_dict(), "two.safetensors")
+    data = {"name": "made", "num_classes": 5, "channels": 2, "size": 32, "test": False}
+    made = raykd("train", tiny(data=data, teacher={"model": "lenet5", "weights": "two.safetensors"}), "--json")
+    done = raykd("export", json.loads(made.stdout)["directory"], "--out", "made", "--format", "torch-export")
+    assert "python made/predict.py ARRAY.npy" in done.stdout, done.stderr
+    assert "classifies an array in a file" in Path("made/README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+import raykd
 from raykd.artifacts.bank import open_bank
 from raykd.artifacts.pool_files import open_pool
 from raykd.cli.app import app
@@ -208,3 +209,24 @@ def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) 
         assert result.data_opened["test"] == ["usps/test"]
     held = sorted(path.name for path in (local_folder(f"s3://{bucket}/data") / "usps").glob("*.parquet"))
     assert held == ["test-00000-of-00001.parquet"], "no image that nobody opens is brought"
+
+
+def test_eight_bits_are_calibrated_on_a_train_split_of_an_object_store(
+    s3: Server, machine: None, tmp_path: Path
+) -> None:
+    make_data("usps", tmp_path / "data")
+    address = f"s3://{s3.new_bucket()}/data"
+    for path in (tmp_path / "data").rglob("*.parquet"):
+        Remote(address).push(path, path.relative_to(tmp_path / "data").as_posix())
+    what = recipe(
+        save_teacher(tmp_path / "teacher.safetensors"),
+        data={"name": "usps", "size": 32},
+        method={"name": "kd"},
+        schedule=BRIEF,
+    )
+    trained(what, tmp_path / "runs", data=address)
+    shutil.rmtree(local_folder(address))
+    shutil.rmtree(tmp_path / "data")
+    made = raykd.export(tmp_path / "runs" / resolve(what).run_id, tmp_path / "out", int8=True, data_root=address)
+    assert made.calibrated_on is not None and made.calibrated_on.startswith("usps/train, ")
+    assert made.compared_on == "usps/test"

@@ -21,6 +21,8 @@ from torch import nn
 
 import raykd
 from raykd.data.datasets import data_spec, load_images
+from raykd.distributed.world import World
+from raykd.engine.synthesis import open_source
 from raykd.errors import CorruptError, RunFailed, UsageError
 from raykd.files import read_json, sha256_of, write_json
 from raykd.models import MODELS, build_model, in_memory, permission
@@ -28,9 +30,11 @@ from raykd.models.image_classifier import ImageClassifier
 from raykd.results import FORMATS
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
 from raykd.tasks import export_formats
 from raykd.tasks.export_card import predict_program
 from raykd.tasks.export_formats import write_onnx
+from raykd.tasks.export_images import RunImages
 from raykd.tensors import checksum_metadata, read_tensors
 from tests.test_api import SHORT, network, pair
 
@@ -186,8 +190,11 @@ def test_onnx_and_its_eight_bits_answer_as_the_student(grey: Path, tmp_path: Pat
     foreign = ("raykd", "torch", "torchvision")
     assert_alike(predict(folder, image, tmp_path, foreign), answers(grey, image))
     of_int8 = predict(folder, image, tmp_path, foreign, "student.int8.onnx")
-    shares = {name: share for share, name in answers(grey, image)}
-    assert all(share == pytest.approx(shares.get(name, share), abs=2) for share, name in of_int8)
+    pixels = np.asarray(Image.open(image))
+    (logits,) = onnxruntime.InferenceSession(folder / "student.int8.onnx").run(None, {"images": pixels[None, None]})
+    shares = 100 * torch.from_numpy(logits)[0].softmax(0)
+    assert_alike(of_int8, [(float(shares[k]), str(int(k))) for k in shares.argsort(descending=True)[:5]])
+    assert torch.allclose(shares, 100 * student.classify(pixels[None]).probabilities[0], atol=2)
     card = (folder / "README.md").read_text()
     for words in ("lenet5\\_half", "digits/train", f"{evaluated.student.top1:.2f} % top-1", "license:", "opset 18"):
         assert words in card
@@ -215,6 +222,7 @@ def test_a_program_of_three_channels_is_compared_without_a_single_image_of_the_d
 
 def test_names_of_classes_are_text_wherever_they_stand(colour: Path, tmp_path: Path) -> None:
     made = raykd.export(colour, "out", int8=True)
+    assert made.argument == "IMAGE"
     assert made.calibrated_on == "synthetic images of colour-00000000-s0, 512 images"
     assert not any(made.data_opened.values()), "still data-free"
     assert json.loads(Path("out/labels.json").read_text()) == list(HOSTILE)
@@ -228,6 +236,8 @@ def test_names_of_classes_are_text_wherever_they_stand(colour: Path, tmp_path: P
         assert words in classes
     head = yaml.safe_load(card.split("---")[1])
     assert head["license"] is None and head["pipeline_tag"] == "image-classification"
+    assert (head["library_name"], head["tags"]) == ("onnx", ["knowledge-distillation", "raykd"])
+    assert "none: no image of the data was trained on" in card
     image = picture(tmp_path, (12, 12), "RGB")
     assert_alike(predict(tmp_path / "out", image, tmp_path, ("raykd", "torch")), answers(colour, image))
 
@@ -236,6 +246,7 @@ def test_names_of_classes_are_text_wherever_they_stand(colour: Path, tmp_path: P
 def test_weights_come_with_the_networks_own_source(form: str, colour: Path, tmp_path: Path) -> None:
     made = raykd.export(colour, "out", format=form)
     assert made.max_difference == 0
+    assert yaml.safe_load(Path("out/README.md").read_text().split("---")[1])["library_name"] == "pytorch"
     assert not any(line.split()[1].startswith("raykd") for line in imports(Path("out/network.py")))
     image = picture(tmp_path, (12, 12), "RGB")
     assert_alike(predict(tmp_path / "out", image, tmp_path, ("raykd", "torchvision")), answers(colour, image))
@@ -265,6 +276,17 @@ def test_a_large_picture_is_scaled_turned_and_freed_of_transparency(grey: Path, 
     Image.new("L", (32, 32), 255).save("white.png")
     glass, white = (predict(tmp_path / "out", tmp_path / f"{n}.png", tmp_path, ("raykd",)) for n in ("glass", "white"))
     assert glass == white
+    deep = np.asarray(digit).astype(np.uint16) * 257
+    for name in ("deep.png", "deep.tif", "deep.pgm"):
+        Image.fromarray(deep).save(name)
+        assert predict(tmp_path / "out", tmp_path / name, tmp_path, ("raykd", "torch")) == plain
+    for pixels in (deep.astype(np.float32), deep.astype(np.int32)):
+        Image.fromarray(pixels).save("wide.tif")
+        done = subprocess.run(
+            [sys.executable, "out/predict.py", "wide.tif"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and done.stderr.startswith("wide.tif has pixels of mode ")
+        assert done.stderr.count("\n") == 1
     done = subprocess.run([sys.executable, "out/predict.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "python predict.py IMAGE" in done.stderr and "Traceback" not in done.stderr
 
@@ -376,6 +398,56 @@ def test_without_test_split_and_generator_random_pixels_are_compared(
     assert "random pixels bear no labels" in Path("out/README.md").read_text()
     with pytest.raises(UsageError, match="gone"):
         raykd.export(run.path, "int8", int8=True)
+
+
+def test_a_run_whose_record_is_lost_does_not_pass_for_data_free(grey: Path, tmp_path: Path) -> None:
+    run = copied(grey, tmp_path)
+    for name in ("environment.json", "status.json"):
+        (run.path / name).unlink()
+    raykd.export(run.path, "out")
+    card = Path("out/README.md").read_text()
+    assert "| data opened, train | unknown: the run's record is lost |" in card and "no image of the data" not in card
+    about = onnxruntime.InferenceSession("out/student.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(about["data_opened"]) == "unknown: the run's record is lost"
+
+
+def test_eight_bits_are_calibrated_on_other_images_than_they_are_compared_on(colour: Path) -> None:
+    run = RunDirectory(colour)
+    spec, workspace = run.data(), Workspace(None, colour.parent)
+    assert spec is not None
+    images = RunImages(run, spec, workspace, World.alone())
+    shown, calibration = images.to_compare().pixels, images.to_calibrate().pixels
+    source, _, _ = open_source(run, workspace, World.alone())
+    expected = torch.empty(512, 3, 16, 16)
+    for positions, made in source.images(range(1024, 1536)):
+        expected[positions] = made
+    expected = (255 * spec.denormalise(expected).clamp(0, 1)).round()[..., 2:-2, 2:-2]
+    assert torch.equal(calibration, expected.to(torch.uint8))
+    assert not {one.numpy().tobytes() for one in shown} & {one.numpy().tobytes() for one in calibration}
+
+
+def test_a_sound_student_is_exported_though_its_generators_are_damaged(
+    colour: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copied(colour, tmp_path)
+    shutil.rmtree(max(run.checkpoints.glob("step_*")))
+    made = raykd.export(run.path, "out")
+    assert (made.compared_on, made.model.same_answers) == ("random pixels", 256)
+    (warning,) = [one.getMessage() for one in caplog.records if "random ones" in one.getMessage()]
+    assert "the run's own images cannot be had" in warning and "restore it" in warning
+    with pytest.raises(CorruptError, match="the checkpoint of step 4"):
+        raykd.export(run.path, "int8", int8=True)
+
+
+def test_images_of_a_run_are_made_with_the_copy_of_its_teacher(colour: Path, tmp_path: Path) -> None:
+    run = copied(colour, tmp_path)
+    record = read_json(run.path / "experiment.json", "")
+    (entry,) = record["runs"].values()
+    entry["recipe"]["teacher"]["weights"] = "gone.safetensors"
+    write_json(run.path / "experiment.json", record)
+    assert raykd.export(run.path, "without").compared_on == "random pixels"
+    shutil.copytree(colour.parent / "weights", tmp_path / "runs/weights")
+    assert raykd.export(run.path, "with").compared_on == "synthetic images of colour-00000000-s0"
 
 
 def copied(path: Path, tmp_path: Path) -> RunDirectory:
