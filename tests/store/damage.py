@@ -32,7 +32,7 @@ RUN = (
 STUDENTS = ("last.safetensors", "blind.safetensors", "best.safetensors", "state.pt", "manifest.json")
 FILES: dict[str, tuple[str, ...]] = {
     "finished": (
-        *RUN, "samples", "samples/step_0000006.png", "student.safetensors",
+        *RUN, "samples", "samples/step_0000006.png", "student.safetensors", "breakdown.json",
         *(f"checkpoints/step_0000006/{name}" for name in STUDENTS), "checkpoints/step_0000006",
     ),
     "stopped": (
@@ -51,7 +51,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "weights": ("*.safetensors",),
     "set": ("manifest.json", "train-00000-of-00001.parquet"),
     "logits": ("*.parquet", "*.lock"),
-    "search": ("study.db", "search.json", "best.yaml", ".tuners", "figures", "figures/history.html"),
+    "search": ("study.db", "search.json", "trials.json", "best.yaml", ".tuners", "figures", "figures/history.html"),
 }  # fmt: skip
 """What there is to damage. Of checkpoints the newest, whose files stand for those of the one before it."""
 
