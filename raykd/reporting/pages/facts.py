@@ -13,7 +13,7 @@ from raykd.errors import CorruptError, UsageError
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.results import Breakdown, Figures, RunResult
-from raykd.store.run_directory import RECIPE, RunDirectory
+from raykd.store.run_directory import ENVIRONMENT, RECIPE, RunDirectory
 
 _SEEDS_LOOKED_AT = 100
 
@@ -29,6 +29,8 @@ class RunFacts:
         result: None before it is finished.
         rows: of its reports, numbers alone.
         breakdowns: by network, ``student`` and ``teacher``.
+        opened: ``name/split`` of what it has opened, by role; a role that was not noted is not there.
+        lost: what was noted and cannot be read any more, for the reader of a page.
         class_names: as the student knows them; empty where they have none.
     """
 
@@ -39,6 +41,8 @@ class RunFacts:
     result: RunResult | None
     rows: Sequence[Mapping[str, float]]
     breakdowns: Mapping[str, Breakdown]
+    opened: Mapping[str, Sequence[str]]
+    lost: Sequence[str] = ()
     class_names: Sequence[str] = ()
 
     @property
@@ -135,6 +139,7 @@ def read_run(run: RunDirectory) -> RunFacts:
         data = run.data()
     except CorruptError:  # whoever shows images to the student is told; here it only names classes
         data = None
+    opened, lost = _read_opened(run)
     return RunFacts(
         run,
         experiment,
@@ -143,8 +148,19 @@ def read_run(run: RunDirectory) -> RunFacts:
         run.result(),
         [_numbers_of(row) for row in run.rows()],
         run.breakdowns(),
+        opened,
+        lost,
         data.class_names if data is not None else (),
     )
+
+
+def _read_opened(run: RunDirectory) -> tuple[dict[str, list[str]], list[str]]:
+    """Return what a run has opened, by role, and what is to be said where that is lost."""
+    try:
+        found = run.data_opened()
+    except CorruptError:  # who builds on the run is refused; a page says so and shows all else
+        return {}, [f"{ENVIRONMENT} is damaged: what the run has opened is lost, and with it whether it is data-free"]
+    return {role: [*map(str, sets)] for role, sets in found.items() if isinstance(sets, list)}, []
 
 
 def _numbers_of(row: Mapping[str, Any]) -> dict[str, float]:

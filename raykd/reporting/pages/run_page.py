@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -85,7 +85,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
             "compact",
         ),
         machine=_machine(facts.environment),
-        is_data_free=result is not None and not facts.run.data_opened().get("train"),
+        opening="" if result is None else _opening(facts.opened),
     )
 
 
@@ -167,7 +167,7 @@ def _warnings(facts: RunFacts) -> list[str]:
     found = facts.result.warnings if facts.result is not None else facts.status.get("warnings")
     reason = facts.status.get("reason")
     ended = [f"{facts.state}: {reason}"] if reason and facts.result is None else []
-    return [*ended, *map(str, found or [])]
+    return [*ended, *facts.lost, *map(str, found or [])]
 
 
 def _costs(facts: RunFacts) -> list[Fact]:
@@ -302,10 +302,25 @@ def _reliability(facts: RunFacts) -> Chart | None:
     return reliability_chart("Calibration", found) if "student" in found else None
 
 
+def _opening(opened: Mapping[str, Sequence[str]]) -> str:
+    """Say whether training images were opened, no more than was noted; nothing where the run trained on them."""
+    if "train" not in opened:
+        return "What it has opened was not noted."
+    if opened["train"]:
+        return ""
+    calibration = opened.get("calibration")
+    if calibration:
+        return f"Not trained on images of the data; opened for statistics by class: {', '.join(calibration)}."
+    return "No training image was opened."
+
+
 def _data(facts: RunFacts) -> Table:
-    opened: Mapping[str, Any] = facts.run.data_opened()
+    opened = {"train": None, **facts.opened}
     rows = [
-        Row([Cell(_ROLES.get(role, role)), Cell(", ".join(map(str, sets)) or "none")], is_own=role == "train")
+        Row(
+            [Cell(_ROLES.get(role, role)), Cell("not noted" if sets is None else ", ".join(sets) or "none")],
+            is_own=role == "train",
+        )
         for role, sets in opened.items()
         if sets or role == "train"
     ]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from raykd.files import write_json
 from raykd.recipe.recipe import dump_recipe, load_recipe
+from raykd.reporting.pages.comparison_page import comparison_page
 from raykd.reporting.pages.facts import differences, read_run, train_command
 from raykd.reporting.pages.run_page import run_page
 from raykd.store.rows import format_row
@@ -71,6 +73,50 @@ def test_a_run_before_its_first_report_has_a_page(tmp_path: Path) -> None:
     root = page_of(made_run(tmp_path, finished=False, reports=0))
     assert "Curves" not in titles(root)
     assert "No training image was opened." not in root.text, "nothing is known of a run that goes on"
+
+
+def note_opened(run: RunDirectory, opened: object) -> None:
+    """Let a run have noted what it opened, or with None nothing of it."""
+    noted = {name: one for name, one in run.environment().items() if name != "data_opened"}
+    write_json(run.path / "environment.json", noted if opened is None else {**noted, "data_opened": opened})
+    run.write_status(result={name: one for name, one in run.status()["result"].items() if name != "data_opened"})
+
+
+@pytest.mark.parametrize(
+    ("opened", "note", "row"),
+    [
+        ({"train": [], "calibration": [], "test": ["digits/test"]}, "No training image was opened.", "none"),
+        (
+            {"train": [], "calibration": ["digits/train"]},
+            "Not trained on images of the data; opened for statistics by class: digits/train.",
+            "none",
+        ),
+        ({"train": ["digits/train"], "calibration": []}, "", "digits/train"),
+        ({"test": ["digits/test"]}, "What it has opened was not noted.", "not noted"),
+        ({"train": None}, "What it has opened was not noted.", "not noted"),
+        ({}, "What it has opened was not noted.", "not noted"),
+        (None, "What it has opened was not noted.", "not noted"),
+    ],
+)
+def test_no_more_is_said_of_what_it_opened_than_was_noted(tmp_path: Path, opened: object, note: str, row: str) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    note_opened(run, opened)
+    root = page_of(run)
+    assert [one.text for one in root.one("div", "hero").all("p", "note")] == ([note] if note else [])
+    (table,) = [one for one in root.all("table") if one.all("th")[0].text == "data opened"]
+    assert [cell.text for cell in table.one("tbody").all("td")][:2] == ["to train on", row]
+
+
+def test_a_run_whose_ledger_is_lost_has_its_page_and_says_so(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    (run.path / "environment.json").write_text("{")
+    run.write_status(result={name: one for name, one in run.status()["result"].items() if name != "data_opened"})
+    root = page_of(run)
+    assert root.one("p", "big").text == "91.25%"
+    (said,) = root.one("section", "warnings").all("li")
+    assert said.text.startswith("environment.json is damaged: what the run has opened is lost")
+    assert "No training image was opened." not in root.text
+    assert said.text in parsed(comparison_page([read_run(run)], tmp_path)).one("section", "warnings").text
 
 
 def test_figures_on_too_few_classes_are_not_shown(tmp_path: Path) -> None:
