@@ -208,7 +208,7 @@ def train_command(facts: RunFacts, shown: str) -> str:
 
     ``shown`` is how the run's directory is called, whose own recipe is the way else.
     """
-    base = packaged_recipe(facts.recipe.name)
+    base, words = packaged_recipe(facts.recipe.name), [f"{shown}/{RECIPE}"]
     if base is not None:
         pairs = [f"{key}={value}" for key, _, value in differences(base, facts.recipe) if value]
         try:
@@ -216,5 +216,19 @@ def train_command(facts: RunFacts, shown: str) -> str:
         except UsageError:
             again = base
         if again == facts.recipe:
-            return shlex.join(["raykd", "train", base.name, *pairs])
-    return shlex.join(["raykd", "train", f"{shown}/{RECIPE}"])
+            words = [base.name, *pairs]
+    precision = facts.environment.get("precision")
+    options = ["--precision", precision] if precision == "bf16" else []  # which no recipe has
+    return shlex.join(["raykd", "train", *words, *options])
+
+
+def train_notes(facts: RunFacts) -> list[str]:
+    """Return what ``train_command`` cannot name: the store, and the cluster of several workers."""
+    if facts.result is None:
+        notes = ["In its own store this goes on with the run; to begin anew, name another store with --out."]
+    else:
+        notes = ["Name another store with --out: in its own one the finished run is read, and not trained again."]
+    workers = facts.environment.get("workers")
+    if isinstance(workers, int) and workers > 1:
+        notes.append(f"It was trained by {workers} workers: name their cluster with --cluster.")
+    return notes

@@ -13,7 +13,7 @@ from raykd.recipe.recipe import dump_recipe
 from raykd.reporting.follow import format_duration
 from raykd.reporting.pages.charts import Chart, reliability_chart
 from raykd.reporting.pages.curves import curve_groups
-from raykd.reporting.pages.facts import RunFacts, differences, packaged_recipe, train_command
+from raykd.reporting.pages.facts import RunFacts, differences, packaged_recipe, train_command, train_notes
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Mark, Part, Row, Table, link_to, make_scale, numbers
 from raykd.results import Breakdown, Figures
@@ -77,6 +77,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         reliability=_reliability(facts),
         data=_data(facts),
         command=train_command(facts, shown),
+        notes=train_notes(facts),
         recipe=dump_recipe(recipe),
         base=base,
         changed=Table(

@@ -10,7 +10,7 @@ import pytest
 from raykd.files import write_json
 from raykd.recipe.recipe import dump_recipe, load_recipe
 from raykd.reporting.pages.comparison_page import comparison_page
-from raykd.reporting.pages.facts import differences, read_run, train_command
+from raykd.reporting.pages.facts import differences, read_run, train_command, train_notes
 from raykd.reporting.pages.run_page import run_page
 from raykd.store.rows import format_row
 from raykd.store.run_directory import RunDirectory
@@ -199,6 +199,25 @@ def test_the_command_leads_to_the_same_recipe(tmp_path: Path, overrides: tuple[s
     _, verb, source, *pairs = shlex.split(train_command(facts, "runs/x"))
     assert verb == "train"
     assert load_recipe(source, pairs) == facts.recipe
+
+
+def test_what_no_recipe_has_is_told_beside_the_command(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    write_json(run.path / "environment.json", {**run.environment(), "precision": "bf16", "workers": 4})
+    root = page_of(run)
+    assert shlex.split(root.one("pre", "command").text) == ["raykd", "train", "dafl_digits", "--precision", "bf16"]
+    assert train_notes(read_run(run)) == [
+        "Name another store with --out: in its own one the finished run is read, and not trained again.",
+        "It was trained by 4 workers: name their cluster with --cluster.",
+    ]
+    assert all(note in root.text for note in train_notes(read_run(run)))
+
+
+def test_an_unfinished_run_goes_on_in_its_store(tmp_path: Path) -> None:
+    facts = read_run(made_run(tmp_path, finished=False))
+    (note,) = train_notes(facts)
+    assert note.startswith("In its own store this goes on with the run")
+    assert train_command(facts, "x") == "raykd train dafl_digits"
 
 
 def test_a_recipe_of_the_users_is_trained_from_its_directory(tmp_path: Path) -> None:
