@@ -95,10 +95,14 @@ def _has_page(run: RunDirectory) -> bool:
 
 
 def _keep(write: Callable[[], None], what: str) -> None:
-    if os.environ.get("RAYKD_REPORT") == "0":
-        return
+    if os.environ.get("RAYKD_REPORT") != "0":
+        keep_by_product(write, f"report.html of {what}")
+
+
+def keep_by_product(write: Callable[[], None], what: str) -> None:
+    """Write what nothing depends on; an error is a warning that there is no ``what``."""
     try:
         write()
-    except Exception as error:  # whatever it is, what the page tells of is finished
-        logger.warning("no report.html of %s: %s: %s", what, type(error).__name__, error)
+    except Exception as error:  # whatever it is, what the by-product tells of is finished
+        logger.warning("no %s: %s: %s", what, type(error).__name__, error)
         logger.debug("", exc_info=True)
