@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.reporting.pages.charts import Axis, Chart, Curve, Point, path_chart, point_chart
-from raykd.reporting.pages.facts import short_yaml
+from raykd.reporting.pages.facts import finite, short_yaml
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Part, Row, Table, link_to, numbers
 from raykd.results import SearchRecord, SearchResult, TrialRecord
@@ -62,9 +62,16 @@ def _of_best(report: SearchResult) -> list[TrialRecord]:
 
 
 def _ranked(trials: Sequence[TrialRecord], objectives: Mapping[str, str]) -> list[tuple[TrialRecord, float]]:
-    """Return the complete trials, each with its rank by the first objective, from 0 (the worst) to 1."""
+    """Return the complete trials whose values are finite, each with its rank from 0 (the worst) to 1.
+
+    The rank is by the first objective.
+    """
     name, direction = next(iter(objectives.items()))
-    complete = [one for one in trials if one.state == "complete" and one.values is not None and name in one.values]
+    complete = [
+        one
+        for one in trials
+        if one.state == "complete" and all(finite((one.values or {}).get(each)) is not None for each in objectives)
+    ]
     order = sorted(complete, key=lambda one: _value(one, name) * (1 if direction == "maximize" else -1))
     places = {one.trial: index / max(1, len(order) - 1) for index, one in enumerate(order)}
     return [(one, places[one.trial]) for one in complete]
@@ -134,7 +141,7 @@ def _slices(
     for key in sorted(fields, key=lambda key: -shares.get(key, 0.0))[:_MOST_SLICES]:
         with_it = [(one, rank) for one, rank in ranked if key in one.parameters]
         places = [one.parameters[key] for one, _ in with_it]
-        are_numbers = all(isinstance(place, int | float) and not isinstance(place, bool) for place in places)
+        are_numbers = all(finite(place) is not None for place in places)
         points = [
             _point(one, place if are_numbers else _text(place), _value(one, objective), rank)
             for (one, rank), place in zip(with_it, places, strict=True)
@@ -156,9 +163,10 @@ def _paths(
 
 
 def _placed(value: Any) -> float | str | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    return _text(value)
+    if value is None:
+        return None
+    number = finite(value)
+    return _text(value) if number is None else number
 
 
 def _table(trials: Sequence[TrialRecord], objectives: Sequence[str], best: set[int], store: Path, start: Path) -> Table:
@@ -192,5 +200,4 @@ def _table(trials: Sequence[TrialRecord], objectives: Sequence[str], best: set[i
 
 
 def _parameter(value: Any) -> Cell:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(_text(value), float(value) if is_number else None)
+    return Cell(_text(value), finite(value))

@@ -1,6 +1,8 @@
 """Pages of several runs, of searches, tables and stores."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +85,20 @@ def test_two_objectives_have_a_front(tmp_path: Path) -> None:
     assert root.one("pre", "command").text.endswith("made-0/best-1.yaml")
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_trials_without_finite_values_are_in_the_table_and_not_drawn(tmp_path: Path, odd: float) -> None:
+    record = made_record(6, "accuracy", "latency")
+    trials = list(record.trials)
+    trials[0] = replace(trials[0], values={"accuracy": 80.0, "latency": odd})
+    trials[2] = replace(trials[2], values={"accuracy": odd, "latency": 1.0}, test_top1=odd)
+    trials[3] = replace(trials[3], parameters={**trials[3].parameters, "student_optim.lr": odd})
+    folder = made_search(tmp_path, replace(record, trials=trials), "accuracy", "latency")
+    root = written(write.write_search(folder))
+    assert len(root.one("table", "sortable").one("tbody").all("tr")) == 6
+    for title in ("History of accuracy", "History of latency", "Pareto front", "student_optim.lr"):
+        assert len(hover(root, title)["paths"]) == 3, title  # type: ignore[arg-type]
+
+
 def test_a_search_of_before_trials_were_kept_shows_the_best(tmp_path: Path) -> None:
     root = written(write.write_search(made_search(tmp_path, None)))
     assert "Best trials" in [one.text for one in root.all("h2")]
@@ -103,11 +119,11 @@ def test_a_record_of_trials_is_read_back() -> None:
     assert SearchRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
-def made_table(tmp_path: Path) -> Path:
+def made_table(tmp_path: Path, top1: float = 94.0) -> Path:
     table = saved(tmp_path)
     entries = table_entries(table, quick=False)
     ids = [run.run_id for run in entries[0].runs]
-    results = {ids[0]: result(0, 90.0), ids[1]: result(1, 94.0)}
+    results = {ids[0]: result(0, 90.0), ids[1]: result(1, top1)}
     report = table_report(
         table.model_copy(update={"title": HOSTILE}),
         entries,
@@ -120,7 +136,8 @@ def made_table(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "tables" / "made"
     folder.mkdir(parents=True)
     (folder / "table.json").write_text(json.dumps(report.to_dict(), indent=1))
-    assert TableResult.from_dict(json.loads((folder / "table.json").read_text())) == report
+    if math.isfinite(top1):
+        assert TableResult.from_dict(json.loads((folder / "table.json").read_text())) == report
     page = tmp_path / "runs" / ids[1] / "report.html"
     page.parent.mkdir()
     page.write_text("a page")
@@ -138,6 +155,13 @@ def test_a_table_has_published_beside_measured(tmp_path: Path) -> None:
     assert link.text == "s1"
     assert link.attributes["href"].startswith("../../") and link.attributes["href"].endswith("-s1/report.html")
     assert "not finite" in root.text
+
+
+def test_a_mean_that_is_not_finite_is_not_drawn(tmp_path: Path) -> None:
+    folder = made_table(tmp_path, float("nan"))
+    first = written(write.write_table(folder)).all("table", "published")[0].one("tbody").all("tr")[0]
+    assert len(first.all("i")) == 1, "the published figure alone"
+    assert len(first.all("b")) == 1, "what is written, without a band"
 
 
 @pytest.mark.parametrize("content", ["[]", '{"rows": 3}', '{"table": "x", "rows": []}'])

@@ -145,6 +145,47 @@ def test_seeds_and_controls_beside_it_are_told_with_links_to_pages_that_are_ther
     assert other.name not in root.text
 
 
+def test_an_unfinished_run_is_not_among_the_seeds_that_it_stands_beside(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT, top1=10.0, finished=False)
+    made_run(tmp_path, overrides=(*SHORT, "seed=1"), top1=90.0)
+    assert "seeds" not in page_of(run).one("dl", "ladder").text, "one alone has no spread"
+    made_run(tmp_path, overrides=(*SHORT, "seed=2"), top1=94.0)
+    facts = read_run(run)
+    assert [one.recipe.seed for one in facts.seeds] == [1, 2]
+    assert facts.seeds is facts.seeds, "read once"
+    ladder = page_of(run).one("dl", "ladder")
+    assert "2 seeds" in [one.text for one in ladder.all("dt")]
+    assert "92.00 ± 2.83" in [one.text for one in ladder.all("dd")]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "large"])
+def test_figures_that_are_no_finite_numbers_are_left_out(tmp_path: Path, odd: float) -> None:
+    runs = [made_run(tmp_path, overrides=(*SHORT, f"seed={seed}"), top1=90.0 + seed) for seed in range(2)]
+    run, result = runs[0], runs[0].status()["result"]
+    keys = ("accuracy/top1", "agreement", "kl", "ece", "blind/agreement", "step")
+    broken = {name: {**result[name], **dict.fromkeys(keys, odd)} for name in ("last", "blind", "best")}
+    run.write_status(
+        result={**result, **broken, "teacher/accuracy/top1": odd, "images/classes": odd, "images": odd, "seconds": odd}
+    )
+    run.append_row({"step": 24, "agreement": odd, "kl": 0.25, "accuracy/top1": odd})
+    facts = read_run(run)
+    assert facts.rows[-1] == {"step": 24.0, "kl": 0.25}
+    assert (facts.student.top1, facts.headline) == (None, None)
+    root = page_of(run)
+    assert root.all("dl", "ladder") == []
+    assert not {"nan", "inf"} & {cell.text for cell in root.all("td")}
+    ladder = page_of(runs[1]).one("dl", "ladder")
+    assert [one.text for one in ladder.all("dt")] == ["teacher", "student (blind)", ""]
+    summary = parsed(comparison_page([facts, read_run(runs[1])], tmp_path)).all("table")[0]
+    assert [cell.text for cell in summary.one("tbody").all("td")][:3] == ["dafl_digits", "2", "91.00"]
+
+
+def test_a_moment_that_is_none_is_unknown(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    (run.path / "status.json").write_text(json.dumps({**run.status(), "updated": 1e300}))
+    assert "at a time unknown" in [one.text for one in page_of(run).all("span")]
+
+
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     run = made_run(tmp_path, names=(HOSTILE, "b", "c"), warnings=[HOSTILE])
     status = json.loads((run.path / "environment.json").read_text())
