@@ -57,6 +57,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
     changed = [] if base is None else differences(base, recipe)
     teacher = _teacher(facts)
     lines = {} if teacher is None or teacher.top1 is None else {"teacher": teacher.top1}
+    bars, are_lowest = _class_bars(facts)
     return render(
         "run",
         title=recipe.name,
@@ -71,7 +72,8 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         quality=_quality(facts),
         groups=curve_groups({"": [facts.rows]}, {"accuracy/top1": lines}),
         sheets=_sheets(facts),
-        classes=_class_bars(facts),
+        classes=bars,
+        are_lowest=are_lowest,
         matrix=_matrix(facts),
         confusions=_confusions(facts),
         reliability=_reliability(facts),
@@ -181,7 +183,9 @@ def _costs(facts: RunFacts) -> list[Fact]:
     if "waiting/others" in last:
         found.append(Fact("of it waiting for workers", f"{last['waiting/others']:.0f} %", "at the last report"))
     steps = f"{facts.steps:,}" if facts.result is not None else f"{facts.step:,} of {facts.steps:,}"
-    found.append(Fact("steps", steps, f"batches of {schedule.global_batch:,}"))
+    # A method with a pool, or that is called for images beside its steps, makes others than a batch a step.
+    is_batch_a_step = result is None or result.images in (None, facts.steps * schedule.global_batch)
+    found.append(Fact("steps", steps, f"batches of {schedule.global_batch:,}" if is_batch_a_step else ""))
     if result is not None and result.images is not None:
         speed = f"{last['images_per_second']:,.0f} / s" if "images_per_second" in last else ""
         found.append(Fact("images", f"{result.images:,.0f}", speed))
@@ -228,11 +232,11 @@ def _names(facts: RunFacts, count: int) -> list[str]:
     return names if len(names) == count else [str(index) for index in range(count)]
 
 
-def _class_bars(facts: RunFacts) -> list[Bar]:
-    """Return the accuracy of each class, the lowest first: of many classes only the lowest."""
+def _class_bars(facts: RunFacts) -> tuple[list[Bar], bool]:
+    """Return the accuracy of each class, and whether these are only the lowest, of many classes."""
     student, teacher = facts.breakdowns.get("student"), facts.breakdowns.get("teacher")
     if student is None:
-        return []
+        return [], False
     names = _names(facts, len(student.images))
     known = [(accuracy, index) for index, accuracy in enumerate(student.accuracies) if accuracy is not None]
     many = len(known) > _MATRIX_CLASSES
@@ -244,7 +248,7 @@ def _class_bars(facts: RunFacts) -> list[Bar]:
             parts.append(Part(round(other, 2), "--series-8"))
             value += f" ({other:.1f})"
         bars.append(Bar(names[index], value, parts))
-    return bars
+    return bars, many
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """The page of a search: how its trials went, which fields decided, and all of them in a table that can be sorted."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raykd.reporting.pages.charts import Axis, Chart, Curve, Point, path_chart, point_chart
 from raykd.reporting.pages.facts import finite, short_yaml
@@ -12,6 +13,7 @@ from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Part, Row, Table,
 from raykd.results import SearchRecord, SearchResult, TrialRecord
 from raykd.store.run_directory import RunDirectory
 
+_STATES = ("complete", "pruned", "failed", "running")
 _MOST_SLICES = 12
 _MOST_PATHS = 300  # beyond, nothing can be told apart
 _SPREAD_FIELDS = 10  # axes of parallel coordinates
@@ -45,12 +47,14 @@ def search_page(report: SearchResult, record: SearchRecord | None, store: Path, 
         else [],
         counts=_counts(report),
         history=[_history(ranked, name, direction) for name, direction in report.objectives.items()] if ranked else [],
-        fronts=[_front(ranked, objectives, best)] if len(objectives) > 1 and ranked else [],
+        fronts=[_front(ranked, report.objectives, best)] if len(objectives) > 1 and ranked else [],
         importances=[(name, _importances(found)) for name, found in (record.importances if record else {}).items()],
         slices=list(_slices(ranked, objectives[0], record)) if ranked else [],
         paths=[_paths(ranked, objectives, record)] if len(ranked) > 1 else [],
         trials=_table(trials, objectives, best, store, start),
         is_whole=record is not None,
+        as_of=_as_of(report, record),
+        goes_on=report.trials.ended < report.trials.target,
         command=shlex.join(["raykd", "train", f"{shown}/{recipe}"]) if recipe and report.best else "",
     )
 
@@ -98,13 +102,19 @@ def _point(trial: TrialRecord, x: float | str, y: float, rank: float) -> Point:
 def _counts(report: SearchResult) -> list[Fact]:
     trials = report.trials
     found = [Fact("trials", f"{trials.ended} of {trials.target}")]
-    found += [
-        Fact(state, str(count))
-        for state in ("complete", "pruned", "failed", "running")
-        if (count := getattr(trials, state))
-    ]
+    found += [Fact(state, str(count)) for state in _STATES if (count := getattr(trials, state))]
     made = report.images_made or {}
     return found + [Fact(f"images made {when}", f"{images:,}") for when, images in made.items() if images]
+
+
+def _as_of(report: SearchResult, record: SearchRecord | None) -> int | None:
+    """Return the last trial that was kept where the counts are newer, as of a search at work; else None."""
+    if record is None:
+        return None
+    counts = Counter(one.state for one in record.trials)
+    if all(counts[state] == getattr(report.trials, state) for state in _STATES):
+        return None
+    return max((one.trial for one in record.trials), default=0)
 
 
 def _history(ranked: Sequence[tuple[TrialRecord, float]], name: str, direction: str) -> Chart:
@@ -115,14 +125,20 @@ def _history(ranked: Sequence[tuple[TrialRecord, float]], name: str, direction: 
     return point_chart(f"History of {name}", points, "trial", name, line=Curve("best so far", x, best))
 
 
-def _front(ranked: Sequence[tuple[TrialRecord, float]], objectives: Sequence[str], best: set[int]) -> Chart:
-    first, second = objectives[:2]
+def _front(ranked: Sequence[tuple[TrialRecord, float]], objectives: Mapping[str, str], best: set[int]) -> Chart:
+    """Return the trials by their first two objectives; of two there is a line of what the front reaches.
+
+    The first objective's best holds for all that the second may be worse than: to the right of a point where less is
+    better, to its left where more is. Of three objectives the front is a surface, and no line in this plane.
+    """
+    first, second = list(objectives)[:2]
     points = [_point(one, _value(one, second), _value(one, first), float(one.trial in best)) for one, _ in ranked]
+    if len(objectives) > 2:
+        return point_chart(f"Pareto front: {first}, {second}", points, second, first)
     front = sorted((_value(one, second), _value(one, first)) for one, _ in ranked if one.trial in best)
     line = Curve("front", [x for x, _ in front], [y for _, y in front])
-    return point_chart(
-        "Pareto front" if len(objectives) == 2 else f"Pareto front: {first}, {second}", points, second, first, line=line
-    )
+    holds: Literal["after", "before"] = "before" if objectives[second] == "maximize" else "after"
+    return point_chart("Pareto front", points, second, first, line=line, line_holds=holds)
 
 
 def _importances(found: Mapping[str, float]) -> list[Bar]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from raykd.errors import CorruptError, UsageError
+from raykd.files import write_json
 from raykd.recipe.table import table_entries
 from raykd.reporting.pages import write
+from raykd.reporting.pages.search_page import _front
 from raykd.reporting.tables import table_report
-from raykd.results import SearchRecord, TableResult
+from raykd.results import SearchRecord, TableResult, TrialRecord
 from raykd.store.run_directory import RunDirectory
 from tests.recipe.test_table import saved
 from tests.reporting.pages.made import HOSTILE, Element, made_record, made_run, made_search, parsed
@@ -99,8 +102,43 @@ def test_trials_without_finite_values_are_in_the_table_and_not_drawn(tmp_path: P
         assert len(hover(root, title)["paths"]) == 3, title  # type: ignore[arg-type]
 
 
+def front_of(directions: dict[str, str]) -> list[tuple[float, float]]:
+    """The corners of a front's line, in pixels, of trials of (latency, accuracy) = (1, 50), (2, 70) and (4, 80)."""
+    values = [(1.0, 50.0), (2.0, 70.0), (4.0, 80.0)]
+    trials = [
+        TrialRecord(index, "complete", {**dict.fromkeys(directions, 1.0), "accuracy": y, "latency": x}, {})
+        for index, (x, y) in enumerate(values)
+    ]
+    chart = _front([(one, 0.0) for one in trials], directions, {0, 1, 2})
+    lines = re.findall(r'<path d="([^"]*)"[^>]*stroke: ?var\(--series-1\)', str(chart.svg))
+    return [(float(x), float(y)) for line in lines for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", line)]
+
+
+def test_a_fronts_line_is_what_it_reaches(tmp_path: Path) -> None:
+    """Where less latency is better, 50 % holds from 1 up to 2; where more of it were, 70 % holds from 2 down to 1."""
+    for direction, is_before in (("minimize", False), ("maximize", True)):
+        corners = front_of({"accuracy": "maximize", "latency": direction})
+        first, second, third = corners[:3]
+        assert len(corners) == 5, direction
+        assert (first[0] == second[0], second[1] == third[1]) == (is_before, is_before)
+        assert (first[1] == second[1], second[0] == third[0]) == (not is_before, not is_before)
+    assert front_of({"accuracy": "maximize", "latency": "minimize", "parameters": "minimize"}) == []
+
+
+def test_trials_that_were_kept_before_the_counts_say_so(tmp_path: Path) -> None:
+    folder = made_search(tmp_path, made_record())
+    assert "as of trial" not in written(write.write_search(folder)).text
+    report = json.loads((folder / "search.json").read_text())
+    write_json(folder / "search.json", {**report, "trials": {**report["trials"], "complete": 8, "target": 20}})
+    root = written(write.write_search(folder))
+    assert {"How the trials went, as of trial 5", "Trials, as of trial 5"} < {one.text for one in root.all("h2")}
+    (folder / "trials.json").unlink()
+    assert "all are shown once the search has ended or was stopped" in written(write.write_search(folder)).text
+
+
 def test_a_search_of_before_trials_were_kept_shows_the_best(tmp_path: Path) -> None:
     root = written(write.write_search(made_search(tmp_path, None)))
+    assert "this search was made before they were kept" in root.text
     assert "Best trials" in [one.text for one in root.all("h2")]
     assert len(root.one("table", "sortable").one("tbody").all("tr")) == 1
 

@@ -3,6 +3,7 @@
 import json
 import random
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,27 @@ def test_many_classes_are_told_by_their_worst_and_their_confusions(tmp_path: Pat
     assert root.all("table", "confusion") == []
     assert "Most frequent confusions" in [one.text for one in root.all("h3")]
     assert len(root.one("div", "bars").children) < 200
+
+
+def test_only_classes_that_were_chosen_are_called_the_lowest(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    many = breakdown(50)
+    for found, said in ((many, True), (replace(many, confusions=()), True), (breakdown(20), False)):
+        run.write_breakdowns({"student": found})
+        (title,) = [one.text for one in page_of(run).all("h3") if one.text.startswith("Accuracy, %")]
+        assert title.endswith(": the lowest") == said
+    run.write_breakdowns({"student": replace(many, images=(10,) * 5 + (0,) * 45)})
+    (title,) = [one.text for one in page_of(run).all("h3") if one.text.startswith("Accuracy, %")]
+    assert not title.endswith(": the lowest"), "all classes that have images are there"
+
+
+def test_batches_are_told_where_each_step_is_one(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    batch = read_run(run).recipe.schedule.global_batch
+    for images, said in ((20 * batch, f"batches of {batch}"), (3_584_000, "")):
+        run.write_status(result={**run.status()["result"], "images": images})
+        (steps,) = [one for one in page_of(run).all("div") if one.all("dt") and one.all("dt")[0].text == "steps"]
+        assert [one.text for one in steps.all("small")] == ([said] if said else [])
 
 
 def test_pictures_that_are_none_or_too_large_are_left_out(tmp_path: Path) -> None:
