@@ -4,14 +4,22 @@ With ``RAYKD_REPORT=0`` in the environment none is written.
 """
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from raykd.errors import SetupError
+from raykd.store.mirror import Mirror
 from raykd.store.run_directory import STATUS, RunDirectory
 from raykd.store.workspace import Location, Workspace, open_workspace
 
 logger = logging.getLogger(__name__)
+
+_SILENCE_SECONDS = 600.0
+_silent_since: dict[str, float] = {}
+"""When a store did not answer, by its address: for a while it is asked for no more pages."""
 
 
 def keep_run_pages(run_ids: Iterable[str], workspace: Workspace, *, anew: bool = False) -> None:
@@ -60,7 +68,19 @@ def _write_run(run: RunDirectory, workspace: Workspace) -> None:
 
     page = write_run(run)
     if workspace.mirror is not None:
-        workspace.mirror.push_file(page, page.relative_to(workspace.store).as_posix())
+        _send(page, workspace.mirror)
+
+
+def _send(page: Path, mirror: Mirror) -> None:
+    """Upload a page in one try: a finished run does not wait minutes for it, nor once more for the next page."""
+    address, now = mirror.remote.address, time.monotonic()
+    if now - _silent_since.get(address, -math.inf) < _SILENCE_SECONDS:
+        return
+    try:
+        mirror.push_file(page, page.relative_to(mirror.local).as_posix(), once=True)
+    except SetupError as error:
+        _silent_since[address] = now
+        logger.warning("no %s goes to %s, they stay on this machine: %s", page.name, address, error)
 
 
 def _is_finished(run: RunDirectory) -> bool:
@@ -75,10 +95,14 @@ def _has_page(run: RunDirectory) -> bool:
 
 
 def _keep(write: Callable[[], None], what: str) -> None:
-    if os.environ.get("RAYKD_REPORT") == "0":
-        return
+    if os.environ.get("RAYKD_REPORT") != "0":
+        keep_by_product(write, f"report.html of {what}")
+
+
+def keep_by_product(write: Callable[[], None], what: str) -> None:
+    """Write what nothing depends on; an error is a warning that there is no ``what``."""
     try:
         write()
-    except Exception as error:  # whatever it is, what the page tells of is finished
-        logger.warning("no report.html of %s: %s: %s", what, type(error).__name__, error)
+    except Exception as error:  # whatever it is, what the by-product tells of is finished
+        logger.warning("no %s: %s: %s", what, type(error).__name__, error)
         logger.debug("", exc_info=True)

@@ -8,12 +8,16 @@ from raykd.distributed.host import preserved_process
 from raykd.distributed.world import World
 from raykd.errors import RaykdError, UsageError
 from raykd.results import Breakdown
-from raykd.store.remote import is_remote
-from raykd.store.run_directory import PAGE, RunDirectory
+from raykd.store.mirror import REPORT
+from raykd.store.remote import check_address, is_remote
+from raykd.store.run_directory import EXPERIMENT, PAGE, RECIPE, RunDirectory
 from raykd.store.workspace import Location, open_workspace, pull_run
 from raykd.tasks.evaluate import break_down_run
 
 logger = logging.getLogger(__name__)
+
+_KINDS = {EXPERIMENT, RECIPE, REPORT, "table.json"}
+"""What tells that a folder is a run, a search or a table."""
 
 
 def write_report(places: Sequence[Location], out: str | Path | None, data_root: Location | None) -> Path:
@@ -43,17 +47,33 @@ def write_report(places: Sequence[Location], out: str | Path | None, data_root: 
 
 
 def _pull(place: Location) -> Path:
-    """Return a folder of a store on this machine, brought there if need be."""
+    """Return a folder of a store on this machine, brought there if need be.
+
+    Raises:
+        UsageError: for a whole store elsewhere, of which all checkpoints would come along.
+    """
     if not is_remote(place):
         return Path(place)
-    bare, mark, options = str(place).partition("?")
+    bare, mark, options = check_address(str(place)).partition("?")
     store, _, name = bare.rstrip("/").rpartition("/")
+    if store.endswith("/"):  # of a bucket without a folder
+        raise _no_page_of(bare)
     workspace, alone = open_workspace(store + mark + options, None), World.alone()
+    assert workspace.mirror is not None, "the place is an address"
+    if not _KINDS & workspace.mirror.remote.entries(name, deep=False).keys():
+        raise _no_page_of(bare)
     workspace.pull([name], alone, checkpoints="none")
     run = RunDirectory(workspace.store / name)
     if run.exists:
         workspace.pull(run.experiment().built_upon, alone, checkpoints="none")
     return run.path
+
+
+def _no_page_of(address: str) -> UsageError:
+    return UsageError(
+        f"{address} is no run, search or table: in an object store name one of these, such as {address}/RUN; a whole "
+        "store is reported where it is a folder"
+    )
 
 
 def _break_down(place: Location, data_root: Location | None) -> dict[str, Breakdown] | None:

@@ -59,13 +59,19 @@ def build_report(
     )
 
 
-def build_record(study: Study, trials: Sequence[FrozenTrial], space: SearchSpace) -> SearchRecord:
-    """Return all of a search's started ``trials``, and how much each field has decided."""
+def build_record(
+    study: Study, trials: Sequence[FrozenTrial], space: SearchSpace, *, importances: bool = True
+) -> SearchRecord:
+    """Return all of a search's started ``trials``, and how much each field has decided.
+
+    Without ``importances``, which take seconds, nothing is said of the latter.
+    """
     objectives = list(study.metric_names or ())
+    explained = objectives if importances else []
     return SearchRecord(
         [_record(trial, space, objectives) for trial in trials],
         [key for key, dimension in space.space.items() if dimension.loguniform is not None],
-        {name: found for index, name in enumerate(objectives) if (found := _importances(study, index))},
+        {name: found for index, name in enumerate(explained) if (found := _importances(study, index))},
     )
 
 

@@ -120,17 +120,18 @@ class Mirror:
             for file in fnmatch.filter(there.keys() - relative.keys(), BEST_OF_FRONT):
                 self.remote.remove_file(f"{name}/{file}")
 
-    def push_file(self, path: Path, name: str) -> None:
-        """Upload one file; ``name`` is its path in the store.
+    def push_file(self, path: Path, name: str, *, once: bool = False) -> None:
+        """Upload one file; ``name`` is its path in the store. One that nothing depends on is tried ``once``.
 
         Raises:
-            SetupError: if the store does not answer for minutes.
+            SetupError: if the store does not answer for minutes, or the one time.
         """
+        remote = self.remote.tried_once() if once else self.remote
         found = path.stat()  # text may grow meanwhile
-        self.remote.push(path, name)
+        remote.push(path, name)
         self._sent[path] = (found.st_size, found.st_mtime_ns)
         if path.suffix not in _MUTABLE:
-            self._stamp(path, self.remote.entry(name))
+            self._stamp(path, remote.entry(name))
 
     def _is_uploaded(self, path: Path, there: Entry | None) -> bool:
         """Tell whether the store has this file, or one of the same name from others meanwhile."""

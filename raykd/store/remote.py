@@ -7,6 +7,7 @@ instance roles, ``GOOGLE_APPLICATION_CREDENTIALS``); an address never holds any.
 Azure is left out: where its client finds no credentials, it ends the process instead of raising.
 """
 
+import copy
 import logging
 import os
 import shutil
@@ -106,6 +107,12 @@ class Remote:
             raise SetupError(f"there is no bucket {bucket!r} that {scheme}:// shows us; make it, or name another")
         self._pauses = PAUSES
 
+    def tried_once(self) -> "Remote":
+        """Return the same folder for what is not worth waiting for: no call outlasts an outage."""
+        once = copy.copy(self)
+        once._pauses = ()
+        return once
+
     def display_name(self, name: str) -> str:
         """Return the address of what is called ``name`` here."""
         return join(self.address, name)
@@ -172,12 +179,12 @@ class Remote:
         with _local_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
 
-        def copy() -> None:
+        def copy_here() -> None:
             with self._filesystem.open_input_stream(self._path(name)) as stream, _LocalFile(staging, "wb") as file:
                 shutil.copyfileobj(stream, file, _CHUNK)
 
         try:
-            self._with_retries("fetch", name, copy)
+            self._with_retries("fetch", name, copy_here)
             with _local_errors(target):
                 staging.replace(target)
         finally:
@@ -191,12 +198,12 @@ class Remote:
             SetupError: if the store does not answer for minutes, or at once if the file here cannot be read.
         """
 
-        def copy() -> None:
+        def copy_there() -> None:
             # A small file is one request; a large one is sent in parts, of which a failure leaves nothing to see.
             with _LocalFile(source, "rb") as file, self._filesystem.open_output_stream(self._path(name)) as stream:
                 shutil.copyfileobj(file, stream, _CHUNK)
 
-        self._with_retries("write", name, copy)
+        self._with_retries("write", name, copy_there)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file."""

@@ -85,6 +85,19 @@ def test_a_run_in_an_object_store_is_brought_and_its_page_written_here(raykd: Ra
     assert not run.page.exists()
 
 
+def test_a_whole_object_store_is_refused_and_nothing_of_it_is_brought(
+    raykd: Raykd, s3: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYKD_CACHE", str(Path("cache").absolute()))
+    run, bucket = made_run(Path("there").absolute(), "kd_mnist"), s3.new_bucket()
+    Mirror(Remote(f"s3://{bucket}/runs"), run.path.parent).push(run.name)
+    for address in (f"s3://{bucket}/runs", f"s3://{bucket}/runs/nobody-s0", f"s3://{bucket}"):
+        told = raykd("report", address)
+        assert (told.exit_code, told.stdout) == (2, "")
+        assert f"{address} is no run, search or table: in an object store name one of these" in told.stderr
+    assert not [path for path in Path("cache").rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

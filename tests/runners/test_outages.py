@@ -4,6 +4,7 @@
 """
 
 import errno
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from raykd.runners.ray.trial import FAILED, INTERRUPTED, TrialTask, make_sets, r
 from raykd.runners.ray.worker import WorkerTask
 from raykd.runners.tune import search
 from raykd.search.attributes import RUN
-from raykd.search.setup import Search, plan_search
+from raykd.search.setup import Search, SearchStopped, plan_search
 from raykd.search.space_file import load_space
 from raykd.search.study import draw_values, end_trial, open_study
 from raykd.store.remote import Remote
@@ -326,14 +327,46 @@ def searched(what: Search) -> Any:
     return search(what, HERE, store=what.store, data_root=None, should_stop=bool, show=lambda report: None)
 
 
-def test_a_report_that_cannot_be_written_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    what = planned(tmp_path)
+def fill(what: Search) -> None:
+    """Let two trials of a search have ended."""
     study = open_study(what.space, what.objectives, what.folder, None)
     for number in range(2):
         one = study.ask()
         draw_values(one, what.space)
         one.set_user_attr(RUN, f"run-{number}")
         end_trial(study, one, [float(number)])
+
+
+def test_a_search_that_is_stopped_keeps_its_trials_and_draws_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYKD_REPORT")
+    what = planned(tmp_path, trials=3)
+    fill(what)
+    made = tuner.Tuning(what, HERE, Workspace(None, what.store), lambda: True, lambda report: None)
+    monkeypatch.setattr(made, "_on_ray", lambda *_: None)
+    with pytest.raises(SearchStopped, match="stopped with 2 of 3 trials finished"):
+        made.run()
+    kept = json.loads((what.folder / "trials.json").read_text())
+    assert ([one["run"] for one in kept["trials"]], kept["importances"]) == (["run-0", "run-1"], {})
+    assert not [name for name in ("figures", "report.html") if (what.folder / name).exists()]
+    assert searched(planned(tmp_path)).trials.complete == 2
+    assert (what.folder / "report.html").is_file(), "a search that comes to its end is drawn"
+    assert json.loads((what.folder / "trials.json").read_text())["importances"]
+
+
+def test_trials_that_cannot_be_kept_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    what = planned(tmp_path)
+    fill(what)
+    (what.folder / "trials.json" / "x").mkdir(parents=True)
+    with caplog.at_level("WARNING"):
+        assert searched(what).trials.complete == 2
+    assert any(one.getMessage().startswith("no trials.json of search made-") for one in caplog.records)
+
+
+def test_a_report_that_cannot_be_written_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = planned(tmp_path)
+    fill(what)
     (what.folder / "figures").symlink_to("/proc")
     with pytest.raises(SetupError, match=r"the search cannot go on \(/.*figures/.*the same command"):
         searched(what)

@@ -88,3 +88,20 @@ def test_the_page_goes_to_the_store_where_the_run_is(tmp_path: Path, s3: Server)
     remote = Remote(f"s3://{s3.new_bucket()}/runs")
     keep_run_pages([run.name], Workspace(None, tmp_path / "here", Mirror(remote, tmp_path / "here")))
     assert remote.read(f"{run.name}/report.html") == run.page.read_bytes()
+
+
+def test_a_store_that_does_not_answer_is_asked_once_and_the_pages_stay(
+    tmp_path: Path, s3: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [made_run(tmp_path, overrides=(*SHORT, f"seed={seed}")) for seed in range(2)]
+    remote = Remote(f"s3://{s3.new_bucket()}/runs")
+    workspace = Workspace(None, tmp_path, Mirror(remote, tmp_path))
+    s3.stop()
+    try:
+        with caplog.at_level(logging.WARNING):
+            keep_run_pages([run.name for run in runs], workspace)
+    finally:
+        s3.start()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"no report.html goes to {remote.address}, they stay on this machine: could not write")
+    assert all(run.page.is_file() for run in runs)

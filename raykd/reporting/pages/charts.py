@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -39,6 +39,7 @@ WIDTH, HEIGHT = 300, 196
 _MOST_POINTS = 400  # of a curve; the eye sees no more in such a width
 _WIDE_RANGE = 500.0  # from the smallest to the largest number, above which powers of ten are told apart
 _LONGEST_TICK = 14  # characters
+_STEPS = {"after": "steps-post", "before": "steps-pre"}
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,20 @@ def point_chart(
     *,
     is_log: bool = False,
     line: Curve | None = None,
+    line_holds: Literal["after", "before"] = "after",
     line_colour: int = 0,
 ) -> Chart:
-    """Draw points, over numbers or over words, coloured by their rank; a ``line`` goes through some of them."""
+    """Draw points, over numbers or over words, coloured by their rank; a ``line`` of steps goes through some of them.
+
+    Each of its values holds ``after`` its place, up to the next one, or ``before`` it.
+    """
     words = sorted({str(point.x) for point in points if isinstance(point.x, str)})
     places = [_place(point.x, words, index) for index, point in enumerate(points)]
     with drawing(WIDTH, HEIGHT) as figure:
         axes = add_axes(figure)
         scale(axes, "x", is_log=is_log and not words)
         if line is not None:
-            axes.plot(line.x, line.y, color=SERIES[line_colour], drawstyle="steps-post", linewidth=1.4)
+            axes.plot(line.x, line.y, color=SERIES[line_colour], drawstyle=_STEPS[line_holds], linewidth=1.4)
         colours = [_ramp(point.rank) for point in points]
         axes.scatter(places, [point.y for point in points], s=42, c=colours, edgecolors=CARD, linewidths=0.8, zorder=3)
         scale(axes, "y", is_log=False)

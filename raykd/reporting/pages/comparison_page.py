@@ -32,8 +32,12 @@ def comparison_page(runs: Sequence[RunFacts], start: Path) -> str:
         groups=curve_groups({name: [one.rows for one in seeds] for name, seeds in groups.items()}, {}),
         differences=_differences(groups),
         runs=runs_table(runs, start),
-        warnings=[f"{one.run.name}: {text}" for one in runs if one.result for text in one.result.warnings or ()],
+        warnings=[f"{one.run.name}: {text}" for one in runs for text in _warnings(one)],
     )
+
+
+def _warnings(facts: RunFacts) -> list[str]:
+    return [*facts.lost, *((facts.result.warnings if facts.result is not None else None) or ())]
 
 
 def _groups(runs: Sequence[RunFacts]) -> dict[str, list[RunFacts]]:

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,11 @@ import yaml
 from raykd.errors import CorruptError, UsageError
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe, load_recipe
-from raykd.results import Breakdown, Figures, RunResult
-from raykd.store.run_directory import RECIPE, RunDirectory
+from raykd.results import SELECTIONS, Breakdown, Figures, RunResult
+from raykd.store.run_directory import ENVIRONMENT, RECIPE, RunDirectory
 
 _SEEDS_LOOKED_AT = 100
+_COSTS = ("images", "seconds", "teacher_forwards", "gpu_hours")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class RunFacts:
         result: None before it is finished.
         rows: of its reports, numbers alone.
         breakdowns: by network, ``student`` and ``teacher``.
+        opened: ``name/split`` of what it has opened, by role; a role that was not noted is not there.
+        lost: what was noted and cannot be read any more, for the reader of a page.
         class_names: as the student knows them; empty where they have none.
     """
 
@@ -39,6 +42,8 @@ class RunFacts:
     result: RunResult | None
     rows: Sequence[Mapping[str, float]]
     breakdowns: Mapping[str, Breakdown]
+    opened: Mapping[str, Sequence[str]]
+    lost: Sequence[str] = ()
     class_names: Sequence[str] = ()
 
     @property
@@ -93,23 +98,23 @@ class RunFacts:
                 None if self.not_judged else student.synthetic_agreement,
             ),
         ):
-            if figure is not None and math.isfinite(figure):
+            if figure is not None:
                 return name, figure
         return None
 
-    @property
+    @cached_property
     def controls(self) -> list["RunFacts"]:
         """Return the finished runs beside it whose figures are not the method's merit."""
         found = [self._beside(control.run_id) for control in self.experiment.controls]
         return [one for one in found if one is not None and one.result is not None]
 
-    @property
+    @cached_property
     def seeds(self) -> list["RunFacts"]:
-        """Return this run and the finished ones beside it that differ in the seed alone, by their seeds."""
+        """Return the finished runs that differ in the seed alone, this one perhaps among them, by their seeds."""
         folders = sorted(self.run.path.resolve().parent.glob(f"{self.stem}-s*"))[:_SEEDS_LOOKED_AT]
         found = [self if path.name == self.run.name else self._beside(path.name) for path in folders]
-        kept = [one for one in found if one is not None and (one is self or one.result is not None)]
-        return sorted(kept or [self], key=lambda one: one.recipe.seed)
+        kept = [one for one in found if one is not None and one.result is not None]
+        return sorted(kept, key=lambda one: one.recipe.seed)
 
     def beside(self, run_id: str) -> RunDirectory:
         """Return the directory of another run of the same store."""
@@ -135,21 +140,59 @@ def read_run(run: RunDirectory) -> RunFacts:
         data = run.data()
     except CorruptError:  # whoever shows images to the student is told; here it only names classes
         data = None
+    opened, lost = _read_opened(run)
     return RunFacts(
         run,
         experiment,
         run.status(),
         run.environment(),
-        run.result(),
+        _finite_result(run.result()),
         [_numbers_of(row) for row in run.rows()],
         run.breakdowns(),
+        opened,
+        lost,
         data.class_names if data is not None else (),
     )
 
 
+def _read_opened(run: RunDirectory) -> tuple[dict[str, list[str]], list[str]]:
+    """Return what a run has opened, by role, and what is to be said where that is lost."""
+    try:
+        found = run.data_opened()
+    except CorruptError:  # who builds on the run is refused; a page says so and shows all else
+        return {}, [f"{ENVIRONMENT} is damaged: what the run has opened is lost, and with it whether it is data-free"]
+    return {role: [*map(str, sets)] for role, sets in found.items() if isinstance(sets, list)}, []
+
+
+def finite(value: Any) -> float | None:
+    """Return a number as it can be drawn; None for what is none, is not finite, or is too large for a float."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def _numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
-    kept = {key: value for key, value in row.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    return {key: float(value) for key, value in kept.items() if math.isfinite(value)}
+    return {key: number for key, value in row.items() if (number := finite(value)) is not None}
+
+
+def _finite_result(result: RunResult | None) -> RunResult | None:
+    """Return a result without figures and costs that nobody can draw, as of a run that has diverged."""
+    if result is None:
+        return None
+    kept: dict[str, Any] = {name: finite(getattr(result, name)) for name in _COSTS}
+    for name in (*SELECTIONS, "teacher"):
+        if (figures := getattr(result, name)) is not None:
+            kept[name] = _finite_figures(figures)
+    return replace(result, **kept, image_quality=_numbers_of(result.image_quality))
+
+
+def _finite_figures(figures: Figures) -> Figures:
+    names = [one.name for one in fields(figures) if one.name != "more"]
+    own: dict[str, Any] = {name: finite(getattr(figures, name)) for name in names}
+    return replace(figures, **own, more=_numbers_of(figures.more))
 
 
 def dotted(recipe: Recipe) -> dict[str, Any]:
@@ -192,7 +235,7 @@ def train_command(facts: RunFacts, shown: str) -> str:
 
     ``shown`` is how the run's directory is called, whose own recipe is the way else.
     """
-    base = packaged_recipe(facts.recipe.name)
+    base, words = packaged_recipe(facts.recipe.name), [f"{shown}/{RECIPE}"]
     if base is not None:
         pairs = [f"{key}={value}" for key, _, value in differences(base, facts.recipe) if value]
         try:
@@ -200,5 +243,19 @@ def train_command(facts: RunFacts, shown: str) -> str:
         except UsageError:
             again = base
         if again == facts.recipe:
-            return shlex.join(["raykd", "train", base.name, *pairs])
-    return shlex.join(["raykd", "train", f"{shown}/{RECIPE}"])
+            words = [base.name, *pairs]
+    precision = facts.environment.get("precision")
+    options = ["--precision", precision] if precision == "bf16" else []  # which no recipe has
+    return shlex.join(["raykd", "train", *words, *options])
+
+
+def train_notes(facts: RunFacts) -> list[str]:
+    """Return what ``train_command`` cannot name: the store, and the cluster of several workers."""
+    if facts.result is None:
+        notes = ["In its own store this goes on with the run; to begin anew, name another store with --out."]
+    else:
+        notes = ["Name another store with --out: in its own one the finished run is read, and not trained again."]
+    workers = facts.environment.get("workers")
+    if isinstance(workers, int) and workers > 1:
+        notes.append(f"It was trained by {workers} workers: name their cluster with --cluster.")
+    return notes

@@ -41,7 +41,10 @@ def render(template: str, **values: Any) -> str:
 
 def format_time(seconds: float) -> str:
     """Write a moment, in seconds since the epoch, to the minute."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):  # of a number in a file that is no moment
+        return "at a time unknown"
 
 
 @cache

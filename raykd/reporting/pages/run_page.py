@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,7 +13,7 @@ from raykd.recipe.recipe import dump_recipe
 from raykd.reporting.follow import format_duration
 from raykd.reporting.pages.charts import Chart, reliability_chart
 from raykd.reporting.pages.curves import curve_groups
-from raykd.reporting.pages.facts import RunFacts, differences, packaged_recipe, train_command
+from raykd.reporting.pages.facts import RunFacts, differences, packaged_recipe, train_command, train_notes
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Mark, Part, Row, Table, link_to, make_scale, numbers
 from raykd.results import Breakdown, Figures
@@ -57,6 +57,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
     changed = [] if base is None else differences(base, recipe)
     teacher = _teacher(facts)
     lines = {} if teacher is None or teacher.top1 is None else {"teacher": teacher.top1}
+    bars, are_lowest = _class_bars(facts)
     return render(
         "run",
         title=recipe.name,
@@ -71,12 +72,14 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         quality=_quality(facts),
         groups=curve_groups({"": [facts.rows]}, {"accuracy/top1": lines}),
         sheets=_sheets(facts),
-        classes=_class_bars(facts),
+        classes=bars,
+        are_lowest=are_lowest,
         matrix=_matrix(facts),
         confusions=_confusions(facts),
         reliability=_reliability(facts),
         data=_data(facts),
         command=train_command(facts, shown),
+        notes=train_notes(facts),
         recipe=dump_recipe(recipe),
         base=base,
         changed=Table(
@@ -85,7 +88,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
             "compact",
         ),
         machine=_machine(facts.environment),
-        is_data_free=result is not None and not facts.run.data_opened().get("train"),
+        opening="" if result is None else _opening(facts.opened),
     )
 
 
@@ -167,7 +170,7 @@ def _warnings(facts: RunFacts) -> list[str]:
     found = facts.result.warnings if facts.result is not None else facts.status.get("warnings")
     reason = facts.status.get("reason")
     ended = [f"{facts.state}: {reason}"] if reason and facts.result is None else []
-    return [*ended, *map(str, found or [])]
+    return [*ended, *facts.lost, *map(str, found or [])]
 
 
 def _costs(facts: RunFacts) -> list[Fact]:
@@ -180,7 +183,9 @@ def _costs(facts: RunFacts) -> list[Fact]:
     if "waiting/others" in last:
         found.append(Fact("of it waiting for workers", f"{last['waiting/others']:.0f} %", "at the last report"))
     steps = f"{facts.steps:,}" if facts.result is not None else f"{facts.step:,} of {facts.steps:,}"
-    found.append(Fact("steps", steps, f"batches of {schedule.global_batch:,}"))
+    # A method with a pool, or that is called for images beside its steps, makes others than a batch a step.
+    is_batch_a_step = result is None or result.images in (None, facts.steps * schedule.global_batch)
+    found.append(Fact("steps", steps, f"batches of {schedule.global_batch:,}" if is_batch_a_step else ""))
     if result is not None and result.images is not None:
         speed = f"{last['images_per_second']:,.0f} / s" if "images_per_second" in last else ""
         found.append(Fact("images", f"{result.images:,.0f}", speed))
@@ -227,11 +232,11 @@ def _names(facts: RunFacts, count: int) -> list[str]:
     return names if len(names) == count else [str(index) for index in range(count)]
 
 
-def _class_bars(facts: RunFacts) -> list[Bar]:
-    """Return the accuracy of each class, the lowest first: of many classes only the lowest."""
+def _class_bars(facts: RunFacts) -> tuple[list[Bar], bool]:
+    """Return the accuracy of each class, and whether these are only the lowest, of many classes."""
     student, teacher = facts.breakdowns.get("student"), facts.breakdowns.get("teacher")
     if student is None:
-        return []
+        return [], False
     names = _names(facts, len(student.images))
     known = [(accuracy, index) for index, accuracy in enumerate(student.accuracies) if accuracy is not None]
     many = len(known) > _MATRIX_CLASSES
@@ -243,7 +248,7 @@ def _class_bars(facts: RunFacts) -> list[Bar]:
             parts.append(Part(round(other, 2), "--series-8"))
             value += f" ({other:.1f})"
         bars.append(Bar(names[index], value, parts))
-    return bars
+    return bars, many
 
 
 @dataclass(frozen=True)
@@ -302,10 +307,25 @@ def _reliability(facts: RunFacts) -> Chart | None:
     return reliability_chart("Calibration", found) if "student" in found else None
 
 
+def _opening(opened: Mapping[str, Sequence[str]]) -> str:
+    """Say whether training images were opened, no more than was noted; nothing where the run trained on them."""
+    if "train" not in opened:
+        return "What it has opened was not noted."
+    if opened["train"]:
+        return ""
+    calibration = opened.get("calibration")
+    if calibration:
+        return f"Not trained on images of the data; opened for statistics by class: {', '.join(calibration)}."
+    return "No training image was opened."
+
+
 def _data(facts: RunFacts) -> Table:
-    opened: Mapping[str, Any] = facts.run.data_opened()
+    opened = {"train": None, **facts.opened}
     rows = [
-        Row([Cell(_ROLES.get(role, role)), Cell(", ".join(map(str, sets)) or "none")], is_own=role == "train")
+        Row(
+            [Cell(_ROLES.get(role, role)), Cell("not noted" if sets is None else ", ".join(sets) or "none")],
+            is_own=role == "train",
+        )
         for role, sets in opened.items()
         if sets or role == "train"
     ]

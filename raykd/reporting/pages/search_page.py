@@ -1,17 +1,19 @@
 """The page of a search: how its trials went, which fields decided, and all of them in a table that can be sorted."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raykd.reporting.pages.charts import Axis, Chart, Curve, Point, path_chart, point_chart
-from raykd.reporting.pages.facts import short_yaml
+from raykd.reporting.pages.facts import finite, short_yaml
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Part, Row, Table, link_to, numbers
 from raykd.results import SearchRecord, SearchResult, TrialRecord
 from raykd.store.run_directory import RunDirectory
 
+_STATES = ("complete", "pruned", "failed", "running")
 _MOST_SLICES = 12
 _MOST_PATHS = 300  # beyond, nothing can be told apart
 _SPREAD_FIELDS = 10  # axes of parallel coordinates
@@ -45,12 +47,14 @@ def search_page(report: SearchResult, record: SearchRecord | None, store: Path, 
         else [],
         counts=_counts(report),
         history=[_history(ranked, name, direction) for name, direction in report.objectives.items()] if ranked else [],
-        fronts=[_front(ranked, objectives, best)] if len(objectives) > 1 and ranked else [],
+        fronts=[_front(ranked, report.objectives, best)] if len(objectives) > 1 and ranked else [],
         importances=[(name, _importances(found)) for name, found in (record.importances if record else {}).items()],
         slices=list(_slices(ranked, objectives[0], record)) if ranked else [],
         paths=[_paths(ranked, objectives, record)] if len(ranked) > 1 else [],
         trials=_table(trials, objectives, best, store, start),
         is_whole=record is not None,
+        as_of=_as_of(report, record),
+        goes_on=report.trials.ended < report.trials.target,
         command=shlex.join(["raykd", "train", f"{shown}/{recipe}"]) if recipe and report.best else "",
     )
 
@@ -62,9 +66,16 @@ def _of_best(report: SearchResult) -> list[TrialRecord]:
 
 
 def _ranked(trials: Sequence[TrialRecord], objectives: Mapping[str, str]) -> list[tuple[TrialRecord, float]]:
-    """Return the complete trials, each with its rank by the first objective, from 0 (the worst) to 1."""
+    """Return the complete trials whose values are finite, each with its rank from 0 (the worst) to 1.
+
+    The rank is by the first objective.
+    """
     name, direction = next(iter(objectives.items()))
-    complete = [one for one in trials if one.state == "complete" and one.values is not None and name in one.values]
+    complete = [
+        one
+        for one in trials
+        if one.state == "complete" and all(finite((one.values or {}).get(each)) is not None for each in objectives)
+    ]
     order = sorted(complete, key=lambda one: _value(one, name) * (1 if direction == "maximize" else -1))
     places = {one.trial: index / max(1, len(order) - 1) for index, one in enumerate(order)}
     return [(one, places[one.trial]) for one in complete]
@@ -91,13 +102,19 @@ def _point(trial: TrialRecord, x: float | str, y: float, rank: float) -> Point:
 def _counts(report: SearchResult) -> list[Fact]:
     trials = report.trials
     found = [Fact("trials", f"{trials.ended} of {trials.target}")]
-    found += [
-        Fact(state, str(count))
-        for state in ("complete", "pruned", "failed", "running")
-        if (count := getattr(trials, state))
-    ]
+    found += [Fact(state, str(count)) for state in _STATES if (count := getattr(trials, state))]
     made = report.images_made or {}
     return found + [Fact(f"images made {when}", f"{images:,}") for when, images in made.items() if images]
+
+
+def _as_of(report: SearchResult, record: SearchRecord | None) -> int | None:
+    """Return the last trial that was kept where the counts are newer, as of a search at work; else None."""
+    if record is None:
+        return None
+    counts = Counter(one.state for one in record.trials)
+    if all(counts[state] == getattr(report.trials, state) for state in _STATES):
+        return None
+    return max((one.trial for one in record.trials), default=0)
 
 
 def _history(ranked: Sequence[tuple[TrialRecord, float]], name: str, direction: str) -> Chart:
@@ -108,14 +125,20 @@ def _history(ranked: Sequence[tuple[TrialRecord, float]], name: str, direction: 
     return point_chart(f"History of {name}", points, "trial", name, line=Curve("best so far", x, best))
 
 
-def _front(ranked: Sequence[tuple[TrialRecord, float]], objectives: Sequence[str], best: set[int]) -> Chart:
-    first, second = objectives[:2]
+def _front(ranked: Sequence[tuple[TrialRecord, float]], objectives: Mapping[str, str], best: set[int]) -> Chart:
+    """Return the trials by their first two objectives; of two there is a line of what the front reaches.
+
+    The first objective's best holds for all that the second may be worse than: to the right of a point where less is
+    better, to its left where more is. Of three objectives the front is a surface, and no line in this plane.
+    """
+    first, second = list(objectives)[:2]
     points = [_point(one, _value(one, second), _value(one, first), float(one.trial in best)) for one, _ in ranked]
+    if len(objectives) > 2:
+        return point_chart(f"Pareto front: {first}, {second}", points, second, first)
     front = sorted((_value(one, second), _value(one, first)) for one, _ in ranked if one.trial in best)
     line = Curve("front", [x for x, _ in front], [y for _, y in front])
-    return point_chart(
-        "Pareto front" if len(objectives) == 2 else f"Pareto front: {first}, {second}", points, second, first, line=line
-    )
+    holds: Literal["after", "before"] = "before" if objectives[second] == "maximize" else "after"
+    return point_chart("Pareto front", points, second, first, line=line, line_holds=holds)
 
 
 def _importances(found: Mapping[str, float]) -> list[Bar]:
@@ -134,7 +157,7 @@ def _slices(
     for key in sorted(fields, key=lambda key: -shares.get(key, 0.0))[:_MOST_SLICES]:
         with_it = [(one, rank) for one, rank in ranked if key in one.parameters]
         places = [one.parameters[key] for one, _ in with_it]
-        are_numbers = all(isinstance(place, int | float) and not isinstance(place, bool) for place in places)
+        are_numbers = all(finite(place) is not None for place in places)
         points = [
             _point(one, place if are_numbers else _text(place), _value(one, objective), rank)
             for (one, rank), place in zip(with_it, places, strict=True)
@@ -156,9 +179,10 @@ def _paths(
 
 
 def _placed(value: Any) -> float | str | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    return _text(value)
+    if value is None:
+        return None
+    number = finite(value)
+    return _text(value) if number is None else number
 
 
 def _table(trials: Sequence[TrialRecord], objectives: Sequence[str], best: set[int], store: Path, start: Path) -> Table:
@@ -192,5 +216,4 @@ def _table(trials: Sequence[TrialRecord], objectives: Sequence[str], best: set[i
 
 
 def _parameter(value: Any) -> Cell:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(_text(value), float(value) if is_number else None)
+    return Cell(_text(value), finite(value))

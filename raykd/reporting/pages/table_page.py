@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raykd.reporting.pages.facts import finite
 from raykd.reporting.pages.page import render
 from raykd.reporting.pages.parts import Fact, Mark, Scale, link_to, make_scale
 from raykd.reporting.tables import METRIC, format_measured, format_published, list_notes, summarize_costs
@@ -87,11 +88,12 @@ def _signed(value: float) -> str:
 
 
 def _figure(cell: TableCell) -> tuple[float, float] | None:
-    """Return mean and deviation of the student that counts."""
+    """Return mean and deviation of the student that counts, 0 for one that is not finite; None without a mean."""
     if cell.measured is None:
         return None
     spread = getattr(cell.measured, cell.measured.selected).get(METRIC)
-    return None if spread is None else (spread.mean, spread.sd)
+    mean = None if spread is None else finite(spread.mean)
+    return None if mean is None else (mean, finite(spread.sd) or 0.0)
 
 
 def _marks(cell: TableCell, *, is_control: bool) -> list[Mark]:

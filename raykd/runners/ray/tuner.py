@@ -24,7 +24,7 @@ from raykd.files import describe, held, sweep_folders, write_json
 from raykd.recipe.experiment import Experiment
 from raykd.results import SearchResult
 from raykd.runners.batch import run_batch
-from raykd.runners.pages import keep_run_pages, keep_search_page
+from raykd.runners.pages import keep_by_product, keep_run_pages, keep_search_page
 from raykd.runners.ray.heartbeat import WorkerWatch
 from raykd.runners.ray.internals import HEAD_RESOURCE
 from raykd.runners.ray.schedulers import make_scheduler
@@ -109,20 +109,32 @@ class Tuning:
                     self._signals.close()
         if self._outage:
             raise SetupError(self._outage)
-        report = replace(self._report(proposer.target), figures=write_figures(self._study, planned.folder / "figures"))
-        self._keep_pages()
+        report, ended = self._report(proposer.target), len(ended_trials(self._study))
+        stopped = self._should_stop() and ended < proposer.target  # then nobody waits for what is drawn
+        self._keep_trials(importances=not stopped)
+        if not stopped:
+            report = replace(report, figures=write_figures(self._study, planned.folder / "figures"))
+            self._keep_pages()
         self._push()
-        if self._should_stop() and len(ended_trials(self._study)) < proposer.target:
-            raise SearchStopped(len(ended_trials(self._study)), proposer.target)
+        if stopped:
+            raise SearchStopped(ended, proposer.target)
         if failure := proposer.failure():
             return replace(report, failure=failure)
         return report
 
+    def _keep_trials(self, *, importances: bool) -> None:
+        """Write all trials beside the report."""
+
+        def write() -> None:
+            trials, space = started_trials(self._study), self._planned.space
+            record = build_record(self._study, trials, space, importances=importances)
+            write_json(self._planned.folder / TRIALS, record.to_dict())
+
+        keep_by_product(write, f"{TRIALS} of search {self._planned.folder.name}")
+
     def _keep_pages(self) -> None:
-        """Write all trials beside the report, and the pages of the best runs and of the search."""
+        """Write the pages of the best runs and of the search."""
         folder, direction = self._planned.folder, OBJECTIVES[self._planned.objectives[0]]
-        record = build_record(self._study, started_trials(self._study), self._planned.space)
-        write_json(folder / TRIALS, record.to_dict())
         complete = [trial for trial in started_trials(self._study) if trial.state == TrialState.COMPLETE]
         complete.sort(key=lambda trial: trial.values[0], reverse=direction == "maximize")
         keep_run_pages(

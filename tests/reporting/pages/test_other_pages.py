@@ -1,16 +1,21 @@
 """Pages of several runs, of searches, tables and stores."""
 
 import json
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from raykd.errors import CorruptError, UsageError
+from raykd.files import write_json
 from raykd.recipe.table import table_entries
 from raykd.reporting.pages import write
+from raykd.reporting.pages.search_page import _front
 from raykd.reporting.tables import table_report
-from raykd.results import SearchRecord, TableResult
+from raykd.results import SearchRecord, TableResult, TrialRecord
 from raykd.store.run_directory import RunDirectory
 from tests.recipe.test_table import saved
 from tests.reporting.pages.made import HOSTILE, Element, made_record, made_run, made_search, parsed
@@ -83,8 +88,57 @@ def test_two_objectives_have_a_front(tmp_path: Path) -> None:
     assert root.one("pre", "command").text.endswith("made-0/best-1.yaml")
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_trials_without_finite_values_are_in_the_table_and_not_drawn(tmp_path: Path, odd: float) -> None:
+    record = made_record(6, "accuracy", "latency")
+    trials = list(record.trials)
+    trials[0] = replace(trials[0], values={"accuracy": 80.0, "latency": odd})
+    trials[2] = replace(trials[2], values={"accuracy": odd, "latency": 1.0}, test_top1=odd)
+    trials[3] = replace(trials[3], parameters={**trials[3].parameters, "student_optim.lr": odd})
+    folder = made_search(tmp_path, replace(record, trials=trials), "accuracy", "latency")
+    root = written(write.write_search(folder))
+    assert len(root.one("table", "sortable").one("tbody").all("tr")) == 6
+    for title in ("History of accuracy", "History of latency", "Pareto front", "student_optim.lr"):
+        assert len(hover(root, title)["paths"]) == 3, title  # type: ignore[arg-type]
+
+
+def front_of(directions: dict[str, str]) -> list[tuple[float, float]]:
+    """The corners of a front's line, in pixels, of trials of (latency, accuracy) = (1, 50), (2, 70) and (4, 80)."""
+    values = [(1.0, 50.0), (2.0, 70.0), (4.0, 80.0)]
+    trials = [
+        TrialRecord(index, "complete", {**dict.fromkeys(directions, 1.0), "accuracy": y, "latency": x}, {})
+        for index, (x, y) in enumerate(values)
+    ]
+    chart = _front([(one, 0.0) for one in trials], directions, {0, 1, 2})
+    lines = re.findall(r'<path d="([^"]*)"[^>]*stroke: ?var\(--series-1\)', str(chart.svg))
+    return [(float(x), float(y)) for line in lines for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", line)]
+
+
+def test_a_fronts_line_is_what_it_reaches(tmp_path: Path) -> None:
+    """Where less latency is better, 50 % holds from 1 up to 2; where more of it were, 70 % holds from 2 down to 1."""
+    for direction, is_before in (("minimize", False), ("maximize", True)):
+        corners = front_of({"accuracy": "maximize", "latency": direction})
+        first, second, third = corners[:3]
+        assert len(corners) == 5, direction
+        assert (first[0] == second[0], second[1] == third[1]) == (is_before, is_before)
+        assert (first[1] == second[1], second[0] == third[0]) == (not is_before, not is_before)
+    assert front_of({"accuracy": "maximize", "latency": "minimize", "parameters": "minimize"}) == []
+
+
+def test_trials_that_were_kept_before_the_counts_say_so(tmp_path: Path) -> None:
+    folder = made_search(tmp_path, made_record())
+    assert "as of trial" not in written(write.write_search(folder)).text
+    report = json.loads((folder / "search.json").read_text())
+    write_json(folder / "search.json", {**report, "trials": {**report["trials"], "complete": 8, "target": 20}})
+    root = written(write.write_search(folder))
+    assert {"How the trials went, as of trial 5", "Trials, as of trial 5"} < {one.text for one in root.all("h2")}
+    (folder / "trials.json").unlink()
+    assert "all are shown once the search has ended or was stopped" in written(write.write_search(folder)).text
+
+
 def test_a_search_of_before_trials_were_kept_shows_the_best(tmp_path: Path) -> None:
     root = written(write.write_search(made_search(tmp_path, None)))
+    assert "this search was made before they were kept" in root.text
     assert "Best trials" in [one.text for one in root.all("h2")]
     assert len(root.one("table", "sortable").one("tbody").all("tr")) == 1
 
@@ -103,11 +157,11 @@ def test_a_record_of_trials_is_read_back() -> None:
     assert SearchRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
-def made_table(tmp_path: Path) -> Path:
+def made_table(tmp_path: Path, top1: float = 94.0) -> Path:
     table = saved(tmp_path)
     entries = table_entries(table, quick=False)
     ids = [run.run_id for run in entries[0].runs]
-    results = {ids[0]: result(0, 90.0), ids[1]: result(1, 94.0)}
+    results = {ids[0]: result(0, 90.0), ids[1]: result(1, top1)}
     report = table_report(
         table.model_copy(update={"title": HOSTILE}),
         entries,
@@ -120,7 +174,8 @@ def made_table(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "tables" / "made"
     folder.mkdir(parents=True)
     (folder / "table.json").write_text(json.dumps(report.to_dict(), indent=1))
-    assert TableResult.from_dict(json.loads((folder / "table.json").read_text())) == report
+    if math.isfinite(top1):
+        assert TableResult.from_dict(json.loads((folder / "table.json").read_text())) == report
     page = tmp_path / "runs" / ids[1] / "report.html"
     page.parent.mkdir()
     page.write_text("a page")
@@ -138,6 +193,13 @@ def test_a_table_has_published_beside_measured(tmp_path: Path) -> None:
     assert link.text == "s1"
     assert link.attributes["href"].startswith("../../") and link.attributes["href"].endswith("-s1/report.html")
     assert "not finite" in root.text
+
+
+def test_a_mean_that_is_not_finite_is_not_drawn(tmp_path: Path) -> None:
+    folder = made_table(tmp_path, float("nan"))
+    first = written(write.write_table(folder)).all("table", "published")[0].one("tbody").all("tr")[0]
+    assert len(first.all("i")) == 1, "the published figure alone"
+    assert len(first.all("b")) == 1, "what is written, without a band"
 
 
 @pytest.mark.parametrize("content", ["[]", '{"rows": 3}', '{"table": "x", "rows": []}'])

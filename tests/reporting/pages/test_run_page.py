@@ -3,12 +3,15 @@
 import json
 import random
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raykd.files import write_json
 from raykd.recipe.recipe import dump_recipe, load_recipe
-from raykd.reporting.pages.facts import differences, read_run, train_command
+from raykd.reporting.pages.comparison_page import comparison_page
+from raykd.reporting.pages.facts import differences, read_run, train_command, train_notes
 from raykd.reporting.pages.run_page import run_page
 from raykd.store.rows import format_row
 from raykd.store.run_directory import RunDirectory
@@ -73,6 +76,50 @@ def test_a_run_before_its_first_report_has_a_page(tmp_path: Path) -> None:
     assert "No training image was opened." not in root.text, "nothing is known of a run that goes on"
 
 
+def note_opened(run: RunDirectory, opened: object) -> None:
+    """Let a run have noted what it opened, or with None nothing of it."""
+    noted = {name: one for name, one in run.environment().items() if name != "data_opened"}
+    write_json(run.path / "environment.json", noted if opened is None else {**noted, "data_opened": opened})
+    run.write_status(result={name: one for name, one in run.status()["result"].items() if name != "data_opened"})
+
+
+@pytest.mark.parametrize(
+    ("opened", "note", "row"),
+    [
+        ({"train": [], "calibration": [], "test": ["digits/test"]}, "No training image was opened.", "none"),
+        (
+            {"train": [], "calibration": ["digits/train"]},
+            "Not trained on images of the data; opened for statistics by class: digits/train.",
+            "none",
+        ),
+        ({"train": ["digits/train"], "calibration": []}, "", "digits/train"),
+        ({"test": ["digits/test"]}, "What it has opened was not noted.", "not noted"),
+        ({"train": None}, "What it has opened was not noted.", "not noted"),
+        ({}, "What it has opened was not noted.", "not noted"),
+        (None, "What it has opened was not noted.", "not noted"),
+    ],
+)
+def test_no_more_is_said_of_what_it_opened_than_was_noted(tmp_path: Path, opened: object, note: str, row: str) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    note_opened(run, opened)
+    root = page_of(run)
+    assert [one.text for one in root.one("div", "hero").all("p", "note")] == ([note] if note else [])
+    (table,) = [one for one in root.all("table") if one.all("th")[0].text == "data opened"]
+    assert [cell.text for cell in table.one("tbody").all("td")][:2] == ["to train on", row]
+
+
+def test_a_run_whose_ledger_is_lost_has_its_page_and_says_so(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    (run.path / "environment.json").write_text("{")
+    run.write_status(result={name: one for name, one in run.status()["result"].items() if name != "data_opened"})
+    root = page_of(run)
+    assert root.one("p", "big").text == "91.25%"
+    (said,) = root.one("section", "warnings").all("li")
+    assert said.text.startswith("environment.json is damaged: what the run has opened is lost")
+    assert "No training image was opened." not in root.text
+    assert said.text in parsed(comparison_page([read_run(run)], tmp_path)).one("section", "warnings").text
+
+
 def test_figures_on_too_few_classes_are_not_shown(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     assert "60.00" in page_of(run).text
@@ -99,6 +146,47 @@ def test_seeds_and_controls_beside_it_are_told_with_links_to_pages_that_are_ther
     assert other.name not in root.text
 
 
+def test_an_unfinished_run_is_not_among_the_seeds_that_it_stands_beside(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT, top1=10.0, finished=False)
+    made_run(tmp_path, overrides=(*SHORT, "seed=1"), top1=90.0)
+    assert "seeds" not in page_of(run).one("dl", "ladder").text, "one alone has no spread"
+    made_run(tmp_path, overrides=(*SHORT, "seed=2"), top1=94.0)
+    facts = read_run(run)
+    assert [one.recipe.seed for one in facts.seeds] == [1, 2]
+    assert facts.seeds is facts.seeds, "read once"
+    ladder = page_of(run).one("dl", "ladder")
+    assert "2 seeds" in [one.text for one in ladder.all("dt")]
+    assert "92.00 ± 2.83" in [one.text for one in ladder.all("dd")]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "large"])
+def test_figures_that_are_no_finite_numbers_are_left_out(tmp_path: Path, odd: float) -> None:
+    runs = [made_run(tmp_path, overrides=(*SHORT, f"seed={seed}"), top1=90.0 + seed) for seed in range(2)]
+    run, result = runs[0], runs[0].status()["result"]
+    keys = ("accuracy/top1", "agreement", "kl", "ece", "blind/agreement", "step")
+    broken = {name: {**result[name], **dict.fromkeys(keys, odd)} for name in ("last", "blind", "best")}
+    run.write_status(
+        result={**result, **broken, "teacher/accuracy/top1": odd, "images/classes": odd, "images": odd, "seconds": odd}
+    )
+    run.append_row({"step": 24, "agreement": odd, "kl": 0.25, "accuracy/top1": odd})
+    facts = read_run(run)
+    assert facts.rows[-1] == {"step": 24.0, "kl": 0.25}
+    assert (facts.student.top1, facts.headline) == (None, None)
+    root = page_of(run)
+    assert root.all("dl", "ladder") == []
+    assert not {"nan", "inf"} & {cell.text for cell in root.all("td")}
+    ladder = page_of(runs[1]).one("dl", "ladder")
+    assert [one.text for one in ladder.all("dt")] == ["teacher", "student (blind)", ""]
+    summary = parsed(comparison_page([facts, read_run(runs[1])], tmp_path)).all("table")[0]
+    assert [cell.text for cell in summary.one("tbody").all("td")][:3] == ["dafl_digits", "2", "91.00"]
+
+
+def test_a_moment_that_is_none_is_unknown(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    (run.path / "status.json").write_text(json.dumps({**run.status(), "updated": 1e300}))
+    assert "at a time unknown" in [one.text for one in page_of(run).all("span")]
+
+
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     run = made_run(tmp_path, names=(HOSTILE, "b", "c"), warnings=[HOSTILE])
     status = json.loads((run.path / "environment.json").read_text())
@@ -121,6 +209,27 @@ def test_many_classes_are_told_by_their_worst_and_their_confusions(tmp_path: Pat
     assert root.all("table", "confusion") == []
     assert "Most frequent confusions" in [one.text for one in root.all("h3")]
     assert len(root.one("div", "bars").children) < 200
+
+
+def test_only_classes_that_were_chosen_are_called_the_lowest(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    many = breakdown(50)
+    for found, said in ((many, True), (replace(many, confusions=()), True), (breakdown(20), False)):
+        run.write_breakdowns({"student": found})
+        (title,) = [one.text for one in page_of(run).all("h3") if one.text.startswith("Accuracy, %")]
+        assert title.endswith(": the lowest") == said
+    run.write_breakdowns({"student": replace(many, images=(10,) * 5 + (0,) * 45)})
+    (title,) = [one.text for one in page_of(run).all("h3") if one.text.startswith("Accuracy, %")]
+    assert not title.endswith(": the lowest"), "all classes that have images are there"
+
+
+def test_batches_are_told_where_each_step_is_one(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    batch = read_run(run).recipe.schedule.global_batch
+    for images, said in ((20 * batch, f"batches of {batch}"), (3_584_000, "")):
+        run.write_status(result={**run.status()["result"], "images": images})
+        (steps,) = [one for one in page_of(run).all("div") if one.all("dt") and one.all("dt")[0].text == "steps"]
+        assert [one.text for one in steps.all("small")] == ([said] if said else [])
 
 
 def test_pictures_that_are_none_or_too_large_are_left_out(tmp_path: Path) -> None:
@@ -153,6 +262,25 @@ def test_the_command_leads_to_the_same_recipe(tmp_path: Path, overrides: tuple[s
     _, verb, source, *pairs = shlex.split(train_command(facts, "runs/x"))
     assert verb == "train"
     assert load_recipe(source, pairs) == facts.recipe
+
+
+def test_what_no_recipe_has_is_told_beside_the_command(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    write_json(run.path / "environment.json", {**run.environment(), "precision": "bf16", "workers": 4})
+    root = page_of(run)
+    assert shlex.split(root.one("pre", "command").text) == ["raykd", "train", "dafl_digits", "--precision", "bf16"]
+    assert train_notes(read_run(run)) == [
+        "Name another store with --out: in its own one the finished run is read, and not trained again.",
+        "It was trained by 4 workers: name their cluster with --cluster.",
+    ]
+    assert all(note in root.text for note in train_notes(read_run(run)))
+
+
+def test_an_unfinished_run_goes_on_in_its_store(tmp_path: Path) -> None:
+    facts = read_run(made_run(tmp_path, finished=False))
+    (note,) = train_notes(facts)
+    assert note.startswith("In its own store this goes on with the run")
+    assert train_command(facts, "x") == "raykd train dafl_digits"
 
 
 def test_a_recipe_of_the_users_is_trained_from_its_directory(tmp_path: Path) -> None:
