@@ -1,4 +1,4 @@
-"""All tests of the gate, in three parts side by side: most of them wait for processes, so two cores serve all three.
+"""All tests of the gate, in four parts side by side: most of them wait for processes, so two cores serve all four.
 
 python -m tests.side_by_side [ARGUMENT OF PYTEST]...
 """
@@ -16,6 +16,7 @@ TESTS = Path(__file__).parent
 PARTS: tuple[tuple[str, ...], ...] = (
     ("runners",),
     ("architecture", "artifacts", "cli", "cluster", "config", "data", "distributed", "engine"),
+    ("golden",),
 )
 """Rooms by part, which take about the same time; all other tests are the last part."""
 NOTHING = 5  # pytest's exit code where it has selected no test
