@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 
 from raykd.config.catalog import CLUSTERS, RECIPES, SPACES, TABLES, Catalog
 from raykd.errors import did_you_mean, printable
+from raykd.tracking.tracker import TRACKERS
 
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 _TAKES = {"train": "recipe", "tune": "space", "table": "table"}
@@ -166,4 +167,10 @@ precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
     help="Of the arithmetic; default: the cluster's, else fp32.",
+)
+tracker_option = click.option(
+    "--tracker",
+    type=click.Choice(TRACKERS),
+    multiple=True,
+    help="Told how the runs go, beside the cluster's; may be given twice.",
 )

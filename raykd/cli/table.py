@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, cluster_option, complete, precision_option
+from raykd.cli.names import StoreType, cluster_option, complete, precision_option, tracker_option
 from raykd.cli.stop import Stop
+from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
     from raykd.results import TableResult
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds of every row; default: what the table says.")
 @cluster_option(help="Where to run; default: this machine, one CPU for each trial.")
 @precision_option
+@tracker_option
 @click.option(
     "--out",
     type=StoreType(),
@@ -32,6 +34,7 @@ def table(
     seeds: int | None,
     cluster: str | None,
     precision: Literal["fp32", "bf16"] | None,
+    tracker: tuple[TrackerName, ...],
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -50,7 +53,7 @@ def table(
     from raykd.store.workspace import local_folder
 
     plan = load_table(name)
-    place = choose_cluster(cluster, workers=1, precision=precision)
+    place = choose_cluster(cluster, workers=1, precision=precision, trackers=tracker)
     store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
     with stop.tidying():

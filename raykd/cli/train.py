@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, cluster_option, complete, precision_option
+from raykd.cli.names import StoreType, cluster_option, complete, precision_option, tracker_option
 from raykd.cli.stop import Stop
+from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
     from raykd.results import SeedsResult
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where to run; default: in this process, without Ray.")
 @precision_option
+@tracker_option
 @click.option(
     "--out",
     type=StoreType(),
@@ -37,6 +39,7 @@ def train(
     overrides: tuple[str, ...],
     cluster: str | None,
     precision: Literal["fp32", "bf16"] | None,
+    tracker: tuple[TrackerName, ...],
     out: str | None,
     seeds: int,
     as_json: bool,
@@ -56,7 +59,7 @@ def train(
     from raykd.store.workspace import local_folder
 
     base = resolve(load_recipe(recipe, overrides))
-    place = choose_cluster(cluster, workers=0, precision=precision)
+    place = choose_cluster(cluster, workers=0, precision=precision, trackers=tracker)
     store, first = local_folder(out or place.storage), base.recipe.seed
     runs = [run for seed in range(first, first + seeds) for run in base.with_seed(seed).runs]
     stop.watch([RunDirectory(store / run.run_id) for run in runs], place.address != "local")

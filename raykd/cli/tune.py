@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import StoreType, cluster_option, complete, precision_option
+from raykd.cli.names import StoreType, cluster_option, complete, precision_option, tracker_option
 from raykd.cli.stop import Stop
 from raykd.errors import RunFailed
+from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
     from raykd.results import SearchResult
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where to run; default: Ray here, a CPU for each trial.")
 @precision_option
+@tracker_option
 @click.option(
     "--out",
     type=StoreType(),
@@ -32,6 +34,7 @@ def tune(
     overrides: tuple[str, ...],
     cluster: str | None,
     precision: Literal["fp32", "bf16"] | None,
+    tracker: tuple[TrackerName, ...],
     out: str | None,
     trials: int | None,
     as_json: bool,
@@ -54,7 +57,7 @@ def tune(
     from raykd.store.workspace import local_folder
 
     chosen = load_space(space, overrides, trials)
-    place = choose_cluster(cluster, workers=1, precision=precision)
+    place = choose_cluster(cluster, workers=1, precision=precision, trackers=tracker)
     store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")
     with stop.tidying():

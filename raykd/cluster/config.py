@@ -1,6 +1,7 @@
 """Cluster: where a run happens. What is computed stays in the recipe, so moving a run keeps its id."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from raykd.config.runtime import Runtime
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
+from raykd.tracking.tracker import TrackerName
 
 MOST_WORKERS = 100_000
 
@@ -71,6 +73,9 @@ class Cluster(Runtime):
     dependencies: Literal["installed", "pinned"] = Field(
         default="installed",
         description="of a submitted job: what the nodes have, or what pip installs there in the versions of here",
+    )
+    trackers: tuple[TrackerName, ...] = Field(
+        default=(), description="that are told how runs go: mlflow (MLFLOW_TRACKING_URI), wandb (offline by default)"
     )
     price_per_hour: float | None = Field(
         default=None, ge=0, description="of one worker, in your currency, for `raykd plan`"
@@ -148,7 +153,11 @@ def check_dashboard(url: str) -> str:
 
 
 def choose_cluster(
-    given: str | Path | Cluster | None, *, workers: int, precision: Literal["fp32", "bf16"] | None = None
+    given: str | Path | Cluster | None,
+    *,
+    workers: int,
+    precision: Literal["fp32", "bf16"] | None = None,
+    trackers: Sequence[TrackerName] = (),
 ) -> Cluster:
     """Return the cluster that a verb is given, by its name or file or itself; default: this machine.
 
@@ -156,6 +165,7 @@ def choose_cluster(
         given: what the verb is given.
         workers: of this machine's Ray, if that is meant; 0 for this process, without Ray.
         precision: instead of the cluster's.
+        trackers: beside the cluster's.
 
     Raises:
         UsageError: as ``load_cluster``.
@@ -164,7 +174,8 @@ def choose_cluster(
         cluster = Cluster(name="here", workers=workers)
     else:
         cluster = given if isinstance(given, Cluster) else load_cluster(str(given))
-    return cluster if precision is None else cluster.model_copy(update={"precision": precision})
+    all_trackers = tuple(dict.fromkeys((*cluster.trackers, *trackers)))
+    return cluster.model_copy(update={"precision": precision or cluster.precision, "trackers": all_trackers})
 
 
 def choose_site(

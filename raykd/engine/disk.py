@@ -72,7 +72,7 @@ def disk_need(built: Built, recipe: Recipe) -> DiskNeed:
     blind = pool_bytes(spec, min(schedule.global_batch, MAX_IMAGES), reports) if student and makes_images else 0
     tensors = sum(1 for network in method.trained.values() for _ in network.state_dict())
     state = method.checkpoint_bytes() + blind + 3 * tensors * _TENSOR_BYTES
-    sheet = sheet_bytes(spec) if makes_images else 0
+    sheet = 2 * sheet_bytes(spec) if makes_images else 0  # a file, and TensorBoard's
     pool, parts = 0, 0
     if isinstance(method, PoolMethod):
         images = method.images_made(recipe.method, schedule.steps, schedule.global_batch)

@@ -167,7 +167,7 @@ class LocalReporter:
         if checkpoint.samples is not None:
             self._run.write_sample_sheet(checkpoint.step, checkpoint.samples)
         if self._curves is not None:
-            self._curves.append(metrics, checkpoint.step)
+            self._curves.append(metrics, checkpoint.step, checkpoint.samples)
 
 
 def _curve_file(run: RunDirectory) -> "CurveFile | None":

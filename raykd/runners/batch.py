@@ -16,6 +16,8 @@ from raykd.recipe.experiment import Experiment
 from raykd.results import RunResult
 from raykd.runners.outcome import RunOutcome
 from raykd.store.workspace import Location, Workspace, open_workspace
+from raykd.tracking.session import tracked
+from raykd.tracking.tracker import require_trackers
 
 
 def run_batch(
@@ -49,8 +51,9 @@ def run_batch(
         BatchStopped: once ``should_stop`` said so and the runs at work have saved.
         UsageError: for a slip in any recipe, before anything starts.
         MissingData: if no run has its data.
-        SetupError: without Ray, an answering address or room for one run.
+        SetupError: without Ray, an answering address, room for one run or a tracker's package.
     """
+    require_trackers(cluster.trackers)
     workspace = open_workspace(store, data_root)
     runs = _in_order(experiments)
     missing: dict[str, MissingData] = {}
@@ -82,7 +85,8 @@ def run_batch(
     apply_ray_settings(cluster)
     with needs_ray(cluster):
         from raykd.runners.ray.pool import RunPool
-    return RunPool(cluster, workspace, waiting, outcomes, on_outcome).run(should_stop)
+    with tracked(cluster.trackers, waiting, workspace, elsewhere=cluster.address != "local"):
+        return RunPool(cluster, workspace, waiting, outcomes, on_outcome).run(should_stop)
 
 
 def _outcome_of(run: Experiment, result: RunResult, workspace: Workspace) -> RunOutcome:

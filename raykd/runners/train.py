@@ -11,6 +11,7 @@ from raykd.results import RunResult
 from raykd.runners.local import run_here
 from raykd.runners.pages import keep_run_pages
 from raykd.store.workspace import Location, Workspace, open_workspace
+from raykd.tracking.session import tracked
 
 
 def train(
@@ -27,16 +28,17 @@ def train(
     Raises:
         Interrupted: once ``should_stop`` (asked about twice a second) said so and the workers have saved.
         UsageError: if no allowed number of workers divides a batch.
-        SetupError: without Ray, an answering address or enough resources.
+        SetupError: without Ray, an answering address, enough resources or a tracker's package.
         RunFailed: if workers kept dying.
     """
     fitting = fitting_workers(experiment, cluster)
     # Where relative names mean another directory, as in a worker, the same places must be meant.
     workspace = open_workspace(store, data_root)
-    result = _train(experiment, cluster, workspace, fitting, should_stop, tune_host)
-    # The run's own page comes last: it has links to the others.
-    others = [run.run_id for run in experiment.runs if run.run_id != experiment.run_id]
-    keep_run_pages([*others, experiment.run_id], workspace)
+    with tracked(cluster.trackers, experiment.runs, workspace, elsewhere=cluster.address != "local"):
+        result = _train(experiment, cluster, workspace, fitting, should_stop, tune_host)
+        # The run's own page comes last: it has links to the others.
+        others = [run.run_id for run in experiment.runs if run.run_id != experiment.run_id]
+        keep_run_pages([*others, experiment.run_id], workspace)
     return result
 
 

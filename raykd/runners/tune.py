@@ -11,6 +11,7 @@ from raykd.engine.build import check
 from raykd.results import SearchResult
 from raykd.search.setup import Search
 from raykd.store.workspace import Location, Workspace, open_workspace
+from raykd.tracking.tracker import require_trackers
 
 
 def search(
@@ -38,9 +39,10 @@ def search(
     Raises:
         SearchStopped: once ``should_stop`` said so and the trials at work have saved.
         UsageError: for a slip in the space, of any stage, or in a recipe that it makes, before anything starts.
-        SetupError: without Ray or Optuna, an answering address, room for one trial, or the study's storage; or once
-            a disk or a store has failed a trial, which goes on when that is mended.
+        SetupError: without Ray or Optuna, an answering address, room for one trial, a tracker's package, or the
+            study's storage; or once a disk or a store has failed a trial, which goes on when that is mended.
     """
+    require_trackers(cluster.trackers)
     workspace = open_workspace(store, data_root)
     stages = planned.stages()
     for stage in stages:

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard: scalars as events of one file, written at once and whole.
+"""Curves for TensorBoard: scalars and pictures as events of one file, written at once and whole.
 
 TensorBoard's own writer leaves that to a thread, whose traceback is all that is seen of a disk that takes no more.
 """
@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -26,8 +27,8 @@ class CurveFile:
         """Name it; nothing is made before the first row."""
         self._path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0"
 
-    def append(self, row: Mapping[str, float], step: int) -> None:
-        """Add a point to the curve of each name.
+    def append(self, row: Mapping[str, float], step: int, sheet: bytes | None) -> None:
+        """Add a point to the curve of each name, and the sheet of the step's images, a PNG.
 
         Raises:
             OSError: if the disk does not take it; the points before it are whole.
@@ -40,4 +41,9 @@ class CurveFile:
         for name, value in row.items():
             point = Summary(value=[Summary.Value(tag=name, simple_value=value)])
             records.write(Event(wall_time=now, step=step, summary=point).SerializeToString())
+        if sheet is not None:
+            height, width = Image.open(io.BytesIO(sheet)).size[::-1]
+            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=sheet)
+            shown = Summary(value=[Summary.Value(tag="samples", image=picture)])
+            records.write(Event(wall_time=now, step=step, summary=shown).SerializeToString())
         append(self._path, content.getvalue())

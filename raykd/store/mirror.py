@@ -30,6 +30,8 @@ REPORT = "search.json"
 """The report of a search, in its folder."""
 TRIALS = "trials.json"
 """All trials of a search, beside its report."""
+_LOCAL = "wandb"
+"""The folder of a run that stays here: another process writes there, and removes files at any time."""
 BEST_OF_FRONT = "best-*.yaml"
 """The recipes beside it of the trials of a Pareto front, which another front takes the place of."""
 _MUTABLE = (".json", ".jsonl", ".yaml", ".db", ".log")
@@ -106,7 +108,7 @@ class Mirror:
         """
         folder = self.local / name
         there = self.remote.entries(name)
-        paths = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
+        paths = [path for path in folder.rglob("*") if not _stays_here(path.relative_to(folder)) and path.is_file()]
         relative = {path.relative_to(folder).as_posix(): path for path in paths}
         for file, path in sorted(relative.items(), key=lambda one: _upload_order(one[0])):
             if file not in elsewhere and not self._is_uploaded(path, there.get(file)):
@@ -176,8 +178,8 @@ def _upload_order(path: str) -> tuple[int, str]:
     return {MANIFEST: 1, STATUS: 2, REPORT: 2}.get(PurePosixPath(path).name, 0), path
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _stays_here(path: Path) -> bool:
+    return path.parts[0] == _LOCAL or any(part.startswith(".") for part in path.parts)
 
 
 def _manifests_in(folder: Path) -> list[str]:

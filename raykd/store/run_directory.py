@@ -15,6 +15,7 @@
     statistics.safetensors  class-conditional statistics that a network with BatchNorm leaves behind
     bank/                 see raykd.artifacts.bank
     pool/                 see raykd.artifacts.pool_files
+    tracker_*.json wandb/  see raykd.tracking
     error.log             the traceback of a fault of ours
 
 No path is stored, so a directory may be moved with what it builds on.

@@ -18,7 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("raykd.methods",),
     ("raykd.recipe", "raykd.recipes", "raykd.tables"),
     ("raykd.store",),
-    ("raykd.artifacts",),
+    ("raykd.artifacts", "raykd.tracking"),
     ("raykd.engine", "raykd.cluster.config"),
     ("raykd.search", "raykd.tasks", "raykd.reporting", "raykd.cluster.workers"),
     ("raykd.planning",),

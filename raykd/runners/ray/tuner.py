@@ -44,6 +44,7 @@ from raykd.search.trials import Segment, StudyTrials
 from raykd.search.tuners import registered_tuner
 from raykd.store.mirror import TRIALS
 from raykd.store.workspace import Workspace
+from raykd.tracking.session import Follow, tracked
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Tuning:
         self._signals = RunSignals(workspace.addresses[0], f"search-{uuid.uuid4().hex[:8]}")
         self._name = planned.folder.relative_to(workspace.store).as_posix()
         self._last_push = 0.0
+        self._follow: Follow
         self._outage: str | None = None
         self._has_asked = False
         self._watch = WorkerWatch(self._signals.job, cluster)
@@ -92,7 +94,11 @@ class Tuning:
 
     def run(self) -> SearchResult:
         """Search until the target is reached; see ``raykd.runners.tune.search``."""
-        with storage_errors(self._study.study_name):
+        elsewhere = self._cluster.address != "local"
+        with (
+            storage_errors(self._study.study_name),
+            tracked(self._cluster.trackers, (), self._workspace, elsewhere=elsewhere) as self._follow,
+        ):
             return self._run()
 
     def _run(self) -> SearchResult:
@@ -299,7 +305,8 @@ class Tuning:
 
     def _make_config(self, experiment: Experiment, segment: Segment) -> dict[str, Any]:
         """Return the fields of the TrialTask that a trial's process is given."""
-        cluster = self._cluster
+        cluster, first = self._cluster, experiment.recipe.seed
+        self._follow(experiment.with_seed(first + number) for number in range(self._planned.space.seeds))
         task = WorkerTask.of(experiment, cluster, self._workspace, self._signals, segment.end)
         # Only the driver touches the study, whose address may hold a password.
         joining = cluster.model_copy(update={"address": "auto", "study": None}).model_dump()

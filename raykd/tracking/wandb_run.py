@@ -1,0 +1,80 @@
+"""A run in Weights & Biases, on this machine alone unless WANDB_MODE says otherwise."""
+
+import io
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raykd.tracking.tracker import End, Report, RunFacts, result_figures, wandb_mode
+
+_PROJECT = "raykd"
+_TAG, _ID = 64, 128  # characters, at most
+_FORBIDDEN = re.compile(r"[/\\#?%:]")
+_EXIT_CODE = {"finished": 0, "failed": 1, "stopped": 130}
+_ANSWER_SECONDS = 20.0
+
+
+class WandbRun:
+    """A run whose files lie in the run's directory, or in WANDB_DIR; `wandb sync` sends them."""
+
+    def __init__(self, facts: RunFacts, known: str | None, noted: int) -> None:
+        """Go on behind the step ``noted`` with the run of the id ``known``, or begin one."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported
+        import wandb
+
+        self.id = known or _FORBIDDEN.sub("_", f"{facts.run_id[-(_ID - 9) :]}-{secrets.token_hex(4)}")
+        self.step = noted  # offline the package does not know what it was told before
+        mode = wandb_mode()
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or _PROJECT,
+            dir=os.environ.get("WANDB_DIR") or str(facts.folder),
+            id=self.id,
+            name=facts.run_id,
+            config={**facts.parameters, **facts.tags},
+            tags=[tag[:_TAG] for tag in (facts.recipe, f"seed {facts.seed}")],
+            mode=mode,  # type: ignore[arg-type]  # the user's
+            resume=None if mode == "offline" else "allow",  # offline there is nobody to ask: the id says which it is
+            reinit="create_new",
+            settings=wandb.Settings(
+                console="off",
+                disable_code=True,
+                disable_git=True,
+                disable_job_creation=True,
+                init_timeout=_ANSWER_SECONDS,
+                save_code=False,
+                silent=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+            ),
+        )
+
+    def log(self, reports: Sequence[Report]) -> None:
+        """Log a report as one step, picture and all: a step that is over cannot be added to."""
+        for report in reports:
+            values: dict[str, Any] = {name: value for name, value in report.row.items() if name != "step"}
+            if report.sheet is not None:
+                values["samples"] = _picture(report.sheet)
+            self._run.log(values, step=report.step)
+            self.step = report.step
+
+    def end(self, how: End, status: Mapping[str, Any], page: Path | None) -> None:
+        """Log result and page, and close the run."""
+        summary: dict[str, Any] = {**result_figures(status), "raykd/state": how}
+        if reason := status.get("reason"):
+            summary["raykd/reason"] = reason
+        self._run.summary.update(summary)
+        if page is not None:
+            copy = shutil.copy(page, self._run.dir)  # its package would link to the file, and say so
+            self._run.save(copy, base_path=self._run.dir, policy="now")
+        self._run.finish(exit_code=_EXIT_CODE[how])
+
+
+def _picture(content: bytes) -> Any:
+    import wandb
+    from PIL import Image
+
+    return wandb.Image(Image.open(io.BytesIO(content)))
