@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions, requires, version
 from pathlib import Path
@@ -31,6 +31,7 @@ from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.store.workspace import local_folder
 from raykd.surroundings import wait_policy
+from raykd.tracking.tracker import TrackerName, tracker_settings
 
 if TYPE_CHECKING:
     from raykd.cluster.jobs import Jobs, SubmittedJob
@@ -51,6 +52,7 @@ class JobRequest:
         shared_runs: ids of the runs that all of them build on, trained once.
         note: a remark on the cost, for the user.
         precision: instead of the cluster's; None: the cluster's.
+        trackers: beside the cluster's.
     """
 
     argv: tuple[str, ...]
@@ -62,6 +64,7 @@ class JobRequest:
     shared_runs: frozenset[str] = frozenset()
     note: str = ""
     precision: Literal["fp32", "bf16"] | None = None
+    trackers: tuple[TrackerName, ...] = ()
 
 
 def parse_request(name: str, arguments: tuple[str, ...], values: Mapping[str, Any], working_dir: Path) -> JobRequest:
@@ -83,7 +86,7 @@ def parse_request(name: str, arguments: tuple[str, ...], values: Mapping[str, An
             request = _tune_request(argv, load_space(subject, values["overrides"], values["trials"]), values["trials"])
         else:
             request = _table_request(argv, load_table(subject), values["quick"], values["seeds"])
-        return replace(request, precision=values["precision"])
+        return replace(request, precision=values["precision"], trackers=values["tracker"])
     finally:
         os.chdir(caller_folder)
 
@@ -162,8 +165,9 @@ class Submission:
     @property
     def runtime(self) -> dict[str, Any]:
         """Return Ray's runtime environment of the job, without the working directory."""
-        pinned = _pinned(self.cluster) if self.cluster.dependencies == "pinned" else None
-        environment = {"env_vars": dict([wait_policy()])}
+        trackers = self._place.trackers
+        pinned = _pinned(self.cluster, trackers) if self.cluster.dependencies == "pinned" else None
+        environment = {"env_vars": dict([wait_policy()]) | (tracker_settings() if trackers else {})}
         return {**environment, "pip": pinned} if pinned else environment
 
     @property
@@ -179,8 +183,9 @@ class Submission:
 
     @property
     def _place(self) -> Cluster:
-        """Return the cluster, with the command's own precision."""
-        return choose_cluster(self.cluster, workers=0, precision=self.request.precision)
+        """Return the cluster, with the command's own precision and trackers."""
+        request = self.request
+        return choose_cluster(self.cluster, workers=0, precision=request.precision, trackers=request.trackers)
 
     def send(self, jobs: "Jobs", folder: Path) -> tuple["SubmittedJob", bool]:
         """Upload and submit, unless the run is at work; the upload is put together in ``folder``."""
@@ -250,13 +255,13 @@ def connect(cluster: Cluster) -> "Jobs":
     return Jobs(dashboard_address(cluster))
 
 
-def _pinned(cluster: Cluster) -> list[str]:
+def _pinned(cluster: Cluster, trackers: Sequence[TrackerName]) -> list[str]:
     """List raykd's dependencies for pip, pinned to the versions installed here, without Ray, which the cluster has.
 
     A build such as 2.9.0+cpu is pinned to its version alone, since an index has no such builds.
     """
     installed = {dist.metadata["Name"].lower() for dist in distributions()}
-    extras = {"", "ray"} | ({"postgres"} if (cluster.study or "").startswith("postgres") else set())
+    extras = {"", "ray", *trackers} | ({"postgres"} if (cluster.study or "").startswith("postgres") else set())
     pinned = set()
     for requirement in map(Requirement, requires("raykd") or ()):
         needed = requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)

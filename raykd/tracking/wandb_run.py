@@ -49,6 +49,7 @@ class WandbRun:
                 silent=True,
                 x_disable_meta=True,
                 x_disable_stats=True,
+                x_save_requirements=False,
             ),
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,16 @@ def test_a_field_with_dashes_is_told_without(raykd: Raykd, tiny: WriteRecipe) ->
     done = raykd("train", tiny(), "--method.temperature=3")
     assert done.exit_code == 2
     assert "fields are written without dashes: method.temperature=VALUE" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["train"], ["tune", "student_architecture"], ["table", "digits", "--quick"]])
+def test_a_tracker_that_is_missing_is_a_line_before_anything_is_made(
+    raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    done = raykd(*command, *([tiny()] if command == ["train"] else []), "--tracker", "wandb", "--out", "store")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: tracker 'wandb' is not installed: run `pip install 'raykd[wandb]'`"
+    )
+    assert not list(Path().glob("store/**/status.json"))

@@ -103,3 +103,13 @@ def test_a_precision_that_is_asked_for_is_the_clusters() -> None:
     chosen = choose_cluster("local", workers=0, precision="bf16")
     assert chosen == load_cluster("local").model_copy(update={"precision": "bf16"})
     assert chosen.runtime.precision == "bf16"
+
+
+def test_trackers_that_are_asked_for_come_beside_the_clusters(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("trackers: [mlflow]\n")
+    assert choose_cluster(str(file), workers=0).trackers == ("mlflow",)
+    assert choose_cluster(str(file), workers=0, trackers=("wandb", "mlflow")).trackers == ("mlflow", "wandb")
+    file.write_text("trackers: [mlfow]\n")
+    with pytest.raises(UsageError, match="mlflow"):
+        load_cluster(str(file))

@@ -124,6 +124,16 @@ def test_a_slip_is_told_before_anything_is_sent(tmp_path: Path, words: tuple[str
         submission(tmp_path, *words)
 
 
+def test_trackers_go_along_with_their_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    sent = submission(tmp_path, "train", "kd_digits", "--tracker", "mlflow")
+    assert "--tracker mlflow" in sent.entrypoint
+    assert sent.runtime["env_vars"]["MLFLOW_TRACKING_URI"] == "http://tracking:5000"
+    assert "WANDB_API_KEY" not in sent.runtime["env_vars"]
+    assert "MLFLOW_TRACKING_URI" not in submission(tmp_path, "train", "kd_digits").runtime["env_vars"]
+
+
 def test_dependencies_are_pinned_where_asked(tmp_path: Path) -> None:
     assert submission(tmp_path, "train", "kd_digits").runtime == {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
     pinned = submission(

@@ -241,3 +241,12 @@ def test_images_that_were_made_again_in_other_files_are_removed(remote: FolderRe
         patch.setattr(remote, "remove", lambda name: None)
         no_newer.push("x-s0")
     assert part_name(3, 0) in left(), "who has not the newest checkpoint removes no images"
+
+
+def test_what_a_tracker_writes_stays_here_but_for_its_id(store: str, tmp_path: Path) -> None:
+    mirror, run = Mirror(Remote(store), tmp_path), tmp_path / "x-s0"
+    (run / "wandb" / "offline-run-1").mkdir(parents=True)
+    for name in ("status.json", "tracker_wandb.json", "wandb/offline-run-1/run.wandb"):
+        (run / name).write_text("{}")
+    mirror.push("x-s0")
+    assert sorted(mirror.remote.entries("x-s0")) == ["status.json", "tracker_wandb.json"]

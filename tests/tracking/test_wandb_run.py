@@ -1,0 +1,89 @@
+"""A run of Weights & Biases that stays on this machine, read back from its files."""
+
+import io
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from raykd.tracking.tracker import Report, RunFacts
+from raykd.tracking.wandb_run import WandbRun
+from tests.tracking.wandb_file import ended_files, history, records
+
+
+def picture() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> RunFacts:
+    folder = tmp_path / "tiny-0-s3"
+    folder.mkdir()
+    return RunFacts("tiny-0-s3", "t" * 90, 3, {"student_optim.lr": 0.5}, {"raykd.run_id": "tiny-0-s3"}, folder)
+
+
+def test_a_run_lies_in_its_directory_and_tells_nothing_of_the_machine(
+    facts: RunFacts, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "abcdefabcd" * 4)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    page = facts.folder / "report.html"
+    page.write_text("<p>the report</p>")
+    run = WandbRun(facts, None, 0)
+    run.log([Report(2, {"step": 2, "loss": 0.5}, picture()), Report(4, {"step": 4, "loss": 0.25}, None)])
+    assert run.step == 4
+    run.end("finished", {"state": "finished", "result": {"blind": {"accuracy/top1": 97.5}}}, page)
+    (file,) = ended_files(facts.folder, 1)
+    rows = history(file)
+    assert [(row["_step"], row["loss"]) for row in rows] == [(2, 0.5), (4, 0.25)]
+    (begun,) = [record.run for record in records(file) if record.HasField("run")][:1]
+    config = {item.key: json.loads(item.value_json) for item in begun.config.update}
+    assert (begun.project, begun.display_name, list(begun.tags)) == ("mine", "tiny-0-s3", ["t" * 64, "seed 3"])
+    assert (config["student_optim.lr"], config["raykd.run_id"]) == (0.5, "tiny-0-s3")
+    assert [record.exit.exit_code for record in records(file) if record.HasField("exit")] == [0]
+    summary = {item.key: item.value_json for record in records(file) for item in record.summary.update}
+    assert summary["result/blind/accuracy/top1"] == "97.5"
+    (kept,) = facts.folder.glob("wandb/offline-run-*/files/report.html")
+    assert (kept.is_symlink(), kept.read_text()) == (False, "<p>the report</p>")
+    assert not any(record.HasField("output_raw") or record.HasField("stats") for record in records(file))
+    written = [path for path in facts.folder.rglob("*") if path.is_file()]
+    assert {path.name for path in written if path.suffix in (".py", ".txt")} == set()
+    assert not any(b"abcdefabcd" in path.read_bytes() for path in written)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_goes_on_in_files_of_the_same_id(
+    facts: RunFacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    first = WandbRun(facts, None, 0)
+    first.log([Report(2, {"step": 2, "loss": 0.5}, None)])
+    first.end("stopped", {"reason": "stopped at step 2"}, None)
+    time.sleep(1.1)  # its folders are called by the second
+    again = WandbRun(facts, first.id, 2)
+    assert (again.id, again.step) == (first.id, 2)
+    again.log([Report(4, {"step": 4, "loss": 0.25}, None)])
+    again.end("failed", {}, None)
+    files = ended_files(tmp_path / "elsewhere", 2)
+    assert [row["_step"] for file in files for row in history(file)] == [2, 4]
+    codes = [record.exit.exit_code for file in files for record in records(file) if record.HasField("exit")]
+    assert codes[-1] == 1
+    assert not list(facts.folder.iterdir())
+
+
+def test_a_name_of_any_length_is_an_id(facts: RunFacts) -> None:
+    opened: list[Any] = []
+    long = RunFacts("x/y" * 90, "r", 0, {}, {}, facts.folder)
+    thread = threading.Thread(target=lambda: opened.append(WandbRun(long, None, 0)))
+    thread.start()
+    thread.join()
+    assert len(opened[0].id) <= 128
+    assert "/" not in opened[0].id
+    opened[0].end("finished", {}, None)
