@@ -9,7 +9,7 @@ from raykd.errors import MAX_SHOWN
 CLUSTER_FIELDS = frozenset(Runtime.model_fields) | {
     "address", "workers", "grows_to", "cpus_per_worker", "gpus_per_worker", "storage", "data_root", "max_failures",
     "hang_seconds", "on_hang", "memory_per_worker_gib", "study", "dashboard", "launcher", "dependencies",
-    "price_per_hour",
+    "price_per_hour", "trackers",
 }  # fmt: skip
 """Fields of a cluster file, which stands above this room and imports it."""
 _OF_MACHINES = ("runtime", "cluster")
@@ -41,7 +41,7 @@ def field_hint(key: str, allowed: Iterable[str], inside: str = "") -> str:
     bare = f"{section}.{leaf}" if section else leaf
     named = [field for field in fields if _leaf(field) == leaf]
     if leaf in CLUSTER_FIELDS and (section in _OF_MACHINES or not named):
-        option = ", or --precision here" if leaf == "precision" else ""
+        option = {"precision": ", or --precision here", "trackers": ", or --tracker here"}.get(leaf, "")
         return f"; {leaf!r} belongs to the machines: put `{leaf}: ...` into a cluster file (--cluster FILE){option}"
     if bare in _OF_MACHINES and bare not in fields:
         return "; machines are described by a cluster file (--cluster FILE; `raykd show cluster NAME` prints one)"

@@ -10,9 +10,9 @@ from raykd.cli.app import app
 from tests.cli.conftest import Raykd
 
 OPTIONS = {
-    "train": {"--cluster", "--out", "--seeds", "--precision", "--json"},
-    "tune": {"--cluster", "--out", "--trials", "--precision", "--json"},
-    "table": {"--quick", "--seeds", "--cluster", "--out", "--precision", "--json"},
+    "train": {"--cluster", "--out", "--seeds", "--precision", "--tracker", "--json"},
+    "tune": {"--cluster", "--out", "--trials", "--precision", "--tracker", "--json"},
+    "table": {"--quick", "--seeds", "--cluster", "--out", "--precision", "--tracker", "--json"},
     "plan": {"--cluster", "--precision", "--json"},
     "evaluate": {"--allow-code", "--json"},
     "export": {"--format", "--out", "--int8", "--allow-code", "--json"},

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from raykd.cluster.config import Cluster
 from raykd.engine.stop import Interrupted
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe
+from raykd.runners.tune import search
+from raykd.search.setup import plan_search
+from raykd.search.space_file import load_space
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tracking import session
@@ -200,3 +204,28 @@ def test_two_workers_are_one_run(ray_session: ModuleType, client: Any, tmp_path:
     assert run.data.metrics["step"] == STEPS
     (file,) = ended_files(tmp_path / resolve(short(tmp_path)).run_id, 1)
     assert [row["_step"] for row in history(file)] == [5, 10, 15, 20]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_trials_of_a_search_and_their_teacher_are_runs(
+    ray_session: ModuleType, client: Any, tmp_path: Path
+) -> None:
+    fields = {"schedule.steps": 8, "schedule.report_every": 4, "schedule.global_batch": 16}
+    space = {"recipe": "kd_digits", "trials": 2, "overrides": {**fields, "teacher.overrides": fields}}
+    file = tmp_path / "small.yaml"
+    file.write_text(json.dumps({**space, "space": {"student_optim.lr": {"loguniform": [0.0001, 0.01]}}}))
+    report = search(
+        plan_search(load_space(str(file)), tmp_path / "runs"),
+        Cluster(name="test", cpus_per_worker=2, threads=1, trackers=("mlflow",)),
+        store=tmp_path / "runs",
+        data_root=None,
+        should_stop=lambda: False,
+        show=lambda report: None,
+    )
+    assert report.trials.complete == 2
+    told = {run.info.run_name: run for run in told_runs(client, tmp_path)}
+    assert set(told) == {path.parent.name for path in (tmp_path / "runs").glob("*/status.json")}
+    assert len(told) == 3
+    assert {run.info.status for run in told.values()} == {"FINISHED"}
+    assert all(steps_of(client, run, "accuracy/top1") == [4, 8] for run in told.values())

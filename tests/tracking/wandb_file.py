@@ -4,6 +4,7 @@ import json
 import struct
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ _LAST = (1, 4)  # types of chunks that end a record: a whole one, and the last p
 
 def records(path: Path) -> Iterator[Any]:
     """Yield the records of a ``.wandb`` file."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    proto: Any = import_module("wandb.proto.wandb_internal_pb2")  # without annotations
     content, at, parts = path.read_bytes(), _PREAMBLE, b""
     while at + _HEADER <= len(content):
         left = _BLOCK - at % _BLOCK
@@ -27,7 +27,7 @@ def records(path: Path) -> Iterator[Any]:
         parts += content[at + _HEADER : at + _HEADER + length]
         at += _HEADER + length
         if kind in _LAST:
-            record = Record()
+            record = proto.Record()
             record.ParseFromString(parts)
             yield record
             parts = b""
