@@ -88,7 +88,7 @@ def require_trackers(names: Iterable[TrackerName]) -> None:
             "tracker 'mlflow' has no server: set MLFLOW_TRACKING_URI, as to http://127.0.0.1:5000 of `mlflow server`, "
             "or leave the tracker out"
         )
-    if "wandb" in names and wandb_mode() not in ("offline", "disabled", "dryrun") and not _has_wandb_key():
+    if "wandb" in names and wandb_mode() not in ("offline", "disabled") and not _has_wandb_key():
         raise SetupError(
             f"tracker 'wandb' has no key for WANDB_MODE={wandb_mode()}: set WANDB_API_KEY or run `wandb login`, or "
             "leave WANDB_MODE out to keep its files on this machine"
@@ -96,8 +96,9 @@ def require_trackers(names: Iterable[TrackerName]) -> None:
 
 
 def wandb_mode() -> str:
-    """Return the mode of Weights & Biases: offline, unless the user chose another."""
-    return os.environ.get("WANDB_MODE") or "offline"
+    """Return the mode of Weights & Biases, by its newer name: offline, unless the user chose another."""
+    mode = os.environ.get("WANDB_MODE") or "offline"
+    return {"dryrun": "offline", "run": "online"}.get(mode, mode)
 
 
 def _has_wandb_key() -> bool:

@@ -18,11 +18,14 @@ from raykd.recipe.recipe import Recipe
 from raykd.runners.tune import search
 from raykd.search.setup import plan_search
 from raykd.search.space_file import load_space
+from raykd.store.mirror import Mirror
+from raykd.store.remote import Remote
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tracking import session
 from raykd.tracking.session import tracked
 from tests.architecture.imports import ROOT
+from tests.object_store import Server
 from tests.reporting.pages.made import made_run
 from tests.runners import runs
 from tests.tracking.server import TrackingServer
@@ -192,6 +195,22 @@ def test_what_cannot_be_noted_is_a_warning_without_secrets(
     assert "word" not in told.replace("warning", "")
     assert not any(b"me:word" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert "end" not in note(run, "mlflow")
+
+
+def test_what_other_machines_write_is_read_from_the_store(
+    client: Any, tmp_path: Path, s3: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_REMOTE_LOOK_SECONDS", 0.1)
+    run, remote = made_run(tmp_path / "there", finished=False, sheets=1), Remote(f"s3://{s3.new_bucket()}/runs")
+    here = Workspace(None, tmp_path / "here", Mirror(remote, tmp_path / "here"))
+    with tracked(["mlflow"], [run.experiment()], here, elsewhere=True):
+        run.write_status(state="running", step=12)
+        Mirror(remote, tmp_path / "there").push(run.name)
+    (made,) = told_runs(client, tmp_path)
+    assert steps_of(client, made, "kl") == [4, 8, 12]
+    assert len(client.list_artifacts(made.info.run_id, "samples")) == 1
+    kept = json.loads(remote.read(f"{run.name}/tracker_mlflow.json") or b"")
+    assert (kept["id"], kept["step"], kept["end"]) == (made.info.run_id, 12, "stopped")
 
 
 @pytest.mark.ray

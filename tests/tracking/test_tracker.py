@@ -43,7 +43,9 @@ def test_mlflow_wants_a_server_and_wandb_a_key_where_it_is_not_offline(monkeypat
     with pytest.raises(SetupError, match="set MLFLOW_TRACKING_URI"):
         require_trackers(["mlflow"])
     require_trackers(["wandb"])
-    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    require_trackers(["wandb"])
+    monkeypatch.setenv("WANDB_MODE", "run")
     with pytest.raises(SetupError, match="no key for WANDB_MODE=online: set WANDB_API_KEY"):
         require_trackers(["wandb"])
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
