@@ -9,7 +9,7 @@ OF_DATA := benchmarks/mosaic_norm.py benchmarks/streaming.py
 BENCHES := $(filter-out benchmarks/pruning.py $(if $(RAYKD_DATA),,$(OF_DATA)),$(sort $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test endurance lint format types bench constraints clean
+.PHONY: help venv install demo test endurance lint format types bench schemas constraints clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,12 @@ types: $(STAMP)  ## check types
 bench: $(STAMP)  ## run the scripts in benchmarks/; those of data sets only with RAYKD_DATA
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
 	@$(if $(RAYKD_DATA),,echo "left out without RAYKD_DATA: $(OF_DATA)")
+
+schemas: $(STAMP)  ## write the schema of each kind of YAML file, which editors read, beside the packaged ones
+	$(BIN)/raykd show recipe dafl_digits --schema | $(BIN)/python -m json.tool --indent 1 > raykd/recipes/schema.json
+	$(BIN)/raykd show table digits --schema | $(BIN)/python -m json.tool --indent 1 > raykd/tables/schema.json
+	$(BIN)/raykd show space dafl_digits --schema | $(BIN)/python -m json.tool --indent 1 > search_spaces/schema.json
+	$(BIN)/raykd show cluster local --schema | $(BIN)/python -m json.tool --indent 1 > clusters/schema.json
 
 constraints:  ## resolve the newest allowed versions into constraints.txt
 	rm -rf $(VENV)

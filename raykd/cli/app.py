@@ -15,7 +15,8 @@ from raykd.cli.list import list_
 from raykd.cli.ood import ood
 from raykd.cli.plan import plan
 from raykd.cli.report import report
-from raykd.cli.show import show
+from raykd.cli.runs import runs
+from raykd.cli.show import config, show
 from raykd.cli.statistics import statistics
 from raykd.cli.submit import submit
 from raykd.cli.synthesize import synthesize
@@ -34,8 +35,8 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-_RUNS = (train, tune, table, plan, evaluate, report, export)
+_RUNS = (train, tune, table, plan, evaluate, report, export, runs)
 _NETWORKS = (init, inspect, statistics, ood, synthesize)
-_PLACES = (cluster, submit, jobs, list_, show, doctor, data)
+_PLACES = (cluster, submit, jobs, list_, show, config, doctor, data)
 for command in (*_RUNS, *_NETWORKS, *_PLACES):
     app.add_command(command)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from raykd.cli.command import Command
-from raykd.cli.names import KindType, packaged_recipes, packaged_tables
+from raykd.cli.names import KindType, named_spaces, packaged_recipes, packaged_tables
 from raykd.config.data_root import data_folder
 
 Entry = dict[str, Any]
@@ -62,10 +62,8 @@ def _tables() -> Iterable[Entry]:
 
 
 def _spaces() -> Iterable[Entry]:
-    from raykd.search.space_file import space_files
-
-    for name, path in space_files().items():
-        yield {"name": name, "description": _first_line(path.read_text(encoding="utf-8").lstrip("# "))}
+    for name, description in named_spaces().items():
+        yield {"name": name, "description": description}
 
 
 def _clusters() -> Iterable[Entry]:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from raykd.config.catalog import CLUSTERS, RECIPES, SPACES, TABLES, Catalog
+from raykd.config.catalog import CLUSTERS, RECIPES, SCHEMA_LINE, SPACES, TABLES, Catalog
 from raykd.errors import did_you_mean, printable
 from raykd.tracking.tracker import TRACKERS
 
@@ -53,6 +53,10 @@ class StoreType(click.ParamType[str]):
             self.fail(f"Directory {value!r} is a file.", parameter, context)
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Leave it to the shell's folders."""
+        return [CompletionItem(incomplete, type="dir")]
+
 
 class KindType(click.ParamType[str]):
     """One of several words, in the singular or the plural."""
@@ -90,13 +94,19 @@ def packaged_tables() -> dict[str, str]:
     return _first_lines(TABLES)
 
 
+def named_spaces() -> dict[str, str]:
+    """Return the first sentence of each search space that has a name from here; reads text only."""
+    return _first_lines(SPACES)
+
+
 def _first_lines(catalog: Catalog) -> dict[str, str]:
     """Return the first sentence of each file of a catalog by its name: of its first comment; "" without one."""
     found = {}
     for name, path in sorted(catalog.files().items()):
         lines: list[str] = []
         with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
-            lines = [line.lstrip("# ").rstrip() for line in takewhile(lambda line: line.startswith("#"), file)]
+            comment = takewhile(lambda line: line.startswith("#"), file)
+            lines = [line.lstrip("# ").rstrip() for line in comment if not line.startswith(SCHEMA_LINE)]
         found[name] = re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(lines))[0]
     return found
 
@@ -127,7 +137,7 @@ def small_recipe() -> str:
 _NAMES: dict[str, Callable[[], dict[str, str]]] = {
     "recipe": packaged_recipes,
     "table": packaged_tables,
-    "space": lambda: _first_lines(SPACES),
+    "space": named_spaces,
     "cluster": lambda: _first_lines(CLUSTERS),
     "method": method_names,
     "data": data_set_names,

@@ -70,6 +70,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     _print(table)
 
 
+def print_columns(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows below the names of their columns, one line each, however wide: a name can be taken from there."""
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        echo("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+
+
 def print_pairs(pairs: Mapping[str, object]) -> None:
     """Print names and values in two columns; a value is never cut."""
     width = max(map(len, pairs), default=0)

@@ -179,25 +179,31 @@ def remote_content(cluster: Cluster) -> dict[str, Any]:
     """Return a cluster file as the job sees it, from inside the cluster.
 
     Raises:
-        UsageError: if the job's folder would hold the runs, or a password would travel.
+        UsageError: if the cluster takes no jobs, see ``job_problems``.
     """
+    for problem in job_problems(cluster):
+        raise UsageError(problem)
+    content = cluster.model_dump(mode="json", exclude_defaults=True, exclude={"name", "launcher", "dashboard"})
+    return {**content, "address": "auto"}
+
+
+def job_problems(cluster: Cluster) -> Iterator[str]:
+    """Yield why no job can be sent to a cluster: its folder would hold the runs, or a password would travel."""
     if cluster.address == "local":
-        raise UsageError(
+        yield (
             f"cluster {cluster.name!r} starts a Ray of its own with each run, and a job goes to one that is running: "
             f"set address to auto, or run `raykd train ... --cluster {cluster.name}`"
         )
     if not is_remote(cluster.storage) and not Path(cluster.storage).is_absolute():
-        raise UsageError(
+        yield (
             f"storage {cluster.storage!r} of cluster {cluster.name!r} would lie in the job's own folder, which Ray "
             "removes: give an absolute path that every node sees, or the address of an object store"
         )
     if _has_password(cluster.study or ""):
-        raise UsageError(
+        yield (
             f"the study of cluster {cluster.name!r} has a password in its address, which would be stored with the job: "
             "leave it out, and set PGPASSWORD (or a ~/.pgpass) on the cluster"
         )
-    content = cluster.model_dump(mode="json", exclude_defaults=True, exclude={"name", "launcher", "dashboard"})
-    return {**content, "address": "auto"}
 
 
 def _has_password(url: str) -> bool:

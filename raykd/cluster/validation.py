@@ -1,6 +1,7 @@
 """Check a cluster file and the launcher file it names, offline, for what raykd alone knows.
 
-That is: tokens, one version of Ray, room for the workers, growth, and that raykd reads the cluster file it was given.
+That is: tokens, one version of Ray, room for the workers, growth, that raykd reads the cluster file it was given, and
+that jobs can be sent, as `raykd submit` asks.
 Of the fields of other tools only those are read that this takes. Pods are checked by Kubernetes' schemas, scripts by
 bash; the rest is left to `ray up`, to `kubectl apply --dry-run=server` and to `sbatch --test-only`.
 A problem is one line: the file, the key, what is wrong, what to do.
@@ -17,6 +18,7 @@ from raykd.cluster import slurm
 from raykd.cluster.config import Cluster, load_cluster
 from raykd.cluster.kuberay import RayCluster, RayJob
 from raykd.cluster.launcher import Launcher, read_launcher
+from raykd.cluster.package import job_problems
 from raykd.cluster.ray_up import RayUp
 from raykd.config.yaml_file import read_text
 from raykd.errors import SetupError, UsageError
@@ -34,7 +36,7 @@ def validate(source: str) -> list[str]:
     try:
         cluster = load_cluster(source)
         if cluster.launcher is None:
-            return []
+            return [] if cluster.address == "local" else list(job_problems(cluster))
         launcher = read_launcher(source)
         problems = [f"{launcher.path}: {problem}" for problem in checks[launcher.kind](launcher, cluster)]
     except UsageError as error:
@@ -44,6 +46,8 @@ def validate(source: str) -> list[str]:
             f"cluster {cluster.name!r}: address: 'local' starts a Ray of its own and leaves {launcher.path} alone; "
             "set it to auto"
         )
+    elif cluster.dashboard or launcher.instead_of_jobs is None:
+        problems += job_problems(cluster)
     return problems
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import raykd
 from raykd.errors import UsageError, unknown
 
+SCHEMA_LINE = "# yaml-language-server: $schema="
+"""How the line begins that names the schema of a file for editors; in packaged files it is the first."""
 _SUFFIXES = (".yaml", ".yml")
 
 

@@ -9,7 +9,7 @@ from raykd.config.field_names import field_hint
 from raykd.config.yaml_file import parse_value
 from raykd.errors import UsageError
 
-_NAMED = ("data", "method")
+NAMED = ("data", "method")
 """Sections of which a bare name is short for one with nothing else."""
 Overrides = Mapping[str, Any] | Sequence[str]
 """Fields of a recipe: ``{"schedule.steps": 100}`` or ``["schedule.steps=100"]``."""
@@ -94,7 +94,7 @@ def _method_name(raw: Mapping[str, Any]) -> Any:
 
 def expand_names(raw: dict[str, Any]) -> dict[str, Any]:
     """Write ``data: NAME`` and ``method: NAME`` as sections, so that a variant or an override may change a part."""
-    return {key: {"name": value} if key in _NAMED and isinstance(value, str) else value for key, value in raw.items()}
+    return {key: {"name": value} if key in NAMED and isinstance(value, str) else value for key, value in raw.items()}
 
 
 def dotted_fields(section: Config, prefix: str = "") -> Iterable[str]:

@@ -21,6 +21,7 @@ from raykd.results.search import (
     TrialRecord,
     TrialResult,
 )
+from raykd.results.store import Dependent, RunUsage, StoredRun, StoredSearch, StoredTable, StoreUsage
 from raykd.results.table import MeasuredCell, RunCounts, Spread, TableCell, TableResult, TableRow
 from raykd.results.teacher import Inspection, LayerWidth, MethodVerdict, Ranking, StatisticsResult, SyntheticSet
 
@@ -29,6 +30,7 @@ __all__ = [
     "COVERAGE",
     "ConfidenceBin",
     "Confusion",
+    "Dependent",
     "Evaluation",
     "ExportResult",
     "ExportedModel",
@@ -36,21 +38,26 @@ __all__ = [
     "Figures",
     "Inspection",
     "LayerWidth",
-    "MethodVerdict",
     "Measured",
     "MeasuredCell",
+    "MethodVerdict",
     "Plan",
     "Ranking",
     "Result",
     "RunCounts",
     "RunPlan",
     "RunResult",
+    "RunUsage",
     "SELECTIONS",
     "SearchRecord",
     "SearchResult",
     "SeedsResult",
     "Spread",
     "StatisticsResult",
+    "StoreUsage",
+    "StoredRun",
+    "StoredSearch",
+    "StoredTable",
     "SubmissionPlan",
     "SyntheticSet",
     "TableCell",

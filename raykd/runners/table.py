@@ -18,6 +18,7 @@ from raykd.results import TableResult
 from raykd.runners.batch import run_batch
 from raykd.runners.outcome import RunOutcome
 from raykd.runners.pages import keep_run_pages, keep_table_page
+from raykd.store.mirror import TABLE
 from raykd.store.remote import join
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Location, local_folder, open_workspace
@@ -106,5 +107,5 @@ def _hardware(run: RunDirectory) -> str:
 def _write(folder: Path, report: TableResult) -> None:
     with writing(f"the table into {folder}"):
         make_folder(folder)
-        write_text(folder / "table.json", json.dumps(report.to_dict(), indent=1))
+        write_text(folder / TABLE, json.dumps(report.to_dict(), indent=1))
         write_text(folder / "table.md", markdown(report))

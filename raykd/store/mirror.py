@@ -24,7 +24,8 @@ from raykd.errors import CorruptError
 from raykd.files import MANIFEST, locked, make_folder, parse_json, writing
 from raykd.store.checkpoint import POOL, has_all_files, is_checkpoint, pool_files, step_of, step_of_part
 from raykd.store.remote import Entry, Remote
-from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
+from raykd.store.run_directory import CHECKPOINTS, STATUS
+from raykd.store.status import parse_status
 
 REPORT = "search.json"
 """The report of a search, in its folder."""
@@ -32,6 +33,8 @@ TRIALS = "trials.json"
 """All trials of a search, beside its report."""
 _LOCAL = "wandb"
 """The folder of a run that stays here: another process writes there, and removes files at any time."""
+TABLE = "table.json"
+"""The figures of a table, in its folder."""
 BEST_OF_FRONT = "best-*.yaml"
 """The recipes beside it of the trials of a Pareto front, which another front takes the place of."""
 _MUTABLE = (".json", ".jsonl", ".yaml", ".db", ".log")

@@ -128,6 +128,12 @@ class Remote:
         files = {one.path[len(base) + 1 :]: _entry(one) for one in found if one.type == pafs.FileType.File}
         return {path: entry for path, entry in files.items() if not {"", "..", "."} & {*path.split("/")}}
 
+    def folders(self) -> list[str]:
+        """Return the names of all folders that lie here, sorted."""
+        selector = pafs.FileSelector(self._base, allow_not_found=True)
+        found = self._with_retries("list", "", lambda: self._filesystem.get_file_info(selector))
+        return sorted(one.base_name for one in found if one.type == pafs.FileType.Directory)
+
     def entry(self, name: str) -> Entry:
         """Return what there is to know of a file.
 

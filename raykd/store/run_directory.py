@@ -21,7 +21,6 @@
 No path is stored, so a directory may be moved with what it builds on.
 """
 
-import json
 import logging
 import os
 import time
@@ -43,10 +42,11 @@ from raykd.files import (
     describe,
     is_file,
     is_folder,
+    is_free,
+    is_held,
     locked,
     make_folder,
     parse_content,
-    parse_json,
     read_json,
     read_text,
     refuse_links_out,
@@ -62,6 +62,7 @@ from raykd.results import Breakdown, RunResult, breakdowns_from_dict
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import POOL, manifest_files, step_name, sweep_checkpoints
 from raykd.store.rows import format_row, parse_rows
+from raykd.store.status import ENVIRONMENT_TYPES, STATUS_TYPES, check_types, result_of
 from raykd.tensors import read_tensors, sum_of_tensors
 
 logger = logging.getLogger(__name__)
@@ -73,20 +74,8 @@ STUDENT, STATISTICS, _GRAPH = "student.safetensors", "statistics.safetensors", "
 BREAKDOWN, PAGE = "breakdown.json", "report.html"  # the page of a run, a search, a table or a store, in its folder
 _LOCK = ".lock"
 _WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL, METRICS, _LOCK)  # other links are replaced
-_FINISHED = "finished"
 _STEPS = ("step", "current_step", "resumed_from")
 _RESTORE = "restore it from a backup, or move the run away and train it again"
-_Types = Mapping[str, type | tuple[type, ...]]
-_NUMBER = (int, float)
-_STATUS_TYPES: _Types = {
-    "state": str, "step": int, "steps": int, "resumed_from": int, "updated": _NUMBER, "student_sha256": str,
-    "result": dict, "warnings": list, "not_judged": (str, type(None)), "images_removed": str,
-    "rewinds": list, "rewinding": (int, type(None)), "current_step": int, "steps_per_second": (*_NUMBER, type(None)),
-}  # fmt: skip
-_RESULT_TYPES: _Types = {
-    "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
-}  # fmt: skip
-_ENVIRONMENT_TYPES: _Types = {"teacher_sha256": (str, type(None)), "workers": int, "data_opened": dict}
 
 
 @dataclass(frozen=True)
@@ -209,7 +198,7 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """Return what the run noted of where it ran; empty where that is not there or damaged, which is said."""
-        found: dict[str, Any] = self._optional(ENVIRONMENT, partial(_check_types, _ENVIRONMENT_TYPES))
+        found: dict[str, Any] = self._optional(ENVIRONMENT, partial(check_types, ENVIRONMENT_TYPES))
         return found
 
     def status(self) -> dict[str, Any]:
@@ -217,7 +206,7 @@ class RunDirectory:
 
         The checkpoints tell as much to who goes on with the run, which writes it anew.
         """
-        found: dict[str, Any] = self._optional(STATUS, partial(_check_types, _STATUS_TYPES))
+        found: dict[str, Any] = self._optional(STATUS, partial(check_types, STATUS_TYPES))
         return found
 
     def data_opened(self) -> Mapping[str, Any]:
@@ -251,14 +240,13 @@ class RunDirectory:
     def result(self) -> RunResult | None:
         """Return the result of a finished run; None before, or where it or the student is damaged, which is said."""
         status = self.status()
-        result = status.get("result")
-        if status.get("state") != _FINISHED or not isinstance(result, dict):
-            return None
-        if "student_sha256" in status and not is_file(self.student):
-            logger.warning("%s is gone, though the run was finished: the run goes on from what is left", self.student)
-            return None
         try:
-            return RunResult.from_dict({"run": self.name, "seed": int(self.name.rpartition("-s")[2]), **result})
+            result = result_of(self.name, status)
+            if result is not None and "student_sha256" in status and not is_file(self.student):
+                gone = "%s is gone, though the run was finished: the run goes on from what is left"
+                logger.warning(gone, self.student)
+                return None
+            return result
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"result: {describe(error)}"
             logger.warning("%s", damaged(self.path / STATUS, what, "the run is finished anew from its last step"))
@@ -461,6 +449,28 @@ class RunDirectory:
             held.callback(self._remove_if_unused)
             yield
 
+    @contextmanager
+    def held_to_remove(self) -> Iterator[None]:
+        """Hold a directory that is there, so that no process begins to write into it.
+
+        Raises:
+            InProgress: if another process holds it.
+            CorruptError: if something else stands in the place of its lock.
+            SetupError: if it cannot be held.
+        """
+        with locked(self.path / _LOCK, wait=False, busy=f"run {self.name} is in progress in another process: stop it"):
+            yield
+
+    @property
+    def is_left(self) -> bool:
+        """Tell whether no process holds the directory for certain: one that was at it has ended."""
+        return is_free(self.path / _LOCK)
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether a process holds the directory for certain."""
+        return is_held(self.path / _LOCK)
+
     def _sweep(self) -> None:
         for folder in (self.path, self.path / SAMPLES, self.bank, self.pool):
             sweep(folder)
@@ -477,24 +487,3 @@ class RunDirectory:
 def runs_in(store: Path) -> list[RunDirectory]:
     """Return the runs of a store that have begun."""
     return [RunDirectory(path.parent) for path in sorted(store.glob(f"*/{STATUS}"))]
-
-
-def parse_status(text: str | bytes) -> dict[str, Any]:
-    """Return the object in a status file's content, wherever it was read; empty where it is none."""
-    with suppress(ValueError, RecursionError):
-        return _check_types(_STATUS_TYPES, parse_json(text or "{}"))
-    return {}
-
-
-def _check_types(types: _Types, found: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return an object; refuse values that no run writes.
-
-    Raises:
-        ValueError: naming one of them.
-    """
-    for key, kind in types.items():
-        if key in found and (not isinstance(found[key], kind) or isinstance(found[key], bool)):
-            raise ValueError(f"{prefix}{key} is {json.dumps(found[key])[:40]}")
-    if isinstance(found.get("result"), dict):
-        _check_types(_RESULT_TYPES, found["result"], "result.")
-    return found

@@ -25,8 +25,10 @@ from raykd.recipe.sections import DataConfig
 from raykd.results import RunResult
 from raykd.store.checkpoint import save_weights
 from raykd.store.mirror import Mirror, Saved
+from raykd.store.moved_aside import sweep_removed
 from raykd.store.remote import Remote, check_address, is_remote
-from raykd.store.run_directory import STATUS, RunDirectory, parse_status
+from raykd.store.run_directory import STATUS, RunDirectory
+from raykd.store.status import parse_status
 from raykd.tensors import checksum_metadata, read_tensors
 
 logger = logging.getLogger(__name__)
@@ -174,7 +176,8 @@ class Workspace:
         return path.relative_to(self.store).as_posix()
 
     def sweep(self) -> None:
-        """Remove what processes that died have left half written beside the runs."""
+        """Remove what processes that died have left half written, or half removed, beside the runs."""
+        sweep_removed(self.store)
         for name in _SHARED:
             sweep(self.store / name)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from raykd.cluster import package as packages
-from raykd.cluster.package import collect, remote_content
+from raykd.cluster.package import collect, job_problems, remote_content
 from raykd.errors import UsageError
 from tests.cluster.test_submission import CLUSTER
 
@@ -96,9 +96,11 @@ def test_what_is_written_can_be_run(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_a_job_is_refused(changes: dict[str, Any], says: str) -> None:
+    cluster = CLUSTER.model_copy(update=changes)
     with pytest.raises(UsageError, match=says) as caught:
-        remote_content(CLUSTER.model_copy(update=changes))
+        remote_content(cluster)
     assert "secret" not in str(caught.value)
+    assert list(job_problems(cluster)) == [str(caught.value)]
 
 
 def test_the_limit_is_below_rays_own() -> None:

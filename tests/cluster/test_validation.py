@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from raykd.cluster.config import cluster_names
+from raykd.cluster.config import cluster_names, load_cluster
 from raykd.cluster.launcher import read_launcher
+from raykd.cluster.package import job_problems
 from raykd.cluster.validation import validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,24 @@ def test_there_is_a_file_for_every_kind_of_cluster() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_is_shipped_is_right(name: str) -> None:
     assert validate(name) == []
+
+
+@pytest.mark.parametrize(("storage", "is_right"), [("runs", False), ("/shared/runs", True), ("s3://bucket/runs", True)])
+@pytest.mark.parametrize("command", ["submit", "up"])
+def test_a_file_is_right_where_jobs_can_be_sent_by_it(
+    tmp_path: Path, storage: str, is_right: bool, command: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"address: auto\nstorage: {storage}\n")
+    if command == "up":
+        file = Path(copied(tmp_path, "ssh", lambda raw, _: raw.update(storage=storage)))
+    refusals = list(job_problems(load_cluster(str(file))))
+    assert validate(str(file)) == refusals
+    assert (refusals == []) == is_right
+
+
+def test_what_takes_no_jobs_may_keep_its_runs_beside_itself(tmp_path: Path) -> None:
+    assert validate(copied(tmp_path, "slurm", lambda raw, _: raw.update(storage="runs"))) == []
 
 
 def copied(folder: Path, name: str, change: Callable[[dict[str, Any], Any], Any]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from raykd.reporting.pages.curves import curve_groups
-from raykd.reporting.pages.facts import RunFacts, dotted, short_yaml
+from raykd.reporting.pages.facts import RunFacts, recipe_differences
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Cell, Head, Mark, Row, Table, link_to, make_scale, numbers
 from raykd.reporting.pages.svg import SERIES
@@ -90,14 +90,8 @@ def _summary(groups: Mapping[str, Sequence[RunFacts]]) -> Table:
 
 def _differences(groups: Mapping[str, Sequence[RunFacts]]) -> Table:
     """Return the fields in which the recipes differ, a column for each recipe."""
-    recipes = [dotted(seeds[0].recipe) for seeds in groups.values()]
-    keys = list(dict.fromkeys(key for fields in recipes for key in fields if key not in ("name", "seed")))
-    missing = object()
-    rows = []
-    for key in keys:
-        values = [fields.get(key, missing) for fields in recipes]
-        if any(value != values[0] for value in values):
-            rows.append(Row([Cell(key), *(Cell("" if value is missing else short_yaml(value)) for value in values)]))
+    found = recipe_differences(*(seeds[0].recipe for seeds in groups.values()))
+    rows = [Row([Cell(key), *map(Cell, values)]) for key, values in found.items() if key != "seed"]
     return Table([Head("field", False), *(Head(name, False) for name in groups)], rows[:_MOST_DIFFERENCES])
 
 

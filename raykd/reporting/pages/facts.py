@@ -2,13 +2,12 @@
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-import yaml
-
+from raykd.config.differences import differences
 from raykd.errors import CorruptError, UsageError
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe, load_recipe
@@ -195,31 +194,10 @@ def _finite_figures(figures: Figures) -> Figures:
     return replace(figures, **own, more=_numbers_of(figures.more))
 
 
-def dotted(recipe: Recipe) -> dict[str, Any]:
-    """Return the values of a recipe by their dotted fields."""
-    return dict(_leaves(recipe.model_dump(mode="json"), ""))
-
-
-def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def differences(one: Recipe, other: Recipe) -> list[tuple[str, str, str]]:
-    """Return the fields in which two recipes differ, with both values; empty text where one has no such field."""
-    first, second = dotted(one), dotted(other)
-    keys = [key for key in {**first, **second} if key != "name" and first.get(key) != second.get(key)]
-    texts = [{key: short_yaml(value) for key, value in fields.items()} for fields in (first, second)]
-    return [(key, texts[0].get(key, ""), texts[1].get(key, "")) for key in keys]
-
-
-def short_yaml(value: Any) -> str:
-    """Write a value as it stands behind ``KEY=`` on the command line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=2**20, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...").strip()
+def recipe_differences(*recipes: Recipe) -> dict[str, list[str]]:
+    """Return the fields in which recipes differ but for their names, each with its value in every one of them."""
+    found = differences(*(recipe.model_dump(mode="json") for recipe in recipes))
+    return {key: values for key, values in found.items() if key != "name"}
 
 
 def packaged_recipe(name: str) -> Recipe | None:
@@ -237,7 +215,8 @@ def train_command(facts: RunFacts, shown: str) -> str:
     """
     base, words = packaged_recipe(facts.recipe.name), [f"{shown}/{RECIPE}"]
     if base is not None:
-        pairs = [f"{key}={value}" for key, _, value in differences(base, facts.recipe) if value]
+        found = recipe_differences(base, facts.recipe)
+        pairs = [f"{key}={value}" for key, (_, value) in found.items() if value]
         try:
             again = load_recipe(base.name, pairs)
         except UsageError:

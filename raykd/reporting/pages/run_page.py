@@ -13,7 +13,7 @@ from raykd.recipe.recipe import dump_recipe
 from raykd.reporting.follow import format_duration
 from raykd.reporting.pages.charts import Chart, reliability_chart
 from raykd.reporting.pages.curves import curve_groups
-from raykd.reporting.pages.facts import RunFacts, differences, packaged_recipe, train_command, train_notes
+from raykd.reporting.pages.facts import RunFacts, packaged_recipe, recipe_differences, train_command, train_notes
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Mark, Part, Row, Table, link_to, make_scale, numbers
 from raykd.results import Breakdown, Figures
@@ -54,7 +54,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
     """Return the page of a run, which is to lie in the folder ``start``; ``shown`` is how its directory is called."""
     recipe, result = facts.recipe, facts.result
     base = packaged_recipe(recipe.name)
-    changed = [] if base is None else differences(base, recipe)
+    changed = {} if base is None else recipe_differences(base, recipe)
     teacher = _teacher(facts)
     lines = {} if teacher is None or teacher.top1 is None else {"teacher": teacher.top1}
     bars, are_lowest = _class_bars(facts)
@@ -84,7 +84,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         base=base,
         changed=Table(
             [Head("field", False), Head("packaged", False), Head("this run", False)],
-            [Row([Cell(text) for text in line]) for line in changed],
+            [Row([Cell(key), *map(Cell, values)]) for key, values in changed.items()],
             "compact",
         ),
         machine=_machine(facts.environment),

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from raykd.config.yaml_file import dump_flow
 from raykd.reporting.pages.charts import Axis, Chart, Curve, Point, path_chart, point_chart
-from raykd.reporting.pages.facts import finite, short_yaml
+from raykd.reporting.pages.facts import finite
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Part, Row, Table, link_to, numbers
 from raykd.results import SearchRecord, SearchResult, TrialRecord
@@ -87,7 +88,7 @@ def _value(trial: TrialRecord, name: str) -> float:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else short_yaml(value)
+    return f"{value:.4g}" if isinstance(value, float) else dump_flow(value)
 
 
 def _details(trial: TrialRecord) -> list[str]:

@@ -14,11 +14,9 @@ from raykd.reporting.pages.search_page import search_page
 from raykd.reporting.pages.store_page import store_page
 from raykd.reporting.pages.table_page import table_page
 from raykd.results import Breakdown, SearchRecord, SearchResult, TableResult
-from raykd.store.mirror import REPORT, TRIALS
+from raykd.store.mirror import REPORT, TABLE, TRIALS
 from raykd.store.run_directory import PAGE, RunDirectory, runs_in
 
-TABLE = "table.json"
-"""The file of a table's figures, in its folder."""
 _ADVICE = "run the same search or table again, or restore it from a backup"
 _FOLDERS = {"searches": "Searches", "tables": "Tables"}
 

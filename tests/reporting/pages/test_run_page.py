@@ -11,7 +11,7 @@ import pytest
 from raykd.files import write_json
 from raykd.recipe.recipe import dump_recipe, load_recipe
 from raykd.reporting.pages.comparison_page import comparison_page
-from raykd.reporting.pages.facts import differences, read_run, train_command, train_notes
+from raykd.reporting.pages.facts import read_run, recipe_differences, train_command, train_notes
 from raykd.reporting.pages.run_page import run_page
 from raykd.store.rows import format_row
 from raykd.store.run_directory import RunDirectory
@@ -293,8 +293,8 @@ def test_a_recipe_of_the_users_is_trained_from_its_directory(tmp_path: Path) -> 
 
 def test_recipes_differ_in_fields_of_either() -> None:
     one, other = load_recipe("kd_digits"), load_recipe("kd_digits", ["method.temperature=2.5", "data.holdout=0.1"])
-    assert differences(one, one) == []
-    found = {key: (first, second) for key, first, second in differences(one, other)}
+    assert recipe_differences(one, one) == {}
+    found = recipe_differences(one, other)
     assert found.keys() == {"method.temperature", "data.holdout"}
     assert found["method.temperature"][1] == "2.5"
 
