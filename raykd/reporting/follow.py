@@ -77,7 +77,8 @@ class Follower:
         return RunUpdate(run, step, status["steps"], rows, done, None if done else status.get("steps_per_second"))
 
     def _status(self, run: str) -> dict[str, Any]:
-        from raykd.store.run_directory import STATUS, parse_status
+        from raykd.store.run_directory import STATUS
+        from raykd.store.status import parse_status
 
         return parse_status(self._read(f"{run}/{STATUS}"))
 

@@ -24,7 +24,8 @@ from raykd.errors import CorruptError
 from raykd.files import MANIFEST, locked, make_folder, parse_json, writing
 from raykd.store.checkpoint import POOL, has_all_files, is_checkpoint, pool_files, step_of, step_of_part
 from raykd.store.remote import Entry, Remote
-from raykd.store.run_directory import CHECKPOINTS, STATUS, parse_status
+from raykd.store.run_directory import CHECKPOINTS, STATUS
+from raykd.store.status import parse_status
 
 REPORT = "search.json"
 """The report of a search, in its folder."""

@@ -9,6 +9,7 @@
     samples/ tensorboard/ what people look at
     checkpoints/          see raykd.store.checkpoint
     breakdown.json        how the chosen student and its teacher answer the test split, by class and by confidence
+    image_statistics.json  what the images look like that it makes in the end, see raykd.results
     report.html           the run for a reader, see raykd.reporting
     student.safetensors   the chosen weights of a finished run
     student_graph.safetensors  what a student that is the user's own code computes, see raykd.models.graph
@@ -20,7 +21,6 @@
 No path is stored, so a directory may be moved with what it builds on.
 """
 
-import json
 import logging
 import os
 import time
@@ -45,7 +45,6 @@ from raykd.files import (
     locked,
     make_folder,
     parse_content,
-    parse_json,
     read_json,
     read_text,
     refuse_links_out,
@@ -57,10 +56,11 @@ from raykd.files import (
 )
 from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict, selected_by
-from raykd.results import Breakdown, RunResult, breakdowns_from_dict
+from raykd.results import Breakdown, ImageStatistics, RunResult, breakdowns_from_dict
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import POOL, manifest_files, step_name, sweep_checkpoints
 from raykd.store.rows import format_row, parse_rows
+from raykd.store.status import ENVIRONMENT_TYPES, STATUS_TYPES, check_types
 from raykd.tensors import read_tensors, sum_of_tensors
 
 logger = logging.getLogger(__name__)
@@ -69,23 +69,13 @@ EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "envir
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
 CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
 STUDENT, STATISTICS, _GRAPH = "student.safetensors", "statistics.safetensors", "student_graph.safetensors"
+IMAGE_STATISTICS = "image_statistics.json"
 BREAKDOWN, PAGE = "breakdown.json", "report.html"  # the page of a run, a search, a table or a store, in its folder
 _LOCK = ".lock"
 _WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL, METRICS, _LOCK)  # other links are replaced
 _FINISHED = "finished"
 _STEPS = ("step", "current_step", "resumed_from")
 _RESTORE = "restore it from a backup, or move the run away and train it again"
-_Types = Mapping[str, type | tuple[type, ...]]
-_NUMBER = (int, float)
-_STATUS_TYPES: _Types = {
-    "state": str, "step": int, "steps": int, "resumed_from": int, "updated": _NUMBER, "student_sha256": str,
-    "result": dict, "warnings": list, "not_judged": (str, type(None)), "images_removed": str,
-    "rewinds": list, "rewinding": (int, type(None)), "current_step": int, "steps_per_second": (*_NUMBER, type(None)),
-}  # fmt: skip
-_RESULT_TYPES: _Types = {
-    "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
-}  # fmt: skip
-_ENVIRONMENT_TYPES: _Types = {"teacher_sha256": (str, type(None)), "workers": int, "data_opened": dict}
 
 
 @dataclass(frozen=True)
@@ -208,7 +198,7 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """Return what the run noted of where it ran; empty where that is not there or damaged, which is said."""
-        found: dict[str, Any] = self._optional(ENVIRONMENT, partial(_check_types, _ENVIRONMENT_TYPES))
+        found: dict[str, Any] = self._optional(ENVIRONMENT, partial(check_types, ENVIRONMENT_TYPES))
         return found
 
     def status(self) -> dict[str, Any]:
@@ -216,7 +206,7 @@ class RunDirectory:
 
         The checkpoints tell as much to who goes on with the run, which writes it anew.
         """
-        found: dict[str, Any] = self._optional(STATUS, partial(_check_types, _STATUS_TYPES))
+        found: dict[str, Any] = self._optional(STATUS, partial(check_types, STATUS_TYPES))
         return found
 
     def data_opened(self) -> Mapping[str, Any]:
@@ -333,6 +323,15 @@ class RunDirectory:
     def write_breakdowns(self, breakdowns: Mapping[str, Breakdown]) -> None:
         """Keep how student and teacher answer the test split."""
         write_json(self.path / BREAKDOWN, {name: one.to_dict() for name, one in breakdowns.items()})
+
+    def image_statistics(self) -> ImageStatistics | None:
+        """Return what the images look like that it makes; None where that was not noted, or is damaged."""
+        found: ImageStatistics | None = self._optional(IMAGE_STATISTICS, ImageStatistics.from_dict) or None
+        return found
+
+    def write_image_statistics(self, statistics: ImageStatistics) -> None:
+        """Keep what the images look like that it makes."""
+        write_json(self.path / IMAGE_STATISTICS, statistics.to_dict())
 
     def data(self) -> DataSpec | None:
         """Return what the student wants to be shown, or None of a run of before that was kept.
@@ -476,24 +475,3 @@ class RunDirectory:
 def runs_in(store: Path) -> list[RunDirectory]:
     """Return the runs of a store that have begun."""
     return [RunDirectory(path.parent) for path in sorted(store.glob(f"*/{STATUS}"))]
-
-
-def parse_status(text: str | bytes) -> dict[str, Any]:
-    """Return the object in a status file's content, wherever it was read; empty where it is none."""
-    with suppress(ValueError, RecursionError):
-        return _check_types(_STATUS_TYPES, parse_json(text or "{}"))
-    return {}
-
-
-def _check_types(types: _Types, found: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return an object; refuse values that no run writes.
-
-    Raises:
-        ValueError: naming one of them.
-    """
-    for key, kind in types.items():
-        if key in found and (not isinstance(found[key], kind) or isinstance(found[key], bool)):
-            raise ValueError(f"{prefix}{key} is {json.dumps(found[key])[:40]}")
-    if isinstance(found.get("result"), dict):
-        _check_types(_RESULT_TYPES, found["result"], "result.")
-    return found

@@ -26,7 +26,8 @@ from raykd.results import RunResult
 from raykd.store.checkpoint import save_weights
 from raykd.store.mirror import Mirror, Saved
 from raykd.store.remote import Remote, check_address, is_remote
-from raykd.store.run_directory import STATUS, RunDirectory, parse_status
+from raykd.store.run_directory import STATUS, RunDirectory
+from raykd.store.status import parse_status
 from raykd.tensors import checksum_metadata, read_tensors
 
 logger = logging.getLogger(__name__)

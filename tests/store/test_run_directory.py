@@ -12,7 +12,8 @@ from raykd.recipe.recipe import dump_recipe, load_recipe
 from raykd.results import Figures, RunResult
 from raykd.spec import DataSpec
 from raykd.store.rows import parse_rows
-from raykd.store.run_directory import RunDirectory, parse_status
+from raykd.store.run_directory import RunDirectory
+from raykd.store.status import parse_status
 
 SPEC = DataSpec("made", 3, 1, 8, (0.5,), (0.25,), ("a", "b", "c"))
 

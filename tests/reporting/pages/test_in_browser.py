@@ -125,13 +125,17 @@ def test_the_slider_turns_the_samples(tab: Tab, pages: dict[str, Path]) -> None:
     tab.ask('document.querySelector(".slider input").focus()')
     tab.press("ArrowLeft")
     assert (tab.ask(shown), tab.ask(told)) == ("step 8", "step 8")
-    boxes = '[...document.querySelectorAll(".strip img")].filter((one) => one.getBoundingClientRect().height > 0).length'
+    boxes = (
+        '[...document.querySelectorAll(".strip img")].filter((one) => one.getBoundingClientRect().height > 0).length'
+    )
     assert tab.ask(boxes) == 1
 
 
 def test_the_heads_of_a_table_sort_by_what_the_cells_are_worth(tab: Tab, pages: dict[str, Path]) -> None:
     tab.open(pages["search"])
-    column = tab.ask('[...document.querySelectorAll(".sortable th")].findIndex((one) => one.textContent === "accuracy")')
+    column = tab.ask(
+        '[...document.querySelectorAll(".sortable th")].findIndex((one) => one.textContent === "accuracy")'
+    )
     cells = f'[...document.querySelectorAll(".sortable tbody tr")].map((row) => Number(row.cells[{column}].dataset.v))'
     before = tab.ask(cells)
     for is_rising in (True, False):
@@ -182,6 +186,8 @@ def test_a_script_that_got_in_all_the_same_would_not_run(tab: Tab, tmp_path: Pat
 
 def test_sections_stand_in_the_order_of_what_is_asked_first(tab: Tab, pages: dict[str, Path]) -> None:
     tab.open(pages["run"], PHONE)
-    tops = [tab.box_of(one, scroll=False)[1] for one in (".big", ".ladder", ".warnings", ".charts", ".strip", ".classes")]
+    tops = [
+        tab.box_of(one, scroll=False)[1] for one in (".big", ".ladder", ".warnings", ".charts", ".strip", ".classes")
+    ]
     assert all(above < below for above, below in pairwise(tops))
     assert tops[0] < 300, "the headline is seen without scrolling"

@@ -104,7 +104,7 @@ def test_no_more_is_said_of_what_it_opened_than_was_noted(tmp_path: Path, opened
     note_opened(run, opened)
     root = page_of(run)
     assert [one.text for one in root.one("div", "hero").all("p", "note")] == ([note] if note else [])
-    (table,) = [one for one in root.all("table") if one.all("th")[0].text == "data opened"]
+    (table,) = [one for one in root.all("table") if one.all("th")[0].text == "opened"]
     assert [cell.text for cell in table.one("tbody").all("td")][:2] == ["to train on", row]
 
 
