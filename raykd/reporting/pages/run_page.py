@@ -168,8 +168,7 @@ def _costs(facts: RunFacts) -> list[Fact]:
     result, schedule, last = facts.result, facts.recipe.schedule, facts.rows[-1] if facts.rows else {}
     found = []
     if result is not None and result.seconds is not None:
-        pace = f"{last['steps_per_second']:.3g} steps / s" if "steps_per_second" in last else ""
-        found.append(Fact("training", format_duration(result.seconds), pace))
+        found.append(Fact("training", format_duration(result.seconds), _pace(last.get("steps_per_second", 0.0))))
     if "waiting/others" in last:
         found.append(Fact("of it waiting for workers", f"{last['waiting/others']:.0f} %", "at the last report"))
     steps = f"{facts.steps:,}" if facts.result is not None else f"{facts.step:,} of {facts.steps:,}"
@@ -184,6 +183,12 @@ def _costs(facts: RunFacts) -> list[Fact]:
     if result is not None and result.gpu_hours:
         found.append(Fact("GPU hours", f"{result.gpu_hours:.3f}"))
     return found
+
+
+def _pace(steps_per_second: float) -> str:
+    if steps_per_second <= 0:
+        return ""
+    return f"{steps_per_second:.3g} steps / s" if steps_per_second >= 1 else f"{1 / steps_per_second:.3g} s a step"
 
 
 def _quality(facts: RunFacts) -> list[Fact]:

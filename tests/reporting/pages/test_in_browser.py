@@ -22,7 +22,7 @@ KINDS = ("run", "unfinished", "comparison", "search", "front", "table", "store")
 
 OVERFLOW = """[...document.querySelectorAll("body *")].filter((one) => {
   const box = one.getBoundingClientRect();
-  return box.width && !one.closest(".scroll, .wide, pre, #tip") && (box.right > WIDTH + 1 || box.left < -1);
+  return box.width && !one.closest(".scroll, .strip, .wide, pre, #tip") && (box.right > WIDTH + 1 || box.left < -1);
 }).map((one) => `${one.tagName}.${one.getAttribute("class")}: ${one.textContent.trim().slice(0, 40)}`)"""
 OVERLAPS = """[...document.querySelectorAll(".plot svg")].flatMap((svg) => {
   const texts = [...svg.querySelectorAll("text")].map((one) => [one.textContent, one.getBoundingClientRect()]);
