@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from raykd.errors import CorruptError
-from raykd.files import read_bytes
+from raykd.files import is_file, read_bytes
 from raykd.reporting.pages.facts import RunFacts
 from raykd.spec import DataSpec
 from raykd.tensors import read_tensors
@@ -22,6 +22,7 @@ _SAMPLES_BYTES = 3 * 2**20
 _SHEET_BYTES = 4 * 2**20  # of one, which others may have written
 _MEANS_BYTES = 2**20
 _MOST_SHEETS = 24
+_WEIGHTS_BYTES = 2**29  # a page does not read more for one picture
 _PNG = b"\x89PNG\r\n\x1a\n"
 _KERNELS, _COLUMNS = 64, 16
 _CELL, _GAP = 40, 4
@@ -59,15 +60,17 @@ def mean_images(facts: RunFacts) -> list[Picture]:
     """Return the mean image of each class that has images, as many as a page can hold."""
     found = facts.image_statistics
     kept: list[Picture] = []
-    left = _MEANS_BYTES
-    for index, (text, images) in enumerate(zip(found.means, found.images, strict=False) if found is not None else ()):
+    if found is None:
+        return kept
+    names, left = facts.names_of_classes(len(found.images)), _MEANS_BYTES
+    for name, text, images in zip(names, found.means, found.images, strict=False):
         try:
             content = base64.b64decode(text, validate=True)
         except binascii.Error:  # the file is damaged where no JSON shows it
             continue
         left -= len(text)
         if left > 0 and images and content.startswith(_PNG):
-            kept.append(Picture(facts.names_of_classes(len(found.images))[index] if found else "", _address(content)))
+            kept.append(Picture(name, _address(content)))
     return kept
 
 
@@ -86,6 +89,8 @@ def kernel_sheets(facts: RunFacts) -> list[Picture]:
 
 def _first_kernels(file: Path, spec: DataSpec) -> Tensor | None:
     """Return weights (M, C, H, W) that the images themselves meet; None where they cannot be told or read."""
+    if not is_file(file) or file.stat().st_size > _WEIGHTS_BYTES:
+        return None
     try:
         weights: Mapping[str, Tensor] = read_tensors(file, "its kernels are not drawn")
     except CorruptError:  # whoever uses the weights is refused; a page shows all else

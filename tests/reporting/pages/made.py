@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from raykd.files import write_json
 from raykd.recipe.experiment import Experiment, resolve
@@ -19,6 +21,7 @@ from raykd.results import (
     ConfidenceBin,
     Confusion,
     Figures,
+    ImageStatistics,
     RunResult,
     SearchRecord,
     TableResult,
@@ -30,6 +33,8 @@ from tests.recipe.test_table import saved
 from tests.reporting.test_tables import result
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'\x1b[31m${{7*7}}"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAGklEQVR4nGMUYIAAFnkYQxHGUCDMYHwPZQAALeQB2tscXdMAAAAASUVORK5CYII="
+"""A picture in base64."""
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 _LOADS = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
 
@@ -175,6 +180,12 @@ def made_run(
             data_opened=opened,
             warnings=warnings,
         )
+        run.write_image_statistics(ImageStatistics((4, 0, 8), (PNG,) * 3, {"norm1": 0.5, f"norm2{HOSTILE}": 1.25}))
+        weights = {
+            "layer10.weight": torch.ones(2, 1, 3, 3),
+            "layer2.weight": torch.linspace(-1, 1, 80 * 9).view(80, 1, 3, 3),
+        }
+        save_file(weights, run.student)
         run.write_breakdowns({"student": breakdown(), "teacher": breakdown()})
         run.write_status(state="finished", step=20, result=result.to_dict())
     return run

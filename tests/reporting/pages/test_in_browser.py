@@ -134,7 +134,7 @@ def test_the_slider_turns_the_samples(tab: Tab, pages: dict[str, Path]) -> None:
 def test_the_heads_of_a_table_sort_by_what_the_cells_are_worth(tab: Tab, pages: dict[str, Path]) -> None:
     tab.open(pages["search"])
     column = tab.ask(
-        '[...document.querySelectorAll(".sortable th")].findIndex((one) => one.textContent === "accuracy")'
+        '[...document.querySelectorAll(".sortable th")].findIndex((one) => one.textContent === "accuracy %")'
     )
     cells = f'[...document.querySelectorAll(".sortable tbody tr")].map((row) => Number(row.cells[{column}].dataset.v))'
     before = tab.ask(cells)

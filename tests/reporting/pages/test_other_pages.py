@@ -57,7 +57,7 @@ def test_a_search_is_told_by_its_trials(tmp_path: Path) -> None:
     (tmp_path / "made-0-s1").mkdir()
     (tmp_path / "made-0-s1" / "report.html").write_text("a page")
     root = written(write.write_any([folder]))
-    assert root.one("p", "big").text == "83"
+    assert root.one("p", "big").text == "83%"
     rows = root.one("table", "sortable").one("tbody").all("tr")
     assert len(rows) == 6
     assert [row.attributes.get("class") for row in rows].count("is-own") == 1
