@@ -100,7 +100,7 @@ def _first_kernels(file: Path, spec: DataSpec) -> Tensor | None:
         if one.dim() == 4 and one.shape[1] == spec.channels and max(one.shape[2:]) > 1:
             return one.float()
         if one.dim() == 2 and one.shape[1] == spec.channels * spec.size**2:
-            return one.float().unflatten(1, (spec.channels, spec.size, spec.size))
+            return one.float().view(-1, spec.channels, spec.size, spec.size)
     return None
 
 
