@@ -16,8 +16,9 @@ from raykd.data.datasets import Images
 from raykd.distributed.world import World, mix
 from raykd.engine.build import Built
 from raykd.engine.implied_pixels import implied_pixels
-from raykd.engine.quality import image_quality
+from raykd.engine.quality import ImageQuality, image_quality
 from raykd.engine.rewind import describe_rewinds
+from raykd.engine.samples import draw_means
 from raykd.engine.selection import Selection
 from raykd.engine.sentinel import CLASS_SPREAD, MEMBER_FIGURES, STRAGGLER, class_spread, find_warnings, kind_of
 from raykd.errors import RaykdError
@@ -31,7 +32,16 @@ from raykd.models.permission import is_code
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe, selected_by
-from raykd.results import COVERAGE, SELECTIONS, Breakdown, Figures, RunResult, why_not_judged
+from raykd.results import (
+    COVERAGE,
+    MOST_MEANS,
+    SELECTIONS,
+    Breakdown,
+    Figures,
+    ImageStatistics,
+    RunResult,
+    why_not_judged,
+)
 from raykd.store.checkpoint import save_weights, step_name
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
@@ -53,7 +63,10 @@ def finalize(
     has_student = "student" in built.method.roles
     figures, breakdown = _save_student(built, selection, run, recipe) if has_student else ({}, None)
     _write_breakdowns(built, breakdown, run)
-    quality = _measure_images(experiment, built, workspace)
+    images = _measure_images(experiment, built, workspace)
+    if images is not None:
+        _write_image_statistics(images, built, run)
+    quality = images.figures if images is not None else {}
     worst = {name: quality.pop(name) for name in MEMBER_FIGURES if name in quality}
     if world.rank == 0:
         _write_statistics(recipe, built, run)
@@ -158,11 +171,22 @@ def _write_breakdowns(built: Built, student: Breakdown | None, run: RunDirectory
         built.method.world.agree(save, on_first=True)
 
 
-def _measure_images(experiment: Experiment, built: Built, workspace: Workspace) -> dict[str, float]:
-    """Return the quality of the images that the method makes, having finished its bank if it trains one."""
+def _write_image_statistics(found: ImageQuality, built: Built, run: RunDirectory) -> None:
+    """Keep what the images look like on average and to the teacher; every worker must call it."""
+
+    def save() -> None:
+        means = draw_means(found.means[:MOST_MEANS], built.spec)
+        with run.writing():
+            run.write_image_statistics(ImageStatistics(tuple(found.images.tolist()), tuple(means), found.gaps))
+
+    built.method.world.agree(save, on_first=True)
+
+
+def _measure_images(experiment: Experiment, built: Built, workspace: Workspace) -> ImageQuality | None:
+    """Return the quality of the images that the method makes, if it does, having finished its bank if it trains one."""
     method, world = built.method, built.method.world
     if built.teacher is None:
-        return {}
+        return None
     seed = mix(experiment.recipe.seed, _HELD_OUT)
     if isinstance(method, BankMethod):
         name, run = experiment.run_id, workspace.run(experiment.run_id)
@@ -174,7 +198,7 @@ def _measure_images(experiment: Experiment, built: Built, workspace: Workspace) 
     if isinstance(method, PoolMethod):
         world.agree(partial(_finish_pool, experiment, built, workspace.run(experiment.run_id)), on_first=True)
     if not method.makes_images:
-        return {}
+        return None
     share = method.sample(_IMAGES, seed)[world.rank :: world.size]
     return image_quality(((batch, None) for batch in share.split(_BATCH)), built.teacher, built.spec.num_classes, world)
 

@@ -3,24 +3,39 @@
 The measures of collapse. A class whose generator makes one picture over and over has diversity 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from raykd.distributed.world import World
 from raykd.engine.sentinel import member_figures
-from raykd.models.moments import variance_gaps
+from raykd.models.moments import input_sums, variance_gap, variance_gaps
 from raykd.spec import DataSpec
 
 Labelled = Iterable[tuple[Tensor, Tensor | None]]
 """Batches of images (N, C, H, W) and their target classes (N,), None for generators that were given none."""
+_LAYER = "layer/"
 SURE = 0.9
 """The teacher's largest probability of an image above which it is sure."""
 
 
+class ImageQuality(NamedTuple):
+    """Figures of images, and what they are on average.
+
+    ``images`` are how many each class has [K], ``means`` the mean image of each [K, C, H, W], zeros of a class without
+    any; ``gaps`` as ``raykd.results.ImageStatistics``'s.
+    """
+
+    figures: dict[str, float]
+    images: Tensor
+    means: Tensor
+    gaps: Mapping[str, float]
+
+
 @torch.no_grad()
-def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world: World) -> dict[str, float]:
+def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world: World) -> ImageQuality:
     """Return figures over all workers' batches; every worker must call it.
 
     ``hit``: per cent to which the teacher gives the class asked for (absent where none was); with it the figures of
@@ -33,7 +48,9 @@ def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world
     sums: dict[str, Tensor] = {}
     labelled = False
     for images, targets in batches:
-        logits, features = teacher(images)
+        shape = images.shape[1:]
+        with input_sums(teacher) as seen:
+            logits, features = teacher(images)
         labels = logits.argmax(1)
         labelled = targets is not None
         groups = labels if targets is None else targets.to(labels.device)
@@ -47,6 +64,7 @@ def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world
             totals = precise.new_zeros(num_classes, precise.shape[1]).index_add_(0, groups, precise)
             squares = precise.new_zeros(num_classes).index_add_(0, groups, precise.square().sum(1))
             batch_sums |= {f"{name}/totals": totals, f"{name}/squares": squares}
+        batch_sums |= {f"{_LAYER}{name}": value for name, value in seen.items()}
         sums = {name: sums.get(name, 0) + value for name, value in batch_sums.items()}
     sums = {name: world.sum(value.to(torch.float64)) for name, value in sums.items()}
     count = sums["rows"].sum()
@@ -63,7 +81,16 @@ def image_quality(batches: Labelled, teacher: nn.Module, num_classes: int, world
         if labelled and name == "pixel":
             diversity = 100 * (within / sums["rows"] / (total / count)).sqrt()
             figures |= member_figures(100 * sums["hits"] / sums["rows"], diversity)
-    return figures
+    means = (sums["pixel/totals"] / sums["rows"].clamp(min=1)[:, None]).unflatten(1, shape)
+    return ImageQuality(figures, sums["rows"].long(), means.float(), _gaps(sums, teacher))
+
+
+def _gaps(sums: Mapping[str, Tensor], teacher: nn.Module) -> dict[str, float]:
+    layers = {name.removeprefix(_LAYER): value for name, value in sums.items() if name.startswith(_LAYER)}
+    return {
+        name.removeprefix("network."): variance_gap(value, teacher.get_submodule(name).get_buffer("running_var"))
+        for name, value in layers.items()
+    }
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 The last row are real images of another domain, where a method takes such: what patches can be compared with.
 """
 
+import base64
 import io
 from collections.abc import Mapping
 
@@ -16,6 +17,7 @@ from raykd.spec import Batch, DataSpec
 
 _COLUMNS, _ROWS = 10, 4
 _CELL, _CAPTION, _GAP = 96, 16, 4
+_THUMBNAIL = 64
 _FRAME_BYTES = 18_000  # of captions and gaps
 _BATCH = 256  # generators normalise over the batch, so a few images alone would look unlike training's
 _SEED = 0x5A3  # the same latents at every report, so that the pictures can be compared
@@ -58,6 +60,17 @@ def draw_samples(images: Tensor, teacher_logits: Tensor, spec: DataSpec, synthet
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def draw_means(means: Tensor, spec: DataSpec) -> list[str]:
+    """Return mean images (K, C, H, W) of classes, PNGs in base64, in true colours and of a thumbnail's size."""
+    drawn = []
+    for image in spec.denormalise(means.detach().float().cpu()):
+        picture, buffer = _picture(image), io.BytesIO()
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        picture.save(buffer, "PNG")
+        drawn.append(base64.b64encode(buffer.getvalue()).decode())
+    return drawn
 
 
 def sheet_bytes(spec: DataSpec) -> int:

@@ -6,6 +6,7 @@ reshape [N, ...] -> [G, b, ...] separates the groups.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -277,6 +278,40 @@ def variance_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def input_sums(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield a mapping that takes the sums of what each BatchNorm layer that runs sees, by its name within ``network``.
+
+    They are float64 [3, C], over all forward passes: the number of values of a channel, their sum, that of their
+    squares. Unlike the moments of each batch, those of all can be told from them, whichever classes a batch had.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def look(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = (args[0] if args else next(iter(kwargs.values()))).detach().double()
+        rest = [0, *range(2, inputs.dim())]
+        total = inputs.sum(rest)
+        count = torch.full_like(total, inputs.numel() // inputs.shape[1])
+        sums[name] = sums.get(name, 0) + torch.stack([count, total, inputs.square().sum(rest)])
+
+    norms = [
+        (name, m) for name, m in network.named_modules() if isinstance(m, _BatchNorm) and m.running_var is not None
+    ]
+    handles = [norm.register_forward_pre_hook(partial(look, name), with_kwargs=True) for name, norm in norms]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def variance_gap(sums: Tensor, running: Tensor) -> float:
+    """Return the mean over channels of |ln(variance of what ``input_sums`` told [3, C] / running variance [C])|."""
+    count, total, squares = sums
+    seen = (squares / count - (total / count).square()).clamp(min=_TINY)
+    return (seen / running.to(seen).clamp(min=_TINY)).log().abs().mean().item()
 
 
 def activation_bytes(teacher: Teacher | MomentTeacher, shape: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from raykd.results.base import Result
 from raykd.results.blind import COVERAGE, why_not_judged
 from raykd.results.breakdown import Breakdown, ConfidenceBin, Confusion, breakdowns_from_dict
 from raykd.results.export import FORMATS, ExportedModel, ExportResult
+from raykd.results.image_statistics import MOST_MEANS, ImageStatistics
 from raykd.results.plan import Plan, RunPlan, SubmissionPlan
 from raykd.results.run import SELECTIONS, Evaluation, Figures, Measured, RunResult, SeedsResult
 from raykd.results.search import (
@@ -36,8 +37,10 @@ __all__ = [
     "ExportedModel",
     "FORMATS",
     "Figures",
+    "ImageStatistics",
     "Inspection",
     "LayerWidth",
+    "MOST_MEANS",
     "Measured",
     "MeasuredCell",
     "MethodVerdict",

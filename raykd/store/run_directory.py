@@ -9,6 +9,7 @@
     samples/ tensorboard/ what people look at
     checkpoints/          see raykd.store.checkpoint
     breakdown.json        how the chosen student and its teacher answer the test split, by class and by confidence
+    image_statistics.json  what the images look like that it makes in the end, see raykd.results
     report.html           the run for a reader, see raykd.reporting
     student.safetensors   the chosen weights of a finished run
     student_graph.safetensors  what a student that is the user's own code computes, see raykd.models.graph
@@ -58,7 +59,7 @@ from raykd.files import (
 )
 from raykd.recipe.experiment import Experiment, experiment_from_dict, resolve
 from raykd.recipe.recipe import Recipe, dump_recipe, recipe_from_dict, selected_by
-from raykd.results import Breakdown, RunResult, breakdowns_from_dict
+from raykd.results import Breakdown, ImageStatistics, RunResult, breakdowns_from_dict
 from raykd.spec import DataSpec
 from raykd.store.checkpoint import POOL, manifest_files, step_name, sweep_checkpoints
 from raykd.store.rows import format_row, parse_rows
@@ -71,6 +72,7 @@ EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "envir
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
 CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
 STUDENT, STATISTICS, _GRAPH = "student.safetensors", "statistics.safetensors", "student_graph.safetensors"
+IMAGE_STATISTICS = "image_statistics.json"
 BREAKDOWN, PAGE = "breakdown.json", "report.html"  # the page of a run, a search, a table or a store, in its folder
 _LOCK = ".lock"
 _WRITTEN_THROUGH = (CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, POOL, METRICS, _LOCK)  # other links are replaced
@@ -322,6 +324,15 @@ class RunDirectory:
     def write_breakdowns(self, breakdowns: Mapping[str, Breakdown]) -> None:
         """Keep how student and teacher answer the test split."""
         write_json(self.path / BREAKDOWN, {name: one.to_dict() for name, one in breakdowns.items()})
+
+    def image_statistics(self) -> ImageStatistics | None:
+        """Return what the images look like that it makes; None where that was not noted, or is damaged."""
+        found: ImageStatistics | None = self._optional(IMAGE_STATISTICS, ImageStatistics.from_dict) or None
+        return found
+
+    def write_image_statistics(self, statistics: ImageStatistics) -> None:
+        """Keep what the images look like that it makes."""
+        write_json(self.path / IMAGE_STATISTICS, statistics.to_dict())
 
     def data(self) -> DataSpec | None:
         """Return what the student wants to be shown, or None of a run of before that was kept.

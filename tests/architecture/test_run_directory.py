@@ -9,7 +9,7 @@ from raykd.store import run_directory
 from tests.architecture.imports import PACKAGE, ROOT, module_name, sources
 
 OWNER = ROOT / PACKAGE / "store" / "run_directory.py"
-WORDS = "EXPERIMENT RECIPE ENVIRONMENT DATA STATUS METRICS ERRORS STUDENT STATISTICS BREAKDOWN PAGE"
+WORDS = "EXPERIMENT RECIPE ENVIRONMENT DATA STATUS METRICS ERRORS STUDENT STATISTICS IMAGE_STATISTICS BREAKDOWN PAGE"
 NAMES = {getattr(run_directory, word) for word in WORDS.split()}
 FOLDERS = {f"/{run_directory.CHECKPOINTS}", f"{run_directory.CHECKPOINTS}/", f"{run_directory.SAMPLES}/"}
 

@@ -24,7 +24,7 @@ class Bright(nn.Module):
 
 def quality(images: Tensor, asked: Tensor | None) -> dict[str, float]:
     halves = [(i, None if asked is None else asked.split(8)[n]) for n, i in enumerate(images.split(8))]
-    return image_quality(halves, Bright(), CLASSES, World.alone())
+    return image_quality(halves, Bright(), CLASSES, World.alone()).figures
 
 
 def made(labels: Tensor, spread: float) -> Tensor:
@@ -85,3 +85,18 @@ def test_the_gap_of_batch_norm_is_small_on_what_a_teacher_knows_and_large_on_oth
     norm.running_var.copy_(convolution(known).var((0, 2, 3), unbiased=False).detach())
     found = [batch_quality(s * known, teacher, SPEC, World.alone())["images/batch_norm_gap"] for s in (1, 4)]
     assert found == pytest.approx([0, math.log(16)], abs=1e-4)
+
+
+def test_the_mean_image_of_a_class_and_the_gaps_of_layers_are_those_of_all_batches_at_once() -> None:
+    teacher = made_teacher()
+    images = 2 * torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 1
+    labels = (torch.arange(48) % 2).sort().values  # a batch shows one class, as of a bank
+    found = image_quality(zip(images.split(8), labels.split(8), strict=True), teacher, SPEC.num_classes, World.alone())
+    assert found.images.tolist() == [24, 24, *[0] * (SPEC.num_classes - 2)]
+    torch.testing.assert_close(found.means[0], images[:24].mean(0))
+    assert not found.means[2:].any()
+    convolution, norm = teacher.network.body[:2]  # type: ignore[index]
+    seen = convolution(images).detach().var((0, 2, 3), unbiased=False)
+    expected = (seen / norm.running_var).log().abs().mean().item()
+    assert next(iter(found.gaps.items())) == ("body.1", pytest.approx(expected, rel=1e-4))
+    assert not teacher.network.body[1]._forward_pre_hooks, "nothing is left behind"  # type: ignore[index]

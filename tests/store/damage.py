@@ -32,7 +32,7 @@ RUN = (
 STUDENTS = ("last.safetensors", "blind.safetensors", "best.safetensors", "state.pt", "manifest.json")
 FILES: dict[str, tuple[str, ...]] = {
     "finished": (
-        *RUN, "samples", "samples/step_0000006.png", "student.safetensors", "breakdown.json",
+        *RUN, "samples", "samples/step_0000006.png", "student.safetensors", "breakdown.json", "image_statistics.json",
         *(f"checkpoints/step_0000006/{name}" for name in STUDENTS), "checkpoints/step_0000006",
     ),
     "stopped": (

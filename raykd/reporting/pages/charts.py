@@ -107,6 +107,8 @@ def curve_chart(title: str, unit: str, curves: Sequence[Curve], *, x_label: str 
             axes.plot(curve.x[-1:], curve.y[-1:], "o", color=colour, markersize=6, markeredgecolor=CARD)
         scale(axes, "y", is_log=_is_wide(values))
         scale(axes, "x", is_log=False)
+        if min(values, default=-1.0) >= 0 > axes.get_ylim()[0]:
+            axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # no axis promises what cannot be, and 0 is seen
         label_axes(axes, x_label, unit)
         series = [_told(curve, colour) for curve, colour in zip(shown, colours, strict=True)]
         hover = {"kind": "curves", "x": x_label, **_frame(axes), "series": series}

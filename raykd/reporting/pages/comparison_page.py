@@ -114,7 +114,9 @@ def runs_table(runs: Sequence[RunFacts], start: Path) -> Table:
                     *numbers(figures),
                     *numbers(counts, 0),
                     *numbers([None if result is None else result.seconds], 1),
-                    Cell("") if updated is None else Cell(format_time(updated), updated),
+                    Cell("")
+                    if updated is None
+                    else Cell(format_time(updated).replace(" ", "\N{NO-BREAK SPACE}"), updated),
                 ]
             )
         )

@@ -11,7 +11,8 @@ from raykd.config.differences import differences
 from raykd.errors import CorruptError, UsageError
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import Recipe, load_recipe
-from raykd.results import SELECTIONS, Breakdown, Figures, RunResult
+from raykd.results import SELECTIONS, Breakdown, Figures, ImageStatistics, RunResult
+from raykd.spec import DataSpec
 from raykd.store.run_directory import ENVIRONMENT, RECIPE, RunDirectory
 
 _SEEDS_LOOKED_AT = 100
@@ -31,7 +32,8 @@ class RunFacts:
         breakdowns: by network, ``student`` and ``teacher``.
         opened: ``name/split`` of what it has opened, by role; a role that was not noted is not there.
         lost: what was noted and cannot be read any more, for the reader of a page.
-        class_names: as the student knows them; empty where they have none.
+        data: what its student wants to be shown; None where that is not noted, or is damaged.
+        image_statistics: of the images that it makes in the end; None where that was not noted.
     """
 
     run: RunDirectory
@@ -43,7 +45,8 @@ class RunFacts:
     breakdowns: Mapping[str, Breakdown]
     opened: Mapping[str, Sequence[str]]
     lost: Sequence[str] = ()
-    class_names: Sequence[str] = ()
+    data: DataSpec | None = None
+    image_statistics: ImageStatistics | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -54,6 +57,11 @@ class RunFacts:
     def stem(self) -> str:
         """Return its id without the seed."""
         return self.run.name.rpartition("-s")[0]
+
+    def names_of_classes(self, count: int) -> list[str]:
+        """Return the names of ``count`` classes, their numbers where the data have no such names."""
+        names = list(self.data.class_names) if self.data is not None else []
+        return names if len(names) == count else [str(index) for index in range(count)]
 
     @property
     def state(self) -> str:
@@ -150,7 +158,8 @@ def read_run(run: RunDirectory) -> RunFacts:
         run.breakdowns(),
         opened,
         lost,
-        data.class_names if data is not None else (),
+        data,
+        run.image_statistics(),
     )
 
 

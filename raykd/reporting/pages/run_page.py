@@ -1,6 +1,5 @@
 """The page of a run: how good its student is, beside what it is compared with, how it got there and what it took."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +7,21 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from raykd.files import read_bytes
 from raykd.recipe.recipe import dump_recipe
 from raykd.reporting.follow import format_duration
 from raykd.reporting.pages.charts import Chart, reliability_chart
 from raykd.reporting.pages.curves import curve_groups
-from raykd.reporting.pages.facts import RunFacts, packaged_recipe, recipe_differences, train_command, train_notes
+from raykd.reporting.pages.facts import (
+    RunFacts,
+    finite,
+    packaged_recipe,
+    recipe_differences,
+    train_command,
+    train_notes,
+)
 from raykd.reporting.pages.page import format_time, render
 from raykd.reporting.pages.parts import Bar, Cell, Fact, Head, Mark, Part, Row, Table, link_to, make_scale, numbers
+from raykd.reporting.pages.pictures import kernel_sheets, mean_images, sample_sheets
 from raykd.results import Breakdown, Figures
 
 _COLUMNS = ("", "top-1 %", "top-5 %", "agreement %", "KL nats", "ECE %", "synthetic agreement %", "step", "published")
@@ -34,20 +40,8 @@ _QUALITY = {
     "pixel_diversity": ("diversity of pixels", "% of their root mean square, within classes"),
     "feature_diversity": ("diversity of features", "% of their root mean square, within classes"),
 }
-_SAMPLES_BYTES = 3 * 2**20
-_SHEET_BYTES = 4 * 2**20  # of one, which others may have written
-_MOST_SHEETS = 24
-_PNG = b"\x89PNG\r\n\x1a\n"
 _MATRIX_CLASSES, _LISTED = 20, 20
 _SUM_LENGTH = 64
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A picture of a run's images, as an address that holds it."""
-
-    name: str
-    address: str
 
 
 def run_page(facts: RunFacts, start: Path, shown: str) -> str:
@@ -71,7 +65,10 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         costs=_costs(facts),
         quality=_quality(facts),
         groups=curve_groups({"": [facts.rows]}, {"accuracy/top1": lines}),
-        sheets=_sheets(facts),
+        sheets=sample_sheets(facts),
+        means=mean_images(facts),
+        kernels=kernel_sheets(facts),
+        layers=_layer_bars(facts),
         classes=bars,
         are_lowest=are_lowest,
         matrix=_matrix(facts),
@@ -178,8 +175,7 @@ def _costs(facts: RunFacts) -> list[Fact]:
     result, schedule, last = facts.result, facts.recipe.schedule, facts.rows[-1] if facts.rows else {}
     found = []
     if result is not None and result.seconds is not None:
-        pace = f"{last['steps_per_second']:.3g} steps / s" if "steps_per_second" in last else ""
-        found.append(Fact("training", format_duration(result.seconds), pace))
+        found.append(Fact("training", format_duration(result.seconds), _pace(last.get("steps_per_second", 0.0))))
     if "waiting/others" in last:
         found.append(Fact("of it waiting for workers", f"{last['waiting/others']:.0f} %", "at the last report"))
     steps = f"{facts.steps:,}" if facts.result is not None else f"{facts.step:,} of {facts.steps:,}"
@@ -196,6 +192,12 @@ def _costs(facts: RunFacts) -> list[Fact]:
     return found
 
 
+def _pace(steps_per_second: float) -> str:
+    if steps_per_second <= 0:
+        return ""
+    return f"{steps_per_second:.3g} steps / s" if steps_per_second >= 1 else f"{1 / steps_per_second:.3g} s a step"
+
+
 def _quality(facts: RunFacts) -> list[Fact]:
     """Return how good the images are that it makes in the end."""
     found = facts.result.image_quality if facts.result is not None else {}
@@ -207,29 +209,12 @@ def _millions(value: float) -> str:
     return f"{value / 1e6:,.2f} M" if value >= 1e6 else f"{value:,.0f}"
 
 
-def _sheets(facts: RunFacts) -> list[Sheet]:
-    """Return pictures from the first to the last, as many as a page can hold."""
-    found = facts.run.sample_sheets()
-    kept: list[Sheet] = []
-    if not found:
-        return kept
-    size = max(1, found[-1][1].stat().st_size)
-    most = max(1, min(_MOST_SHEETS, _SAMPLES_BYTES // size))
-    chosen = sorted({round(index * (len(found) - 1) / max(1, most - 1)) for index in range(most)}) if most > 1 else [-1]
-    for index in chosen:
-        step, path = found[index]
-        try:
-            content = read_bytes(path, _SHEET_BYTES)
-        except OSError:
-            continue
-        if content.startswith(_PNG):
-            kept.append(Sheet(f"step {step:,}", f"data:image/png;base64,{base64.b64encode(content).decode()}"))
-    return kept
-
-
-def _names(facts: RunFacts, count: int) -> list[str]:
-    names = list(facts.class_names)
-    return names if len(names) == count else [str(index) for index in range(count)]
+def _layer_bars(facts: RunFacts) -> list[Bar]:
+    """Return how far the variances that the teacher's BatchNorm layers see are from their own."""
+    gaps = facts.image_statistics.gaps if facts.image_statistics is not None else {}
+    known = {name: gap for name, gap in gaps.items() if finite(gap) is not None}
+    most = max(known.values(), default=0.0) or 1.0
+    return [Bar(name, f"{gap:.2f}", [Part(round(100 * gap / most, 2))]) for name, gap in known.items()]
 
 
 def _class_bars(facts: RunFacts) -> tuple[list[Bar], bool]:
@@ -237,7 +222,7 @@ def _class_bars(facts: RunFacts) -> tuple[list[Bar], bool]:
     student, teacher = facts.breakdowns.get("student"), facts.breakdowns.get("teacher")
     if student is None:
         return [], False
-    names = _names(facts, len(student.images))
+    names = facts.names_of_classes(len(student.images))
     known = [(accuracy, index) for index, accuracy in enumerate(student.accuracies) if accuracy is not None]
     many = len(known) > _MATRIX_CLASSES
     bars = []
@@ -266,7 +251,7 @@ def _matrix(facts: RunFacts) -> tuple[list[str], list[tuple[str, list[MatrixCell
     student = facts.breakdowns.get("student")
     if student is None or len(student.images) > _MATRIX_CLASSES:
         return None
-    names = _names(facts, len(student.images))
+    names = facts.names_of_classes(len(student.images))
     counts = {(one.label, one.answer): one.images for one in student.confusions}
     counts |= {(index, index): correct for index, correct in enumerate(student.correct)}
     rows = []
@@ -287,7 +272,7 @@ def _confusions(facts: RunFacts) -> Table | None:
     student = facts.breakdowns.get("student")
     if student is None or len(student.images) <= _MATRIX_CLASSES or not student.confusions:
         return None
-    names = _names(facts, len(student.images))
+    names = facts.names_of_classes(len(student.images))
     rows = [
         Row(
             [
@@ -329,7 +314,7 @@ def _data(facts: RunFacts) -> Table:
         for role, sets in opened.items()
         if sets or role == "train"
     ]
-    return Table([Head("data opened", False), Head("sets", False)], rows, "compact")
+    return Table([Head("opened", False), Head("sets", False)], rows, "compact")
 
 
 def _machine(environment: Mapping[str, Any]) -> list[Fact]:

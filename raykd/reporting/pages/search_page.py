@@ -15,6 +15,7 @@ from raykd.results import SearchRecord, SearchResult, TrialRecord
 from raykd.store.run_directory import RunDirectory
 
 _STATES = ("complete", "pruned", "failed", "running")
+_UNITS = {"agreement": "%", "accuracy": "%", "latency": "ms", "gpu_hours": "h"}
 _MOST_SLICES = 12
 _MOST_PATHS = 300  # beyond, nothing can be told apart
 _SPREAD_FIELDS = 10  # axes of parallel coordinates
@@ -41,6 +42,7 @@ def search_page(report: SearchResult, record: SearchRecord | None, store: Path, 
         report=report,
         updated=format_time(report.updated) if report.updated else None,
         objectives=report.objectives,
+        units={name: _UNITS.get(name, "") for name in report.objectives},
         best=[one for one in report.best if one.trial in best],
         leader=report.best[0] if report.best else None,
         parameters=[Fact(name, _text(value)) for name, value in report.best[0].parameters.items()]
@@ -80,6 +82,11 @@ def _ranked(trials: Sequence[TrialRecord], objectives: Mapping[str, str]) -> lis
     order = sorted(complete, key=lambda one: _value(one, name) * (1 if direction == "maximize" else -1))
     places = {one.trial: index / max(1, len(order) - 1) for index, one in enumerate(order)}
     return [(one, places[one.trial]) for one in complete]
+
+
+def _with_unit(objective: str, between: str = ", ") -> str:
+    unit = _UNITS.get(objective)
+    return objective if unit is None else f"{objective}{between}{unit}"
 
 
 def _value(trial: TrialRecord, name: str) -> float:
@@ -123,7 +130,7 @@ def _history(ranked: Sequence[tuple[TrialRecord, float]], name: str, direction: 
     choose = max if direction == "maximize" else min
     x, y = [float(one.trial) for one, _ in ranked], [_value(one, name) for one, _ in ranked]
     best = [choose(y[: index + 1]) for index in range(len(y))]
-    return point_chart(f"History of {name}", points, "trial", name, line=Curve("best so far", x, best))
+    return point_chart(f"History of {name}", points, "trial", _with_unit(name), line=Curve("best so far", x, best))
 
 
 def _front(ranked: Sequence[tuple[TrialRecord, float]], objectives: Mapping[str, str], best: set[int]) -> Chart:
@@ -135,11 +142,11 @@ def _front(ranked: Sequence[tuple[TrialRecord, float]], objectives: Mapping[str,
     first, second = list(objectives)[:2]
     points = [_point(one, _value(one, second), _value(one, first), float(one.trial in best)) for one, _ in ranked]
     if len(objectives) > 2:
-        return point_chart(f"Pareto front: {first}, {second}", points, second, first)
+        return point_chart(f"Pareto front: {first}, {second}", points, _with_unit(second), _with_unit(first))
     front = sorted((_value(one, second), _value(one, first)) for one, _ in ranked if one.trial in best)
     line = Curve("front", [x for x, _ in front], [y for _, y in front])
     holds: Literal["after", "before"] = "before" if objectives[second] == "maximize" else "after"
-    return point_chart("Pareto front", points, second, first, line=line, line_holds=holds)
+    return point_chart("Pareto front", points, _with_unit(second), _with_unit(first), line=line, line_holds=holds)
 
 
 def _importances(found: Mapping[str, float]) -> list[Bar]:
@@ -164,7 +171,7 @@ def _slices(
             for (one, rank), place in zip(with_it, places, strict=True)
         ]
         is_log = are_numbers and key in logarithmic and min(places) > 0
-        yield point_chart(key, points, "", objective, is_log=is_log)
+        yield point_chart(key, points, "", _with_unit(objective), is_log=is_log)
 
 
 def _paths(
@@ -191,7 +198,7 @@ def _table(trials: Sequence[TrialRecord], objectives: Sequence[str], best: set[i
     heads = [
         Head("trial"),
         Head("state", False),
-        *map(Head, objectives),
+        *(Head(_with_unit(name, " ")) for name in objectives),
         Head("test top-1 %"),
         *map(Head, keys),
         Head("run", False),

@@ -1,21 +1,40 @@
 """Runs and searches that were never trained, some with names that somebody hostile has chosen; and pages, parsed."""
 
+import json
 import math
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from raykd.files import write_json
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
-from raykd.results import Breakdown, ConfidenceBin, Confusion, Figures, RunResult, SearchRecord, TrialRecord
+from raykd.recipe.table import table_entries
+from raykd.reporting.tables import table_report
+from raykd.results import (
+    Breakdown,
+    ConfidenceBin,
+    Confusion,
+    Figures,
+    ImageStatistics,
+    RunResult,
+    SearchRecord,
+    TableResult,
+    TrialRecord,
+)
 from raykd.spec import DataSpec
 from raykd.store.run_directory import RunDirectory
+from tests.recipe.test_table import saved
+from tests.reporting.test_tables import result
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'\x1b[31m${{7*7}}"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAGklEQVR4nGMUYIAAFnkYQxHGUCDMYHwPZQAALeQB2tscXdMAAAAASUVORK5CYII="
+"""A picture in base64."""
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 _LOADS = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
 
@@ -161,6 +180,12 @@ def made_run(
             data_opened=opened,
             warnings=warnings,
         )
+        run.write_image_statistics(ImageStatistics((4, 0, 8), (PNG,) * 3, {"norm1": 0.5, f"norm2{HOSTILE}": 1.25}))
+        weights = {
+            "layer10.weight": torch.ones(2, 1, 3, 3),
+            "layer2.weight": torch.linspace(-1, 1, 80 * 9).view(80, 1, 3, 3),
+        }
+        save_file(weights, run.student)
         run.write_breakdowns({"student": breakdown(), "teacher": breakdown()})
         run.write_status(state="finished", step=20, result=result.to_dict())
     return run
@@ -207,4 +232,30 @@ def made_search(store: Path, record: SearchRecord | None, *objectives: str) -> P
     write_json(folder / "search.json", report)
     if record is not None:
         write_json(folder / "trials.json", record.to_dict())
+    return folder
+
+
+def made_table(tmp_path: Path, top1: float = 94.0) -> Path:
+    """The folder of a table, with the page of one of its runs."""
+    table = saved(tmp_path)
+    entries = table_entries(table, quick=False)
+    ids = [run.run_id for run in entries[0].runs]
+    results = {ids[0]: result(0, 90.0), ids[1]: result(1, top1)}
+    report = table_report(
+        table.model_copy(update={"title": HOSTILE}),
+        entries,
+        quick=False,
+        results=results,
+        reasons={entries[1].runs[0].run_id: "not finite"},
+        hardware=dict.fromkeys(ids, "a box"),
+        price_per_hour=None,
+    )
+    folder = tmp_path / "runs" / "tables" / "made"
+    folder.mkdir(parents=True)
+    (folder / "table.json").write_text(json.dumps(report.to_dict(), indent=1))
+    if math.isfinite(top1):
+        assert TableResult.from_dict(json.loads((folder / "table.json").read_text())) == report
+    page = tmp_path / "runs" / ids[1] / "report.html"
+    page.parent.mkdir()
+    page.write_text("a page")
     return folder

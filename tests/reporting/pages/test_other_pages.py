@@ -1,7 +1,6 @@
 """Pages of several runs, of searches, tables and stores."""
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +10,11 @@ import pytest
 
 from raykd.errors import CorruptError, UsageError
 from raykd.files import write_json
-from raykd.recipe.table import table_entries
 from raykd.reporting.pages import write
 from raykd.reporting.pages.search_page import _front
-from raykd.reporting.tables import table_report
-from raykd.results import SearchRecord, TableResult, TrialRecord
+from raykd.results import SearchRecord, TrialRecord
 from raykd.store.run_directory import RunDirectory
-from tests.recipe.test_table import saved
-from tests.reporting.pages.made import HOSTILE, Element, made_record, made_run, made_search, parsed
-from tests.reporting.test_tables import result
+from tests.reporting.pages.made import HOSTILE, Element, made_record, made_run, made_search, made_table, parsed
 
 SHORT = ("schedule.steps=20", "schedule.report_every=4", "controls=[]")
 
@@ -62,7 +57,7 @@ def test_a_search_is_told_by_its_trials(tmp_path: Path) -> None:
     (tmp_path / "made-0-s1").mkdir()
     (tmp_path / "made-0-s1" / "report.html").write_text("a page")
     root = written(write.write_any([folder]))
-    assert root.one("p", "big").text == "83"
+    assert root.one("p", "big").text == "83%"
     rows = root.one("table", "sortable").one("tbody").all("tr")
     assert len(rows) == 6
     assert [row.attributes.get("class") for row in rows].count("is-own") == 1
@@ -155,31 +150,6 @@ def test_a_damaged_search_is_named(tmp_path: Path, name: str, content: str) -> N
 def test_a_record_of_trials_is_read_back() -> None:
     record = made_record(6, "accuracy", "latency")
     assert SearchRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
-
-
-def made_table(tmp_path: Path, top1: float = 94.0) -> Path:
-    table = saved(tmp_path)
-    entries = table_entries(table, quick=False)
-    ids = [run.run_id for run in entries[0].runs]
-    results = {ids[0]: result(0, 90.0), ids[1]: result(1, top1)}
-    report = table_report(
-        table.model_copy(update={"title": HOSTILE}),
-        entries,
-        quick=False,
-        results=results,
-        reasons={entries[1].runs[0].run_id: "not finite"},
-        hardware=dict.fromkeys(ids, "a box"),
-        price_per_hour=None,
-    )
-    folder = tmp_path / "runs" / "tables" / "made"
-    folder.mkdir(parents=True)
-    (folder / "table.json").write_text(json.dumps(report.to_dict(), indent=1))
-    if math.isfinite(top1):
-        assert TableResult.from_dict(json.loads((folder / "table.json").read_text())) == report
-    page = tmp_path / "runs" / ids[1] / "report.html"
-    page.parent.mkdir()
-    page.write_text("a page")
-    return folder
 
 
 def test_a_table_has_published_beside_measured(tmp_path: Path) -> None:
