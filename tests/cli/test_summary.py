@@ -44,3 +44,9 @@ def test_without_a_test_split_the_synthetic_agreement_is_what_is_shown() -> None
     assert "87.50" not in refused
     assert re.search(r"blind \* .*-", refused)
     assert "synthetic agreement  not to be judged: few classes" in refused
+
+
+def test_phases_of_a_hundredth_of_the_time_are_told_the_longest_first() -> None:
+    result = {"run": "mine-0-s0", "seed": 0, "phases": {"start": 2.0, "data": 0.5, "student": 97.5}}
+    assert re.search(r"of the time +student 98 %, start 2 %\n", shown(result))
+    assert "of the time" not in shown({"run": "mine-0-s0", "seed": 0}), "nor is it of runs of earlier releases"

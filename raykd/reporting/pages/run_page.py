@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from raykd.distributed.phases import PHASES
 from raykd.files import read_bytes
 from raykd.recipe.recipe import dump_recipe
 from raykd.reporting.follow import format_duration
@@ -69,6 +70,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         figures=_figures(facts),
         warnings=[*([f"blind selection: {reason}"] if (reason := facts.not_judged) else []), *_warnings(facts)],
         costs=_costs(facts),
+        phases=_phases(facts),
         quality=_quality(facts),
         groups=curve_groups({"": [facts.rows]}, {"accuracy/top1": lines}),
         sheets=_sheets(facts),
@@ -194,6 +196,17 @@ def _costs(facts: RunFacts) -> list[Fact]:
     if result is not None and result.gpu_hours:
         found.append(Fact("GPU hours", f"{result.gpu_hours:.3f}"))
     return found
+
+
+def _phases(facts: RunFacts) -> list[Bar]:
+    """Return where the time went, a bar for each phase that took some."""
+    spent, whole = facts.phases, sum(facts.phases.values())
+    longest = max(spent.values(), default=0.0)
+    return [
+        Bar(PHASES[phase], f"{format_duration(spent[phase])} ({100 * spent[phase] / whole:.0f} %)", [Part(share)])
+        for phase in PHASES
+        if phase in spent and (share := round(100 * spent[phase] / longest, 2))
+    ]
 
 
 def _quality(facts: RunFacts) -> list[Fact]:

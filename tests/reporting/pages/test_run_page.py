@@ -51,6 +51,10 @@ def test_a_finished_run_is_told_whole(tmp_path: Path) -> None:
     facts = {one.all("dt")[0].text: one.all("dd")[0].text for one in root.all("div") if one.all("dt")}
     assert facts["training"].startswith("1:01")
     assert facts["compute"].startswith("3.00 M")
+    took = next(one for one in root.all("section") if one.one("h2").text == "What it took")
+    assert [one.text for one in took.one("div", "bars").all("span", "value")] == [
+        "0:09 (10 %)", "1:00 (67 %)", "0:21 (23 %)",
+    ]  # fmt: skip
     confusion = root.one("table", "confusion").one("tbody").all("td")
     assert [cell.text for cell in confusion] == ["8", "2", "0", "0", "8", "2", "2", "0", "8"]
     assert (
@@ -166,11 +170,20 @@ def test_figures_that_are_no_finite_numbers_are_left_out(tmp_path: Path, odd: fl
     keys = ("accuracy/top1", "agreement", "kl", "ece", "blind/agreement", "step")
     broken = {name: {**result[name], **dict.fromkeys(keys, odd)} for name in ("last", "blind", "best")}
     run.write_status(
-        result={**result, **broken, "teacher/accuracy/top1": odd, "images/classes": odd, "images": odd, "seconds": odd}
+        result={
+            **result,
+            **broken,
+            "teacher/accuracy/top1": odd,
+            "images/classes": odd,
+            "images": odd,
+            "seconds": odd,
+            "phases": {"student": odd, "teacher": "much", "data": 1},
+        }  # fmt: skip
     )
     run.append_row({"step": 24, "agreement": odd, "kl": 0.25, "accuracy/top1": odd})
     facts = read_run(run)
     assert facts.rows[-1] == {"step": 24.0, "kl": 0.25}
+    assert facts.phases == {"data": 1.0}
     assert (facts.student.top1, facts.headline) == (None, None)
     root = page_of(run)
     assert root.all("dl", "ladder") == []
