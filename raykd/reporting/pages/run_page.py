@@ -63,7 +63,7 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         "run",
         title=recipe.name,
         facts=facts,
-        headline=facts.headline,
+        headline=_headline(facts),
         updated=format_time(facts.status["updated"]) if "updated" in facts.status else None,
         scale=make_scale(_marks(facts, start)),
         seeds=_seeds(facts),
@@ -114,16 +114,41 @@ def _marks(facts: RunFacts, start: Path) -> list[Mark]:
         marks.append(Mark("published", published["student"], is_hollow=True))
     name = f"student ({result.selected})" if result is not None else "student (last report)"
     marks.append(Mark(name, student.top1, "--series-1", is_own=True))
-    seeds = [one.student.top1 for one in facts.seeds]
-    known = [figure for figure in seeds if figure is not None]
+    known = _known_seeds(facts)
     if len(known) > 1:
-        spread = f"{fmean(known):.2f} ± {stdev(known):.2f}"
-        marks.append(Mark(f"{len(known)} seeds", fmean(known), "--series-1", min(known), max(known), value=spread))
+        marks.append(_mark_of_seeds(f"{len(known)} seeds", known, "--series-1", None))
     for control in facts.controls:
         if control.student.top1 is not None:
-            link = link_to(control.run.page, start)
-            marks.append(Mark(f"control: {control.recipe.name}", control.student.top1, "--series-2", link=link))
+            link, name = link_to(control.run.page, start), f"control: {control.recipe.name}"
+            others = _known_seeds(control)
+            if len(known) > 1 and len(others) > 1:
+                marks.append(_mark_of_seeds(f"{name}, {len(others)} seeds", others, "--series-2", link))
+            else:
+                marks.append(Mark(name, control.student.top1, "--series-2", link=link))
     return marks
+
+
+def _mark_of_seeds(name: str, known: Sequence[float], colour: str, link: str | None) -> Mark:
+    return Mark(name, fmean(known), colour, min(known), max(known), value=_spread(known), link=link)
+
+
+def _known_seeds(facts: RunFacts) -> list[float]:
+    """Return the top-1 of the finished seeds that have one."""
+    return [top1 for one in facts.seeds if (top1 := one.student.top1) is not None]
+
+
+def _spread(known: Sequence[float]) -> str:
+    return f"{fmean(known):.2f} ± {stdev(known):.2f}"
+
+
+def _headline(facts: RunFacts) -> tuple[str, str] | None:
+    """Return what the run is judged by first, in words and in per cent: over its seeds where there are several."""
+    found, known = facts.headline, _known_seeds(facts)
+    if found is None:
+        return None
+    if facts.result is None or facts.student.top1 is None or len(known) < 2:
+        return found[0], f"{found[1]:.2f}"
+    return f"{found[0]}, mean ± sd of {len(known)} seeds", _spread(known)
 
 
 def _seeds(facts: RunFacts) -> str:

@@ -163,6 +163,25 @@ def test_an_unfinished_run_is_not_among_the_seeds_that_it_stands_beside(tmp_path
     assert "92.00 ± 2.83" in [one.text for one in ladder.all("dd")]
 
 
+def test_several_seeds_are_headed_by_their_mean_beside_that_of_the_control(tmp_path: Path) -> None:
+    pairs = ("schedule.steps=20", "controls=[noise_digits]")
+    for seed, top1 in enumerate((90.0, 92.0, 94.0)):
+        run = made_run(tmp_path, overrides=(*pairs, f"seed={seed}"), top1=top1)
+        (control,) = read_run(run).experiment.controls
+        if seed == 0:
+            assert page_of(run).one("p", "big").text == "90.00%", "one alone has no spread"
+        made_run(tmp_path, "noise_digits", (f"seed={seed}",), top1=10.0 + seed)
+        assert (tmp_path / control.run_id).is_dir()
+    root = page_of(run)
+    assert root.one("p", "big").text == "92.00 ± 2.00%"
+    assert "mean ± sd of 3 seeds" in root.one("p", "big-name").text
+    ladder = root.one("dl", "ladder")
+    names, figures = ladder.all("dt"), ladder.all("dd", "value")
+    values = {name.text: figure.text for name, figure in zip(names, figures, strict=True)}
+    assert values["control: noise_digits, 3 seeds"] == "11.00 ± 1.00"
+    assert values["3 seeds"] == "92.00 ± 2.00"
+
+
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "large"])
 def test_figures_that_are_no_finite_numbers_are_left_out(tmp_path: Path, odd: float) -> None:
     runs = [made_run(tmp_path, overrides=(*SHORT, f"seed={seed}"), top1=90.0 + seed) for seed in range(2)]
