@@ -34,7 +34,7 @@ def defaults() -> dict[str, str]:
 
 
 def test_what_the_image_copies_is_there_and_not_ignored() -> None:
-    ignored = pathspec.PathSpec.from_lines("gitwildmatch", (ROOT / ".dockerignore").read_text().splitlines())
+    ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".dockerignore").read_text().splitlines())
     stages = {rest.split(" AS ")[1] for rest in arguments("FROM")}
     for copied in arguments("COPY"):
         *words, _ = copied.split()
