@@ -73,7 +73,7 @@ def _seconds_of(clock: PhaseClock, ask, images: torch.Tensor) -> float:  # type:
     began = time.process_time()
     for _ in range(100):
         for phase in ("rest", "data", "synthesis", "student"):
-            clock.charge(phase)  # type: ignore[arg-type]
+            clock.charge(phase)
         ask(images)
         ask(images)
     return (time.process_time() - began) / 100

@@ -113,13 +113,18 @@ def test_a_store_elsewhere_hears_of_steps_between_reports_and_seldom(
     mirror = Mirror(store, tmp_path)
     sent: list[str] = []
     push = mirror.push_file
-    monkeypatch.setattr(mirror, "push_file", lambda path, name, once: (sent.append(name), push(path, name, once=once)))
+
+    def noted(path: Path, name: str, *, once: bool = False) -> None:
+        sent.append(name)
+        push(path, name, once=once)
+
+    monkeypatch.setattr(mirror, "push_file", noted)
     reporter = LocalReporter(run, mirror=mirror)
-    seen = []
+    seen: list[int] = []
     for done in range(1, 101):
         reporter.note_step(done)
         clock.now += 0.5
-        seen.append(parse_status(store.read("x-s0/status.json") or b"").get("current_step"))
+        seen.append(parse_status(store.read("x-s0/status.json") or b"")["current_step"])
     assert seen[0] == 1
     assert seen[-1] > 70
     assert sent[:2] == ["x-s0/recipe.yaml", "x-s0/status.json"], "a status of nothing would be no run's"

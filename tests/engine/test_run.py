@@ -62,7 +62,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     found, expected = (read_checkpoint(path) for path in last)
     assert_same(found.weights, expected.weights)
     clocks = {"seconds": 0, "phases": {}}
-    assert_same(found.state | clocks, expected.state | clocks)
+    assert_same({**found.state, **clocks}, {**expected.state, **clocks})
     results = [RunDirectory(d).status()["result"] | clocks for d in (ours, theirs)]
     assert results[0] == results[1]
     if expected_images := images(theirs):
