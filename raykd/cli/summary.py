@@ -1,6 +1,6 @@
 """The figures of finished runs: one as it is, several as mean and deviation over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raykd.cli.output import COLUMNS, format_count, format_figure, format_figures, print_pairs, print_table
 from raykd.results import Figures, Measured, RunResult, SeedsResult
@@ -50,6 +50,13 @@ def _judged(row: list[str], results: Sequence[RunResult]) -> list[str]:
     return row
 
 
+def _phases(seconds: Mapping[str, float]) -> str:
+    """Return the shares of the phases that took at least a hundredth of the time, the largest first."""
+    whole = sum(seconds.values())
+    largest = sorted(((spent, phase) for phase, spent in seconds.items() if spent >= 0.01 * whole), reverse=True)
+    return ", ".join(f"{phase} {100 * spent / whole:.0f} %" for spent, phase in largest)
+
+
 def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]:
     first = results[0]
     pairs: dict[str, object] = {}
@@ -63,6 +70,8 @@ def _account(results: Sequence[RunResult], means: Measured) -> dict[str, object]
             pairs[f"data, {role}"] = ", ".join(sets) or "none"
     pairs["images"] = format_count(sum(result.images or 0 for result in results))
     pairs["seconds"] = f"{sum(result.seconds or 0 for result in results):.1f}"
+    if spent := _phases(means.phases or {}):
+        pairs["of the time"] = spent
     if forwards := sum(result.teacher_forwards or 0 for result in results):
         pairs["compute"] = f"{format_count(forwards)} forward passes of the teacher"
     if gpu_hours := sum(result.gpu_hours or 0 for result in results):

@@ -20,6 +20,7 @@ from raykd.data.index import best_rows
 from raykd.data.ledger import OpenedData
 from raykd.data.streams import TrainStream
 from raykd.distributed.host import compile_obstacle
+from raykd.distributed.phases import PhaseClock
 from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
 from raykd.engine.evaluator import Evaluator
@@ -120,6 +121,7 @@ def build(
     Raises:
         UsageError: where recipe, data and networks do not fit together, or the teacher answers all images alike.
     """
+    clock = PhaseClock(world.device)
     workspace.pull_data(experiment.recipe)
     spec = build_spec(experiment.recipe.data, workspace)
     experiment = on_stored_sets(experiment, workspace)
@@ -156,6 +158,7 @@ def build(
         test = world.agree(lambda: opened.open("test", recipe.data.name, "test", spec))
     embeddings, embeddings_sha256 = world.agree(lambda: _embeddings(recipe, spec, workspace))
     compute = ComputeCounter()
+    compiler = clock.timing(compute.counting(_compiler(runtime, recipe, world)), teacher)
     context = MethodContext(
         spec=spec,
         world=world,
@@ -164,11 +167,12 @@ def build(
         steps=recipe.schedule.steps,
         global_batch=recipe.schedule.global_batch,
         seed=recipe.seed,
-        compiler=compute.counting(_compiler(runtime, recipe, world)),
+        compiler=compiler,
         runtime=runtime,
         statistics=statistics,
         mirrored=_is_mirrored(experiment),
         compute=compute,
+        clock=clock,
         embeddings=embeddings,
     )
     torch.manual_seed(mix(recipe.seed, 1))

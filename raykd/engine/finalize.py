@@ -13,6 +13,7 @@ from raykd.artifacts.bank import BankFiles, finish_bank, open_bank
 from raykd.artifacts.calibration import keep_statistics
 from raykd.artifacts.pool_files import finish_pool
 from raykd.data.datasets import Images
+from raykd.distributed.phases import rounded
 from raykd.distributed.world import World, mix
 from raykd.engine.build import Built
 from raykd.engine.implied_pixels import implied_pixels
@@ -76,6 +77,7 @@ def finalize(
     status = world.agree(lambda: dict(run.status()), on_first=True)
     doubt = implied_pixels(built.teacher, built.spec)[1] if built.teacher is not None else None
     constants = [f"constants: {doubt}"] if doubt else []
+    built.method.context.clock.charge("evaluation")
     gpus = world.size if world.device.type == "cuda" else 0
     return RunResult(
         run=experiment.run_id,
@@ -90,6 +92,7 @@ def finalize(
         seconds=round(seconds, 2),
         teacher_forwards=_teacher_forwards(built),
         gpu_hours=round(seconds * gpus / 3600, 4),
+        phases=rounded(built.method.context.clock.total()),
         data_opened=built.opened.by_role(),
         published=recipe.published,
         not_judged=not_judged,

@@ -46,11 +46,14 @@ def fit(
     for network in method.trained.values():
         world.synchronise(network)
     spent = earlier = restore(resume, method, selection)
-    guard, pace = FiniteGuard(method), Pace(world, method.steps_done)
+    guard, pace = FiniteGuard(method), Pace(world, method.steps_done, method.context.clock)
     stop = StopPoll(reporter, world, method.steps_done, guard.check_updates)
     while method.steps_done < (until or method.total_steps):
         pace.add(method.steps_done, method.images_per_step)
-        losses = method.step(batches := {role: stream.batch(method.steps_done) for role, stream in streams.items()})
+        batches = {role: stream.batch(method.steps_done) for role, stream in streams.items()}
+        pace.clock.charge("data")
+        losses = method.step(batches)
+        pace.clock.charge(method.last_phase)
         guard.note(losses)
         done, total = method.steps_done, method.total_steps
         due = done % schedule.report_every == 0 or done == total or at_milestone(method)
@@ -67,6 +70,7 @@ def fit(
             samples = sample_sheet(method, teacher, batches)
             metrics = {"step": done, **pace.rates(done), **waiting, **row, **figures}
             world.agree(partial(sentinel.look, metrics), on_first=True)
+        pace.clock.charge("evaluation")
         spent = earlier + pace.seconds
         checkpoint = capture(method, selection, spent, samples, sentinel)
         reporter.report(metrics, checkpoint)

@@ -4,6 +4,7 @@ import time
 
 import torch
 
+from raykd.distributed.phases import PhaseClock
 from raykd.distributed.progress import PROGRESS
 from raykd.distributed.world import World
 from raykd.engine.sentinel import LEAST_RANK, WAITING_LEAST, WAITING_OTHERS, find_straggler
@@ -12,12 +13,14 @@ from raykd.engine.sentinel import LEAST_RANK, WAITING_LEAST, WAITING_OTHERS, fin
 class Pace:
     """Counts steps and images since a run began here or went on, and the time in collectives since the last report."""
 
-    def __init__(self, world: World, done: int) -> None:
-        """Start the clock at ``done`` steps."""
+    def __init__(self, world: World, done: int, clock: PhaseClock) -> None:
+        """Start at ``done`` steps; ``clock`` has been charged with nothing since the run began here."""
+        self.clock = clock
+        clock.charge("start")
         self._world, self._first, self._images = world, done, 0
         self._started = time.monotonic()
         self._straggler: str | None = None
-        self.go_on()
+        self._since, self._waited = self._started, PROGRESS.waited
 
     @property
     def seconds(self) -> float:
@@ -26,11 +29,13 @@ class Pace:
 
     def add(self, done: int, images: int) -> None:
         """Count a step that begins behind ``done`` others, of so many images."""
+        self.clock.charge("rest")
         PROGRESS.step = done
         self._images += images
 
     def go_on(self) -> None:
-        """Leave out of the waiting what went before, such as the time in which one worker alone judged and saved."""
+        """End a report: what one worker alone judged and saved is no waiting of the others."""
+        self.clock.charge("checkpoints")
         self._since, self._waited = time.monotonic(), PROGRESS.waited
 
     def rates(self, done: int) -> dict[str, float]:

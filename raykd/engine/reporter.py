@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from raykd.artifacts.bank import product_path, write_products
 from raykd.artifacts.pool_files import part_path, write_part
+from raykd.distributed.phases import rounded
 from raykd.distributed.world import World
 from raykd.errors import RaykdError, SetupError
 from raykd.results import why_not_judged
@@ -23,7 +24,7 @@ from raykd.store.checkpoint import (
     write_shard,
 )
 from raykd.store.mirror import Mirror
-from raykd.store.run_directory import CHECKPOINTS, METRICS, RunDirectory
+from raykd.store.run_directory import CHECKPOINTS, DATA, ENVIRONMENT, EXPERIMENT, METRICS, RECIPE, STATUS, RunDirectory
 
 if TYPE_CHECKING:
     from raykd.store.curves import CurveFile
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _NOTE_SECONDS = 2.0  # between two notes of the step
 _NOTE_SHARE = 0.002  # of a run's time that they may take
+_SEND_SECONDS = 10.0  # between two of these that are sent to a store elsewhere
+_SEND_SHARE = 0.005
+_OPENING = (EXPERIMENT, RECIPE, ENVIRONMENT, DATA)  # what is there before the first step
 
 
 class Reporter(Protocol):
@@ -71,7 +75,8 @@ class LocalReporter:
         self._was_there = run.path.is_dir()
         self._curves = _curve_file(run)
         self._pool: Sums = {}  # files of the run's pool that count
-        self._next_note = 0.0
+        self._next_note = self._next_send = 0.0
+        self._is_told = False  # whether the store elsewhere knows what run this is
         self._first_noted: tuple[int, float] | None = None  # since the start or the last rewind: the step, and when
         self._last_noted = 0
 
@@ -117,9 +122,11 @@ class LocalReporter:
             elsewhere = self._mirror is not None
             written = write_checkpoint(self._run.checkpoints, checkpoint, sums, elsewhere=elsewhere, pool=self._pool)
             judged = {} if metrics is None else {"not_judged": why_not_judged(metrics)}
+            phases = rounded(checkpoint.state.get("phases", {}))
             warnings = list(checkpoint.warnings)
             step = checkpoint.step
-            self._run.write_status(state="running", step=step, current_step=step, warnings=warnings, **judged)
+            at = {"step": step, "current_step": step, "phases": phases}
+            self._run.write_status(state="running", **at, warnings=warnings, **judged)
             if self._mirror is not None:
                 other_shards = {f"{CHECKPOINTS}/{written.name}/{name}" for name in sums if name not in shards[0]}
                 self._mirror.push(self._run.name, elsewhere=other_shards)
@@ -147,7 +154,10 @@ class LocalReporter:
         return self._should_stop()
 
     def note_step(self, done: int) -> None:
-        """Write step and pace into the run's status every few seconds: more rarely where the disk is slow."""
+        """Write step and pace into the run's status every few seconds: more rarely where the disk is slow.
+
+        It goes to a store elsewhere too, more rarely still: who looks from another machine sees no other step.
+        """
         now = time.monotonic()
         if now < self._next_note:
             return
@@ -161,6 +171,18 @@ class LocalReporter:
                 self._run.write_status(current_step=done, steps_per_second=pace)
         ended = time.monotonic()
         self._next_note = ended + max(_NOTE_SECONDS, (ended - now) / _NOTE_SHARE)
+        if self._mirror is not None and ended >= self._next_send:
+            self._send_note(self._mirror)
+            sent = time.monotonic()
+            self._next_send = sent + max(_SEND_SECONDS, (sent - ended) / _SEND_SHARE)
+
+    def _send_note(self, mirror: Mirror) -> None:
+        """Send the status, in one try, the first time behind what it is the status of."""
+        with suppress(RaykdError, OSError):  # as above, of the store
+            for name in (STATUS,) if self._is_told else (*_OPENING, STATUS):
+                if (path := self._run.path / name).is_file():
+                    mirror.push_file(path, f"{self._run.name}/{name}", once=True)
+            self._is_told = True
 
     def _write_metrics(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> None:
         self._run.append_row(metrics)

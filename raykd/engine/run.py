@@ -324,4 +324,5 @@ def _close(directory: RunDirectory, result: RunResult, step: int) -> None:
     """Say that the run is finished, with its result and the sum of its student's weights."""
     student = {"student_sha256": sha256_of(directory.student)} if directory.student.is_file() else {}
     with directory.writing():
-        directory.write_status(state="finished", step=step, current_step=step, result=result.to_dict(), **student)
+        at = {"step": step, "current_step": step, "phases": dict(result.phases or {})}
+        directory.write_status(state="finished", **at, result=result.to_dict(), **student)

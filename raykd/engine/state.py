@@ -69,6 +69,7 @@ def capture(
         "buffers": rows.cpu(),
         "seconds": seconds,
         "macs": macs,
+        "phases": method.context.clock.total(),
     }
     said = sentinel.warnings, sentinel.kept_step
     return Checkpoint(method.steps_done, world.size, weights, state, samples, shard, products, *said, images)
@@ -123,6 +124,7 @@ def _load(path: Path, method: Method, selection: Selection) -> float:
     for buffer, piece in zip(buffers, row.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(piece.view_as(buffer))
     method.context.compute.go_on(checkpoint.state.get("macs"), checkpoint.step)
+    method.context.clock.go_on(checkpoint.state.get("phases", {}))
     return float(checkpoint.state["seconds"])
 
 

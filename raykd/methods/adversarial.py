@@ -219,6 +219,7 @@ class Adversarial(GeneratingMethod):
         for update in range(self._config.generator_updates):
             metrics = self._update_generator(self._number(index, update), index)
             self.follow_generator()
+        self.context.clock.charge("synthesis")
         return metrics
 
     def _teach_student(self, index: int) -> Metrics:
@@ -230,7 +231,9 @@ class Adversarial(GeneratingMethod):
             number = index * config.student_updates + update
             if lesson is None or not same:
                 lesson = self._prepare(self._number(index, config.generator_updates + update), number)
+                self.context.clock.charge("synthesis")
             metrics = self._update_student(lesson, number)
+            self.context.clock.charge("student")
         return metrics
 
     def _number(self, index: int, update: int) -> int:

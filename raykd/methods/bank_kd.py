@@ -81,6 +81,7 @@ class BankKd(Method):
             with torch.no_grad():
                 images = self._images(z, labels, parts, torch.float32 if world.precision == "fp32" else torch.bfloat16)
                 images = self._jittered(images, index, parts[world.rank])
+                context.clock.charge("synthesis")
                 teacher_logits, _ = self._teacher(images)
             student_logits = self._student(images)
         kd = losses.kd_divergence(student_logits.float(), teacher_logits.float(), self._config.temperature)

@@ -13,6 +13,7 @@ from raykd.config.base import Config
 from raykd.config.optim import Optimizer
 from raykd.config.runtime import Runtime
 from raykd.data.image_pool import PoolPart, SavedImages
+from raykd.distributed.phases import Phase, PhaseClock
 from raykd.distributed.updater import Compiler, Updater
 from raykd.distributed.world import World, mix
 from raykd.methods.cost import CostAxis, PlannedRun, by_images
@@ -58,6 +59,8 @@ class MethodContext:
     """Whether a mirrored image shows the same class: the data is augmented so, or the teacher's was."""
     compute: ComputeCounter = field(default_factory=ComputeCounter)
     """Counts what the networks that ``compiler`` returns compute."""
+    clock: PhaseClock = field(default_factory=PhaseClock)
+    """Is charged by a method with the images that it makes in a step, at their end; with the rest by the engine."""
     embeddings: Tensor | None = None
     """Of the classes, float32 (K, D), on the CPU: those of the file that the method's ``embeddings`` names."""
 
@@ -156,6 +159,11 @@ class Method(ABC):
     def judge_teacher(cls, signs: TeacherSigns) -> Iterable[Remark]:
         """Say what a teacher's signs mean for this method beyond what its declarations say."""
         return ()
+
+    @property
+    def last_phase(self) -> Phase:
+        """Return what a step ends with."""
+        return "student" if "student" in self.roles else "synthesis"
 
     def updates_per_step(self, role: str) -> int:
         """Return how often the network of that role is updated in a step that updates it."""

@@ -110,6 +110,7 @@ class Dafl(GeneratingMethod):
             config.onehot_weight * onehot + config.entropy_weight * entropy + config.activation_weight * activation
         )
         self.follow_generator()
+        self.context.clock.charge("synthesis")
         shown, answers = images.detach(), teacher_logits.detach()
         if self.shows_others:
             shown = self.shown(shown, index)

@@ -105,10 +105,13 @@ class MosaicKd(Method):
         metrics = self._update_discriminator(images.detach(), batches["patches"].images)
         metrics |= self._update_generator(images)
         del images
+        self.context.clock.charge("synthesis")
         for draw, other in enumerate(batches["ood"].images.chunk(self._config.student_steps), start=1):
             with torch.no_grad():
                 images = self._images(index * draws + draw)
+            self.context.clock.charge("synthesis")
             kd = self._update_student(torch.cat([images, other]))
+            self.context.clock.charge("student")
         return {**metrics, "loss/kd": kd}
 
     def sample(self, num_images: int, seed: int) -> Tensor:

@@ -267,6 +267,7 @@ class PoolInversion(PoolMethod):
             initialise(self.generator, config.generator_init, mix(self.context.seed, _INIT, self.pool.batches))
         for _ in range(self._batches_of(call)):
             metrics = self.invert(call)
+        self.context.clock.charge("synthesis")
         metrics["pool/images"] = torch.tensor(float(len(self.pool)), device=self.world.device)
         if call >= config.warmup_calls:
             first = (call - config.warmup_calls) * config.student_steps

@@ -59,6 +59,8 @@ class Measured(Result):
         teacher_forwards: what was computed, in forward passes of the teacher for one image, see
             ``raykd.models.compute``; None where that could not be counted.
         gpu_hours: 0 without GPUs.
+        phases: seconds by what they were spent on, see ``raykd.distributed.phases``; what is before and behind the
+            training is among it.
         controls: the runs beside it, by the names of their recipes.
     """
 
@@ -71,6 +73,7 @@ class Measured(Result):
     seconds: float | None = None
     teacher_forwards: float | None = None
     gpu_hours: float | None = None
+    phases: Mapping[str, float] | None = None
     controls: "Mapping[str, Measured] | None" = None
     more: Mapping[str, Any] = under("", default_factory=dict)
 

@@ -13,11 +13,12 @@ Types = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
 STATUS_TYPES: Types = {
     "state": str, "step": int, "steps": int, "resumed_from": int, "updated": _NUMBER, "student_sha256": str,
-    "result": dict, "warnings": list, "not_judged": (str, type(None)), "images_removed": str,
+    "result": dict, "warnings": list, "not_judged": (str, type(None)), "images_removed": str, "phases": dict,
     "rewinds": list, "rewinding": (int, type(None)), "current_step": int, "steps_per_second": (*_NUMBER, type(None)),
 }  # fmt: skip
 _RESULT_TYPES: Types = {
     "run": str, "seed": int, "images": int, "seconds": _NUMBER, "gpu_hours": _NUMBER, "data_opened": dict,
+    "phases": dict,
 }  # fmt: skip
 ENVIRONMENT_TYPES: Types = {"teacher_sha256": (str, type(None)), "workers": int, "data_opened": dict}
 

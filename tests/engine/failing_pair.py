@@ -20,6 +20,7 @@ from raykd.artifacts.bank import finish_bank
 from raykd.config.runtime import Runtime
 from raykd.data.datasets import Images
 from raykd.data.ledger import OpenedData
+from raykd.distributed.phases import PhaseClock
 from raykd.distributed.progress import PROGRESS
 from raykd.distributed.world import World
 from raykd.engine.finite import FiniteGuard
@@ -144,7 +145,7 @@ def poison_bank(world: World, folder: Path) -> None:
 
 def lag(world: World, folder: Path) -> list[dict[str, float] | str | None]:
     """Measure twice how worker 1 keeps the other waiting."""
-    pace, found = Pace(world, 0), list[dict[str, float] | str | None]()
+    pace, found = Pace(world, 0, PhaseClock()), list[dict[str, float] | str | None]()
     for _ in range(2):
         time.sleep(0.5 * world.rank)
         world.gather_objects(None)

@@ -181,3 +181,23 @@ def test_a_result_tells_of_the_whole(changed: Path) -> None:
     result = json.loads((changed / "status.json").read_text())["result"]
     assert result["images"] == 8 * 16
     assert result["last"]["step"] == 8
+
+
+@pytest.mark.parametrize("name", ["dafl_digits", "kd_digits", "lsgdfd_single_digits_bank"])
+def test_a_run_says_where_its_time_went_over_all_its_parts(name: str, tmp_path: Path) -> None:
+    with shrunk(8, tmp_path) as (place, load):
+        experiment = resolve(load(name, SHORT))
+        with pytest.raises(Interrupted):
+            run(experiment, replace(place, until=4))
+        directory = RunDirectory(place.workspace.store / experiment.run_id)
+        before = directory.status()["phases"]
+        result = run(experiment, place)
+        assert run(experiment, place).phases == result.phases, "of a finished run it is read"
+    phases = result.phases or {}
+    assert all(phases[phase] >= seconds for phase, seconds in before.items())
+    assert phases["start"] > before["start"], "each part starts"
+    assert sum(phases.values()) >= (result.seconds or 0) - 0.01 * len(phases)
+    method = experiment.recipe.method.name
+    assert ("student" in phases) == (method != "lsgdfd_single")
+    assert ("synthesis" in phases) == (method != "kd")
+    assert directory.status()["phases"] == phases

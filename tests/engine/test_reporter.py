@@ -13,7 +13,10 @@ from raykd.errors import CorruptError
 from raykd.store.checkpoint import (
     Checkpoint,
 )
-from raykd.store.run_directory import RunDirectory
+from raykd.store.mirror import Mirror
+from raykd.store.remote import Remote
+from raykd.store.run_directory import RunDirectory, parse_status
+from tests.object_store import Server
 
 
 def test_a_disk_that_does_not_take_the_products_is_told(tmp_path: Path) -> None:
@@ -96,3 +99,51 @@ def test_a_slow_disk_is_noted_on_more_rarely(tmp_path: Path, monkeypatch: pytest
         reporter.note_step(done)
         clock.now += 0.5
     assert len(written) * 0.1 / 500 < 0.003
+
+
+def test_a_store_elsewhere_hears_of_steps_between_reports_and_seldom(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, store = Clock(), Remote(f"s3://{s3.new_bucket()}/runs")
+    monkeypatch.setattr(module, "time", clock)
+    run = RunDirectory(tmp_path / "x-s0")
+    run.path.mkdir()
+    (run.path / "recipe.yaml").write_text("name: x\n")
+    run.write_status(state="running", step=0, steps=1000)
+    mirror = Mirror(store, tmp_path)
+    sent: list[str] = []
+    push = mirror.push_file
+
+    def noted(path: Path, name: str, *, once: bool = False) -> None:
+        sent.append(name)
+        push(path, name, once=once)
+
+    monkeypatch.setattr(mirror, "push_file", noted)
+    reporter = LocalReporter(run, mirror=mirror)
+    seen: list[int] = []
+    for done in range(1, 101):
+        reporter.note_step(done)
+        clock.now += 0.5
+        seen.append(parse_status(store.read("x-s0/status.json") or b"")["current_step"])
+    assert seen[0] == 1
+    assert seen[-1] > 70
+    assert sent[:2] == ["x-s0/recipe.yaml", "x-s0/status.json"], "a status of nothing would be no run's"
+    assert sent[2:] == ["x-s0/status.json"] * len(sent[2:])
+    assert len(sent) <= 2 + 5
+    assert store.entries("x-s0").keys() == {"recipe.yaml", "status.json"}
+
+
+def test_a_store_that_is_away_keeps_no_step_waiting(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path / "x-s0")
+    run.path.mkdir()
+    reporter = LocalReporter(run, mirror=Mirror(Remote(f"s3://{s3.new_bucket()}/runs"), tmp_path))
+    s3.stop()
+    try:
+        began = time.monotonic()
+        reporter.note_step(1)
+        assert time.monotonic() - began < 60
+    finally:
+        s3.start()
+    assert run.status()["current_step"] == 1

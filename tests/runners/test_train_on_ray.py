@@ -97,7 +97,7 @@ def reference(disturbed: tuple[Path, Path], store: Path) -> Path:
 def flat(state: Any, name: str = "") -> dict[str, Any]:
     """Leaves of nested dicts and lists by path, without the time it took."""
     if isinstance(state, dict):
-        pairs = [(str(key), value) for key, value in state.items() if key != "seconds"]
+        pairs = [(str(key), value) for key, value in state.items() if key not in ("seconds", "phases")]
     elif isinstance(state, list | tuple):
         pairs = [(str(index), value) for index, value in enumerate(state)]
     else:

@@ -119,7 +119,8 @@ WRITTEN = (
     "data/*/train-*.parquet",
 )
 """Files that a command may write and that must come out the same, bit for bit."""
-_VOLATILE = {"seconds", "gpu_hours", "updated", "images_per_second", "steps_per_second", "written", "directory"}
+_CLOCKS = {"seconds", "phases", "gpu_hours", "updated", "images_per_second", "steps_per_second"}
+_VOLATILE = {*_CLOCKS, "written", "directory"}
 
 
 @dataclass

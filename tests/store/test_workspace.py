@@ -143,6 +143,27 @@ def test_evaluate_reads_an_address(store: str, tmp_path: Path, monkeypatch: pyte
         pull_run(f"{store}/elsewhere-s0", None)
 
 
+@pytest.mark.parametrize("options", [("--format", "onnx", "--int8"), ("--format", "safetensors")], ids=" ".join)
+def test_export_reads_an_address(
+    options: tuple[str, ...], store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = recipe(save_teacher(tmp_path / "teacher.safetensors"), schedule=BRIEF)
+    result = trained(what, store)
+    on_machine("b", tmp_path, monkeypatch)
+    out = tmp_path / "export"
+    done = CliRunner().invoke(app, ["export", f"{store}/{result.run}", *options, "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["run"], found["compared_on"]) == (result.run, "digits/test")
+    assert found["model"]["accuracy/top1"] == pytest.approx(result.student.top1)
+    if "--int8" in options:
+        assert result.run in found["calibrated_on"], "its generator was brought"
+    assert (out / found["model"]["file"]).is_file()
+    refused = CliRunner().invoke(app, ["export", f"{store}/elsewhere-s0", "--out", str(tmp_path / "none")])
+    assert refused.exit_code == 2
+    assert "elsewhere-s0 is no run" in refused.stderr
+
+
 def test_machines_that_share_no_disk_train_one_bank(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

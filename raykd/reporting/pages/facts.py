@@ -84,6 +84,12 @@ class RunFacts:
         found = self.result.not_judged if self.result is not None else self.status.get("not_judged")
         return str(found) if found else None
 
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Return the seconds that it has spent so far, by what they were spent on."""
+        found = self.result.phases if self.result is not None else self.status.get("phases")
+        return {name: seconds for name, seconds in _numbers_of(found or {}).items() if seconds > 0}
+
     @cached_property
     def student(self) -> Figures:
         """Return the figures of the student that counts; of one unfinished those of its last report."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from raykd.distributed.phases import PHASES
 from raykd.recipe.recipe import dump_recipe
 from raykd.reporting.follow import format_duration
 from raykd.reporting.pages.charts import Chart, reliability_chart
@@ -56,13 +57,14 @@ def run_page(facts: RunFacts, start: Path, shown: str) -> str:
         "run",
         title=recipe.name,
         facts=facts,
-        headline=facts.headline,
+        headline=_headline(facts),
         updated=format_time(facts.status["updated"]) if "updated" in facts.status else None,
         scale=make_scale(_marks(facts, start)),
         seeds=_seeds(facts),
         figures=_figures(facts),
         warnings=[*([f"blind selection: {reason}"] if (reason := facts.not_judged) else []), *_warnings(facts)],
         costs=_costs(facts),
+        phases=_phases(facts),
         quality=_quality(facts),
         groups=curve_groups({"": [facts.rows]}, {"accuracy/top1": lines}),
         sheets=sample_sheets(facts),
@@ -109,16 +111,41 @@ def _marks(facts: RunFacts, start: Path) -> list[Mark]:
         marks.append(Mark("published", published["student"], is_hollow=True))
     name = f"student ({result.selected})" if result is not None else "student (last report)"
     marks.append(Mark(name, student.top1, "--series-1", is_own=True))
-    seeds = [one.student.top1 for one in facts.seeds]
-    known = [figure for figure in seeds if figure is not None]
+    known = _known_seeds(facts)
     if len(known) > 1:
-        spread = f"{fmean(known):.2f} ± {stdev(known):.2f}"
-        marks.append(Mark(f"{len(known)} seeds", fmean(known), "--series-1", min(known), max(known), value=spread))
+        marks.append(_mark_of_seeds(f"{len(known)} seeds", known, "--series-1", None))
     for control in facts.controls:
         if control.student.top1 is not None:
-            link = link_to(control.run.page, start)
-            marks.append(Mark(f"control: {control.recipe.name}", control.student.top1, "--series-2", link=link))
+            link, name = link_to(control.run.page, start), f"control: {control.recipe.name}"
+            others = _known_seeds(control)
+            if len(known) > 1 and len(others) > 1:
+                marks.append(_mark_of_seeds(f"{name}, {len(others)} seeds", others, "--series-2", link))
+            else:
+                marks.append(Mark(name, control.student.top1, "--series-2", link=link))
     return marks
+
+
+def _mark_of_seeds(name: str, known: Sequence[float], colour: str, link: str | None) -> Mark:
+    return Mark(name, fmean(known), colour, min(known), max(known), value=_spread(known), link=link)
+
+
+def _known_seeds(facts: RunFacts) -> list[float]:
+    """Return the top-1 of the finished seeds that have one."""
+    return [top1 for one in facts.seeds if (top1 := one.student.top1) is not None]
+
+
+def _spread(known: Sequence[float]) -> str:
+    return f"{fmean(known):.2f} ± {stdev(known):.2f}"
+
+
+def _headline(facts: RunFacts) -> tuple[str, str] | None:
+    """Return what the run is judged by first, in words and in per cent: over its seeds where there are several."""
+    found, known = facts.headline, _known_seeds(facts)
+    if found is None:
+        return None
+    if facts.result is None or facts.student.top1 is None or len(known) < 2:
+        return found[0], f"{found[1]:.2f}"
+    return f"{found[0]}, mean ± sd of {len(known)} seeds", _spread(known)
 
 
 def _seeds(facts: RunFacts) -> str:
@@ -196,6 +223,17 @@ def _pace(steps_per_second: float) -> str:
     if steps_per_second <= 0:
         return ""
     return f"{steps_per_second:.3g} steps / s" if steps_per_second >= 1 else f"{1 / steps_per_second:.3g} s a step"
+
+
+def _phases(facts: RunFacts) -> list[Bar]:
+    """Return where the time went, a bar for each phase that took some."""
+    spent, whole = facts.phases, sum(facts.phases.values())
+    longest = max(spent.values(), default=0.0)
+    return [
+        Bar(PHASES[phase], f"{format_duration(spent[phase])} ({100 * spent[phase] / whole:.0f} %)", [Part(share)])
+        for phase in PHASES
+        if phase in spent and (share := round(100 * spent[phase] / longest, 2))
+    ]
 
 
 def _quality(facts: RunFacts) -> list[Fact]:

@@ -51,6 +51,10 @@ def test_a_finished_run_is_told_whole(tmp_path: Path) -> None:
     facts = {one.all("dt")[0].text: one.all("dd")[0].text for one in root.all("div") if one.all("dt")}
     assert facts["training"].startswith("1:01")
     assert facts["compute"].startswith("3.00 M")
+    took = next(one for one in root.all("section") if "What it took" in [h2.text for h2 in one.all("h2")])
+    assert [one.text for one in took.one("div", "bars").all("span", "value")] == [
+        "0:09 (10 %)", "1:00 (67 %)", "0:21 (23 %)",
+    ]  # fmt: skip
     confusion = root.one("table", "confusion").one("tbody").all("td")
     assert [cell.text for cell in confusion] == ["8", "2", "0", "0", "8", "2", "2", "0", "8"]
     assert (
@@ -159,6 +163,25 @@ def test_an_unfinished_run_is_not_among_the_seeds_that_it_stands_beside(tmp_path
     assert "92.00 ± 2.83" in [one.text for one in ladder.all("dd")]
 
 
+def test_several_seeds_are_headed_by_their_mean_beside_that_of_the_control(tmp_path: Path) -> None:
+    pairs = ("schedule.steps=20", "controls=[noise_digits]")
+    for seed, top1 in enumerate((90.0, 92.0, 94.0)):
+        run = made_run(tmp_path, overrides=(*pairs, f"seed={seed}"), top1=top1)
+        (control,) = read_run(run).experiment.controls
+        if seed == 0:
+            assert page_of(run).one("p", "big").text == "90.00%", "one alone has no spread"
+        made_run(tmp_path, "noise_digits", (f"seed={seed}",), top1=10.0 + seed)
+        assert (tmp_path / control.run_id).is_dir()
+    root = page_of(run)
+    assert root.one("p", "big").text == "92.00 ± 2.00%"
+    assert "mean ± sd of 3 seeds" in root.one("p", "big-name").text
+    ladder = root.one("dl", "ladder")
+    names, figures = ladder.all("dt"), ladder.all("dd", "value")  # the last name is the scale's own
+    values = {name.text: figure.text for name, figure in zip(names[:-1], figures, strict=True)}
+    assert values["control: noise_digits, 3 seeds"] == "11.00 ± 1.00"
+    assert values["3 seeds"] == "92.00 ± 2.00"
+
+
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "large"])
 def test_figures_that_are_no_finite_numbers_are_left_out(tmp_path: Path, odd: float) -> None:
     runs = [made_run(tmp_path, overrides=(*SHORT, f"seed={seed}"), top1=90.0 + seed) for seed in range(2)]
@@ -179,6 +202,16 @@ def test_figures_that_are_no_finite_numbers_are_left_out(tmp_path: Path, odd: fl
     assert [one.text for one in ladder.all("dt")] == ["teacher", "student (blind)", ""]
     summary = parsed(comparison_page([facts, read_run(runs[1])], tmp_path)).all("table")[0]
     assert [cell.text for cell in summary.one("tbody").all("td")][:3] == ["dafl_digits", "2", "91.00"]
+
+
+def test_phases_that_took_no_number_of_seconds_have_no_bar(tmp_path: Path) -> None:
+    run = made_run(tmp_path, overrides=SHORT)
+    odd = {"student": float("nan"), "teacher": "much", "rest": -1.0, "elsewhere": 1.0, "data": 3}
+    run.write_status(result={**run.status()["result"], "phases": odd})
+    assert read_run(run).phases == {"data": 3.0, "elsewhere": 1.0}
+    assert "0:03 (75 %)" in [one.text for one in page_of(run).all("span", "value")]
+    run.write_status(result={**run.status()["result"], "phases": {}})
+    assert "Where the time went" not in [one.text for one in page_of(run).all("h3")], "of a run of earlier releases"
 
 
 def test_a_moment_that_is_none_is_unknown(tmp_path: Path) -> None:
