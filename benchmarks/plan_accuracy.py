@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from raykd.config.runtime import Runtime
-from raykd.engine.build import build_spec, find_weights
+from raykd.engine.build import build_spec, find_weights_file
 from raykd.errors import UsageError
 from raykd.models import build_model
 from raykd.planning.predict import Prediction, TrialSite, measure, predict
@@ -33,7 +33,7 @@ def with_weights(recipe: Recipe, workspace: Workspace, folder: Path) -> Recipe:
     if teacher is None or teacher.weights is None or teacher.model is None:
         return recipe
     try:
-        find_weights(teacher.weights, workspace)
+        find_weights_file(teacher.weights, workspace)
     except UsageError:
         spec = build_spec(recipe.data, workspace)
         network = build_model(teacher.model, num_classes=spec.num_classes, channels=spec.channels, size=spec.size)

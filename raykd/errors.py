@@ -52,6 +52,10 @@ class SetupError(RaykdError):
     exit_code = 3
 
 
+class MissingPackage(SetupError):
+    """An optional package that a network comes from is not installed here."""
+
+
 class CorruptError(RaykdError):
     """Data or a checkpoint is damaged or incomplete: exit code 4."""
 

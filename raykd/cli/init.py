@@ -16,9 +16,10 @@ _THERE = "{} is there already, and nothing is overwritten: give another name by 
 @click.option(
     "--teacher",
     required=True,
-    metavar="FILE|RECIPE",
+    metavar="FILE|MODEL|RECIPE",
     shell_complete=complete("recipe"),
-    help="Weights (.safetensors, .npz, .pt, ...), a YAML file of data and teacher, a recipe, or a run directory.",
+    help="Weights (.safetensors, .npz, .pt, ...), torchvision/NAME, timm/NAME, hf/FOLDER, a YAML file of data and "
+    "teacher, a recipe, or a run directory.",
 )
 @click.option("--method", metavar="NAME", shell_complete=complete("method"), help="Default: by what the teacher is.")
 @click.option("--data", metavar="NAME", shell_complete=complete("data"), help="The set that it was trained on.")

@@ -22,8 +22,8 @@ def inspect(teacher: str, overrides: tuple[str, ...], as_json: bool, allow_code:
     Size, accuracy, health of its BatchNorm statistics, whether it can be inverted.
 
     TEACHER is a recipe or a YAML file, whose teacher section counts (a file with nothing but data
-    and teacher will do), a run directory, or a file of weights with data.name=NAME. Runs of recipes are looked
-    for in runs/.
+    and teacher will do), a run directory, a file of weights with data.name=NAME, or torchvision/NAME,
+    timm/NAME or hf/FOLDER. Runs of recipes are looked for in runs/.
     """
     from raykd import api
     from raykd.cli import output

@@ -37,6 +37,8 @@ def _models() -> Iterable[Entry]:
         yield {"name": name, "description": f"{first} ({settings})" if settings else first}
     yield {"name": "wrn_<depth>_<width>", "description": "Wide ResNet of any depth 6n+4 and width."}
     yield {"name": "torchvision/<name>", "description": "A classifier of torchvision."}
+    yield {"name": "timm/<name>", "description": "A classifier of timm (raykd[timm])."}
+    yield {"name": "hf/<folder>", "description": "A teacher: what transformers saved there (raykd[transformers])."}
 
 
 def _datasets() -> Iterable[Entry]:

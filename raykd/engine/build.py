@@ -29,7 +29,7 @@ from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams,
 from raykd.engine.referee import Referee, open_referee
 from raykd.engine.synthetic_sets import on_stored_sets
 from raykd.engine.teacher_check import judge_teacher
-from raykd.errors import UsageError
+from raykd.errors import MissingPackage, UsageError
 from raykd.files import is_file, sha256_of
 from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
@@ -38,6 +38,7 @@ from raykd.models.adapters import adapt, check_images, materialise
 from raykd.models.compute import ComputeCounter
 from raykd.models.factories import load_factory
 from raykd.models.permission import permit, require_permission
+from raykd.models.published import TIMM, TRANSFORMERS, is_published, published_file
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment, check_pool_images
@@ -244,11 +245,18 @@ def build_spec(data: DataConfig, workspace: Workspace) -> DataSpec:
             data.mean or half,
             data.std or half,
             pad=data.pad,
+            class_names=data.class_names,
             normalisation_known=data.mean is not None and data.std is not None,
         )
     folder = workspace.located(data).name
     spec = data_spec(folder, data_root=workspace.data, size=data.size, mean=data.mean, std=data.std, pad=data.pad)
-    return replace(spec, name=data.name)  # wherever the store lies
+    names = spec.class_names or data.class_names
+    if names and len(names) != spec.num_classes:
+        raise UsageError(
+            f"data.class_names, given or those of the teacher, are {len(names)}, and {data.name!r} has "
+            f"{spec.num_classes} classes: they must be as many"
+        )
+    return replace(spec, name=data.name, class_names=names)  # wherever the store lies
 
 
 def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspace: Workspace, role: str) -> nn.Module:
@@ -267,16 +275,35 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
     else:
         assert config.model is not None, "validated by the recipe"
         try:
-            network = build_model(config.model, **sizes)
+            network = _build_by_name(config, **sizes)
         except UsageError as error:
             raise UsageError(f"{role} {config.model}: {error}") from None
     if config.weights is not None:
-        file = find_weights(config.weights, workspace)
-        load_weights(network, file, entry=config.entry, map_keys=config.map_keys)
-    if config.factory is not None:
+        _load(network, config, find_weights(config, workspace))
+    if config.factory is not None or str(config.model).startswith((TIMM, TRANSFORMERS)):  # written by others
         return adapt(network, shape, spec.num_classes, role, config.output)
     check_images(network, shape, role)
     return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+
+
+def _load(network: nn.Module, config: NetworkConfig | TeacherConfig, file: Path) -> None:
+    if str(config.model).startswith(TRANSFORMERS):
+        from raykd.models.transformers_folder import load_saved
+
+        load_saved(network, file)
+    else:
+        load_weights(network, file, entry=config.entry, map_keys=config.map_keys)
+
+
+def _build_by_name(config: NetworkConfig | TeacherConfig, **sizes: int) -> nn.Module:
+    assert config.model is not None, "validated by the recipe"
+    if isinstance(config, TeacherConfig) and config.model.startswith(TRANSFORMERS):
+        from raykd.models.transformers_folder import build_transformers
+
+        return build_transformers(
+            config.architecture, config.model, num_classes=sizes["num_classes"], channels=sizes["channels"]
+        )
+    return build_model(config.model, **sizes)
 
 
 _OWN_FILE: Mapping[str, Any] = {"entry": None, "map_keys": "name"}
@@ -302,8 +329,7 @@ def load_teacher(
     config, source = experiment.recipe.teacher, experiment.teacher
     assert config is not None, "asked of recipes with a teacher"
     if source is None:
-        assert config.weights is not None, "validated by the recipe"
-        weights, digest, is_copy = _teacher_weights(config.weights, sha256, workspace)
+        weights, digest, is_copy = _teacher_weights(config, sha256, workspace)
     else:
         is_copy = False
         config = _trained_network(source, spec, workspace)
@@ -335,10 +361,8 @@ def teacher_file_sum(experiment: Experiment, workspace: Workspace) -> str | None
     if config is None:
         return None
     try:
-        return sha256_of(
-            workspace.run(source.run_id).student if source else find_weights(str(config.weights), workspace)
-        )
-    except (FileNotFoundError, UsageError):
+        return sha256_of(workspace.run(source.run_id).student if source else find_weights(config, workspace))
+    except (FileNotFoundError, UsageError, MissingPackage):
         return None
 
 
@@ -360,12 +384,12 @@ def _trained_network(source: Experiment, spec: DataSpec, workspace: Workspace) -
     return TeacherConfig(**source.recipe.student.model_dump(exclude={"weights", *_OWN_FILE}), weights="student")
 
 
-def _teacher_weights(name: str, sha256: str | None, workspace: Workspace) -> tuple[Path, str, bool]:
+def _teacher_weights(config: TeacherConfig, sha256: str | None, workspace: Workspace) -> tuple[Path, str, bool]:
     """Return a teacher's weights file, its sha256, and whether it is the store's copy: of a file gone or changed."""
     try:
-        weights = find_weights(name, workspace)
+        weights = find_weights(config, workspace)
         digest = sha256_of(weights)
-    except UsageError:
+    except (UsageError, MissingPackage):
         stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
         if stored_copy is None or sha256 is None:
             raise
@@ -397,7 +421,22 @@ def _embeddings_file(recipe: Recipe, workspace: Workspace) -> Path | None:
     return None if name is None else find_file(name, workspace.data, "embeddings file", advice)
 
 
-def find_weights(name: str, workspace: Workspace) -> Path:
+def find_weights(network: NetworkConfig | TeacherConfig, workspace: Workspace) -> Path:
+    """Return the file of a network's weights: published ones in the cache of their package, any other by its name.
+
+    Raises:
+        UsageError: naming the paths tried.
+        MissingPackage: the weights are those of a package that is not installed.
+        CorruptError: published weights are damaged.
+    """
+    if network.weights is None:
+        raise UsageError(f"{network.model} names no weights")
+    if network.model is not None and is_published(network.model, network.weights):
+        return published_file(network.model, network.weights)
+    return find_weights_file(network.weights, workspace)
+
+
+def find_weights_file(name: str, workspace: Workspace) -> Path:
     """Return the file of that name in the current directory, else under the data root; ``store:NAME`` is the store's.
 
     A recipe's file that lies beside it is named from the current directory already.

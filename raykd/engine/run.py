@@ -32,6 +32,7 @@ from raykd.errors import RaykdError, SetupError, UsageError
 from raykd.files import MANIFEST, read_json, sha256_of
 from raykd.models.permission import permit
 from raykd.recipe.experiment import Experiment
+from raykd.recipe.published_teacher import find_contradictions
 from raykd.recipe.recipe import Recipe
 from raykd.results import RunResult
 from raykd.store.checkpoint import UnfitCheckpoint, remove_after, step_of
@@ -292,6 +293,9 @@ def _open(
     _check_generators(experiment, context.workspace)
     if built.teacher is not None and (doubt := implied_pixels(built.teacher, built.spec)[1]):
         logger.warning("constants: %s", doubt)
+    if experiment.recipe.teacher is not None:
+        for text in find_contradictions(built.spec, experiment.recipe.teacher):
+            logger.warning("constants: %s", text)
     sums = {"teacher_sha256": built.teacher_sha256, "embeddings_sha256": built.embeddings_sha256}
     previous = directory.environment() if step else {}
     for key, what in (("teacher_sha256", "the teacher's weights"), ("embeddings_sha256", "the method's embeddings")):

@@ -54,10 +54,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def build_model(name: str, *, num_classes: int, channels: int, size: int) -> nn.Module:
     """Build an untrained classifier for images of ``channels`` x ``size`` x ``size`` values.
 
-    ``name`` is a key of ``MODELS``, ``wrn_<depth>_<width>``, or ``torchvision/<name>``.
+    ``name`` is a key of ``MODELS``, ``wrn_<depth>_<width>``, ``torchvision/<name>`` or ``timm/<name>``.
 
     Raises:
         UsageError: unknown name, or one that cannot take such images or so few classes.
+        MissingPackage: it is timm's, which is not installed.
     """
     if num_classes < 2:
         raise UsageError(f"a classifier needs at least 2 classes, got num_classes={num_classes}")
@@ -109,4 +110,8 @@ def _build_by_pattern(name: str) -> Callable[..., nn.Module]:
         from raykd.models.torchvision_zoo import build_torchvision
 
         return partial(build_torchvision, name.removeprefix("torchvision/"))
-    raise unknown("model", name, [*MODELS, "wrn_<depth>_<width>", "torchvision/<name>"])
+    if name.startswith("timm/"):
+        from raykd.models.timm_zoo import build_timm
+
+        return partial(build_timm, name.removeprefix("timm/"))
+    raise unknown("model", name, [*MODELS, "wrn_<depth>_<width>", "torchvision/<name>", "timm/<name>"])

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import raykd
 from raykd.models import find_builder
 from raykd.models import image_classifier as wrapper
+from raykd.models.published import TIMM, TORCHVISION
 from raykd.spec import DataSpec
 
-TORCHVISION = "torchvision/"
-"""How the names of torchvision's networks begin."""
 _PACKAGE, _ERRORS = "raykd.", "raykd.errors"
 _ERROR_CLASS = '''class UsageError(ValueError):
     """A network that cannot be built in such a size."""
@@ -42,12 +41,19 @@ def network_source(model: str, spec: DataSpec) -> str:
         UsageError: if there is no such model.
     """
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
+    parts: list[_Part]
     if model.startswith(TORCHVISION):
         from raykd.models.torchvision_zoo import torchvision_arguments
 
         arguments = torchvision_arguments(model.removeprefix(TORCHVISION), spec.num_classes, spec.size)
         imports, parts = {"from torchvision.models import get_model"}, []
         call = f"get_model({_arguments((), arguments)})"
+    elif model.startswith(TIMM):
+        from raykd.models.timm_zoo import timm_arguments
+
+        arguments = timm_arguments(model.removeprefix(TIMM), **sizes)
+        imports, parts = {"from timm import create_model"}, []
+        call = f"create_model({_arguments((), arguments)})"
     else:
         found = find_builder(model)
         built = found if isinstance(found, partial) else partial(found)

@@ -20,6 +20,7 @@ from raykd.config.overrides import override_pairs
 from raykd.errors import UsageError
 from raykd.methods import METHODS
 from raykd.methods.base import BankMethod, PoolMethod
+from raykd.recipe.published_teacher import complete, pin_network
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
 from raykd.recipe.sections import BankConfig, NetworkConfig, TeacherConfig
 
@@ -170,7 +171,7 @@ def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
     if len(trail) == _MAX_DEPTH:
         raise UsageError(f"recipes name each other more than {_MAX_DEPTH} deep: {trail[0].name!r} leads to too many")
     trail = (*trail, recipe)
-    teacher = None
+    recipe, teacher = _complete(recipe), None
     if recipe.teacher is not None and recipe.teacher.recipe is not None:
         teacher = resolve(load_recipe(recipe.teacher.recipe, override_pairs(recipe.teacher.overrides)), trail)
     bank = _resolve_generators(recipe.bank, trail)
@@ -178,6 +179,16 @@ def resolve(recipe: Recipe, trail: tuple[Recipe, ...] = ()) -> Experiment:
     controls = tuple(resolve(load_recipe(name, [f"seed={recipe.seed}"]), trail) for name in recipe.controls)
     run_id = f"{recipe.name}-{_content_hash(recipe, teacher, bank, referees)}-s{recipe.seed}"
     return Experiment(run_id, recipe, teacher, bank, referees, controls)
+
+
+def _complete(recipe: Recipe) -> Recipe:
+    """Return a recipe whose published networks are pinned, with what their publishers say of the data."""
+    update: dict[str, Config] = {}
+    if recipe.teacher is not None:
+        update["data"], update["teacher"] = complete(recipe.data, recipe.teacher)
+    if recipe.student is not None:
+        update["student"] = pin_network(recipe.student)
+    return recipe.model_copy(update=update)
 
 
 def experiment_from_dict(data: Any) -> Experiment:
@@ -265,6 +276,7 @@ def _content_hash(
     content = _hashed_fields(recipe, recipe.model_dump(mode="json"), "")
     for unrelated in ("name", "seed", "controls", "published"):
         content.pop(unrelated, None)
+    content["data"].pop("class_names", None)
     if teacher is not None:
         content["teacher"] = teacher.run_id
     if recipe.bank is not None and bank is not None:

@@ -16,6 +16,7 @@ from raykd.config.yaml_file import dump_yaml, explain, load_yaml
 from raykd.distributed.world import mix
 from raykd.errors import UsageError, did_you_mean
 from raykd.methods import METHODS, MethodConfig
+from raykd.models.published import TRANSFORMERS
 from raykd.recipe.sections import (
     BankConfig,
     CalibrationConfig,
@@ -289,9 +290,19 @@ def read_sections(path: Path) -> dict[str, Any]:
         name = section.get(field) if isinstance(section, dict) else None
         # From the folder of the file itself a name stays as it is written: it is part of the run's id.
         if isinstance(name, str) and folder != here and os.path.isfile(file := folder / name):
-            found = file.relative_to(here) if file.is_relative_to(here) else file
-            raw[role] = {**raw[role], field: str(found)}
+            raw[role] = {**raw[role], field: str(_from_here(file))}
+    teacher = raw.get("teacher")
+    model = teacher.get("model") if isinstance(teacher, dict) else None
+    if isinstance(model, str) and model.startswith(TRANSFORMERS) and folder != here:
+        beside = folder / model.removeprefix(TRANSFORMERS)
+        if beside.is_dir():
+            raw["teacher"] = {**raw["teacher"], "model": f"{TRANSFORMERS}{_from_here(beside)}"}
     return raw
+
+
+def _from_here(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from raykd.config.base import Config
+from raykd.models.published import TRANSFORMERS
 
 _MOST_OF_UNIT_IMAGES, _OF_BYTES = 1.5, 10
 
@@ -22,6 +23,9 @@ class DataConfig(Config):
     )
     mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
     std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    class_names: tuple[str, ...] = Field(
+        default=(), description="in their order; default: the set's, else those that the teacher is published with"
+    )
     num_classes: int | None = Field(default=None, gt=1, description="of data described, not held")
     channels: int | None = Field(default=None, gt=0, description="of data described, not held")
     test: bool = Field(default=True, description="whether there is a test split to measure on")
@@ -48,6 +52,8 @@ class DataConfig(Config):
             raise ValueError("data is described by num_classes, channels and size together")
         if self.num_classes is not None and (self.size is None or self.test):
             raise ValueError("described data needs a size and test: false, since it has no images")
+        if self.num_classes is not None and self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"'class_names' are {len(self.class_names)}, and num_classes is {self.num_classes}")
         given = [max(values) for values in (self.mean, self.std) if values]
         # One alone may be beyond what images in [0, 1] have, as in the constants that undo a normalisation.
         if given and (min(given) > _MOST_OF_UNIT_IMAGES or max(given) > _OF_BYTES):
@@ -65,6 +71,11 @@ class DataConfig(Config):
 
 _FACTORY_ARGS: Any = Field(
     default={}, description="arguments of the factory; num_classes, channels and size are given where it has such"
+)
+_WEIGHTS: Any = Field(
+    default=None,
+    description="safetensors, .npz or weights-only torch file; of torchvision/NAME and timm/NAME also DEFAULT, and of "
+    "the former each of its names, such as IMAGENET1K_V1",
 )
 _ENTRY: Any = Field(default=None, description="which group of tensors of a file with several, as in model_ema")
 _MAP_KEYS: Any = Field(
@@ -91,7 +102,7 @@ class NetworkConfig(Config):
     model: str | None = Field(default=None, description="one of `raykd list models`")
     factory: str | None = Field(default=None, description="module:function of yours that returns the network")
     factory_args: dict[str, Any] = _FACTORY_ARGS
-    weights: str | None = Field(default=None, description="safetensors, .npz or weights-only torch file")
+    weights: str | None = _WEIGHTS
     entry: str | None = _ENTRY
     map_keys: Literal["name", "order"] = _MAP_KEYS
     output: int | str | None = _OUTPUT
@@ -100,6 +111,10 @@ class NetworkConfig(Config):
     def _one_source(self) -> "NetworkConfig":
         if (self.model is None) == (self.factory is None):
             raise ValueError("give either 'model' or 'factory' (module:function)")
+        if self.model is not None and self.model.startswith(TRANSFORMERS):
+            raise ValueError(
+                "'hf/FOLDER' is a trained classifier, so a teacher; a student is one of `raykd list models`"
+            )
         _check_companions(self)
         return self
 
@@ -111,23 +126,34 @@ class TeacherConfig(Config):
     overrides: dict[str, Any] = Field(
         default={}, description="dotted fields of that recipe, as in {schedule.steps: 100} for a teacher stopped early"
     )
-    model: str | None = Field(default=None, description="one of `raykd list models`")
+    model: str | None = Field(
+        default=None, description="one of `raykd list models`, or hf/FOLDER that transformers has saved"
+    )
     factory: str | None = Field(default=None, description="module:function of yours that returns the network")
     factory_args: dict[str, Any] = _FACTORY_ARGS
-    weights: str | None = Field(default=None, description="safetensors, .npz or weights-only torch file")
+    weights: str | None = _WEIGHTS
     entry: str | None = _ENTRY
     map_keys: Literal["name", "order"] = _MAP_KEYS
     output: int | str | None = _OUTPUT
+    architecture: dict[str, Any] = Field(
+        default={}, description="of hf/FOLDER: what its config.json says of the network; filled in for you"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "TeacherConfig":
         sources = [s for s in (self.recipe, self.model, self.factory) if s is not None]
         if len(sources) != 1:
             raise ValueError("give exactly one of 'recipe', 'model' and 'factory' (module:function)")
-        if (self.recipe is None) == (self.weights is None):
-            raise ValueError("'weights' (a file) goes with 'model' or 'factory', and must be given there")
+        is_folder = self.model is not None and self.model.startswith(TRANSFORMERS)
+        if (self.recipe is None) == (self.weights is None) and not is_folder:
+            raise ValueError(
+                "'weights' (a file, or DEFAULT of torchvision/NAME and timm/NAME) goes with 'model' or 'factory', and "
+                "must be given there"
+            )
         if self.overrides and self.recipe is None:
             raise ValueError("'overrides' change the 'recipe' of a teacher; there is none here")
+        if self.architecture and not is_folder:
+            raise ValueError("'architecture' is that of a model 'hf/FOLDER'; there is none here")
         _check_companions(self)
         return self
 

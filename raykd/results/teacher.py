@@ -47,6 +47,7 @@ class Inspection(Result):
         sha256: of its weights; None while its run is unfinished.
         methods: for each whether it can be used, what it needs, and what speaks for and against it.
         confidence, class_entropy, classes_answered: its answers to Gaussian inputs; None if they are not finite.
+        published: what those who publish it say of its input and its classes; None of any other.
         image_confidence: its mean confidence on test images, in per cent.
         test: its figures.
     """
@@ -75,6 +76,7 @@ class Inspection(Result):
     implied_std: list[float] | None = None
     negative_features: float | None = None
     image_confidence: float | None = None
+    published: str | None = None
     test: Figures = under("", default_factory=Figures)
 
 

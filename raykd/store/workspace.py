@@ -20,6 +20,7 @@ from raykd.distributed.world import World
 from raykd.errors import CorruptError, RaykdError, SetupError, UsageError
 from raykd.files import describe, is_file, make_folder, replacing, sha256_of, sweep
 from raykd.methods import METHODS
+from raykd.models.published import is_published
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig
 from raykd.results import RunResult
@@ -309,7 +310,8 @@ def _data_of(recipe: Recipe, train: bool) -> list[tuple[str, str]]:
     """Return the sets that a recipe opens, each with a split, and its files, without one."""
     data, streams, networks = recipe.data, METHODS[recipe.method.name].streams, (recipe.teacher, recipe.student)
     calibration = recipe.calibration
-    files = [*(network.weights for network in networks if network is not None), data.ood_index]
+    own = [one for one in networks if one is not None and not is_published(one.model, one.weights)]
+    files = [*(network.weights for network in own), data.ood_index]
     files += [getattr(recipe.method, "embeddings", None)]
     opened: list[str | None] = []
     if train:

@@ -15,7 +15,7 @@ from raykd.engine.evaluator import Evaluator
 from raykd.engine.finite import find_not_finite, listed, not_finite_numbers
 from raykd.engine.selection import check_shapes
 from raykd.engine.state import unfit
-from raykd.errors import CorruptError, UsageError
+from raykd.errors import CorruptError, MissingPackage, UsageError
 from raykd.files import damaged, is_file
 from raykd.models.graph import read_graph
 from raykd.models.permission import CodeRefused, permit, require_permission
@@ -218,6 +218,6 @@ def _reachable_teacher(
     sha256 = run.environment().get("teacher_sha256")
     try:
         return load_teacher(experiment, spec, workspace, sha256=sha256)[0], None
-    except (UsageError, CorruptError) as error:
+    except (UsageError, CorruptError, MissingPackage) as error:
         logger.warning("no teacher to compare with, so no agreement: %s", error)
         return None, str(error)

@@ -17,12 +17,12 @@ from raykd.engine.build import build_spec
 from raykd.engine.implied_pixels import implied_pixels, known_constants
 from raykd.errors import UsageError, unknown
 from raykd.methods import METHODS
-from raykd.models.permission import permit
+from raykd.models.published import TRANSFORMERS, find_facts
 from raykd.models.smaller import smaller_model
 from raykd.models.teacher import Teacher
 from raykd.recipe.commented import write_commented
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
-from raykd.recipe.sections import DataConfig, TeacherConfig
+from raykd.recipe.sections import DataConfig
 from raykd.recipe.starters import Starter, starters
 from raykd.results import Inspection
 from raykd.spec import DataSpec
@@ -30,7 +30,16 @@ from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tasks import teacher_signs as signs
 from raykd.tasks.inspect import Subject, inspect_teacher, load_subject, open_test_split
-from raykd.tasks.subject import NO_IMAGES, find_subject, is_weights, section_of, sections_of_weights
+from raykd.tasks.subject import (
+    NO_IMAGES,
+    find_subject,
+    is_model,
+    is_weights,
+    section_of,
+    sections_of_model,
+    sections_of_weights,
+    subject_of_sections,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +92,8 @@ def propose(
     """Look at a teacher and propose a recipe.
 
     Args:
-        teacher: a file of weights, a YAML file of data and teacher, a recipe or a run directory.
+        teacher: a file of weights, the name of a published classifier, a YAML file of data and teacher, a recipe or a
+            run directory.
         pairs: ``KEY=VALUE`` of the recipe; those of data and teacher hold before the teacher is looked at.
         workspace: where runs, weights and data are.
         data: the set that it was trained on; of a YAML file, a recipe or a run its own.
@@ -124,11 +134,13 @@ def propose(
 
 def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, allow_code: bool) -> _Sections:
     """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by."""
-    if is_weights(teacher):
-        given = sections_of_weights(teacher, data, pairs, workspace)
-        subject = Subject(section_of(DataConfig, given["data"]), section_of(TeacherConfig, given["teacher"]))
-        permit([subject.network])
-        return _with_constants(subject, given["data"], given["teacher"], workspace)
+    if is_model(teacher) or is_weights(teacher):
+        given = (
+            sections_of_model(teacher, data, pairs)
+            if is_model(teacher)
+            else sections_of_weights(teacher, data, pairs, workspace)
+        )
+        return _with_constants(subject_of_sections(given), given["data"], given["teacher"], workspace)
     if data is not None:
         pairs = [f"data.name={data}", *pairs]
     subject = find_subject(teacher, pairs, workspace.store, allow_code=allow_code)
@@ -141,7 +153,7 @@ def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Works
         source = load_recipe(teacher, pairs).teacher
         section = _of_recipe(teacher, pairs) if source is None else source.model_dump(mode="json", exclude_unset=True)
     else:
-        section = subject.network.model_dump(mode="json", exclude_unset=True)
+        section = subject.network.model_dump(mode="json", exclude_unset=True, exclude={"architecture"})
     return _with_constants(subject, own, section, workspace)
 
 
@@ -164,7 +176,10 @@ def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, A
         raise UsageError(f"{error}; {NO_IMAGES}") from None
     images, missing = open_test_split(subject.data, spec, workspace)
     comments = {"data.size": "pixels of the networks' input, to which images are resized"}
-    if subject.data.mean is not None or subject.data.std is not None:
+    facts = find_facts(subject.network.model, subject.network.weights) if subject.run is None else None
+    if facts is not None and (spec.mean, spec.std) == (facts.mean, facts.std):
+        source = f"as {facts.source} says"
+    elif subject.data.mean is not None or subject.data.std is not None:
         source = "as given"
     elif subject.run is not None:
         source = f"those that run {subject.run.name} was trained with"
@@ -284,6 +299,9 @@ def _settings(reasons: Sequence[str]) -> dict[str, Any]:
 
 def _from_elsewhere(teacher: dict[str, Any]) -> dict[str, Any]:
     """Return a teacher's section for a recipe in another folder, from where a name here means nothing."""
+    folder = str(teacher.get("model")).removeprefix(TRANSFORMERS)
+    if str(teacher.get("model")).startswith(TRANSFORMERS) and os.path.isdir(folder):
+        teacher = {**teacher, "model": TRANSFORMERS + os.path.abspath(folder)}
     weights = teacher.get("weights")
     return {**teacher, "weights": os.path.abspath(weights)} if weights and os.path.isfile(weights) else teacher
 

@@ -26,8 +26,10 @@ from raykd.methods.signs import Suitability, TeacherSigns
 from raykd.methods.suitability import SATURATED, judge
 from raykd.models.adapters import BATCH_DEPENDENT, depends_on_batch
 from raykd.models.permission import permit, require_permission
+from raykd.models.published import TRANSFORMERS, find_facts, is_published
 from raykd.models.teacher import Teacher
 from raykd.recipe.experiment import Experiment
+from raykd.recipe.published_teacher import complete, find_contradictions
 from raykd.recipe.recipe import read_sections
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
 from raykd.results import Figures, Inspection, MethodVerdict
@@ -59,7 +61,12 @@ class Subject:
     @property
     def title(self) -> str:
         """Return what a file made for this teacher is named by: its run, or its file of weights."""
-        return self.run.name if self.run is not None else Path(str(self.network.weights)).stem
+        if self.run is not None:
+            return self.run.name
+        model, weights = self.network.model, self.network.weights
+        if model is not None and (model.startswith(TRANSFORMERS) or is_published(model, weights)):
+            return model.rstrip("/").rpartition("/")[2]
+        return Path(str(weights)).stem
 
 
 def subject_of_run(run: RunDirectory, *, allow_code: bool = False) -> Subject:
@@ -94,7 +101,7 @@ def subject_of_file(path: Path, overrides: Iterable[str]) -> Subject | None:
     if pair.teacher.recipe is not None:
         raise UsageError(f"{path}: the teacher is a recipe; name that instead of this file: {pair.teacher.recipe}")
     permit([pair.teacher])
-    return Subject(pair.data, pair.teacher)
+    return Subject(*complete(pair.data, pair.teacher))
 
 
 def subject_of_recipe(experiment: Experiment, store: Path) -> Subject:
@@ -132,6 +139,8 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
     faults = signs.batch_norm_faults(teacher)
     gaussian = signs.gaussian_batches(spec, world)
     answers = signs.answers_to(teacher, gaussian)
+    facts = find_facts(config.model, config.weights) if subject.run is None else None
+    contradictions = [] if facts is None else find_contradictions(spec, config)
     gradient = answers.finite and signs.passes_gradient(teacher, gaussian[0][:8])
     images, missing = open_test_split(subject.data, spec, workspace)
     test, gap, on_images = Figures(), None, None
@@ -182,7 +191,8 @@ def inspect_teacher(subject: Subject, workspace: Workspace) -> Inspection:
         batch_norm_layers=len(teacher.batch_norms),
         batch_norm_faults=faults,
         gradient_to_input=gradient,
-        notes=[*_notes(found, teacher, gaussian[0][:8]), *([wrong] if wrong else [])],
+        notes=[*_notes(found, teacher, gaussian[0][:8]), *([wrong] if wrong else []), *contradictions],
+        published=None if facts is None else str(facts),
         confidence=found.confidence,
         class_entropy=answers.entropy if answers.finite else None,
         classes_answered=answers.named if answers.finite else None,
@@ -204,9 +214,8 @@ def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tupl
         CorruptError: if the weights are damaged.
     """
     if subject.run is None:
-        assert subject.network.weights is not None, "validated by the configuration"
         return build_network(subject.network, spec, workspace, "teacher"), sha256_of(
-            find_weights(subject.network.weights, workspace)
+            find_weights(subject.network, workspace)
         )
     require_permission(subject.network, f"run {subject.run.name}")
     bare = subject.network.model_copy(update={"weights": None})

@@ -14,11 +14,13 @@ from raykd.config.data_root import data_folder
 from raykd.config.describe import describe_fields
 from raykd.config.overrides import override
 from raykd.config.yaml_file import explain
-from raykd.engine.build import build_spec, find_weights
+from raykd.engine.build import build_spec, find_weights_file
 from raykd.errors import UsageError, masked
 from raykd.models.permission import permit
+from raykd.models.published import TIMM, TORCHVISION, TRANSFORMERS, find_facts
 from raykd.models.weights import guess_model
 from raykd.recipe.experiment import resolve
+from raykd.recipe.published_teacher import complete, pin_network
 from raykd.recipe.recipe import load_recipe
 from raykd.recipe.sections import DataConfig, TeacherConfig
 from raykd.store.remote import is_remote
@@ -39,6 +41,11 @@ def is_weights(source: str) -> bool:
     """Tell whether a teacher is given by its weights alone."""
     path = Path(source)
     return not path.is_dir() and (source.endswith(_WEIGHTS) or (path.is_file() and not source.endswith(_YAML)))
+
+
+def is_model(source: str) -> bool:
+    """Tell whether a teacher is given by the name that it is published by."""
+    return source.startswith((TORCHVISION, TIMM, TRANSFORMERS)) and not Path(source).exists()
 
 
 def open_subject(
@@ -62,12 +69,13 @@ def open_subject(
             f"store is {masked(str(store))}, and this reads folders of this machine: give the address of a run in it"
         )
     data, folder = data_folder(data_root), Path(store).expanduser()
+    pairs = list(overrides)
+    if is_model(source):
+        return subject_of_sections(sections_of_model(source, None, pairs)), Workspace(data, folder)
     if is_weights(source) and not is_remote(source):
-        given = sections_of_weights(source, None, list(overrides), Workspace(data, folder))
-        alone = Subject(section_of(DataConfig, given["data"]), section_of(TeacherConfig, given["teacher"]))
-        permit([alone.network])
-        return alone, Workspace(data, folder)
-    subject = find_subject(source, overrides, folder, allow_code=allow_code)
+        given = sections_of_weights(source, None, pairs, Workspace(data, folder))
+        return subject_of_sections(given), Workspace(data, folder)
+    subject = find_subject(source, pairs, folder, allow_code=allow_code)
     beside = folder if subject.run is None else subject.run.path.resolve().parent
     return subject, Workspace(data, beside)
 
@@ -98,6 +106,55 @@ def find_subject(source: str, overrides: Iterable[str], store: Path, *, allow_co
     return subject_of_recipe(resolve(load_recipe(source, pairs)), store)
 
 
+def subject_of_sections(given: Mapping[str, Mapping[str, Any]]) -> Subject:
+    """Return the teacher of two sections, with what its publishers say of the data.
+
+    Raises:
+        UsageError: for an unknown or a wrong value, naming the nearest match.
+        MissingPackage, CorruptError: of a published teacher, see ``complete``.
+    """
+    data, teacher = section_of(DataConfig, given["data"]), section_of(TeacherConfig, given["teacher"])
+    permit([teacher])
+    return Subject(*complete(data, teacher))
+
+
+def sections_of_model(model: str, data: str | None, pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the sections of a teacher that is published; the images it knows are described where no set is named.
+
+    Args:
+        model: ``torchvision/NAME``, ``timm/NAME`` or ``hf/FOLDER``.
+        data: a set of what it knows, unless ``pairs`` say it.
+        pairs: ``KEY=VALUE`` of ``data`` and ``teacher``.
+
+    Raises:
+        UsageError: if there is no such model, or nobody says what its classes are.
+        MissingPackage, CorruptError: see ``raykd.models.published``.
+    """
+    weights = {} if model.startswith(TRANSFORMERS) else {"weights": "DEFAULT"}
+    raw = {"data": {} if data is None else {"name": data}, "teacher": {"model": model, **weights}}
+    given = _overridden(raw, pairs)
+    teacher = pin_network(section_of(TeacherConfig, given["teacher"]))
+    facts = find_facts(teacher.model, teacher.weights)
+    assert facts is not None, "it is published"
+    if not given["data"].get("name"):
+        if facts.num_classes is None:
+            raise UsageError(f"which set were the weights of {model} trained on? Say it by data.name=NAME; {NO_IMAGES}")
+        name = model.rstrip("/").rpartition("/")[2]
+        described = {"num_classes": facts.num_classes, "channels": facts.channels, "size": facts.size, "test": False}
+        given["data"] = {"name": name, **described, **given["data"]}
+    if weights:
+        given["teacher"] |= {"model": teacher.model, "weights": teacher.weights}
+    return given
+
+
+def _overridden(raw: dict[str, Any], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return sections of data and teacher with fields replaced."""
+    fields = {field.name for kind, name in ((DataConfig, "data"), (TeacherConfig, "teacher")) for field in
+              (*describe_fields(kind, f"{name}."),)} | {"data", "teacher"}  # fmt: skip
+    changed: dict[str, dict[str, Any]] = override(raw, pairs, "new", fields)
+    return changed
+
+
 def sections_of_weights(
     file: str, data: str | None, pairs: Sequence[str], workspace: Workspace
 ) -> dict[str, dict[str, Any]]:
@@ -113,9 +170,7 @@ def sections_of_weights(
         UsageError: if nobody says what set it was trained on, or what network it is.
     """
     raw: dict[str, Any] = {"data": {} if data is None else {"name": data}, "teacher": {"weights": file}}
-    fields = {field.name for kind, name in ((DataConfig, "data"), (TeacherConfig, "teacher")) for field in
-              (*describe_fields(kind, f"{name}."),)} | {"data", "teacher"}  # fmt: skip
-    given: dict[str, dict[str, Any]] = override(raw, pairs, "new", fields)
+    given = _overridden(raw, pairs)
     if not given["data"].get("name"):
         raise UsageError(
             f"which set was {file} trained on? Say it by data.name=NAME (`raykd list datasets`, or a folder); "
@@ -123,12 +178,12 @@ def sections_of_weights(
         )
     section = given["teacher"]
     if section.get("model") is None and section.get("factory") is None:
-        model = guess_model(find_weights(section["weights"], workspace), section.get("entry"))
+        model = guess_model(find_weights_file(section["weights"], workspace), section.get("entry"))
         if model is None:
             raise UsageError(
                 f"no built-in model has tensors of the shapes in {file}: say which network it is by "
                 "teacher.factory=MODULE:FUNCTION (your code in MODULE.py, here or installed), or "
-                "teacher.model=torchvision/NAME"
+                "teacher.model=torchvision/NAME or timm/NAME"
             )
         given["teacher"] = {"model": model, **section}
     return given
