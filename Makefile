@@ -9,7 +9,7 @@ OF_DATA := benchmarks/mosaic_norm.py benchmarks/streaming.py
 BENCHES := $(filter-out benchmarks/pruning.py $(if $(RAYKD_DATA),,$(OF_DATA)),$(sort $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test endurance lint format types bench schemas constraints clean
+.PHONY: help venv install demo test endurance lint format types docs bench schemas constraints clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ format: $(STAMP)  ## mend style and format
 
 types: $(STAMP)  ## check types
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## build the documentation site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict
+	@echo 'build/site/index.html; its search wants a server: $(BIN)/python -m http.server --directory build/site'
 
 bench: $(STAMP)  ## run the scripts in benchmarks/; those of data sets only with RAYKD_DATA
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done

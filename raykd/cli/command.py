@@ -26,12 +26,12 @@ class Command(click.Command):
     def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
         """Take the example beside what click takes."""
         super().__init__(*args, **kwargs)
-        self._example = example
+        self.example = example
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example below the options."""
         with formatter.section("Example"):
-            formatter.write_text(self._example.format(recipe=small_recipe()))
+            formatter.write_text(self.example.format(recipe=small_recipe()))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse; of an option that is meant for a field of a recipe, say how that is written."""

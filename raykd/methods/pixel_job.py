@@ -49,8 +49,8 @@ class Crop(Config):
 class Coarse(Config):
     """Iterations in which the teacher is shown fewer pixels, each the average of ``pooling`` x ``pooling`` of them."""
 
-    pooling: int = Field(gt=1)
-    iterations: int = Field(gt=0)
+    pooling: int = Field(gt=1, description="pixels of a side that become one")
+    iterations: int = Field(gt=0, description="how long")
 
 
 class PixelConfig(Config):

@@ -24,26 +24,26 @@ class QuickCell(Config):
     """How a cell differs at the reduced budget: ``overrides`` are laid over the cell's own."""
 
     recipe: str | None = Field(default=None, description="another recipe; the cell's own overrides are then left out")
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default={}, description="dotted fields of the recipe")
     skip: bool = Field(default=False, description="not run at the reduced budget")
 
 
 class Cell(Config):
     """One figure: the run that measures it, what the paper printed, or both."""
 
-    recipe: str | None = None
+    recipe: str | None = Field(default=None, description="whose runs fill the cell; default: only the paper's figure")
     overrides: dict[str, Any] = Field(default={}, description="dotted fields of the recipe")
     published: float | None = Field(default=None, description="in per cent")
-    published_sd: float | None = Field(default=None, ge=0)
-    quick: QuickCell = QuickCell()
+    published_sd: float | None = Field(default=None, ge=0, description="its standard deviation, in points")
+    quick: QuickCell = Field(default=QuickCell(), description="how it differs at the reduced budget")
 
 
 class Row(Config):
     """One method of the table, in all columns where it has a figure."""
 
-    name: str
+    name: str = Field(description="what the reader sees")
     control: bool = Field(default=False, description="tells how much of the figure is not the method's merit")
-    note: str | None = None
+    note: str | None = Field(default=None, description="what the reader should know of it")
     cells: dict[str, Cell] = Field(min_length=1, description="by column")
 
 
@@ -51,7 +51,7 @@ class Quick(Config):
     """The reduced budget of the whole table."""
 
     budget: str = Field(description="what is reduced, for the reader of the table")
-    seeds: int = Field(default=1, gt=0)
+    seeds: int = Field(default=1, gt=0, description="runs of each cell, from the recipe's seed up")
     columns: tuple[str, ...] = Field(default=(), description="those that are run; default: all")
     overrides: dict[str, Any] = Field(default={}, description="dotted fields, laid over every cell's")
 
@@ -59,13 +59,13 @@ class Quick(Config):
 class Table(Config):
     """A published table."""
 
-    name: str
-    title: str
+    name: str = Field(description="that of its file")
+    title: str = Field(description="what the reader sees")
     source: str = Field(description="paper and table")
-    seeds: int = Field(default=1, gt=0)
+    seeds: int = Field(default=1, gt=0, description="runs of each cell, from the recipe's seed up")
     columns: dict[str, str] = Field(min_length=1, description="key: what the reader sees")
-    rows: tuple[Row, ...] = Field(min_length=1)
-    quick: Quick | None = None
+    rows: tuple[Row, ...] = Field(min_length=1, description="methods and controls")
+    quick: Quick | None = Field(default=None, description="the reduced budget, of `--quick`")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Table":

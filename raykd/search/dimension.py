@@ -16,10 +16,14 @@ class Dimension(Config):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
-    integer: tuple[int, int] | None = Field(default=None, alias="int", description="both ends included")
-    choice: tuple[Any, ...] | None = Field(default=None, min_length=2)
+    uniform: tuple[float, float] | None = Field(default=None, description="a number between two, all alike likely")
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="a number between two, its logarithm uniform; for rates and weights"
+    )
+    integer: tuple[int, int] | None = Field(
+        default=None, alias="int", description="a whole number between two, both included"
+    )
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=2, description="one of these values")
     when: dict[str, Any] = Field(default={}, description="other fields and their value, or a list of values")
 
     @model_validator(mode="after")

@@ -34,8 +34,11 @@ DrawField = Callable[[str, Dimension], Any]
 class Sampler(Config):
     """The sampler that proposes the next trial."""
 
-    name: Literal["tpe", "random", "grid", "nsga2", "cmaes"] = "tpe"
-    seed: int = Field(default=0, ge=0)
+    name: Literal["tpe", "random", "grid", "nsga2", "cmaes"] = Field(
+        default="tpe",
+        description="tpe learns from earlier trials, so do nsga2 (several objectives) and cmaes (numbers)",
+    )
+    seed: int = Field(default=0, ge=0, description="of what is proposed")
     startup: int = Field(default=8, ge=1, description="random trials before tpe and cmaes propose their own")
     grid: int = Field(default=4, ge=2, description="values of a number for grid; of a choice it takes all")
 
@@ -48,7 +51,9 @@ class Scheduler(Config):
     by 0.8 or 1.2, or drawn anew.
     """
 
-    name: Literal["none", "asha", "median", "pbt"] = "none"
+    name: Literal["none", "asha", "median", "pbt"] = Field(
+        default="none", description="asha and median end poor trials early; pbt is population-based training"
+    )
     grace: int = Field(default=1, ge=1, description="of asha and median: reports that every trial is given")
     reduction: int = Field(default=3, ge=2, description="of asha: one in so many goes on at each rung")
     interval: int = Field(default=1, ge=1, description="of pbt: reports from one comparison to the next")
@@ -59,12 +64,12 @@ class Scheduler(Config):
 class SearchSpace(Config):
     """A search: the recipe, the fields that vary, the objectives, and how trials are proposed and ended."""
 
-    name: str
-    recipe: str
+    name: str = Field(description="that of its file")
+    recipe: str = Field(description="what is varied: a packaged name or a file")
     overrides: dict[str, Any] = Field(default={}, description="dotted fields of the recipe, the same in all trials")
     objectives: tuple[str, ...] = Field(default=(), description="default: what suits the method")
-    sampler: Sampler = Sampler()
-    scheduler: Scheduler = Scheduler()
+    sampler: Sampler = Field(default=Sampler(), description="what proposes the values of a trial")
+    scheduler: Scheduler = Field(default=Scheduler(), description="what ends trials early")
     trials: int = Field(default=24, gt=0, description="how many; a grid is tried whole unless fewer are asked for here")
     seeds: int = Field(default=1, ge=1, description="runs of each trial, from the recipe's seed up; their mean counts")
     keep: int = Field(default=3, ge=1, description="best trials whose checkpoints and images stay")
@@ -72,7 +77,7 @@ class SearchSpace(Config):
     earlier: str | None = Field(
         default=None, description="folder of an earlier search of the same fields and objectives, to learn from"
     )
-    space: dict[str, Dimension] = Field(min_length=1)
+    space: dict[str, Dimension] = Field(min_length=1, description="dotted fields of the recipe, and what each may be")
     images: int | None = Field(default=None, gt=0, description="of a second stage: so many of the first one's best")
     then: "SearchSpace | None" = Field(
         default=None, description="a second stage: students of a frozen set that the best generators of this one make"
