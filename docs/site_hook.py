@@ -30,9 +30,10 @@ from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.recipe.table import Table
 from raykd.search.space import SearchSpace
 
-PROJECT = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md")
+PROJECT = ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md")
 """Pages outside of this folder, to which its pages link."""
-PICTURES = "benchmarks/figures/*"
+ASSETS = ("benchmarks/figures/*", "examples/*.ipynb")
+"""Pictures on them, and what a reader takes along."""
 FILES: dict[str, tuple[type[BaseModel], str]] = {
     "recipe": (Recipe, "What is trained: `raykd show recipe NAME`. The fields of `method` are on its method's page."),
     "cluster": (Cluster, "Where it is trained: `raykd show cluster NAME`."),
@@ -48,7 +49,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for name, text in reference().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
-    for path in [*(root / name for name in PROJECT), *sorted(root.glob(PICTURES))]:
+    for path in [*(root / name for name in PROJECT), *sorted(path for each in ASSETS for path in root.glob(each))]:
         name = path.relative_to(root).as_posix()
         files.append(File.generated(config, f"project/{name}", abs_src_path=str(path)))
     pages = [file.src_uri for file in files.documentation_pages()]

@@ -311,7 +311,7 @@ def variance_gap(sums: Tensor, running: Tensor) -> float:
     """Return the mean over channels of |ln(variance of what ``input_sums`` told [3, C] / running variance [C])|."""
     count, total, squares = sums
     seen = (squares / count - (total / count).square()).clamp(min=_TINY)
-    return (seen / running.to(seen).clamp(min=_TINY)).log().abs().mean().item()
+    return float((seen / running.to(seen).clamp(min=_TINY)).log().abs().mean())
 
 
 def activation_bytes(teacher: Teacher | MomentTeacher, shape: Sequence[int]) -> int:

@@ -20,7 +20,8 @@ from raykd.errors import CorruptError, SetupError, masked
 from raykd.files import parse_json, read_json, read_text, write_json
 from raykd.recipe.experiment import Experiment
 from raykd.store.rows import parse_rows
-from raykd.store.run_directory import ENVIRONMENT, METRICS, SAMPLES, STATUS, parse_status
+from raykd.store.run_directory import ENVIRONMENT, METRICS, SAMPLES, STATUS
+from raykd.store.status import parse_status
 from raykd.store.workspace import Workspace
 from raykd.tracking.tracker import (
     End,

@@ -46,6 +46,7 @@ COVERED_BY = {
     "results/base": "store/test_run_directory",
     "results/blind": "engine/test_blind_pool",
     "results/export": "tasks/test_export",
+    "results/image_statistics": "reporting/pages/test_pictures",
     "results/breakdown": "engine/test_evaluator",
     "results/plan": "planning/test_plan",
     "results/run": "store/test_run_directory",

@@ -15,7 +15,8 @@ from raykd.store.checkpoint import (
 )
 from raykd.store.mirror import Mirror
 from raykd.store.remote import Remote
-from raykd.store.run_directory import RunDirectory, parse_status
+from raykd.store.run_directory import RunDirectory
+from raykd.store.status import parse_status
 from tests.object_store import Server
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from raykd.engine.build import find_weights
+from raykd.engine.build import find_weights_file
 from raykd.errors import CorruptError
 from raykd.files import sha256_of
 from raykd.store.workspace import STORED, Workspace
@@ -36,7 +36,7 @@ def test_a_flipped_byte_of_kept_weights_is_noticed(tmp_path: Path, keep: Callabl
     flip(path)
     reads: list[Callable[[], object]] = [
         lambda: workspace.kept_weights(sha256),
-        lambda: find_weights(STORED + sha256, workspace),
+        lambda: find_weights_file(STORED + sha256, workspace),
     ]
     for read in reads:
         with pytest.raises(CorruptError, match=f"{sha256}.safetensors is damaged .*or give the network again"):
