@@ -188,7 +188,9 @@ def _complete(recipe: Recipe) -> Recipe:
         update["data"], update["teacher"] = complete(recipe.data, recipe.teacher)
     if recipe.student is not None:
         update["student"] = pin_network(recipe.student)
-    return recipe.model_copy(update=update)
+    # As it is where nobody has published anything, so that what reads it reads what was given.
+    is_same = all(getattr(recipe, name) is section for name, section in update.items())
+    return recipe if is_same else recipe.model_copy(update=update)
 
 
 def experiment_from_dict(data: Any) -> Experiment:

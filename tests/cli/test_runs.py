@@ -104,6 +104,7 @@ def test_a_damaged_run_is_a_row_that_says_what_is_damaged(raykd: Raykd, name: st
 def test_a_finished_run_without_its_student_is_damaged(raykd: Raykd) -> None:
     run = made_run(STORE)
     run.write_status(student_sha256="0" * 64)
+    run.student.unlink()
     (row,) = listed(raykd)["runs"]
     assert "student.safetensors is damaged (it is missing)" in row["damaged"]
 

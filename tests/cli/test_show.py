@@ -112,7 +112,7 @@ def test_the_recipe_of_a_command_line_is_printed_whole_and_trains_as_it_would(ra
 @pytest.mark.parametrize(
     ("words", "field"),
     [
-        (("recipe", "kd_digits", "--diff", "kd_cifar10"), "method.temperature"),
+        (("recipe", "kd_digits", "--diff", "kd_cifar10"), "student_optim.lr"),
         (("cluster", "local", "--diff", "gpu_node"), "gpus_per_worker"),
         (("space", "dafl_digits", "--diff", "dafl_mnist"), "recipe"),
         (("table", "digits", "--diff", "dafl_mnist"), "title"),
