@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tests.object_store import Server
 from tests.runners import runs
 from tests.runners.test_tune import SMALL, written
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.endurance]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.endurance, pytest.mark.timeout(1500)]
 
 TAKING_OVER_SECONDS = 240
 """A start of Ray, and a minute without a sign of life."""
@@ -42,6 +44,16 @@ class Machine:
             env={**os.environ, "RAYKD_CACHE": str(folder / "cache")},
             stdout=self._output, stderr=self._log,
         )  # fmt: skip
+
+    def fall_silent(self, file: Path) -> None:
+        """Stop its tuner where that is at nothing in the database's file, which nobody else could use otherwise."""
+        while True:
+            self.process.send_signal(signal.SIGSTOP)
+            with closing(sqlite3.connect(file, timeout=1)) as database, suppress(sqlite3.OperationalError):
+                database.execute("BEGIN IMMEDIATE")
+                return
+            self.process.send_signal(signal.SIGCONT)
+            time.sleep(0.1)
 
     def result(self, seconds: float) -> dict[str, Any]:
         """Wait for the end of the search, and return what its last line says."""
@@ -86,7 +98,7 @@ def test_a_tuner_that_was_taken_for_dead_leaves_its_trial_to_the_other(tmp_path:
         machines.append(Machine(tmp_path / "one", space, store, study))
         until(lambda: any(re.match("kd_.*/checkpoints/step_", name) for name in s3.files(store)))
         (first,) = trials()
-        machines[0].process.send_signal(signal.SIGSTOP)
+        machines[0].fall_silent(tmp_path / "study.db")
         machines.append(Machine(tmp_path / "two", space, store, study))
         until(lambda: is_at_work({None, first.user_attrs[TUNER]}), TAKING_OVER_SECONDS)
         began = time.monotonic()
