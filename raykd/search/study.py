@@ -72,8 +72,8 @@ def open_study(space: SearchSpace, objectives: tuple[str, ...], folder: Path, ur
     except Exception as error:  # of SQLAlchemy, of a database's driver, of a file system: all mean the same to a user
         if file is not None and readable and _is_of_content(error):
             raise damaged(file, describe(error), _RESTORE) from None
-        where = url or folder / STUDY
-        raise SetupError(f"the study cannot be opened at {masked(str(where))}: {describe(error)}") from None
+        where, reason = url or folder / STUDY, masked(describe(error.__cause__ or error))
+        raise SetupError(f"the study cannot be opened at {masked(str(where))}: {reason}") from None
     if file is not None:
         _check_record(study, folder)
     return study

@@ -18,6 +18,7 @@ from raykd.files import describe, make_folder
 
 STUDY = "study.db"
 _TRIES = 4
+_BUSY_SECONDS = 60  # that a tuner waits for another one's transaction
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
@@ -29,7 +30,7 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         try:
             if url is None or url.startswith("sqlite:"):
                 url = url or f"sqlite:///{folder / STUDY}"
-                return _lock_transactions(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}))
+                return _lock_transactions(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}}))
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         except Exception:
             if not tries_left:

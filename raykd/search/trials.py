@@ -6,7 +6,7 @@ The study is the record of a search, so all of this is written there at once; ru
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -102,6 +102,7 @@ class StudyTrials:
     objectives: tuple[str, ...]
     workspace: Workspace
     tuner: str
+    _lost: set[int] = field(default_factory=set, init=False)
 
     def ask(self) -> Trial:
         """Take a waiting trial of the study, or a new one."""
@@ -216,7 +217,8 @@ class StudyTrials:
         """Tell, and say, if another tuner has taken a trial over: this machine was asleep, or its network down."""
         now = self.study.get_trials(deepcopy=False)[trial.number]
         is_lost = now.state != TrialState.RUNNING or now.user_attrs.get(TUNER, self.tuner) != self.tuner
-        if is_lost:
+        if is_lost and trial.number not in self._lost:
+            self._lost.add(trial.number)
             logger.warning(
                 "trial %d: another tuner has taken it over, since none of this one's signs of life had arrived",
                 trial.number,

@@ -199,7 +199,9 @@ def test_the_one_generator_of_all_classes_is_judged_too() -> None:
 
 
 @pytest.mark.endurance
-@pytest.mark.parametrize(("changes", "kinds"), [([], []), (["method.class_weight=0"], ["starvation"])])
+@pytest.mark.parametrize(
+    ("changes", "kinds"), [([], []), (["method.class_weight=0", "method.statistics=global"], ["starvation"])]
+)
 def test_a_whole_run_of_a_bank_says_in_the_end_what_its_reports_say(
     tmp_path: Path, changes: list[str], kinds: list[str]
 ) -> None:

@@ -8,8 +8,9 @@ from raykd.cli.names import packaged_recipes
 from tests.golden.curves import COMMAND, FOLDER, LARGER, STEPS, measure, path_of, read_golden
 
 # Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9 in a step; an error in a loss is far larger.
-# The steps of a pool amplify it: a student of its few images was 1.4e-5 apart in the end between two machines.
-TOLERANCE, LATE_TOLERANCE = 1e-5, 1e-3
+# Ten steps amplify it: students of few images were up to 3.8e-5 apart in the end between two machines, those of a
+# pool, which is inverted against them, may be further. The first half of the steps tells of a change in either case.
+TOLERANCE, LATE_TOLERANCE, LATE_TOLERANCE_OF_POOL = 1e-5, 1e-4, 1e-3
 
 
 def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
@@ -17,7 +18,7 @@ def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
     found = []
     for name in sorted(ours["losses"].keys() | golden["losses"].keys()):
         pairs = list(zip(ours["losses"].get(name, []), golden["losses"].get(name, []), strict=False))
-        late = LATE_TOLERANCE if "pool/images" in golden["losses"] else TOLERANCE
+        late = LATE_TOLERANCE_OF_POOL if "pool/images" in golden["losses"] else LATE_TOLERANCE
         allowed = [TOLERANCE if 2 * i < len(pairs) else late for i in range(len(pairs))]
         first = next((i for i, (a, b) in enumerate(pairs) if a != pytest.approx(b, allowed[i])), None)
         if name not in ours["losses"] or name not in golden["losses"]:
@@ -60,11 +61,14 @@ def test_a_difference_is_noticed() -> None:
     assert differences(other, golden) == ["loss/cross_entropy is only in one of both"]
 
 
-def test_late_steps_of_a_pool_may_be_rounded_otherwise() -> None:
-    golden = read_golden("fast_digits")
+@pytest.mark.parametrize(
+    ("name", "rounding", "change"), [("fast_digits", 1e-4, 1e-2), ("deepinversion_cifar10_resnet20", 4e-5, 1e-3)]
+)
+def test_late_steps_may_be_rounded_otherwise(name: str, rounding: float, change: float) -> None:
+    golden = read_golden(name)
     other = copy.deepcopy(golden)
-    other["losses"]["loss/kd"][-1] *= 1.0001
+    other["losses"]["loss/kd"][-1] *= 1 + rounding
     assert differences(other, golden) == []
-    other["losses"]["loss/kd"][-1] *= 1.01
+    other["losses"]["loss/kd"][-1] *= 1 + change
     last = len(golden["losses"]["loss/kd"]) - 1
     assert differences(other, golden) == [f"loss/kd from step {last}"]

@@ -265,7 +265,7 @@ def _damages(case: Case) -> Damage:
 
 def is_folder(path: str) -> bool:
     """Tell whether a folder is damaged, by its name alone."""
-    return "." not in path and "events" not in path
+    return not Path(path).suffix and "events" not in path
 
 
 def cases() -> list[Case]:

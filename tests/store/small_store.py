@@ -221,9 +221,12 @@ def _sums() -> dict[str, str]:
 
 
 def _settled(value: Any) -> Any:
+    """Return what is the same in every folder and at every time."""
     if isinstance(value, dict):
         return {key: _settled(one) for key, one in value.items() if key not in _VOLATILE}
-    return value
+    if isinstance(value, list):
+        return [_settled(one) for one in value]
+    return value.removeprefix(f"{Path.cwd()}/") if isinstance(value, str) else value
 
 
 def _must(*arguments: str) -> None:
