@@ -55,7 +55,7 @@ def test_names_of_other_classes_are_not_taken() -> None:
 
 def test_timms_constants_are_of_the_channels_that_it_knows() -> None:
     own = TeacherConfig(model="timm/test_resnet", weights="mine.safetensors")
-    described = {"name": "mine", "num_classes": 5, "size": 32, "test": False}
+    described: dict[str, Any] = {"name": "mine", "num_classes": 5, "size": 32, "test": False}
     assert complete(DataConfig(**described, channels=1), own)[0].mean is None
     assert complete(DataConfig(**described, channels=3), own)[0].mean == (0.5, 0.5, 0.5)
     published = TeacherConfig(model="timm/test_resnet", weights="DEFAULT")
