@@ -399,7 +399,7 @@ def parse_content(path: Path, advice: str, read: Callable[[], Any]) -> Any:
     """
     try:
         return read()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         if isinstance(error, CorruptError):
             raise
         what = f"{error} is missing" if isinstance(error, KeyError) else describe(error)

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W image.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ class DataSpec:
                     f"data {self.name!r}: {field} {list(got)} has {len(got)} numbers; "
                     f"give one per channel ({self.channels})"
                 )
+            if not all(map(math.isfinite, got)):
+                raise UsageError(f"data {self.name!r}: {field} {list(got)} must be finite, of images in [0, 1]")
         if min(self.std) <= 0:
             raise UsageError(f"data {self.name!r}: std {list(self.std)} must be above 0")
         if not 0 <= 2 * self.pad < self.size:

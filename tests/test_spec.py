@@ -35,6 +35,8 @@ def test_normalise_carries_gradients() -> None:
     [
         ({"size": 0}, "size is 0"),
         ({"num_classes": 0}, "num_classes is 0"),
+        ({"std": (0.5, float("nan"), 0.5)}, "must be finite"),
+        ({"mean": (0.5, 0.5, float("inf"))}, "must be finite"),
         ({"mean": (0.5,)}, r"mean \[0.5\] has 1 numbers; give one per channel \(3\)"),
         ({"std": (1.0, 0.0, 1.0)}, "must be above 0"),
         ({"pad": 2}, "pad 2 on each side leaves no image in a size of 4, .* give 0 to 1"),

@@ -29,7 +29,7 @@ from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams,
 from raykd.engine.referee import Referee, open_referee
 from raykd.engine.synthetic_sets import on_stored_sets
 from raykd.engine.teacher_check import judge_teacher
-from raykd.errors import MissingPackage, UsageError
+from raykd.errors import CorruptError, MissingPackage, UsageError
 from raykd.files import is_file, sha256_of
 from raykd.methods import METHODS, Method
 from raykd.methods.base import MethodContext
@@ -319,8 +319,8 @@ def load_teacher(
         experiment: whose teacher is meant.
         spec: the data's.
         workspace: where its run, or its weights, are.
-        sha256: of the weights that a run was trained against. Where the recipe's file is gone or holds others, the
-            copy that the store keeps of these is taken.
+        sha256: of the weights that a run was trained against. Where the recipe's file is gone, damaged or holds
+            others, the copy that the store keeps of these is taken.
 
     Raises:
         UsageError: if there is no such teacher, or teacher and data differ in classes, channels, size or normalisation.
@@ -389,7 +389,7 @@ def _teacher_weights(config: TeacherConfig, sha256: str | None, workspace: Works
     try:
         weights = find_weights(config, workspace)
         digest = sha256_of(weights)
-    except (UsageError, MissingPackage):
+    except (UsageError, MissingPackage, CorruptError):
         stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
         if stored_copy is None or sha256 is None:
             raise

@@ -34,6 +34,8 @@ _MAX_VALUES = 2**31
 _MAX_LAYERS = 1000
 _DEEP = ("layer", "depth", "block", "repeat", "stage", "expert")
 """Parts of the names of numbers that say how often something is built."""
+_WIDE = ("channel", "dim", "size")
+"""Parts of the names of those that say how wide each of these is, as in ``stage_in_channels``."""
 _MAX_LIST = 1000
 _CODE = ("auto_map", "custom_pipelines")
 _FETCHING = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "quantization_config")
@@ -41,7 +43,11 @@ _FETCHING = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "quanti
 _LABELS = ("id2label", "label2id", "num_labels")
 _LEFT_OUT = (*_LABELS, "architectures", "transformers_version", "dtype", "torch_dtype", "problem_type")
 """Fields that do not make the network: how many classes there are is the data's, and it computes as all others do."""
+_UNLIKE = ("do_flip_channel_order", "do_color_quantize")
+"""Steps of an image processor that no mean and std per channel can stand for."""
 _LEVELS = 255
+_WHOLE = 384
+"""From so many pixels on the processor of ConvNeXt, which has ``crop_pct``, crops nothing."""
 
 
 class SavedClassifier(NamedTuple):
@@ -108,7 +114,8 @@ def build_transformers(config: Mapping[str, Any], what: str, *, num_classes: int
 
     try:
         with torch.device("meta"):  # first without memory
-            values = sum(parameter.numel() for parameter in build().parameters())
+            network = build()
+            values = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
         if values <= _MAX_VALUES:
             return build()
     except Exception as error:  # transformers raises whatever such fields make of its networks
@@ -138,8 +145,10 @@ def load_saved(network: nn.Module, path: Path) -> None:
     if tensors.keys() == network.state_dict().keys():  # as the store's copies are
         load_weights(network, path)
         return
-    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
-    if strange := [name for name in tensors if name not in counters and not tensors[name].is_floating_point()]:
+    # Counters of BatchNorm, and indices that earlier releases of transformers have saved and this one computes.
+    whole = {name.rpartition(".")[2] for name, one in network.named_buffers() if not one.is_floating_point()}
+    strange = [name for name, one in tensors.items() if not one.is_floating_point()]
+    if strange := [name for name in strange if name.rpartition(".")[2] not in whole]:
         raise UsageError(f"{path}: {strange[0]} holds {tensors[strange[0]].dtype}, and the network's are floats")
     network_class: Any = type(network)
     try:
@@ -224,7 +233,8 @@ def _check_depth(config: Mapping[str, Any], what: Path | str) -> None:
     for key, value in _leaves(config):
         many = value if isinstance(value, list) else [value]
         numbers = [one for one in many if isinstance(one, int | float)]
-        if len(many) > _MAX_LIST or (any(word in key for word in _DEEP) and sum(numbers) > _MAX_LAYERS):
+        is_deep = any(word in key for word in _DEEP) and not any(word in key for word in _WIDE)
+        if len(many) > _MAX_LIST or (is_deep and sum(numbers) > _MAX_LAYERS):
             raise UsageError(f"{what}: {key} is larger than any network needs; at most {_MAX_LAYERS} layers are built")
 
 
@@ -263,13 +273,21 @@ def _facts(name: str, shown: Mapping[str, Any], names: tuple[str, ...], channels
     """Return what an image processor makes of pixels, as mean and std of pixels in [0, 1].
 
     With a factor f it computes (f p - o - m) / s of levels p in [0, 255], where o is 1 for those with an offset; of
-    pixels u = p / 255 that is (u - (m + o) / 255 f) / (s / 255 f).
+    pixels u = p / 255 that is (u - (m + o) / 255 f) / (s / 255 f). EfficientNet's, with ``include_top``, divides by s
+    once more.
     """
+    if unlike := [key for key in _UNLIKE if shown.get(key)]:
+        raise UsageError(
+            f"{PREPROCESSOR} in {name} has {unlike[0]}, which no mean and std can stand for; use 'factory' instead, "
+            "with a network that does so itself"
+        )
     factor = float(shown.get("rescale_factor", 1 / _LEVELS)) if shown.get("do_rescale", True) else 1.0
     offset = float(bool(shown.get("rescale_offset", False)))
     mean, std = [0.0] * channels, [1.0] * channels
     if shown.get("do_normalize", True):
         mean, std = (_per_channel(shown[key], channels) for key in ("image_mean", "image_std"))
+    if shown.get("include_top", False):
+        std = [one * again for one, again in zip(std, _per_channel(shown["image_std"], channels), strict=True)]
     resized, size = _sizes(shown, own_size)
     plain = all(label == f"LABEL_{number}" for number, label in enumerate(names))
     return PublishedFacts(
@@ -296,7 +314,8 @@ def _sizes(shown: Mapping[str, Any], own_size: Any) -> tuple[int, int]:
     resized = _side(shown["size"] if shown.get("do_resize", True) and shown.get("size") else own_size)
     if shown.get("do_center_crop", False):
         return resized, _side(shown.get("crop_size", resized))
-    if isinstance(shown.get("size"), Mapping) and "shortest_edge" in shown["size"] and shown.get("crop_pct"):
+    is_edge = isinstance(shown.get("size"), Mapping) and "shortest_edge" in shown["size"]
+    if is_edge and shown.get("crop_pct") and resized < _WHOLE:
         return int(resized / float(shown["crop_pct"])), resized
     return resized, resized
 

@@ -61,6 +61,8 @@ def find_contradictions(spec: DataSpec, teacher: TeacherConfig | NetworkConfig) 
 def _informed(data: DataConfig, facts: PublishedFacts) -> DataConfig:
     known = DATASETS.get(data.name)
     channels = known.channels if known is not None else data.channels
+    if known is not None and facts.num_classes is None:  # own weights for a set that has a size and constants itself
+        return data
     said: dict[str, Any] = {"size": facts.size}
     if channels in (None, facts.channels):  # else it was trained on other images
         said |= {"mean": facts.mean, "std": facts.std}
@@ -88,11 +90,9 @@ def _contradictions(spec: DataSpec, facts: PublishedFacts) -> list[str]:
     for name in ("mean", "std"):
         ours, theirs = getattr(spec, name), getattr(facts, name)
         if len(ours) == len(theirs) and not _are_close(ours, theirs):
-            found.append(
-                f"data.{name} is {list(ours)}, and {facts.source} says {list(theirs)}: the recipe's own is taken"
-            )
+            found.append(f"data.{name} is {list(ours)}, and {facts.source} says {list(theirs)}: the data's is taken")
     if spec.size != facts.size:
-        found.append(f"data.size is {spec.size}, and {facts.source} says {facts.size}: the recipe's own is taken")
+        found.append(f"data.size is {spec.size}, and {facts.source} says {facts.size}: the data's is taken")
     ours, theirs = ([name.lower() for name in names] for names in (spec.class_names, facts.class_names))
     if ours != theirs and sorted(ours) == sorted(theirs):
         found.append(

@@ -10,10 +10,12 @@ from safetensors.torch import save_file
 
 from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
+from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.reporter import LocalReporter
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
-from raykd.errors import UsageError
+from raykd.errors import CorruptError, UsageError
+from raykd.files import sha256_of
 from raykd.models import build_model
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
@@ -21,6 +23,7 @@ from raykd.store.workspace import Workspace
 from tests.engine.test_bank_run import STEPS
 from tests.engine.test_run import SHORT
 from tests.golden.shrunk import shrunk
+from tests.models.test_torchvision_zoo import NAME, publish
 
 DESCRIBED = "data={name: mine, num_classes: 10, channels: 1, size: 32, test: false}"
 SMALL = ["method.generator_width=4", "schedule={steps: 4, report_every: 2, global_batch: 8}", "controls=[]"]
@@ -103,3 +106,18 @@ def test_embeddings_that_were_replaced_are_noticed(tmp_path: Path) -> None:
         run(experiment, place)
     embeddings.unlink()
     run(experiment, place)
+
+
+def test_published_weights_that_are_damaged_give_way_to_the_stores_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, workspace = publish(monkeypatch, tmp_path / "home"), Workspace(None, tmp_path / "runs")
+    data = "data={name: mine, num_classes: 1000, channels: 3, size: 32, test: false}"
+    teacher = f"teacher={{model: torchvision/{NAME}, weights: IMAGENET1K_V1}}"
+    experiment = resolve(load_recipe("dafl_digits", [data, teacher, *SMALL]))
+    spec, sha256 = build_spec(experiment.recipe.data, workspace), sha256_of(path)
+    workspace.keep_weights(sha256, load_teacher(experiment, spec, workspace)[0].network)
+    path.write_bytes(path.read_bytes() + b"!")
+    assert load_teacher(experiment, spec, workspace, sha256=sha256)[1] == sha256
+    with pytest.raises(CorruptError, match="its name tells a sha256"):
+        load_teacher(experiment, spec, workspace)

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
+from safetensors.torch import load_file, save_file
+from transformers import (
+    ConvNextImageProcessor,
+    EfficientNetImageProcessor,
+    HGNetV2Config,
+    MobileViTImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from raykd.errors import CorruptError, UsageError
 from raykd.models.transformers_folder import build_transformers, load_saved, read_folder
@@ -66,6 +78,52 @@ def test_a_saved_convolutional_network_answers_as_before(tmp_path: Path) -> None
     assert read_folder(str(tmp_path)).facts.class_names == (), "LABEL_0 is no name"
 
 
+def test_indices_that_earlier_releases_have_saved_are_no_weights(tmp_path: Path) -> None:
+    config = SwinConfig(
+        image_size=16, patch_size=2, num_channels=1, embed_dim=8, depths=[1], num_heads=[2], window_size=4
+    )  # fmt: skip
+    saved, images = SwinForImageClassification(config).eval(), torch.rand(2, 1, 16, 16)
+    saved.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(SHOWN))
+    indices = {name: one.clone() for name, one in saved.named_buffers() if not one.is_floating_point()}
+    assert indices, "the network has indices"
+    file = tmp_path / "model.safetensors"
+    save_file({**load_file(file), **indices}, file, {"format": "pt"})
+    torch.testing.assert_close(rebuilt(tmp_path, 2)(images).logits, saved(images).logits)
+
+
+def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "classifier.weight": weights["classifier.weight"].to(torch.int8)}, file, {"format": "pt"})
+    with pytest.raises(UsageError, match=r"classifier.weight holds torch.int8"):
+        rebuilt(folder)
+
+
+def test_widths_of_stages_are_no_depths(folder: Path) -> None:
+    (folder / "config.json").write_text(HGNetV2Config(num_channels=1, image_size=16).to_json_string())
+    assert sum(read_folder(str(folder)).config["stage_out_channels"]) > 1000
+
+
+@pytest.mark.parametrize("kind", [EfficientNetImageProcessor, ConvNextImageProcessor])
+def test_constants_are_what_the_processor_does(folder: Path, kind: Any) -> None:
+    processor = kind()
+    shown = json.loads(processor.to_json_string())
+    (folder / "preprocessor_config.json").write_text(json.dumps(shown))
+    change(folder, num_channels=3)
+    facts = read_folder(str(folder)).facts
+    levels = torch.randint(0, 256, (3, 24, 24), generator=torch.Generator().manual_seed(0)).byte()
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (facts.mean, facts.std))
+    expected = processor(levels, do_resize=False, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close((levels / 255 - mean) / std, expected, rtol=0, atol=1e-4)
+
+
+def test_what_no_constants_can_say_is_refused(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text(MobileViTImageProcessor().to_json_string())
+    with pytest.raises(UsageError, match="has do_flip_channel_order, which no mean and std can stand for"):
+        read_folder(str(folder))
+
+
 @pytest.mark.parametrize(
     ("fields", "mean", "std"),
     [
@@ -93,6 +151,7 @@ def test_constants_are_of_pixels_in_the_unit_range(
             "to 20",
         ),
         ({"size": {"shortest_edge": 14}, "crop_pct": 0.875}, 14, "resized to 16"),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, 384, ""),
         ({"do_resize": False}, 16, ""),
     ],
 )
@@ -103,6 +162,7 @@ def test_the_size_is_what_the_network_is_shown(
     facts = read_folder(str(folder)).facts
     assert facts.size == size
     assert preparation in facts.preparation
+    assert bool(preparation) == bool(facts.preparation)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +230,13 @@ def test_a_damaged_file_is_told(folder: Path, content: str) -> None:
 def test_no_kernel_is_fetched_for_a_configuration(folder: Path) -> None:
     change(folder, _attn_implementation="somebody/kernel", attn_implementation="somebody/kernel")
     assert rebuilt(folder).config._attn_implementation == "eager"
+
+
+def test_what_is_computed_from_a_configuration_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SwinConfig(image_size=64, patch_size=1, embed_dim=8, depths=[1], num_heads=[1], window_size=64).to_dict()
+    monkeypatch.setattr("raykd.models.transformers_folder._MAX_VALUES", 2**20)  # of which the weights have a tenth
+    with pytest.raises(UsageError, match="describes a network of 16,.* numbers"):
+        build_transformers(config, "hf/swin", num_classes=2, channels=3)
 
 
 def test_weights_must_be_whole(folder: Path) -> None:

@@ -55,10 +55,18 @@ def test_names_of_other_classes_are_not_taken() -> None:
 
 def test_timms_constants_are_of_the_channels_that_it_knows() -> None:
     own = TeacherConfig(model="timm/test_resnet", weights="mine.safetensors")
-    assert complete(DataConfig(name="digits", size=32), own)[0].mean is None
-    assert complete(DataConfig(name="cifar10", size=32), own)[0].mean == (0.5, 0.5, 0.5)
+    described: dict[str, Any] = {"name": "mine", "num_classes": 5, "size": 32, "test": False}
+    assert complete(DataConfig(**described, channels=1), own)[0].mean is None
+    assert complete(DataConfig(**described, channels=3), own)[0].mean == (0.5, 0.5, 0.5)
     published = TeacherConfig(model="timm/test_resnet", weights="DEFAULT")
     assert complete(DataConfig(name="imagenet"), published)[1].model == "timm/test_resnet.r160_in1k"
+
+
+def test_weights_of_the_users_own_keep_size_and_constants_of_a_set_and_it_is_told() -> None:
+    own, data = TeacherConfig(model="timm/test_resnet", weights="mine.safetensors"), DataConfig(name="cifar10")
+    assert complete(data, own)[0] == data, "timm speaks of other weights"
+    mean, std, size = find_contradictions(data_spec("cifar10"), own)
+    assert size == "data.size is 32, and timm's pretrained_cfg of test_resnet says 160: the data's is taken"
 
 
 def test_weights_of_others_names_are_refused() -> None:

@@ -1,7 +1,6 @@
 """Pictures of a page, as addresses that hold them: sheets of samples, mean images, first-layer kernels."""
 
 import base64
-import binascii
 import io
 import re
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ class Picture:
 
 def sample_sheets(facts: RunFacts) -> list[Picture]:
     """Return pictures from the first to the last, as many as a page can hold."""
-    found = facts.run.sample_sheets()
+    found = [(step, path) for step, path in facts.run.sample_sheets() if path.is_file()]  # no link that leads nowhere
     kept: list[Picture] = []
     if not found:
         return kept
@@ -66,7 +65,7 @@ def mean_images(facts: RunFacts) -> list[Picture]:
     for name, text, images in zip(names, found.means, found.images, strict=False):
         try:
             content = base64.b64decode(text, validate=True)
-        except binascii.Error:  # the file is damaged where no JSON shows it
+        except ValueError:  # the file is damaged where no JSON shows it
             continue
         left -= len(text)
         if left > 0 and images and content.startswith(_PNG):
@@ -97,6 +96,8 @@ def _first_kernels(file: Path, spec: DataSpec) -> Tensor | None:
         return None
     for name in sorted(weights, key=_by_numbers):
         one = weights[name]
+        if not one.numel():
+            continue
         if one.dim() == 4 and one.shape[1] == spec.channels and max(one.shape[2:]) > 1:
             return one.float()
         if one.dim() == 2 and one.shape[1] == spec.channels * spec.size**2:
@@ -106,7 +107,7 @@ def _first_kernels(file: Path, spec: DataSpec) -> Tensor | None:
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
     """Sort ``layer10`` behind ``layer2``: so the first layer's weights come first, as models name them."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _kernel_name(network: str, kernels: Tensor) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from raykd.reporting.pages.facts import read_run
-from raykd.reporting.pages.pictures import kernel_sheets, mean_images
+from raykd.reporting.pages.pictures import kernel_sheets, mean_images, sample_sheets
 from raykd.reporting.pages.run_page import run_page
 from raykd.results import ImageStatistics
 from raykd.store.run_directory import RunDirectory
@@ -69,7 +69,7 @@ def test_classes_without_images_and_what_is_no_picture_have_no_mean_image(tmp_pa
     run = made_run(tmp_path)
     run.write_image_statistics(ImageStatistics((1, 0, 2), (PNG, PNG, PNG), {}))
     assert [one.name for one in mean_images(read_run(run))] == ["zero", "two"]
-    run.write_image_statistics(ImageStatistics((1, 1, 2), ("javascript:x", "QUJD", PNG), {}))
+    run.write_image_statistics(ImageStatistics((1, 1, 2), ("javascript:é", "QUJD", PNG), {}))
     assert [one.name for one in mean_images(read_run(run))] == ["two"]
 
 
@@ -85,7 +85,30 @@ def test_a_page_has_mean_images_kernels_and_the_gaps_of_layers(tmp_path: Path) -
     assert "1.25" in texts
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"images": [1], "means": ["a", "b"], "gaps": {}}'])
+def test_names_and_shapes_of_others_do_not_end_a_page(tmp_path: Path) -> None:
+    weights = {"conv1²3": torch.ones(1, 1, 2, 2), "conv0": torch.ones(0, 1, 2, 2), "fc0": torch.ones(0, 64)}
+    ((name, _),) = kernels_of(made_run(tmp_path), weights)
+    assert name == "student: 1 kernels of 1 × 2 × 2"
+
+
+def test_a_sheet_that_is_gone_is_left_out(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    run.write_sample_sheet(4, base64.b64decode(PNG))
+    ((_, sheet),) = run.sample_sheets()
+    sheet.with_name("step_9.png").symlink_to("nowhere.png")
+    assert [step for step, _ in run.sample_sheets()] == [4, 9]
+    assert [one.name for one in sample_sheets(read_run(run))] == ["step 4"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"images": [1], "means": ["a", "b"], "gaps": {}}',
+        '{"images": [Infinity], "means": [], "gaps": {}}',
+    ],
+)
 def test_damaged_statistics_are_taken_as_unknown(tmp_path: Path, content: str) -> None:
     run = made_run(tmp_path)
     (run.path / "image_statistics.json").write_text(content)
