@@ -86,14 +86,17 @@ def masked(text: str) -> str:
     return text
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # but tabs and ends of lines; no half a pair
 _MAX_LISTED, _NEAREST = 30, 8  # names in a message
 MAX_SHOWN = 200
 """Characters of a value that a message repeats."""
 
 
 def printable(text: str) -> str:
-    """Return a text from outside as it may reach a terminal or a file: control characters are written out."""
+    """Return a text from outside as it may reach a terminal or a file.
+
+    Control characters, and bytes of a name that are no text, are written out.
+    """
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 

@@ -36,6 +36,7 @@ _SUM = "sha256"
 _STAGING = ".writing"
 _HELD = "held-by-raykd"
 _ABANDONED_SECONDS = 24 * 3600
+_GLANCES = (0.02, 0.1)  # seconds between tries of a lock: who only asks whether it is free holds it for a moment
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # through a link it would be made elsewhere
 # What a disk, a file system or its rights refuse.
 _OF_THE_DISK = frozenset(
@@ -424,7 +425,7 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
         handle = _opened(path)
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(handle, wait)
             except BlockingIOError:
                 raise InProgress(busy) from None
             except OSError as error:  # some network file systems know no locks
@@ -438,6 +439,15 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
             return
         finally:
             os.close(handle)
+
+
+def _lock(handle: int, wait: bool) -> None:
+    for pause in () if wait else _GLANCES:
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(pause)
+    fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_free(path: Path) -> bool:

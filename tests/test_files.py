@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raykd import files
-from raykd.errors import CorruptError, SetupError
+from raykd.errors import CorruptError, InProgress, SetupError
 from raykd.files import (
     held,
     locked,
@@ -126,3 +126,17 @@ def test_folders_of_processes_that_ended_are_removed_a_day_later(tmp_path: Path)
         assert needed.exists(), "a process has it"
     assert strange.exists(), "not one of ours"
     assert linked.is_symlink()
+
+
+def test_a_lock_that_somebody_only_asked_about_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.touch()
+    asked = path.open("r+")
+    fcntl.flock(asked, fcntl.LOCK_EX)
+    threading.Timer(0.01, asked.close).start()
+    with locked(path, wait=False, busy="it is in progress"):
+        pass
+    with path.open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InProgress, match="it is in progress"), locked(path, wait=False, busy="it is in progress"):
+            pass

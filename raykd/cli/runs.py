@@ -1,7 +1,7 @@
 """``raykd runs``: what a store holds; runs beside each other; what they take on the disk; and removing them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -288,6 +288,7 @@ def rm(where: tuple[str, ...], unused_weights: bool, force: bool, dry_run: bool,
 def _remove_runs(where: Sequence[str], force: bool, dry_run: bool, yes: bool) -> None:
     from raykd.cli import output
     from raykd.files import gib
+    from raykd.store.inventory import take_inventory
     from raykd.store.moved_aside import remove_run
     from raykd.store.removal import plan_removal, run_to_remove
     from raykd.store.run_directory import RunDirectory
@@ -298,16 +299,22 @@ def _remove_runs(where: Sequence[str], force: bool, dry_run: bool, yes: bool) ->
     removals: dict[Path, Removal] = {}
     for store, names in stores.items():
         removals[store] = plan_removal(_describe(store, names), list(dict.fromkeys(names)))
-    for removal in () if force else removals.values():
-        removal.require_free()
+    _require_free(removals.values(), force)
     count = sum(len(removal.names) for removal in removals.values())
     size = sum(removal.size for removal in removals.values())
     if not _is_agreed(f"{count} run{'s' if count > 1 else ''}, {gib(size)}", dry_run, yes):
         return
+    # Until somebody answered, a run may have begun that builds on them.
+    _require_free((plan_removal(take_inventory(store), one.names) for store, one in removals.items()), force)
     for store, removal in removals.items():
         for name in removal.names:
             remove_run(RunDirectory(store / name))
             output.echo(f"removed {store / name}")
+
+
+def _require_free(removals: "Iterable[Removal]", force: bool) -> None:
+    for removal in () if force else removals:
+        removal.require_free()
 
 
 def _describe(store: Path, names: Sequence[str]) -> "Inventory":
@@ -340,8 +347,10 @@ def _remove_weights(store: str, dry_run: bool, yes: bool) -> None:
     if not found:
         output.echo(f"no weights of {store} are unused for more than a day")
     elif _is_agreed(f"{len(found)} file{'s' if len(found) > 1 else ''}, {gib(size)}", dry_run, yes):
+        # Until somebody answered, a run may have begun that uses them.
+        unused = set(unused_weights(take_inventory(store), Path(store)))
         with writing(f"into {store}"):
-            for path in found:
+            for path in unused.intersection(found):
                 path.unlink(missing_ok=True)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from raykd.recipe.experiment import Experiment
 from raykd.results import Dependent, RunUsage, StoredSearch, StoreUsage
 from raykd.store.checkpoint import POOL
-from raykd.store.inventory import SETS, WEIGHTS, Files, Inventory, RunRecord, size_of_files
+from raykd.store.inventory import SETS, WEIGHTS, Inventory, RunRecord, StoredFile, size_of_files
 from raykd.store.run_directory import BANK, BREAKDOWN, CHECKPOINTS, PAGE, SAMPLES, TENSORBOARD
 
 _FOLDERS = (CHECKPOINTS, SAMPLES, POOL, BANK, TENSORBOARD)
@@ -59,15 +59,14 @@ def store_usage(inventory: Inventory) -> StoreUsage:
 
 def run_usage(run: RunRecord, inventory: Inventory, dependents: Mapping[str, list[Dependent]]) -> RunUsage:
     """Return what a run holds on the disk, and what builds on it."""
-    grouped: dict[str, Files] = {}
+    grouped: dict[str, list[StoredFile]] = {}
     for path, file in run.files.items():
-        part = _part_of(path)
-        grouped[part] = {**grouped.get(part, {}), path: file}
+        grouped.setdefault(_part_of(path), []).append(file)
     kept = inventory.shared.get(WEIGHTS, {})
     uses = [f"{WEIGHTS}/{sha256}.safetensors" for sha256 in sorted(run.weights or ())]
     return RunUsage(
         run=run.name,
-        parts={part: size_of_files(files.values()) for part, files in sorted(grouped.items())},
+        parts={part: size_of_files(files) for part, files in sorted(grouped.items())},
         size=run.row.size,
         dependents=dependents.get(run.name, []),
         uses=[name for name in uses if name.partition("/")[2] in kept],

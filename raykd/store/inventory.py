@@ -17,9 +17,9 @@ from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import NetworkConfig, TeacherConfig
 from raykd.results import RunResult, SearchRecord, SearchResult, StoredRun, StoredSearch, StoredTable, TableResult
 from raykd.store.mirror import REPORT, TABLE, TRIALS
-from raykd.store.remote import Remote, check_address, is_remote
+from raykd.store.remote import Remote, check_address, is_remote, join
 from raykd.store.run_directory import ENVIRONMENT, EXPERIMENT, RECIPE, STATUS, RunDirectory
-from raykd.store.status import FINISHED, parse_status, result_of
+from raykd.store.status import FINISHED, check_number, parse_status, result_of
 from raykd.store.workspace import STORED, Location, local_folder
 
 KILLED, DAMAGED = "killed", "damaged"
@@ -87,8 +87,15 @@ class Inventory:
     shared: Mapping[str, Files]
 
     def run(self, name: str) -> RunRecord:
-        """Return the run of an id that is there."""
-        return next(one for one in self.runs if one.name == name)
+        """Return the run of an id.
+
+        Raises:
+            UsageError: if the store has none of it.
+        """
+        for one in self.runs:
+            if one.name == name:
+                return one
+        raise UsageError(f"{join(self.location, name)} is no run; give the directory that `raykd train` printed")
 
 
 def size_of_files(files: Iterable[StoredFile]) -> int:
@@ -138,8 +145,6 @@ def take_run(where: Location, *, alone: bool) -> tuple[Inventory, RunRecord]:
     if not is_remote(where) and not Path(store).is_dir():
         raise UsageError(f"{where} does not exist; give the directory that `raykd train` printed")
     inventory = take_inventory(store, name if alone else None)
-    if all(run.name != name for run in inventory.runs):
-        raise UsageError(f"{where} is no run; give the directory that `raykd train` printed")
     return inventory, inventory.run(name)
 
 
@@ -214,7 +219,7 @@ def _read_run(run: RunDirectory, files: Files, is_here: bool) -> RunRecord:
     state = status.get("state", "unknown")
     if faults:
         state = DAMAGED
-    elif state == "running" and is_here and run.is_left:
+    elif state == "running" and is_here and run.is_left and _state_now(run) == state:
         state = KILLED
     recipe = experiment.recipe if experiment is not None else None
     blind = result.blind if result is not None else None
@@ -233,6 +238,15 @@ def _read_run(run: RunDirectory, files: Files, is_here: bool) -> RunRecord:
         damaged="; ".join(faults) or None,
     )
     return RunRecord(run, row, experiment, result, weights, files)
+
+
+def _state_now(run: RunDirectory) -> str | None:
+    """Return the state in a run's status; None where that is damaged.
+
+    A run may have ended between the look at its status and that at its lock: then it was left, not killed.
+    """
+    status = _tried([], lambda: _read_status(run))
+    return status and status.get("state")
 
 
 def _tried(faults: list[str], read: Callable[[], Any]) -> Any:
@@ -302,27 +316,44 @@ def _read_search(folder: Path, size: int) -> MadeOfRuns:
     try:
         found = read_json(file, _MADE)
         report: SearchResult = parse_content(file, _MADE, lambda: SearchResult.from_dict(found))
+        parse_content(file, _MADE, lambda: _check_figures(report))
         record = SearchRecord([], [], {})
         if trials.is_file():
             kept = read_json(trials, _MADE)
             record = parse_content(trials, _MADE, lambda: SearchRecord.from_dict(kept))
+        named = (*(one.run for one in report.best), *(one.run for one in record.trials))
+        runs = parse_content(file, _MADE, lambda: _run_ids(named))
     except (FileNotFoundError, CorruptError) as error:
         text = str(damaged(file, describe(error), _MADE)) if isinstance(error, FileNotFoundError) else str(error)
         return MadeOfRuns(StoredSearch(search=folder.name, size=size, damaged=text), None)
     objective = next(iter(report.objectives), None)
-    best = report.best[0].values.get(objective) if report.best and objective is not None else None
     row = StoredSearch(
         search=folder.name,
         recipe=report.recipe,
         trials=report.trials.ended,
         target=report.trials.target,
         objective=objective,
-        best=best,
+        best=report.best[0].values.get(objective) if report.best and objective is not None else None,
         updated=report.updated,
         size=size,
     )
-    named = (*(one.run for one in report.best), *(one.run for one in record.trials))
-    return MadeOfRuns(row, tuple(dict.fromkeys(run for run in named if run is not None)))
+    return MadeOfRuns(row, runs)
+
+
+def _check_figures(report: SearchResult) -> None:
+    """Refuse what is no number that a search writes; raises ValueError, naming one."""
+    figures = {"updated": report.updated, **{name: value for one in report.best for name, value in one.values.items()}}
+    for name, value in figures.items():
+        if value is not None:
+            check_number(name, value)
+
+
+def _run_ids(named: Iterable[Any]) -> tuple[str, ...]:
+    """Return the ids, each once, without those that are None; raises ValueError for what is no id."""
+    found = [run for run in named if run is not None]
+    if wrong := [run for run in found if not isinstance(run, str)]:
+        raise ValueError(f"it names {str(wrong[0])[:40]}, which is no run")
+    return tuple(dict.fromkeys(found))
 
 
 def _read_table(folder: Path, size: int) -> MadeOfRuns:
@@ -330,10 +361,11 @@ def _read_table(folder: Path, size: int) -> MadeOfRuns:
     try:
         found = read_json(file, _MADE)
         report: TableResult = parse_content(file, _MADE, lambda: TableResult.from_dict(found))
+        cells = [cell for row in report.rows for cell in row.cells.values()]
+        runs = parse_content(file, _MADE, lambda: _run_ids(run for cell in cells for run in cell.runs or ()))
     except (FileNotFoundError, CorruptError) as error:
         text = str(damaged(file, describe(error), _MADE)) if isinstance(error, FileNotFoundError) else str(error)
         return MadeOfRuns(StoredTable(table=folder.name, size=size, damaged=text), None)
     counts = report.runs
     row = StoredTable(table=folder.name, title=report.title, finished=counts.finished, wanted=counts.wanted, size=size)
-    cells = [cell for row in report.rows for cell in row.cells.values()]
-    return MadeOfRuns(row, tuple(dict.fromkeys(run for cell in cells for run in cell.runs or ())))
+    return MadeOfRuns(row, runs)

@@ -44,21 +44,24 @@ class MlflowRun:
                 run_name=facts.run_id,
                 tags={name: value[:_TAG] for name, value in facts.tags.items()},
             )
-            self._log_parameters(run.info.run_id, facts.parameters)
         elif run.info.status != "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")
         self.id: str = run.info.run_id
         self.step = int(run.data.metrics.get(_STEP, 0))
+        # Not here: a run that is made, and whose id is not returned, is made once more at the next try.
+        self._lacks = {key: text for key, text in _parameters(facts).items() if key not in run.data.params}
 
-    def _log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
+    def _log_parameters(self) -> None:
         from mlflow.entities import Param
 
-        all_of_them = [Param(_name(key), _shortened(str(value))) for key, value in parameters.items()]
-        for first in range(0, len(all_of_them), _PARAMETERS):
-            self._client.log_batch(run, params=all_of_them[first : first + _PARAMETERS])
+        lacking = [Param(key, text) for key, text in self._lacks.items()]
+        for first in range(0, len(lacking), _PARAMETERS):
+            self._client.log_batch(self.id, params=lacking[first : first + _PARAMETERS])
+        self._lacks = {}
 
     def log(self, reports: Sequence[Report]) -> None:
         """Send pictures, then metrics in batches: what fails in between has no step there, and is sent again."""
+        self._log_parameters()
         for report in reports:
             if report.sheet is not None:
                 self._log_file(f"step_{report.step:07d}.png", report.sheet, "samples")
@@ -70,6 +73,7 @@ class MlflowRun:
         """Send the result's figures and the page, then set the run's status."""
         from mlflow.entities import Metric
 
+        self._log_parameters()
         now = time.time_ns() // 1_000_000
         figures = [Metric(_name(name), value, now, self.step) for name, value in result_figures(status).items()]
         if figures:
@@ -141,6 +145,10 @@ def _metrics(report: Report) -> list[Any]:
     now = time.time_ns() // 1_000_000
     named = {**{name: value for name, value in report.row.items() if name != _STEP}, _STEP: report.step}
     return [Metric(_name(name), float(value), now, report.step) for name, value in named.items()]
+
+
+def _parameters(facts: RunFacts) -> dict[str, str]:
+    return {_name(key): _shortened(str(value)) for key, value in facts.parameters.items()}
 
 
 def _name(key: str) -> str:

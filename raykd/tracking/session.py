@@ -119,6 +119,10 @@ class _Files:
             return (self.folder(run) / name).read_bytes()
         return None
 
+    def is_at_work(self, run: str) -> bool:
+        """Tell whether a process here has the run in its hands, of which this one may know nothing."""
+        return self._remote is None and self._workspace.run(run).is_held
+
     def page(self, run: str) -> Path | None:
         """Return the run's report, if it is of its end."""
         directory = self._workspace.run(run)
@@ -149,6 +153,11 @@ def _parsed(text: str) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         return parse_json(text)
     return {}
+
+
+def _without_secrets(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a status whose reason may leave this machine."""
+    return {**status, "reason": masked(str(status["reason"]))} if status.get("reason") else status
 
 
 def _note_name(tracker: str) -> str:
@@ -189,15 +198,19 @@ class _Tracker:
         self._look(closing=True)
 
     def _look(self, closing: bool) -> None:
-        for run in list(self._runs.values()):
+        failed = 0
+        for name, run in list(self._runs.items()):
             try:
                 run.tell(closing)
             except Exception as error:  # whatever a tracker's package raises, training goes on
                 self._warn(error)
                 logger.debug("", exc_info=True)
                 run.forget()
+                self._runs[name] = self._runs.pop(name)  # last, lest one that is always refused keeps others waiting
                 self._silent_until = time.monotonic() + _SILENCE_SECONDS
-                return
+                failed += 1
+                if failed > 1:  # the tracker, not a run
+                    return
 
     def _warn(self, error: Exception) -> None:
         if not self._has_warned:
@@ -226,9 +239,11 @@ class _Run:
 
     def tell(self, closing: bool) -> None:
         """Tell the tracker what is new; ``closing`` says that the run is not at work any more."""
-        if self._note is not None and self._note.get("page", True) and "end" in self._note and not closing:
+        if self._note is not None and self._is_over(self._note) and not closing:
             return
         status = parse_status(self._files.read(self._name, STATUS))
+        if closing and status.get("state") == "running" and self._files.is_at_work(self._name):
+            return  # another command's, which tells of it
         self._note = self._note or self._files.read_note(self._name, self._tracker)
         owed = self._note is not None and "end" not in self._note
         if "step" not in status or not (owed or status.get("updated", 0.0) >= self._since):
@@ -240,9 +255,13 @@ class _Run:
         run = self._opened()
         self._send_reports(run, status["step"])
         if how is not None:
-            run.end(how, status, page)
+            run.end(how, _without_secrets(status), page)
             self._open = None
             self._write(end=how, page=page is not None)
+
+    def _is_over(self, note: Mapping[str, Any]) -> bool:
+        """Tell whether the tracker has all before the command ends, whose last look finds a page that came late."""
+        return note.get("end") == "finished" or ("end" in note and bool(note.get("page")))
 
     def _end(self, status: Mapping[str, Any], closing: bool) -> End | None:
         """Return how the run ended, or None while it may go on or its report is awaited."""
@@ -271,6 +290,8 @@ class _Run:
     def _send_reports(self, run: TrackedRun, saved: int) -> None:
         """Send the rows behind what the tracker has, up to the last checkpoint: a resumed run makes others again."""
         assert self._note is not None, "it was written when the run was opened"
+        if saved <= self._note["step"]:  # what is read and parsed between reports takes time from a training in here
+            return
         rows = parse_rows(self._files.read(self._name, METRICS).rpartition("\n")[0])
         new = [row for row in rows if self._note["step"] < row["step"] <= saved]
         for first in range(0, len(new), _AT_ONCE):

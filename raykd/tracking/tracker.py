@@ -128,14 +128,22 @@ def describe_failure(error: Exception) -> str:
 
 
 def flatten(tree: Mapping[str, Any], separator: str, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by their joined keys; lists stay whole."""
+    """Return the leaves of nested mappings by their joined keys, without secrets; lists stay whole."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             leaves |= flatten(value, separator, f"{prefix}{key}{separator}")
         else:
-            leaves[f"{prefix}{key}"] = masked(value) if isinstance(value, str) else value
+            leaves[f"{prefix}{key}"] = _without_secrets(value)
     return leaves
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(inner) for key, inner in value.items()}
+    return [_without_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def result_figures(status: Mapping[str, Any]) -> dict[str, float]:

@@ -1,21 +1,29 @@
 """A run in Weights & Biases, on this machine alone unless WANDB_MODE says otherwise."""
 
+import atexit
 import io
+import logging
 import os
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from raykd.tracking.tracker import End, Report, RunFacts, result_figures, wandb_mode
+
+logger = logging.getLogger(__name__)
 
 _PROJECT = "raykd"
 _TAG, _ID = 64, 128  # characters, at most
 _FORBIDDEN = re.compile(r"[/\\#?%:]")
 _EXIT_CODE = {"finished": 0, "failed": 1, "stopped": 130}
 _ANSWER_SECONDS = 20.0
+_EXIT_SECONDS = 10.0  # that a process waits in the end for what was not sent
 
 
 class WandbRun:
@@ -29,6 +37,10 @@ class WandbRun:
         self.id = known or _FORBIDDEN.sub("_", f"{facts.run_id[-(_ID - 9) :]}-{secrets.token_hex(4)}")
         self.step = noted  # offline the package does not know what it was told before
         mode = wandb_mode()
+        wandb.setup()
+        # Behind the package's own, which it has registered by now and whose place it takes: the last comes first.
+        atexit.unregister(_exit().wait)
+        atexit.register(_exit().wait)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _PROJECT,
             dir=os.environ.get("WANDB_DIR") or str(facts.folder),
@@ -72,6 +84,37 @@ class WandbRun:
             copy = shutil.copy(page, self._run.dir)  # its package would link to the file, and say so
             self._run.save(copy, base_path=self._run.dir, policy="now")
         self._run.finish(exit_code=_EXIT_CODE[how])
+
+
+class _Exit:
+    """Ends the package with the process, in bounded time: by itself it waits for a server that is away for ever."""
+
+    def __init__(self) -> None:
+        """Begin to wait for the end: an interpreter that ends may start no thread."""
+        self._begun, self._done = threading.Event(), threading.Event()
+        threading.Thread(target=self._tear_down, name="raykd-wandb-exit", daemon=True).start()
+
+    def wait(self) -> None:
+        """Let the package send what it has, for a while."""
+        self._begun.set()
+        if not self._done.wait(_EXIT_SECONDS):
+            logger.warning(
+                "tracker wandb: no answer within %.0f s; what was not sent lies in its folder: `wandb sync` sends it",
+                _EXIT_SECONDS,
+            )
+
+    def _tear_down(self) -> None:
+        self._begun.wait()
+        with suppress(Exception, SystemExit):  # the process ends, whatever it says
+            import wandb
+
+            wandb.teardown()  # first of all it takes back its own wait, which knows no end
+        self._done.set()
+
+
+@cache
+def _exit() -> _Exit:
+    return _Exit()
 
 
 def _picture(content: bytes) -> Any:

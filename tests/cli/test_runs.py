@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from raykd.files import write_json
 from raykd.store.mirror import Mirror
+from raykd.store.moved_aside import remove_run
 from raykd.store.remote import Remote
 from raykd.store.run_directory import RunDirectory
 from tests.cli.conftest import Raykd
@@ -280,3 +282,80 @@ def test_an_object_store_is_listed_compared_and_measured_where_it_lies(
     assert raykd("runs", "compare", f"{address}/{runs[0].name}", f"{address}/{runs[1].name}").exit_code == 4
     assert listed(raykd, "compare", f"{address}/{runs[0].name}", str(runs[0].path))["differences"] == {}
     assert not Path("cache").exists(), "nothing but records was brought"
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Another content of a JSON file, without the sum of the old one, as somebody else may have written it."""
+    content = json.loads(path.read_text())
+    content.pop("sha256", None)
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda status: status["result"]["blind"].update({"accuracy/top1": "much"}),
+            "result.blind.accuracy/top1 is much",
+        ),
+        (lambda status: status["result"].update(phases={"data": "x"}), "result.phases.data is x"),
+        (lambda status: status["result"].update(selected=[1]), "it holds what no run writes"),
+        (lambda status: status.update(step=10**400), "it holds what no run writes"),
+    ],
+)
+def test_figures_that_are_none_are_damage(raykd: Raykd, change: Callable[[dict[str, Any]], None], says: str) -> None:
+    run = made_run(STORE)
+    changed(run.path / "status.json", change)
+    told = raykd("runs")
+    assert (told.exit_code, says in told.stdout) == (0, True), told.output
+    assert raykd("runs", "compare", str(run.path), str(run.path)).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda report: report.update(updated="now"),
+        lambda report: report["best"][0]["values"].update(accuracy="much"),
+        lambda report: report["best"][0].update(run=["x"]),
+    ],
+)
+def test_a_search_of_other_types_is_damaged(raykd: Raykd, change: Callable[[dict[str, Any]], None]) -> None:
+    run, folder = made_run(STORE), made_search(STORE, made_record())
+    changed(folder / "search.json", change)
+    told = raykd("runs")
+    assert (told.exit_code, "search.json is damaged" in told.stdout) == (0, True), told.output
+    assert raykd("runs", "rm", str(run.path), "--yes").exit_code == 4
+
+
+@pytest.mark.parametrize("name", [".hidden", "weights"])
+def test_what_is_listed_as_no_run_is_none_to_be_removed(raykd: Raykd, name: str) -> None:
+    run = made_run(STORE)
+    run.path.rename(STORE / name)
+    told = raykd("runs", "rm", f"runs/{name}", "--yes")
+    assert (told.exit_code, f"runs/{name} is no run" in told.stderr) == (2, True), told.output
+
+
+def test_a_name_that_is_no_text_is_shown(raykd: Raykd) -> None:
+    made_run(STORE).path.rename(os.fsdecode(b"runs/odd\xff"))
+    told = raykd("runs")
+    assert (told.exit_code, "odd\\xdcff" in told.stdout) == (0, True), told.output
+
+
+def test_what_begins_while_somebody_is_asked_is_seen(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = made_run(STORE, "supervised_digits_lenet5", top1=99.0)
+    weights = STORE / "weights" / f"{'a' * 64}.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"x")
+    os.utime(weights, (weights.stat().st_mtime - 2 * DAY,) * 2)
+
+    def answered(*_: object) -> bool:
+        write_json(made_run(STORE).path / "environment.json", {"teacher_sha256": "a" * 64})
+        return True
+
+    monkeypatch.setattr("raykd.cli.runs._is_agreed", answered)
+    assert raykd("runs", "rm", "--unused-weights").exit_code == 0
+    assert weights.exists()
+    remove_run(RunDirectory(next(path for path in STORE.glob("dafl*"))))
+    assert raykd("runs", "rm", str(teacher.path)).exit_code == 2
+    assert teacher.exists

@@ -53,3 +53,20 @@ def test_a_run_that_the_server_has_not_is_made(client: Any, known: str) -> None:
         client.delete_run(known)
     made = MlflowRun(FACTS, known, 7)
     assert (made.id != known, made.step) == (True, 0)
+
+
+def test_a_run_whose_parameters_fail_is_not_made_twice(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("the server went away")
+
+    reports = [Report(1, {"step": 1, "loss": 1.0}, None)]
+    with monkeypatch.context() as away:
+        away.setattr(MlflowClient, "log_batch", refused)
+        run = MlflowRun(FACTS, None, 0)
+        with pytest.raises(OSError, match="went away"):
+            run.log(reports)
+    again = MlflowRun(FACTS, run.id, 0)
+    again.log(reports)
+    assert (again.id, client.get_run(run.id).data.params) == (run.id, {"data.name": "digits"})

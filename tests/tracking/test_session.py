@@ -5,9 +5,10 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,6 +25,7 @@ from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from raykd.tracking import session
 from raykd.tracking.session import tracked
+from raykd.tracking.tracker import Report, RunFacts
 from tests.architecture.imports import ROOT
 from tests.object_store import Server
 from tests.reporting.pages.made import made_run
@@ -248,3 +250,40 @@ def test_the_trials_of_a_search_and_their_teacher_are_runs(
     assert len(told) == 3
     assert {run.info.status for run in told.values()} == {"FINISHED"}
     assert all(steps_of(client, run, "accuracy/top1") == [4, 8] for run in told.values())
+
+
+class Refusing:
+    """A tracker that refuses one run, and takes every other."""
+
+    told: ClassVar[list[str]] = []
+
+    def __init__(self, facts: RunFacts, known: str | None, noted: int) -> None:
+        if facts.run_id == self.told[0]:
+            raise ValueError("it is refused")
+        self.id, self.step = facts.run_id, noted
+        self.told.append(facts.run_id)
+
+    def log(self, reports: Sequence[Report]) -> None:
+        """Take them."""
+
+    def end(self, how: str, status: Mapping[str, Any], page: Path | None) -> None:
+        """Take it."""
+
+
+def test_a_run_that_is_always_refused_keeps_no_other_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for a server that refuses a run by what is in it, which the real one does of nothing that we send."""
+    made = [made_run(tmp_path, overrides=(f"seed={seed}",), finished=False) for seed in range(3)]
+    monkeypatch.setitem(session._KINDS, "wandb", (__name__, "Refusing"))
+    Refusing.told[:] = [made[0].name]
+    with tracked(["wandb"], [run.experiment() for run in made], Workspace(None, tmp_path), elsewhere=False):
+        for run in made:
+            run.write_status(state="running", step=20)
+    assert Refusing.told == [run.name for run in made]
+    assert ["end" in note(run, "wandb") for run in made] == [False, True, True]
+
+
+def test_a_run_of_another_command_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made_run(tmp_path, finished=False)
+    with run.held(), tracked(["wandb"], [run.experiment()], Workspace(None, tmp_path), elsewhere=False):
+        run.write_status(state="running", step=20)
+    assert note(run, "wandb") == {}

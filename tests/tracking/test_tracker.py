@@ -9,11 +9,15 @@ from raykd.tracking.tracker import describe_failure, flatten, require_trackers, 
 
 
 def test_nested_sections_become_dotted_keys_without_secrets() -> None:
-    tree = {"name": "x", "data": {"name": "s3://me:word@host/a", "augment": []}, "schedule": {"steps": 3}}
+    tree = {
+        "name": "x",
+        "data": {"name": "s3://me:word@host/a", "augment": ["s3://me:word@host/b"]},
+        "schedule": {"steps": 3},
+    }
     assert flatten(tree, ".") == {
         "name": "x",
         "data.name": "s3://...@host/a",
-        "data.augment": [],
+        "data.augment": ["s3://...@host/b"],
         "schedule.steps": 3,
     }
 

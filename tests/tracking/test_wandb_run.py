@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ from PIL import Image
 
 from raykd.tracking.tracker import Report, RunFacts
 from raykd.tracking.wandb_run import WandbRun
+from tests.architecture.imports import ROOT
 from tests.tracking.wandb_file import ended_files, history, records
 
 
@@ -87,3 +91,31 @@ def test_a_name_of_any_length_is_an_id(facts: RunFacts) -> None:
     assert len(opened[0].id) <= 128
     assert "/" not in opened[0].id
     opened[0].end("finished", {}, None)
+
+
+ENDING = """
+import sys, threading, time
+from pathlib import Path
+from raykd.tracking import wandb_run
+from raykd.tracking.tracker import RunFacts
+wandb_run._EXIT_SECONDS, wandb_run._ANSWER_SECONDS = 1.0, 600.0
+facts = RunFacts("tiny-0-s3", "tiny", 3, {}, {}, Path(sys.argv[1]))
+threading.Thread(target=wandb_run.WandbRun, args=(facts, None, 0), daemon=True).start()
+while not list(facts.folder.glob("wandb/run-*")):
+    time.sleep(0.1)
+time.sleep(5)  # until the package's own process has the run
+print("it waits for its server")
+"""
+
+
+def test_a_server_that_is_away_keeps_no_process_from_ending(facts: RunFacts) -> None:
+    """Its package waits for it for ever, once it is told that the process ends."""
+    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    told = facts.folder / "told"
+    with told.open("wb") as file:  # no pipe, which the package's own process may hold for longer
+        command = [sys.executable, "-c", ENDING, str(facts.folder)]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **server}, stdout=file, stderr=file, timeout=240, check=False
+        )
+    assert done.returncode == 0, told.read_text()
+    assert "it waits for its server" in told.read_text()
