@@ -245,8 +245,8 @@ def _state_now(run: RunDirectory) -> str | None:
 
     A run may have ended between the look at its status and that at its lock: then it was left, not killed.
     """
-    status = _tried([], lambda: _read_status(run))
-    return status and status.get("state")
+    status: dict[str, str] = _tried([], lambda: _read_status(run)) or {}
+    return status.get("state")
 
 
 def _tried(faults: list[str], read: Callable[[], Any]) -> Any:
