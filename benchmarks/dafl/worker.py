@@ -43,6 +43,7 @@ def method_step(case: Case, variant: Variant) -> Step:
             "onehot_weight": onehot,
             "entropy_weight": entropy,
             "activation_weight": activation,
+            "output_range": "standardised",  # as the published generator
             "generator_optim": {"name": "adam", "lr": case.generator_lr},
         }
     )

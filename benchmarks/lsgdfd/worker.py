@@ -58,6 +58,7 @@ def method_step(members: int, images: int, rung: Rung) -> Callable[[], list[Tens
             "name": "lsgdfd",
             "statistics": "class",
             "generator": {"latent_dim": LATENT_DIM, "width": WIDTH},
+            "output_range": "standardised",  # as the obvious generator
             "moment_weight": MOMENT_WEIGHT,
             "tv_weight": TV_WEIGHT,
             "l2_weight": L2_WEIGHT,
