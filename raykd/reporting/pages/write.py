@@ -136,5 +136,6 @@ def _read(run: RunDirectory) -> RunFacts:
 def _write(page: Path, content: str) -> Path:
     with writing(f"the report {page}"):
         make_folder(page.parent)
-        write_text(page, content)
+        # Names of folders, and text of damaged files, need be no UTF-8.
+        write_text(page, content.encode(errors="backslashreplace").decode())
     return page

@@ -1,6 +1,7 @@
 """Pages of several runs, of searches, tables and stores."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -212,3 +213,8 @@ def test_a_page_elsewhere_has_links_from_there(tmp_path: Path, monkeypatch: pyte
     page = write.write_store(Path("runs"), Path("pages/of mine/all.html"))
     (link,) = [one.attributes["href"] for one in written(page).all("a")]
     assert (page.parent / link).resolve() == RunDirectory(run.path).page.resolve()
+
+
+def test_a_store_whose_names_are_no_text_is_shown(tmp_path: Path) -> None:
+    made_run(tmp_path).path.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe-s0"))
+    assert r"\udcff\udcfe-s0" in written(write.write_store(tmp_path, tmp_path / "all.html")).text
