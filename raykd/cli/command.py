@@ -126,7 +126,9 @@ def _save_traceback(out: str | Path | None, error: BaseException) -> Path | None
     """Return the file that keeps the traceback, None where no disk takes one."""
     text = "".join(traceback.format_exception(error))
     name = f"raykd-error-{os.getpid()}.log"
-    for folder in ([Path(out)] if out and "://" not in str(out) else []) + [Path(tempfile.gettempdir())]:
+    # `raykd report --out PAGE.html` names a file, in whose place no folder may come.
+    is_store = bool(out) and "://" not in str(out) and not Path(str(out)).suffix
+    for folder in ([Path(str(out))] if is_store else []) + [Path(tempfile.gettempdir())]:
         try:
             make_folder(folder)
             write_text(folder / name, text)

@@ -92,6 +92,8 @@ def test_a_fault_of_ours_leaves_its_traceback_in_a_file(
     assert "Traceback" not in failed.stderr
     (log,) = Path("store").glob("raykd-error-*.log")
     assert "in broken" in log.read_text()
+    raykd("train", tiny(), "--out", "page.html")
+    assert not Path("page.html").exists(), "it may be a file's name"
     monkeypatch.setenv("RAYKD_DEBUG", "1")
     assert "in broken" in raykd("train", tiny()).stderr
 
