@@ -25,7 +25,7 @@ venv install: $(STAMP)  ## create .venv with raykd, Ray and the developer's tool
 demo: $(STAMP)  ## train a student of handwritten digits without their images; a second call resumes
 	$(BIN)/raykd train dafl_digits --cluster local
 
-test: $(STAMP)  ## run the gate's tests, three parts at once; narrow them with EXTRA='-m "not slow"'
+test: $(STAMP)  ## run the gate's tests, four parts at once; narrow them with EXTRA='-m "not slow"'
 	$(BIN)/python -m tests.side_by_side $(EXTRA)
 
 endurance: $(STAMP)  ## run the proofs that take their time: many kills, outages, several machines, every damage to every file

@@ -11,6 +11,7 @@ import yaml
 from optuna.trial import TrialState
 
 from raykd.recipe.recipe import Recipe, load_recipe
+from raykd.search import tuners
 from raykd.search.attributes import CHANGES, GENERATION, MEMBER, RUN, START
 from raykd.search.population import Population
 from raykd.search.proposer import make_proposer
@@ -19,7 +20,7 @@ from raykd.search.space import SearchSpace
 from raykd.search.space_file import load_space
 from raykd.search.study import best_trials, open_study
 from raykd.search.trials import DONE, WAIT, Complete, Failed, NoProposal, Proposal, StudyTrials, TrialReport
-from raykd.search.tuners import TUNERS, registered_tuner
+from raykd.search.tuners import registered_tuner
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -213,14 +214,15 @@ def test_a_tuner_that_died_while_it_proposed_is_followed_by_one_that_says_the_sa
     assert [(one.params, one.user_attrs[CHANGES]) for one in members(second.study, 1)] == expected
 
 
-def test_what_a_dead_tuner_left_at_work_keeps_its_place(tmp_path: Path) -> None:
+def test_what_a_dead_tuner_left_at_work_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuners, "_BEAT_SECONDS", 0.2)
     searched = space(tmp_path)
     folder = tmp_path / "made-0"
     dead = Tuner(tmp_path, searched, "dead")
     dead.generation(temperature)
     assert isinstance(dead.ask(), Proposal)
-    (folder / TUNERS).mkdir()
-    (folder / TUNERS / "dead").touch()
+    (folder / tuners.TUNERS).mkdir()
+    (folder / tuners.TUNERS / "dead").touch()
     with registered_tuner(dead.study, folder, shared=True) as name:
         tuner = Tuner(tmp_path, searched, name)
         assert len(tuner.generation(temperature)) == 4

@@ -43,7 +43,13 @@ def test_cmaes_moves_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sampler", "journal", "every"),
-    [("tpe", False, 13), ("tpe", True, 15), ("random", True, 14), ("nsga2", True, 13), ("cmaes", True, 17)],
+    [
+        ("tpe", False, 13),
+        ("tpe", True, 15),
+        ("cmaes", True, 17),
+        pytest.param("random", True, 14, marks=pytest.mark.endurance),
+        pytest.param("nsga2", True, 13, marks=pytest.mark.endurance),
+    ],
 )
 def test_a_search_that_is_killed_again_and_again_tries_what_an_undisturbed_one_does(
     tmp_path: Path, sampler: str, journal: bool, every: int
