@@ -20,7 +20,7 @@ class DataSpec:
 
     ``size`` is the side in pixels of the square network input; ``mean`` and ``std`` hold one
     number per channel, in units of images in [0, 1]. ``pad`` of these pixels on each side are black: images are resized
-    to ``interior`` and then padded. Where
+    to ``interior`` and then padded. Of their shorter side, the centre that is cut out keeps ``crop_pct``. Where
     ``normalisation_known`` is false nobody has stated mean and std, and those here stand in for them.
 
     Raises:
@@ -36,6 +36,7 @@ class DataSpec:
     class_names: tuple[str, ...] = ()
     pad: int = 0
     normalisation_known: bool = True
+    crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
         for field in ("num_classes", "channels", "size"):
@@ -57,6 +58,16 @@ class DataSpec:
                 f"data {self.name!r}: pad {self.pad} on each side leaves no image in a size of {self.size}, which "
                 f"includes it; give 0 to {(self.size - 1) // 2}"
             )
+        if not 0.1 <= self.crop_pct <= 1:
+            raise UsageError(
+                f"data {self.name!r}: crop_pct {self.crop_pct} is the share of an image's shorter side that its centre "
+                "keeps; give 0.1 to 1, such as 0.875 (256 pixels, of which 224 are cut out)"
+            )
+
+    @property
+    def shorter_side(self) -> int:
+        """Return the shorter side in pixels of images before their centre, ``interior``, is cut out."""
+        return int(self.interior / self.crop_pct)
 
     @property
     def interior(self) -> int:
@@ -75,6 +86,7 @@ class DataSpec:
             "class_names": list(self.class_names),
             **({"pad": self.pad} if self.pad else {}),
             **({} if self.normalisation_known else {"normalisation_known": False}),
+            **({"crop_pct": self.crop_pct} if self.crop_pct != 1 else {}),
         }
 
     @classmethod
@@ -94,6 +106,7 @@ class DataSpec:
             tuple(map(str, found["class_names"])),
             int(found.get("pad", 0)),
             bool(found.get("normalisation_known", True)),
+            float(found.get("crop_pct", 1.0)),
         )
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +14,12 @@ from urllib.error import URLError
 
 from PIL import Image
 
-from raykd.data import foreign_parquet, parquet
+from raykd.data import foreign_parquet, imagenet, parquet
 from raykd.data.datasets import EMBEDDED
+from raykd.data.imagenet_labels import read_class_list
+from raykd.data.sharded import DAMAGED, write_sharded
 from raykd.data.sources import SOURCES, Source, open_celeba
-from raykd.data.split import Split, checked, resized
+from raykd.data.split import Split, checked, describe_remark, resized
 from raykd.errors import RaykdError, SetupError, UsageError, unknown
 from raykd.files import as_text, check_depth, is_text
 
@@ -41,6 +44,9 @@ def convert(
     attribute: str | None = None,
     set_name: str | None = None,
     size: int | None = None,
+    class_list: Path | None = None,
+    workers: int = 1,
+    skip_damaged: bool = False,
 ) -> Converted:
     """Write ``<out_dir>/<name>/{split}-*.parquet``, so that ``out_dir`` serves as data root.
 
@@ -56,17 +62,29 @@ def convert(
         set_name: what the set is to be called. If None, ``name``, or for an image folder or Parquet files their
             folder's name, and then the size, as in ``imagenet-32``.
         size: side in pixels to which images are resized now, once and for all; None leaves them as they are.
+        class_list: of imagenet, a file that lists the classes that are wanted; the set is called as that.
+        workers: of imagenet, processes that convert.
+        skip_damaged: of imagenet, whether images that cannot be decoded are left out, and listed beside the set.
 
     Raises:
         UsageError: if name, split or attribute is unknown, files of the source are missing or of a kind that cannot be
             taken, or the set is there already.
         SetupError: if a download fails.
-        CorruptError: if a file of the source is damaged; each is decoded. Nothing is left of the set then.
+        CorruptError: if a file of the source is damaged; each is decoded. Nothing is left of the set then, but for
+            imagenet, whose finished shards are kept for the next time.
     """
     source = _select_source(name, source_dir, splits, download, attribute)
-    set_name = set_name or _default_name(name, source_dir, size)
+    wnids = _select_classes(name, class_list)
+    set_name = set_name or _default_name(name, source_dir, size, class_list)
     _check_name(set_name, out_dir)
     folder = out_dir / set_name
+    if name == "imagenet" and size is None and splits is None:
+        assert source_dir is not None, "it cannot be downloaded"
+        return _convert_imagenet(source_dir, folder, wnids, workers, skip_damaged)
+    if (workers, skip_damaged) != (1, False):
+        raise UsageError("several workers, and leaving out damaged images, are for imagenet in its own size only")
+    if wnids is not None:
+        source = replace(source, open=partial(imagenet.open_split, wnids=wnids))
     if splits is None:
         splits = source.splits(source_dir) if source.splits and source_dir else ("train", "test")
     for split in splits:
@@ -89,7 +107,35 @@ def convert(
     return Converted(set_name, folder, counts)
 
 
-def _default_name(name: str, source: Path | None, size: int | None) -> str:
+def _convert_imagenet(
+    source: Path, folder: Path, wnids: Sequence[str] | None, workers: int, skip_damaged: bool
+) -> Converted:
+    """Write ImageNet, or some of its classes, shard by shard, or go on with that."""
+    if folder.exists():
+        raise UsageError(f"{folder} is there already; remove it or choose another --out")
+    found = imagenet.find_imagenet(source, wnids)
+    for line in found.notes:
+        logger.warning("%s", line)
+    splits = imagenet.sharded_splits(found, folder.name)
+    made = write_sharded(folder, source, splits, workers=workers, skip_damaged=skip_damaged)
+    for remark, (count, first) in made.remarks.items():
+        logger.warning("%s", describe_remark(remark, count, first))
+    if made.damaged:
+        logger.warning("%d images cannot be decoded and are left out: %s", len(made.damaged), folder / DAMAGED)
+    return Converted(folder.name, folder, made.counts)
+
+
+def _select_classes(name: str, class_list: Path | None) -> tuple[str, ...] | None:
+    if class_list is None:
+        return None
+    if name != "imagenet":
+        raise UsageError(f"a list of classes is for imagenet; {name} is converted with all of its own")
+    return read_class_list(class_list)
+
+
+def _default_name(name: str, source: Path | None, size: int | None, class_list: Path | None) -> str:
+    if class_list is not None:
+        name = class_list.stem
     if source is not None and name == "imagefolder":
         name = source.resolve().name
     elif source is not None and name == "parquet":

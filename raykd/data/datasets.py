@@ -45,7 +45,7 @@ _SPECS = (
     DataSpec("svhn", 10, 3, 32, _HALF, _HALF, _DIGITS),  # as Fang et al. 2021
     DataSpec("celeba", 2, 3, 224, _HALF, _HALF),
     DataSpec("places365", 365, 3, 224, _HALF, _HALF),
-    DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+    DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD, crop_pct=0.875),  # 256 pixels, 224 cut out
 )
 DATASETS: dict[str, DataSpec] = {spec.name: spec for spec in _SPECS}
 
@@ -58,6 +58,7 @@ def data_spec(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     pad: int = 0,
+    crop_pct: float | None = None,
 ) -> DataSpec:
     """Return the DataSpec of a data set; reads no image.
 
@@ -82,6 +83,7 @@ def data_spec(
         mean=spec.mean if mean is None else tuple(mean),
         std=spec.std if std is None else tuple(std),
         pad=pad,
+        crop_pct=spec.crop_pct if crop_pct is None else crop_pct,
     )
 
 
@@ -90,7 +92,7 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: b
 
     That is ``spec``, but for a synthetic set the mean and std are the set's own: they undo its
     8-bit storage, so that the network sees what the generators made for ``spec``'s normalisation.
-    Nor is it padded: generators make the whole input.
+    Nor is it padded, or cut out of a larger one: generators make the whole input. Raw pixels are not cut out either.
     A set that is not there is left to ``load_images`` to complain of. Reads no image.
 
     Raises:
@@ -99,6 +101,8 @@ def train_spec(name: str, spec: DataSpec, data_root: Path | None, *, labelled: b
     """
     header = train_header(name, data_root)
     synthetic = header is not None and header.synthetic
+    if header is not None and header.raw:
+        spec = replace(spec, crop_pct=1.0)
     if name == spec.name and not synthetic:
         return spec
     if header is not None:
@@ -216,6 +220,7 @@ def _spec_from_header(name: str, header: parquet.Header) -> DataSpec:
         mean=header.mean or half,
         std=header.std or half,
         class_names=header.classes,
+        crop_pct=header.crop_pct,
     )
 
 

@@ -8,7 +8,7 @@ single one; "validation", "valid" and "val" will do for "test".
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ _ADVICE = "copy or download it again"
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """Where files have images and labels, and the names of the classes, none where nobody gives them."""
 
     image: str
@@ -48,7 +48,7 @@ def find_splits(source: Path) -> list[str]:
         UsageError: if files of one split lie in several folders.
         CorruptError: if files of a split are missing.
     """
-    return list(_find_files(source)[0])
+    return list(find_files(source)[0])
 
 
 def set_name(source: Path) -> str:
@@ -67,12 +67,12 @@ def open_split(source: Path, split: str, download: bool) -> Split:
         UsageError: if a file has no column of images or of labels, or is of this package's own format.
         CorruptError: if a file is damaged, a label is none of a class, or an image of those sampled cannot be decoded.
     """
-    by_split, left = _find_files(source)
+    by_split, left = find_files(source)
     files = by_split.get(split, [])
     if not files:
         raise FileNotFoundError(f"no Parquet file of {split!r} in {as_text(source)}")
-    columns = _find_columns(files)
-    labels = {name: _read_labels(some, columns) for name, some in by_split.items()}
+    columns = find_columns(files)
+    labels = {name: read_labels(some, columns) for name, some in by_split.items()}
     count = len(labels[split])
     if not count:
         raise UsageError(f"{as_text(source)}: the files of {split!r} have no rows: give others, or remove them")
@@ -84,7 +84,7 @@ def open_split(source: Path, split: str, download: bool) -> Split:
 
 
 def _notes(
-    columns: _Columns, left: Sequence[Path], classes: Sequence[str], labels: Sequence[int] | None
+    columns: Columns, left: Sequence[Path], classes: Sequence[str], labels: Sequence[int] | None
 ) -> Iterator[str]:
     if columns.other_labels:
         yield f"labels are column {columns.label!r}; {', '.join(columns.other_labels)} is left out"
@@ -96,8 +96,16 @@ def _notes(
         yield f"no image to train on has label {unseen[0]}, of {len(classes)} classes; labels count from 0"
 
 
-def _find_files(source: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Return the files of each split that is there, and those of no split or of one that is not taken."""
+def find_files(source: Path, splits: Mapping[str, Sequence[str]] = _SPLITS) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the files of each split that is there, and those of no split or of one that is not taken.
+
+    Args:
+        source: a file, or a folder of files at any depth.
+        splits: each by the names that its files may have; the first that is found is taken.
+
+    Raises:
+        UsageError, CorruptError: as ``find_splits``.
+    """
     by_alias: dict[str | None, list[Path]] = {}
     if source.is_file():
         by_alias[_alias(source, source.parent)] = [source]
@@ -108,7 +116,7 @@ def _find_files(source: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     if by_alias.keys() == {None}:
         by_alias = {"train": by_alias[None]}
     found = {}
-    for split, aliases in _SPLITS.items():
+    for split, aliases in splits.items():
         if taken := next((alias for alias in aliases if alias in by_alias), None):
             found[split] = by_alias.pop(taken)
             if source.is_dir():
@@ -143,7 +151,7 @@ def _check_whole(files: Sequence[Path], alias: str) -> None:
             )
 
 
-def _find_columns(files: Sequence[Path]) -> _Columns:
+def find_columns(files: Sequence[Path]) -> Columns:
     """Tell what the columns are by the first file that has rows: another may be without types."""
     file = next((path for path in files if sum(parquet.row_groups(path))), files[0])
     metadata = parquet.read_metadata(file)
@@ -173,7 +181,7 @@ def _find_columns(files: Sequence[Path]) -> _Columns:
             f"type ClassLabel); rename the one that is meant; its columns: {columns}"
         )
     names = tuple(map(str, features.get(label, {}).get("names") or ()))
-    return _Columns(image, label, tuple(name for name in named if name != label), names)
+    return Columns(image, label, tuple(name for name in named if name != label), names)
 
 
 def _choose(candidates: Sequence[str], preferred: Sequence[str]) -> str | None:
@@ -195,7 +203,7 @@ def _holds_files(kind: pa.DataType) -> bool:
     return kind in (pa.binary(), pa.large_binary(), pa.binary_view())
 
 
-def _read_labels(files: Sequence[Path], columns: _Columns) -> list[int]:
+def read_labels(files: Sequence[Path], columns: Columns) -> list[int]:
     found: list[int] = []
     for file in files:
         with parquet.open_file(file) as opened:
@@ -208,7 +216,7 @@ def _read_labels(files: Sequence[Path], columns: _Columns) -> list[int]:
     return found
 
 
-def _label(value: object, columns: _Columns, file: Path, row: int) -> int:
+def _label(value: object, columns: Columns, file: Path, row: int) -> int:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if whole and 0 <= value < (len(columns.names) or float("inf")):  # type: ignore[operator]  # a number, then
         return int(value)  # type: ignore[call-overload, no-any-return]
@@ -219,7 +227,7 @@ def _label(value: object, columns: _Columns, file: Path, row: int) -> int:
     )
 
 
-def _read(files: Sequence[Path], columns: _Columns, step: int) -> Iterator[Record]:
+def _read(files: Sequence[Path], columns: Columns, step: int) -> Iterator[Record]:
     """Yield every ``step``-th row of all files together, reading no row group that has none of these."""
     first = 0  # of a row group, among all rows
     for file in files:
@@ -235,7 +243,19 @@ def _read(files: Sequence[Path], columns: _Columns, step: int) -> Iterator[Recor
                 first, in_file = first + size, in_file + size
 
 
-def _record(row: dict[str, Any], columns: _Columns, file: Path, number: int) -> Record:
+def read_group(file: Path, columns: Columns, group: int, first: int) -> Iterator[Record]:
+    """Yield the rows of one row group, of which the first has number ``first`` in the file.
+
+    Raises:
+        CorruptError: if the file is damaged, or a row holds no image or no label.
+    """
+    with parquet.open_file(file) as opened:
+        batches = opened.iter_batches(_ROWS, row_groups=[group], columns=[columns.image, columns.label])
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), first):
+            yield _record(row, columns, file, number)
+
+
+def _record(row: dict[str, Any], columns: Columns, file: Path, number: int) -> Record:
     image = row[columns.image]
     data = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(data, bytes):

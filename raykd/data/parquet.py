@@ -3,7 +3,7 @@
 Columns: ``image`` (binary) and ``label`` (int64). The schema's metadata says what the bytes are:
 name, split, count, shape (JSON [H, W, C]), encoding ("raw uint8 ..." or any file format that PIL
 reads) and classes (JSON list, index = label); mean and std (JSON lists) are there for sets that
-raykd does not know by name; synthetic ("true") for images that a generator made (see
+raykd does not know by name, and crop_pct where a part of the shorter side is to be cut out; synthetic ("true") for images that a generator made (see
 raykd.artifacts.synthetic_set).
 """
 
@@ -54,6 +54,7 @@ class Header:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     synthetic: bool = False
+    crop_pct: float = 1.0
     data_opened: Mapping[str, Any] = field(default_factory=dict)
     """Of a synthetic set: what was opened, by role, for the generators that made it."""
 
@@ -113,6 +114,7 @@ def read_header(file: Path) -> Header:
             mean=constants.get("mean"),
             std=constants.get("std"),
             synthetic=metadata.get("synthetic") == "true",
+            crop_pct=float(metadata.get("crop_pct", 1)),
             data_opened=dict(json.loads(metadata.get("data_opened", "{}"))),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -275,19 +277,26 @@ def write(
     return written
 
 
-def write_file(path: Path, columns: Mapping[str, pa.Array], metadata: Mapping[str, str]) -> None:
+def write_file(
+    path: Path, columns: Mapping[str, pa.Array], metadata: Mapping[str, str], *, group_bytes: int | None = None
+) -> None:
     """Write one file of a split and see it to the disk; the columns are ``image``, ``label`` and any others.
 
-    Its pages and its metadata bear their sums.
+    Its pages and its metadata bear their sums. ``group_bytes`` is for large images, as files that compress no more:
+    about so much is in a row group, which is what a training reads at a time. If None, 1024 images are.
     """
+    rows, compression = _ROWS * 2, "zstd"
+    if group_bytes is not None:
+        each = max(1, columns["image"].nbytes // max(1, len(columns["image"])))
+        rows, compression = min(rows, max(1, group_bytes // each)), {"image": "none", "label": "zstd"}
     summed = {**metadata, _SUM: _sum_of(metadata)}
     table = pa.table(dict(columns)).replace_schema_metadata(summed)
     with path.open("wb") as file:
         pq.write_table(
             table,
             file,
-            row_group_size=_ROWS * 2,
-            compression="zstd",
+            row_group_size=rows,
+            compression=compression,
             use_dictionary=["label"],
             write_page_checksum=True,
         )

@@ -18,15 +18,15 @@ def fit(pixels: Tensor, spec: DataSpec) -> Tensor:
     """Map uint8 pixels (B, C, H, W) to (B, spec.channels, spec.size, spec.size).
 
     Grey becomes RGB by repetition, RGB becomes grey by luminance. The shorter side is resized to
-    ``spec.interior`` (bilinear, antialiased), the centre cut out, and then padded with black; pixels
-    that fit already are returned as they are.
+    ``spec.shorter_side`` (bilinear, antialiased), the centre of ``spec.interior`` cut out, and then padded with black;
+    pixels that fit already are returned as they are.
     """
     pixels = _with_channels(pixels, spec.channels)
     height, width = pixels.shape[-2:]
-    shorter, side = min(height, width), spec.interior
-    if shorter != side:
-        height = round(height * side / shorter)
-        width = round(width * side / shorter)
+    shorter, resized, side = min(height, width), spec.shorter_side, spec.interior
+    if shorter != resized:
+        height = round(height * resized / shorter)
+        width = round(width * resized / shorter)
         pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
     top, left = (height - side) // 2, (width - side) // 2
     cut = pixels[..., top : top + side, left : left + side]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from raykd.data import foreign_parquet
+from raykd.data import foreign_parquet, imagenet
 from raykd.data.image_folder import open_image_folder
 from raykd.data.split import Split, split_from_arrays, split_from_files
 from raykd.errors import CorruptError, unknown
@@ -88,12 +88,6 @@ def _open_svhn(root: Path, split: str, download: bool) -> Split:
     return split_from_arrays(opened.data.transpose(0, 2, 3, 1), opened.labels, _DIGITS)
 
 
-def _open_imagenet(root: Path, split: str, download: bool) -> Split:
-    opened = datasets.ImageNet(root, split="val" if split == "test" else split)
-    names = tuple(", ".join(synonyms) for synonyms in opened.classes)
-    return split_from_files([(Path(path), label) for path, label in opened.imgs], (224, 224, 3), names)
-
-
 def _open_places365(root: Path, split: str, download: bool) -> Split:
     variant = "val" if split == "test" else "train-standard"  # its own test split has no labels
     opened = datasets.Places365(root, split=variant, small=True, download=download)
@@ -114,10 +108,10 @@ SOURCES: dict[str, Source] = {
     "svhn": Source(_open_svhn, "train_32x32.mat and test_32x32.mat"),
     "celeba": Source(open_celeba, "celeba/ with img_align_celeba/ and its five list files"),
     "imagenet": Source(
-        _open_imagenet,
-        "ILSVRC2012_devkit_t12.tar.gz and the train and val archives, or meta.bin, train/ and val/ "
-        "(class folders without a devkit: convert as imagefolder)",
+        imagenet.open_split,
+        imagenet.EXPECTS,
         downloads=False,
+        splits=imagenet.find_splits,
     ),
     "places365": Source(
         _open_places365,

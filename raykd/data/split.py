@@ -24,7 +24,8 @@ from raykd.spec import DataSpec
 
 SAMPLED = 1000
 """Images looked at for shape, mean and std."""
-_FILES = "files of the source, byte for byte; sizes and modes may vary"
+FILES = "files of the source, byte for byte; sizes and modes may vary"
+"""How images that are kept as they are are encoded."""
 _AT_ONCE = 128  # records held at a time
 _SIDE = 224  # of images that differ in size
 _ADVICE = "restore it, or remove it"
@@ -71,10 +72,12 @@ class Remarks:
 
     def lines(self) -> list[str]:
         """Return the notes, and a line for each remark."""
-        return self.notes + [
-            f"{count:,} image{'s have' if count > 1 else ' has'} {remark}: {'first ' if count > 1 else ''}{first}"
-            for remark, (count, first) in self._seen.items()
-        ]
+        return self.notes + [describe_remark(remark, *seen) for remark, seen in self._seen.items()]
+
+
+def describe_remark(remark: str, count: int, first: str) -> str:
+    """Return a line about images of which something is remarkable: how many they are, and the first one's name."""
+    return f"{count:,} image{'s have' if count > 1 else ' has'} {remark}: {'first ' if count > 1 else ''}{first}"
 
 
 def split_from_arrays(pixels: NDArray[np.uint8], labels: Iterable[int], classes: Iterable[str]) -> Split:
@@ -89,7 +92,7 @@ def split_from_arrays(pixels: NDArray[np.uint8], labels: Iterable[int], classes:
 
 def split_from_files(files: Sequence[tuple[Path, int]], shape: tuple[int, int, int], classes: tuple[str, ...]) -> Split:
     """Make a split of image files with their labels."""
-    return Split(len(files), shape, classes, _FILES, _read(files))
+    return Split(len(files), shape, classes, FILES, _read(files))
 
 
 def measured_split(
@@ -119,7 +122,7 @@ def measured_split(
     moments = moments[:, :channels] / seen
     std = (moments[1] - moments[0].square()).clamp(min=1e-4).sqrt()
     height, width = sizes.pop() if len(sizes) == 1 else (_SIDE, _SIDE)
-    return Split(count, (height, width, channels), classes, _FILES, records, _rounded(moments[0]), _rounded(std))
+    return Split(count, (height, width, channels), classes, FILES, records, _rounded(moments[0]), _rounded(std))
 
 
 def measured_split_from_files(files: Sequence[tuple[Path, int]], classes: tuple[str, ...]) -> Split:

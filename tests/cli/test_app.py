@@ -26,7 +26,7 @@ OPTIONS = {
     "config": {"--resolved", "--diff", "--schema"},
     "init": {"--teacher", "--method", "--data", "--out", "--allow-code", "--json"},
     "doctor": {"--chaos", "--faults", "--seed", "--cluster", "--nodes", "--out", "--json"},
-    "data": {"--out", "--source", "--download", "--size"},
+    "data": {"--out", "--source", "--download", "--size", "--classes", "--workers", "--skip-damaged"},
     "submit": {"--cluster", "--no-wait", "--dry-run", "--working-dir", "--json"},
     "jobs list": {"--cluster", "--json"},
     "jobs status": {"--cluster", "--json"},
