@@ -84,7 +84,11 @@ def convert(
     if (workers, skip_damaged) != (1, False):
         raise UsageError("several workers, and leaving out damaged images, are for imagenet in its own size only")
     if wnids is not None:
-        source = replace(source, open=partial(imagenet.open_split, wnids=wnids))
+        source = replace(
+            source,
+            open=partial(imagenet.open_split, wnids=wnids),
+            splits=partial(imagenet.find_splits, wnids=wnids),
+        )
     if splits is None:
         splits = source.splits(source_dir) if source.splits and source_dir else ("train", "test")
     for split in splits:

@@ -57,9 +57,10 @@ def decode(image: bytes, channels: int, name: str, advice: str) -> Tensor:
         CorruptError: if it is damaged, or no image.
         UsageError: if it is sound, but its values have no known range or its pixels are too many.
     """
-    with _opened(image, name, advice) as opened:
-        plain = _plain(opened).convert("RGB" if channels == 3 else "L")
-        return _upright(plain, opened)
+    with open_image(image, name, advice) as opened:
+        opened.load()
+        plain = flatten(opened).convert("RGB" if channels == 3 else "L")
+        return upright(plain, opened)
 
 
 def examine(image: bytes, name: str, advice: str) -> Examined:
@@ -68,8 +69,9 @@ def examine(image: bytes, name: str, advice: str) -> Examined:
     Raises:
         CorruptError, UsageError: as ``decode``.
     """
-    with _opened(image, name, advice) as opened:
-        pixels = _upright(_plain(opened), opened)
+    with open_image(image, name, advice) as opened:
+        opened.load()
+        pixels = upright(flatten(opened), opened)
         remarks = []
         if _is_deep(opened.mode):
             remarks.append("more than 8 bits a pixel, scaled to 8")
@@ -82,12 +84,16 @@ def examine(image: bytes, name: str, advice: str) -> Examined:
 
 
 @contextmanager
-def _opened(image: bytes, name: str, advice: str) -> Iterator[Image.Image]:
+def open_image(image: bytes, name: str, advice: str) -> Iterator[Image.Image]:
+    """Open an image file, of which nothing is decoded yet, and say of errors within which image it was.
+
+    Raises:
+        CorruptError, UsageError: as ``decode``.
+    """
     try:
         with Image.open(io.BytesIO(image)) as opened:
             if opened.format == _PROGRAM:
                 raise UnidentifiedImageError
-            opened.load()
             yield opened
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -107,7 +113,7 @@ class _UnknownRange(ValueError):
     """Values of which nobody can tell what is black and what is white."""
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def flatten(image: Image.Image) -> Image.Image:
     """Return the image in mode L or RGB, without transparency, as it lies in the file."""
     if _is_deep(image.mode):
         return Image.fromarray(_eight_bits(image))
@@ -148,7 +154,7 @@ def _is_transparent(image: Image.Image) -> bool:
     return image.convert("RGBA").getchannel("A").getextrema()[0] != 255
 
 
-def _upright(plain: Image.Image, opened: Image.Image) -> Tensor:
+def upright(plain: Image.Image, opened: Image.Image) -> Tensor:
     """Return pixels (1, C, H, W) of an image, turned as the file says from which it was made."""
     pixels: NDArray[Any] = np.asarray(plain)
     turn = _UPRIGHT.get(_orientation(opened))

@@ -204,6 +204,11 @@ def _holds_files(kind: pa.DataType) -> bool:
 
 
 def read_labels(files: Sequence[Path], columns: Columns) -> list[int]:
+    """Return the labels of all rows.
+
+    Raises:
+        CorruptError: if a file is damaged, or a label is none of a class.
+    """
     found: list[int] = []
     for file in files:
         with parquet.open_file(file) as opened:

@@ -7,13 +7,14 @@ Face's Parquet files. Labels are numbered in the order of the WNIDs, whatever th
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 
 from raykd.data import foreign_parquet, parquet, tar_index
+from raykd.data.datasets import DATASETS
 from raykd.data.imagenet_labels import (
     DEVKIT,
     SOLUTION,
@@ -24,7 +25,6 @@ from raykd.data.imagenet_labels import (
     find_labels,
     name_classes,
 )
-from raykd.data.datasets import DATASETS
 from raykd.data.sharded import FileRange, Piece, RowGroup, ShardedSplit
 from raykd.data.split import FILES, Record, Split
 from raykd.errors import CorruptError, UsageError
@@ -32,8 +32,8 @@ from raykd.files import as_text
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 EXPECTS = (
-    f"train/WNID/*.JPEG and val/ (val/WNID/*.JPEG, or flat beside {DEVKIT}.tar.gz), {TRAIN_TAR} and {VAL_TAR} with that "
-    "development kit, Kaggle's ILSVRC/ with its LOC_* files, or Hugging Face's Parquet files"
+    f"train/WNID/*.JPEG and val/ (val/WNID/*.JPEG, or flat beside {DEVKIT}.tar.gz), {TRAIN_TAR} and {VAL_TAR} with "
+    "that development kit, Kaggle's ILSVRC/ with its LOC_* files, or Hugging Face's Parquet files"
 )
 _ENDINGS = (".jpeg", ".jpg", ".png")
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -110,13 +110,13 @@ def open_split(source: Path, split: str, download: bool, wnids: Sequence[str] | 
     return opened
 
 
-def find_splits(source: Path) -> list[str]:
+def find_splits(source: Path, wnids: Sequence[str] | None = None) -> list[str]:
     """Return which of "train" and "test" a source has.
 
     Raises:
         UsageError, CorruptError: as ``find_imagenet``.
     """
-    return list(find_imagenet(source).pieces)
+    return list(find_imagenet(source, wnids).pieces)
 
 
 def _records(found: ImageNet, split: str) -> Iterator[Record]:
@@ -297,8 +297,8 @@ def _map_labels(names: Sequence[str], found: ImageNet, path: Path) -> tuple[int,
         return tuple(label_of.get(name, -1) for name in names)
     if len(names) not in (0, len(all_wnids())):
         raise UsageError(
-            f"{where} has {len(names)} classes, ImageNet has {len(all_wnids())}, and their names are no WNIDs that would "
-            "tell which these are: convert it as a set of its own by `raykd data parquet`"
+            f"{where} has {len(names)} classes, ImageNet has {len(all_wnids())}, and their names are no WNIDs that "
+            "would tell which these are: convert it as a set of its own by `raykd data parquet`"
         )
     if not names:
         found.notes.append(
@@ -310,8 +310,8 @@ def _map_labels(names: Sequence[str], found: ImageNet, path: Path) -> tuple[int,
             first = same.index(False)
             raise UsageError(
                 f"{where} has its classes in another order: class {first} is {names[first]!r}, and in the order of the "
-                f"WNIDs it is {common_words()[first]!r} ({all_wnids()[first]}); number them in that order, which teachers "
-                "know, or convert it as a set of its own by `raykd data parquet`"
+                f"WNIDs it is {common_words()[first]!r} ({all_wnids()[first]}); number them in that order, which "
+                "teachers know, or convert it as a set of its own by `raykd data parquet`"
             )
     return tuple(label_of.get(wnid, -1) for wnid in all_wnids())
 
@@ -338,8 +338,8 @@ def _check_counts(found: ImageNet) -> None:
             told = f"{sum(counts):,} images" + (f", and the original has {total:,}" if total is not None else "")
             named = f"; {len(odd)} classes have another number than {_span(fewest, most)}: " if odd else ""
             found.notes.append(
-                f"{name} has {told}{named}{_listed([f'{wnid} ({count})' for wnid, count in odd])}: published figures are "
-                "of the whole set"
+                f"{name} has {told}{named}{_listed([f'{wnid} ({count})' for wnid, count in odd])}: published figures "
+                "are of the whole set"
             )
     for split in ("train", "test"):
         if split not in found.pieces:

@@ -28,7 +28,7 @@ _ADVICE = "copy or download it again"
 
 
 class Labels(NamedTuple):
-    """What was found beside the images: words by WNID, and the WNID of each validation image by its name without ending.
+    """What was found beside the images: words by WNID, and WNIDs of validation images by their names without ending.
 
     Both may be empty. ``source`` is the file, for messages.
     """

@@ -6,7 +6,9 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from raykd.data import parquet
 from raykd.data.datasets import Images, find_split, load_images, train_header
+from raykd.data.stored import StoredImages
 from raykd.data.streamed import StreamedImages
 from raykd.errors import CorruptError, UsageError, unknown
 from raykd.spec import DataSpec
@@ -34,6 +36,18 @@ class OpenedData:
         """
         self._record(role, name, split)
         return load_images(name, split, spec, self._data_root, rows)
+
+    def open_test(self, name: str, spec: DataSpec, buffer: int | None) -> Images | StoredImages:
+        """Load the test split, or, where it has more images than ``buffer``, let them be read whenever they are wanted.
+
+        Raises:
+            UsageError, CorruptError: as ``open``.
+        """
+        files = find_split(name, "test", self._data_root)
+        if buffer is None or not files or parquet.read_header(files[0]).count <= buffer:
+            return self.open("test", name, "test", spec)
+        self._record("test", name, "test")
+        return StoredImages(files, spec)
 
     def stream(self, role: Role, name: str, split: str, spec: DataSpec, **options: Any) -> StreamedImages | Images:
         """Open a split in a role, to be read as needed; ``options`` are further arguments of ``StreamedImages``.

@@ -3,8 +3,8 @@
 Columns: ``image`` (binary) and ``label`` (int64). The schema's metadata says what the bytes are:
 name, split, count, shape (JSON [H, W, C]), encoding ("raw uint8 ..." or any file format that PIL
 reads) and classes (JSON list, index = label); mean and std (JSON lists) are there for sets that
-raykd does not know by name, and crop_pct where a part of the shorter side is to be cut out; synthetic ("true") for images that a generator made (see
-raykd.artifacts.synthetic_set).
+raykd does not know by name, and crop_pct where a part of the shorter side is to be cut out; synthetic ("true") for
+images that a generator made (see raykd.artifacts.synthetic_set).
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,11 @@ _FILE_NAME = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<total>\d{5})\.parquet")
 _SUM = "sha256"
 _OWN = {"name", "count", "shape", "encoding", "classes"}  # keys of the metadata, of which others' files have none
 _ROWS = 512  # read and decoded at a time
-_DECODERS = min(8, os.cpu_count() or 1)
+TASK_ROWS = 8
+"""Image files that are decoded at a time."""
+_MOST_DECODERS = 32
+ADVICE = "write the set again"
+"""What a user can do about a damaged file of a set."""
 
 Fit = Callable[[Tensor], Tensor]
 """Maps uint8 pixels (B, C, H, W) to the one shape that the caller wants."""
@@ -170,14 +174,57 @@ def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
     Raises:
         CorruptError: if a file is damaged; it is named.
     """
-    with ThreadPoolExecutor(_DECODERS) as pool:
+    with ThreadPoolExecutor(count_decoders()) as pool:
         for file in files:
             header, first = read_header(file), 0
             with open_file(file) as opened:
                 for batch in opened.iter_batches(_ROWS, columns=["image", "label"]):
-                    yield _decoded(file, header, batch, range(first, first + len(batch)), fit, pool)
+                    rows = _encoded(file, header, batch, range(first, first + len(batch)))
+                    yield torch.cat(list(pool.map(partial(decode_rows, fit=fit), rows.parts()))), rows.labels
                     first += len(batch)
                 _check_count(first, opened.metadata.num_rows)
+
+
+def count_decoders() -> int:
+    """Return how many threads decode images in this process: its share of the cores that it may use."""
+    return min(_MOST_DECODERS, max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+class EncodedRows(NamedTuple):
+    """Images of a file as they lie in it, their numbers there, for messages, and their labels, int64 (B,)."""
+
+    file: Path
+    header: Header
+    numbers: Sequence[int]
+    images: list[bytes]
+    labels: Tensor
+
+    def parts(self) -> "Iterator[EncodedRows]":
+        """Yield the rows in parts that are worth a task each: files take long, raw pixels none."""
+        size = len(self.images) if self.header.raw else TASK_ROWS
+        for first in range(0, len(self.images), size):
+            some = slice(first, first + size)
+            yield EncodedRows(self.file, self.header, self.numbers[some], self.images[some], self.labels[some])
+
+    def raw_pixels(self) -> Tensor:
+        """Return the pixels, uint8 (B, C, H, W), of a file of raw ones."""
+        return _from_raw(self.images, self.header.shape)
+
+    def name(self, place: int) -> str:
+        """Return what the image at a place of these is called in messages."""
+        return f"{self.file}: image {self.numbers[place]}"
+
+
+def decode_rows(rows: EncodedRows, fit: Fit) -> Tensor:
+    """Return pixels, uint8 (B, C, S, S), as ``fit`` returns them.
+
+    Raises:
+        CorruptError: if an image is damaged.
+    """
+    if rows.header.raw:
+        return fit(rows.raw_pixels())
+    channels = rows.header.shape[2]
+    return torch.cat([fit(decode(image, channels, rows.name(k), ADVICE)) for k, image in enumerate(rows.images)])
 
 
 @contextmanager
@@ -207,19 +254,30 @@ def row_groups(file: Path) -> list[int]:
         return [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
 
 
-def read_rows(file: Path, group: int, rows: Tensor, fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (pixels, labels), as ``read`` does, of some rows (int64) of a row group in the order given.
+def read_rows(file: Path, header: Header, group: int, rows: Tensor) -> EncodedRows:
+    """Return some rows (int64) of a row group in the order given, not decoded.
 
     Raises:
         CorruptError: if the file is damaged.
     """
-    header = read_header(file)
-    with ThreadPoolExecutor(_DECODERS) as pool, open_file(file) as opened:
+    with open_file(file) as opened:
         # Without threads of its own: this reads ahead of a training, beside it.
         table = opened.read_row_group(group, columns=["image", "label"], use_threads=False)
         _check_count(len(table), opened.metadata.row_group(group).num_rows)
-        for chunk in rows.split(_ROWS):
-            yield _decoded(file, header, table.take(pa.array(chunk.numpy())), chunk.tolist(), fit, pool)
+        return _encoded(file, header, table.take(pa.array(rows.numpy())), rows.tolist())
+
+
+def read_labels(files: Sequence[Path]) -> Tensor:
+    """Return the labels, int64 (N,), of all rows of the files; reads no image.
+
+    Raises:
+        CorruptError: if a file is damaged.
+    """
+    found = []
+    for file in files:
+        with open_file(file) as opened:
+            found.append(torch.from_numpy(opened.read(columns=["label"]).column("label").to_numpy().copy()))
+    return torch.cat(found)
 
 
 def _check_count(found: int, expected: int) -> None:
@@ -228,23 +286,11 @@ def _check_count(found: int, expected: int) -> None:
         raise ValueError(f"{found} of its {expected} rows can be read")
 
 
-def _decoded(
-    file: Path,
-    header: Header,
-    rows: pa.RecordBatch | pa.Table,
-    numbers: Sequence[int],
-    fit: Fit,
-    pool: ThreadPoolExecutor,
-) -> tuple[Tensor, Tensor]:
-    """Decode rows; their ``numbers`` tell in messages which they are."""
-    images = rows.column("image").to_pylist()
+def _encoded(file: Path, header: Header, rows: pa.RecordBatch | pa.Table, numbers: Sequence[int]) -> EncodedRows:
     labels = torch.tensor(rows.column("label").to_pylist(), dtype=torch.int64)
     if ((labels < 0) | (labels >= len(header.classes))).any():
         raise ValueError(f"labels go beyond the {len(header.classes)} classes of the metadata")
-    if header.raw:
-        return fit(_from_raw(images, header.shape)), labels
-    decode_row = partial(_decode_row, file, header.shape[2], fit)
-    return torch.cat(list(pool.map(decode_row, numbers, images))), labels
+    return EncodedRows(file, header, numbers, rows.column("image").to_pylist(), labels)
 
 
 def write(
@@ -317,10 +363,6 @@ def _shards(records: Iterable[tuple[bytes, int]], shard_bytes: int) -> Iterator[
         size += len(image)
     if images:
         yield images, labels
-
-
-def _decode_row(file: Path, channels: int, fit: Fit, row: int, image: bytes) -> Tensor:
-    return fit(decode(image, channels, f"{file}: image {row}", "write the set again"))
 
 
 def _from_raw(images: list[bytes], shape: tuple[int, int, int]) -> Tensor:

@@ -179,7 +179,9 @@ def write_sharded(
         make_folder(staging / folder.name)
     with locked(staging / "lock", wait=False, busy=f"another process is writing {folder}; wait for it"):
         shards = [
-            shard for name, split in splits.items() for shard in _shards(name, split, source, staging, folder, shard_bytes)
+            shard
+            for name, split in splits.items()
+            for shard in _shards(name, split, source, staging, folder, shard_bytes)
         ]
         _sweep(staging, folder, shards)
         records = _convert(shards, workers)
@@ -244,8 +246,8 @@ def _convert(shards: Sequence[_Shard], workers: int) -> list[dict[str, Any]]:
         return found
     except BrokenProcessPool:
         raise SetupError(
-            "a process that converts was killed, perhaps for want of memory: run the same command with fewer --workers; "
-            "what is finished is kept"
+            "a process that converts was killed, perhaps for want of memory: run the same command with fewer "
+            "--workers, which keeps what is finished"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
@@ -360,6 +362,6 @@ def _told(damaged: Sequence[Mapping[str, str]], shards: int) -> str:
     lines = "".join(f"\n  {one['why']}" for one in damaged[:_LISTED])
     more = f"\n  and {len(damaged) - _LISTED:,} more" if len(damaged) > _LISTED else ""
     return (
-        f"{len(damaged):,} image{'s' if len(damaged) > 1 else ''} cannot be used:{lines}{more}\nrestore them and run the "
-        f"same command, which keeps what is finished of {shards:,} shards, or leave them out by --skip-damaged"
+        f"{len(damaged):,} image{'s' if len(damaged) > 1 else ''} cannot be used:{lines}{more}\nrestore them and run "
+        f"the same command, which keeps what is finished of {shards:,} shards, or leave them out by --skip-damaged"
     )

@@ -4,13 +4,16 @@ The unit of reading is a *window*: row groups drawn at random from all files, ``
 then shuffled among themselves. The order of an epoch is a pure function of (seed, epoch), so nothing needs saving and a
 resumed run goes on in the middle of an epoch, having read one window. It does not depend on the number of workers
 either: each decodes and holds the rows of a window that its shares of the global batches will take, and no others.
+So are the parts of images that are shown instead of whole ones, where such are wanted.
 
 Shapes: N images, C channels, S side of the network input.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +21,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raykd.data import parquet
+from raykd.data import parquet, random_crop
 from raykd.data.pixels import fit
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.spec import DataSpec
 
-_GROUPS, _ROWS = 0, 1  # kinds of draws from one seed
+_GROUPS, _ROWS, _CROPS = 0, 1, 2  # kinds of draws from one seed
+_AHEAD = 4  # row groups that are read while others are decoded
 
 
 class _Chunk(NamedTuple):
@@ -64,6 +68,7 @@ class StreamedImages:
         seed: int,
         global_batch: int,
         share: slice,
+        random_crop: bool = False,
     ) -> None:
         """Read how many images the files hold, and no image.
 
@@ -76,13 +81,16 @@ class StreamedImages:
             seed: of the order.
             global_batch: images of a batch, of all workers together.
             share: rows of every global batch that this worker takes.
+            random_crop: show a random part of each image, another in every epoch (see ``raykd.data.random_crop``),
+                instead of its centre.
 
         Raises:
             UsageError: if the buffer is smaller than a row group, which is what can be read at once.
             CorruptError: if a file is damaged.
         """
         self._spec, self._buffer, self._seed = spec, buffer, seed
-        self._global_batch, self._share = global_batch, share
+        self._global_batch, self._share, self._random_crop = global_batch, share, random_crop
+        self._headers = {file: parquet.read_header(file) for file in files}
         self._chunks: list[_Chunk] = []
         first = largest = 0
         for file in files:
@@ -100,6 +108,7 @@ class StreamedImages:
                 f"raise it to {largest} or more"
             )
         self._loader = ThreadPoolExecutor(1, "raykd-windows")
+        self._decoders = ThreadPoolExecutor(parquet.count_decoders(), "raykd-decoders")
         self._windows: dict[tuple[int, int], Future[_Window]] = {}
         self._layouts: dict[int, _Layout] = {}
 
@@ -155,14 +164,47 @@ class StreamedImages:
         positions = start + torch.arange(len(order))
         batch_rows = (epoch * self.count + positions) % self._global_batch
         mine = (batch_rows >= self._share.start) & (batch_rows < self._share.stop)
+        draws = (
+            random_crop.draw(len(order), mix(self._seed, _CROPS, epoch, window))[mine] if self._random_crop else None
+        )
         positions, order = positions[mine], order[mine]
         pixels = torch.empty(len(order), self._spec.channels, self._spec.size, self._spec.size, dtype=torch.uint8)
         labels = torch.empty(len(order), dtype=torch.int64)
+        tasks: deque[tuple[Tensor, Future[Tensor]]] = deque()
+
+        def store(at_most: int) -> None:
+            while len(tasks) > at_most:
+                targets, decoded = tasks.popleft()
+                pixels[targets] = decoded.result()
+
         for chunk, offset in zip(chunks, accumulate(sizes, initial=0), strict=False):
             indices = ((order >= offset) & (order < offset + len(chunk.rows))).nonzero().flatten()
+            if not len(indices):
+                continue
             rows = chunk.rows[order[indices] - offset]
-            decoded = parquet.read_rows(chunk.file, chunk.group, rows, lambda images: fit(images, self._spec))
-            for part_pixels, part_labels in decoded:
-                targets, indices = indices[: len(part_labels)], indices[len(part_labels) :]
-                pixels[targets], labels[targets] = part_pixels, part_labels
+            encoded = parquet.read_rows(chunk.file, self._headers[chunk.file], chunk.group, rows)
+            labels[indices] = encoded.labels
+            before = len(tasks)
+            for part in encoded.parts():
+                targets, indices = indices[: len(part.labels)], indices[len(part.labels) :]
+                some = None if draws is None else draws[targets]
+                tasks.append((targets, self._decoders.submit(self._decode, part, some)))
+            store((_AHEAD - 1) * (len(tasks) - before))
+        store(0)
         return _Window(positions, pixels, labels)
+
+    def _decode(self, rows: parquet.EncodedRows, draws: Tensor | None) -> Tensor:
+        """Return the images, or the parts of them that their draws (B, D) choose, uint8 (B, C, S, S)."""
+        if draws is None:
+            return parquet.decode_rows(rows, partial(fit, spec=self._spec))
+        if rows.header.raw:
+            shown = [
+                random_crop.crop_pixels(image, self._spec, some)
+                for image, some in zip(rows.raw_pixels(), draws.tolist(), strict=True)
+            ]
+        else:
+            shown = [
+                random_crop.crop_file(image, self._spec, some, rows.name(place), parquet.ADVICE)
+                for place, (image, some) in enumerate(zip(rows.images, draws.tolist(), strict=True))
+            ]
+        return torch.cat(shown)

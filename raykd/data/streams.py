@@ -3,13 +3,14 @@
 Shapes: B batch of this worker, C channels, H W image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from raykd.data.augment import augment_share, check_augmentations
 from raykd.data.datasets import Images
+from raykd.data.stored import StoredImages
 from raykd.data.streamed import StreamedImages
 from raykd.distributed.world import World, mix
 from raykd.errors import UsageError
@@ -117,22 +118,24 @@ class TrainStream:
         return self._orders[epoch]
 
 
-def evaluation_batches(images: Images, spec: DataSpec, world: World, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(images: Images | StoredImages, spec: DataSpec, world: World, batch_size: int) -> Iterator[Batch]:
     """Yield this worker's share (rows rank, rank + size, ...) in order.
 
     ``batch_size`` is this worker's; the last batch may be shorter, but is no single image behind others: there are
     networks that take none alone. Shares differ by at most one image, so sum counts over workers.
     """
     network_input = _NetworkInput(spec, world.device)
-    pixels, labels = (
-        images.pixels[world.rank :: world.size],
-        images.labels[world.rank :: world.size],
-    )
+    labels = images.labels[world.rank :: world.size]
     whole, rest = divmod(len(labels), batch_size)
     sizes = [batch_size] * whole + [rest] * (rest > 0)
     if rest == 1 and whole and batch_size > 2:
         sizes[-2:] = [batch_size - 1, 2]
-    for some_pixels, some_labels in zip(pixels.split(sizes), labels.split(sizes), strict=True):
+    pixels: Iterable[Tensor]
+    if isinstance(images, StoredImages):
+        pixels = images.batches(torch.arange(world.rank, len(images.labels), world.size), sizes)
+    else:
+        pixels = images.pixels[world.rank :: world.size].split(sizes)
+    for some_pixels, some_labels in zip(pixels, labels.split(sizes), strict=True):
         unit = network_input.load(some_pixels)
         yield Batch(network_input.normalise(unit), network_input.move(some_labels))
 

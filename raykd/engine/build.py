@@ -156,7 +156,8 @@ def build(
     streams = open_streams(stream_context)
     test = None
     if recipe.data.test:
-        test = world.agree(lambda: opened.open("test", recipe.data.name, "test", spec))
+        data = recipe.data
+        test = world.agree(lambda: opened.open_test(data.name, spec, data.buffer))
     embeddings, embeddings_sha256 = world.agree(lambda: _embeddings(recipe, spec, workspace))
     compute = ComputeCounter()
     compiler = clock.timing(compute.counting(_compiler(runtime, recipe, world)), teacher)
@@ -247,9 +248,18 @@ def build_spec(data: DataConfig, workspace: Workspace) -> DataSpec:
             pad=data.pad,
             class_names=data.class_names,
             normalisation_known=data.mean is not None and data.std is not None,
+            crop_pct=data.crop_pct or 1.0,
         )
     folder = workspace.located(data).name
-    spec = data_spec(folder, data_root=workspace.data, size=data.size, mean=data.mean, std=data.std, pad=data.pad)
+    spec = data_spec(
+        folder,
+        data_root=workspace.data,
+        size=data.size,
+        mean=data.mean,
+        std=data.std,
+        pad=data.pad,
+        crop_pct=data.crop_pct,
+    )
     names = spec.class_names or data.class_names
     if names and len(names) != spec.num_classes:
         raise UsageError(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raykd.data.datasets import Images
+from raykd.data.stored import StoredImages
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
 from raykd.models.logits import compute_logits
@@ -106,7 +107,7 @@ class Evaluator:
 
     def __init__(
         self,
-        images: Images | None,
+        images: Images | StoredImages | None,
         spec: DataSpec,
         world: World,
         teacher: nn.Module | None,

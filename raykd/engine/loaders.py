@@ -109,7 +109,8 @@ def _open_images(
     if data.buffer is not None:
         batch = recipe.schedule.global_batch
         share = {"seed": recipe.seed, "global_batch": batch, "share": world.slice(batch)}
-        options = {"buffer": data.buffer, "rows": rows, **share}
+        crop = data.random_crop and role != PATCHES
+        options = {"buffer": data.buffer, "rows": rows, "random_crop": crop, **share}
         return world.agree(lambda: context.opened.stream(ledger_role, source, "train", input_spec, **options))
     ood_stream = opened_streams.get("ood") if role == PATCHES else None
     if ood_stream is not None:

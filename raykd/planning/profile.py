@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from raykd.config.runtime import Runtime
-from raykd.data.datasets import Images
+from raykd.data.datasets import count_images
 from raykd.distributed.host import prepare_host
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.simulated import SimulatedWorld
@@ -113,7 +113,7 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     figures["pool_added"] = unfilled = figures["pool_memory"] if world.device.type == "cpu" else 0
     figures["steps_peak"] = _memory(world)[1] + unfilled
     _forget_peak(world)
-    figures |= _report(built, recipe, world, figures.pop("last_seconds"))
+    figures |= _report(built, recipe, world, workspace.data, figures.pop("last_seconds"))
     figures["report_peak"] = _memory(world)[1] + unfilled
     return figures
 
@@ -198,20 +198,20 @@ def _time_phase(built: Built, world: World, count: int, phase: range | None) -> 
     return {"seconds": median(walls[timed]), "cpu_seconds": median(processor[timed]), "traffic": traffic}
 
 
-def _report(built: Built, recipe: Recipe, world: World, step_seconds: float) -> dict[str, Any]:
+def _report(built: Built, recipe: Recipe, world: World, data_root: Path | None, step_seconds: float) -> dict[str, Any]:
     """Time a report; the evaluation is timed on a part of the test split and scaled to the whole."""
     method, evaluator, scale, missing = built.method, built.evaluator, 1.0, None
     if recipe.data.test and "student" in method.roles:
         try:
-            images = built.opened.open("test", recipe.data.name, "test", built.spec)
+            total = count_images(recipe.data.name, "test", data_root)
+            count = min(total, _TEST_IMAGES * world.size)
+            rows = torch.arange(count)
+            images = built.opened.open("test", recipe.data.name, "test", built.spec, rows)
         except (UsageError, CorruptError) as error:
             missing = str(error)
         else:
-            count = min(len(images.labels), _TEST_IMAGES * world.size)
-            scale = len(images.labels) / count
-            evaluator = Evaluator(
-                Images(images.pixels[:count], images.labels[:count]), built.spec, world, built.teacher
-            )
+            scale = total / count
+            evaluator = Evaluator(images, built.spec, world, built.teacher)
     with tempfile.TemporaryDirectory() as folder:
         reporter = LocalReporter(RunDirectory(Path(folder)), lambda: True, world)
         for _ in range(_REPORTS):

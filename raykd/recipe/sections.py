@@ -23,6 +23,12 @@ class DataConfig(Config):
     )
     mean: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
     std: tuple[float, ...] | None = Field(default=None, description="of unit images, per channel")
+    crop_pct: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=1,
+        description="share of an image's shorter side that its centre keeps, 0.875 of ImageNet; default: the set's",
+    )
     class_names: tuple[str, ...] = Field(
         default=(), description="in their order; default: the set's, else those that the teacher is published with"
     )
@@ -38,6 +44,10 @@ class DataConfig(Config):
     )
     buffer: int | None = Field(
         default=None, gt=0, description="images to train on that are held and shuffled at a time; default: all"
+    )
+    random_crop: bool = Field(
+        default=False,
+        description="train on a random part of each image, 8 to 100 % of its area, cut out of its file; needs buffer",
     )
     holdout: float = Field(
         default=0.0, ge=0, lt=1, description="share of the images to train on that is kept out, to judge students by"
@@ -64,6 +74,11 @@ class DataConfig(Config):
         for key in ("ood_images", "ood_index", "ood_balanced"):
             if getattr(self, key) and self.ood is None:
                 raise ValueError(f"{key!r} chooses of the set that 'ood' names; there is none here")
+        if self.random_crop and self.buffer is None:
+            raise ValueError(
+                "'random_crop' cuts parts out of files while they are read, so it needs a 'buffer', such as 20000; "
+                "augment: [resized_crop] cuts them out of images in memory"
+            )
         if self.buffer is not None and self.ood_balanced:
             raise ValueError("'ood_balanced' needs all images in memory: leave out 'buffer', or use 'ood_index'")
         return self

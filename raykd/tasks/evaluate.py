@@ -182,7 +182,8 @@ def _make_evaluator(
     spec = build_spec(recipe.data, workspace)
     student = build_student(run, outcome, spec, workspace)
     teacher, obstacle = _reachable_teacher(outcome.experiment, run, spec, workspace)
-    test = opened.open("test", workspace.located(recipe.data).name, "test", spec) if recipe.data.test else None
+    data = workspace.located(recipe.data)
+    test = opened.open_test(data.name, spec, data.buffer) if data.test else None
     evaluator = Evaluator(test, spec, world, teacher and teacher.to(world.device))
     return student.to(world.device), evaluator, obstacle
 

@@ -132,7 +132,9 @@ def read_file(path: Path, streamed: bool) -> tuple[Tensor, Tensor]:
     else:
         groups = enumerate(parquet.row_groups(path))
         parts = [
-            part for group, rows in groups for part in parquet.read_rows(path, group, torch.arange(rows), lambda x: x)
+            (parquet.decode_rows(part, lambda x: x), part.labels)
+            for group, rows in groups
+            for part in (parquet.read_rows(path, parquet.read_header(path), group, torch.arange(rows)),)
         ]
     return torch.cat([pixels for pixels, _ in parts]), torch.cat([labels for _, labels in parts])
 

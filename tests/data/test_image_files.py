@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 from torchvision import datasets
 
@@ -32,17 +31,6 @@ def every_class(size: int, channels: int) -> Truth:
     """Pixels of two classes, so that no class folder is empty."""
     truth = draw(size, channels)
     return {s: (pixels, [row % 2 for row in range(len(pixels))]) for s, (pixels, _) in truth.items()}
-
-
-def test_imagenet(tmp_path: Path) -> None:
-    wnids = ["n01440764", "n01443537"]
-    truth = write_folders(tmp_path / "source", every_class(16, 3), wnids, "val")
-    synonyms = {wnids[0]: ("tench", "Tinca tinca"), wnids[1]: ("goldfish",)}
-    torch.save((synonyms, []), tmp_path / "source" / "meta.bin")
-    folder = convert("imagenet", tmp_path / "source", tmp_path / "out").folder
-    check(tmp_path / "out", "imagenet", truth, 16)
-    header = parquet.read_header(parquet.find_files(folder, "test")[0])
-    assert header.classes == ("tench, Tinca tinca", "goldfish")
 
 
 def test_places365(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 Sizes are odd, one image in ten is grey and one in twenty CMYK; one file that is called .JPEG is a PNG, as one of the
 real set is. Colours tell the class, roughly.
 
-    python benchmarks/made_imagenet.py FOLDER [--form folders|tars|kaggle|parquet] [--per-class 3] [--classes 1000]
+    python -m tests.made_imagenet FOLDER [--form folders|tars|kaggle|parquet] [--per-class 3] [--classes 1000]
 """
 
 import argparse
@@ -75,7 +75,7 @@ def write_devkit(folder: Path, val_labels: list[int]) -> None:
 
 
 def write_folders(folder: Path, labels: range, per_class: int, side: int, *, flat: bool = False) -> list[int]:
-    """Write train/WNID/* and val/, whose images lie in folders of their class or ``flat``; return the latters' labels."""
+    """Write train/WNID/* and val/, whose images lie in folders of classes or ``flat``; return its labels."""
     for label in labels:
         (folder / "train" / all_wnids()[label]).mkdir(parents=True)
     for label, name, content in train_images(labels, per_class, side):

@@ -1,0 +1,73 @@
+"""Images of a split that are read from its files whenever they are wanted, in order: for splits too large to be held.
+
+Shapes: N images of the split, B of a batch, C channels, S side of the network input.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from raykd.data import parquet
+from raykd.data.pixels import fit
+from raykd.spec import DataSpec
+
+_AHEAD = 256  # images that are read while others are decoded
+
+
+class StoredImages:
+    """A split's images, as a network of a spec wants them; only its labels are held.
+
+    Attributes:
+        labels: of the whole split, int64 (N,).
+    """
+
+    def __init__(self, files: Sequence[Path], spec: DataSpec) -> None:
+        """Read the labels.
+
+        Raises:
+            CorruptError: if a file is damaged.
+        """
+        self._files, self._spec = files, spec
+        self.labels = parquet.read_labels(files)
+
+    def batches(self, rows: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the pixels, uint8 (B, C, S, S), of rows (int64, ascending), as many of them at a time as ``sizes`` say.
+
+        Raises:
+            CorruptError: if a file is damaged.
+        """
+        held: list[Tensor] = []
+        pieces = self._pieces(rows)
+        for size in sizes:
+            while sum(map(len, held)) < size:
+                held.append(next(pieces))
+            joined = torch.cat(held)
+            yield joined[:size]
+            held = [joined[size:]]
+
+    def _pieces(self, rows: Tensor) -> Iterator[Tensor]:
+        """Yield pixels of the rows in order, a few at a time; others are decoded meanwhile."""
+        decode = partial(parquet.decode_rows, fit=partial(fit, spec=self._spec))
+        tasks: deque[Future[Tensor]] = deque()
+        with ThreadPoolExecutor(parquet.count_decoders()) as pool:
+            for encoded in self._encoded(rows):
+                tasks.extend(pool.submit(decode, part) for part in encoded.parts())
+                while len(tasks) > _AHEAD // parquet.TASK_ROWS:
+                    yield tasks.popleft().result()
+            while tasks:
+                yield tasks.popleft().result()
+
+    def _encoded(self, rows: Tensor) -> Iterator[parquet.EncodedRows]:
+        first = 0
+        for file in self._files:
+            header = parquet.read_header(file)
+            for group, size in enumerate(parquet.row_groups(file)):
+                begin, end = (int(torch.searchsorted(rows, border)) for border in (first, first + size))
+                if begin < end:
+                    yield parquet.read_rows(file, header, group, rows[begin:end] - first)
+                first += size
