@@ -16,8 +16,9 @@ from raykd.artifacts.class_statistics import (
     used_images,
 )
 from raykd.config.data_root import find_file
-from raykd.data.datasets import Images, load_images
+from raykd.data.datasets import Images
 from raykd.data.ledger import OpenedData
+from raykd.data.stored import StoredImages, stored_images
 from raykd.distributed.world import World
 from raykd.errors import CorruptError, UsageError
 from raykd.files import is_file, sha256_of
@@ -65,6 +66,7 @@ def class_statistics(
     moments = MomentTeacher(teacher)
     if config.per_class is not None:
         shown = f"{recipe.data.name.replace('/', '_')}-{spec.size}{f'-pad{spec.pad}' if spec.pad else ''}"
+        shown += f"-crop{spec.crop_pct:g}" if spec.crop_pct != 1 else ""
         name = f"{(teacher_sha256 or '')[:12]}-{shown}-{config.per_class}"
         path = workspace.store / _FOLDER / f"{name}.safetensors"
         opened.note("calibration", _entry(recipe.data.name, "train", config.per_class))
@@ -116,7 +118,7 @@ def _measure_if_missing(
             except CorruptError as error:
                 logger.warning("%s: they are measured again", error)
         logger.info("opening %d images of each class of %s for the teacher's statistics", per_class, data)
-        images = load_images(data, "train", spec, data_root)
+        images = stored_images(data, "train", spec, data_root)
         _save(path, moments, images, spec, data, per_class, teacher_sha256)
         return True
 
@@ -131,7 +133,7 @@ def keep_statistics(path: Path, teacher: Teacher, weights: Path, images: Images,
 def _save(
     path: Path,
     moments: MomentTeacher,
-    images: Images,
+    images: Images | StoredImages,
     spec: DataSpec,
     data: str,
     per_class: int,
@@ -145,7 +147,8 @@ def _save(
         "per_class": per_class,
         "counts": used_images(images, spec, per_class),
     }
-    found = collect(moments, images, spec, World.alone(device), per_class=per_class)
+    progress = path.with_name(f".{path.name}.progress")
+    found = collect(moments, images, spec, World.alone(device), per_class=per_class, progress=progress)
     save_statistics(path, found, moments.layers, {**metadata, **input_metadata(spec)})
 
 

@@ -8,6 +8,7 @@ K classes, C channels of a layer, L of all layers together.
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raykd.data.datasets import Images
+from raykd.data.stored import StoredImages
 from raykd.data.streams import evaluation_batches
 from raykd.distributed.world import World
-from raykd.errors import SetupError, UsageError
-from raykd.files import check_depth, damaged, describe, is_file, replacing
+from raykd.errors import CorruptError, SetupError, UsageError
+from raykd.files import check_depth, damaged, describe, is_file, replacing, writing
 from raykd.methods.base import ClassMoments
 from raykd.models.moments import MomentTeacher
 from raykd.spec import DataSpec
@@ -32,21 +34,23 @@ logger = logging.getLogger(__name__)
 _FORMAT, _VERSION = "raykd.class-statistics", "1"
 _ADVICE = "make it again by `raykd statistics`"
 _MAX_NAMED = 5  # classes named in a message
+_SAVE_SECONDS = 60.0
 
 
 def collect(
     teacher: MomentTeacher,
-    images: Images,
+    images: Images | StoredImages,
     spec: DataSpec,
     world: World,
     *,
     per_class: int,
     batch: int = 100,
+    progress: Path | None = None,
 ) -> ClassMoments:
     """Return mean and biased variance of every BatchNorm layer's input by class, float32 [K, C] on the CPU.
 
-    They run over the pixels of the first ``per_class`` images of each class, in the order of the split. Workers share
-    the images of a class and get the same result; every worker must call it.
+    They run over the pixels of the first ``per_class`` images of each class, in the order of the split, in one pass.
+    Workers share the images and get the same result; every worker must call it.
 
     Args:
         teacher: on the device of ``world``.
@@ -55,6 +59,8 @@ def collect(
         world: in whose precision the teacher runs.
         per_class: 2 or more; where there are fewer, what is there is used and a warning says so.
         batch: images in memory at a time; it does not change the result.
+        progress: file, of this worker's own, that keeps what is measured so far, so that a call after a kill goes on
+            there to the same bits; it is removed in the end. None: nothing is kept.
 
     Raises:
         UsageError: if a class has fewer than 2 images, or the teacher's activations are not finite.
@@ -64,20 +70,19 @@ def collect(
     rows = [(images.labels == label).nonzero().flatten()[:per_class] for label in range(spec.num_classes)]
     _check_counts([len(part) for part in rows], per_class, spec)
     shift = torch.cat([mean for mean, _ in teacher.running()]).double()
-    means, variances = [], []
-    for part in rows:
-        chosen = Images(images.pixels[part], images.labels[part])
-        count, *sums = world.sum(_sums(teacher, chosen, spec, world, shift, batch)).split([1, len(shift), len(shift)])
-        offset, square = (total / count for total in sums)
-        means.append((offset + shift).float().cpu())
-        variances.append((square - offset.square()).clamp(min=0).float().cpu())
-    pieces = (torch.stack(values).split(teacher.widths, dim=1) for values in (means, variances))
-    found = list(zip(*pieces, strict=True))
+    own = torch.cat(rows).sort().values[world.rank :: world.size]
+    sums = _sums(teacher, images, own, spec, world, shift, batch, progress)
+    count, offset, square = world.sum(sums).split([1, len(shift), len(shift)], dim=1)
+    offset, square = offset / count, square / count
+    mean, variance = (offset + shift).float().cpu(), (square - offset.square()).clamp(min=0).float().cpu()
+    found = list(zip(mean.split(teacher.widths, dim=1), variance.split(teacher.widths, dim=1), strict=True))
     _check_finite(found, teacher.layers)
+    if progress is not None:
+        progress.unlink(missing_ok=True)
     return found
 
 
-def used_images(images: Images, spec: DataSpec, per_class: int) -> list[int]:
+def used_images(images: Images | StoredImages, spec: DataSpec, per_class: int) -> list[int]:
     """Return how many images of each class ``collect`` takes."""
     return torch.bincount(images.labels, minlength=spec.num_classes)[: spec.num_classes].clamp(max=per_class).tolist()
 
@@ -113,7 +118,8 @@ def save_statistics(path: Path, moments: ClassMoments, layers: Sequence[str], me
 
 def input_metadata(spec: DataSpec) -> dict[str, Any]:
     """Return how the images were shown, as a file of statistics states it."""
-    return {"mean": spec.mean, "std": spec.std, **({"pad": spec.pad} if spec.pad else {})}
+    shown: dict[str, Any] = {"mean": spec.mean, "std": spec.std}
+    return shown | ({"pad": spec.pad} if spec.pad else {}) | ({"crop_pct": spec.crop_pct} if spec.crop_pct != 1 else {})
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -160,11 +166,12 @@ def load_statistics(path: Path, teacher: MomentTeacher, teacher_sha256: str | No
         raise UsageError(
             f"{path} has {metadata['classes']} classes, data {spec.name!r} has {spec.num_classes}; {advice}"
         )
-    pad = metadata.get("pad", 0)
-    if (metadata["mean"], metadata["std"], pad) != (list(spec.mean), list(spec.std), spec.pad):
+    theirs = [metadata["mean"], metadata["std"], metadata.get("pad", 0), metadata.get("crop_pct", 1.0)]
+    ours = [list(spec.mean), list(spec.std), spec.pad, spec.crop_pct]
+    if theirs != ours:
         raise UsageError(
-            f"{path} is of images normalised by {metadata['mean']} / {metadata['std']} with pad {pad}, data "
-            f"{spec.name!r} is by {list(spec.mean)} / {list(spec.std)} with pad {spec.pad}; {advice}"
+            f"{path} is of images normalised by {theirs[0]} / {theirs[1]} with pad {theirs[2]} and crop_pct "
+            f"{theirs[3]}, data {spec.name!r} is by {ours[0]} / {ours[1]} with pad {ours[2]} and crop_pct {ours[3]}; {advice}"
         )
     found = []
     for name, width in zip(teacher.layers, teacher.widths, strict=True):
@@ -177,19 +184,60 @@ def load_statistics(path: Path, teacher: MomentTeacher, teacher_sha256: str | No
     return found
 
 
-def _sums(teacher: MomentTeacher, images: Images, spec: DataSpec, world: World, shift: Tensor, batch: int) -> Tensor:
-    """Return this worker's [1 + 2L] sums over images, each of the means over an image's pixels: of 1, x and x^2.
+def _sums(
+    teacher: MomentTeacher,
+    images: Images | StoredImages,
+    rows: Tensor,
+    spec: DataSpec,
+    world: World,
+    shift: Tensor,
+    batch: int,
+    progress: Path | None,
+) -> Tensor:
+    """Return the sums [K, 1 + 2L] by class over some images, of the means over an image's pixels of 1, x and x^2.
 
     In float64, which merges batches exactly; x is less ``shift``, so that little cancels in the variance.
     """
-    total = shift.new_zeros(1 + 2 * len(shift))
-    for part, *_ in evaluation_batches(images, spec, world, batch):
+    of = {"batch": str(batch), "spec": json.dumps(spec.to_dict())}
+    digest = sum_of_tensors(of, {"of rows": rows, "of labels": images.labels[rows], **teacher.state_dict()})
+    done, total = _resume(progress, digest, shift.new_zeros(spec.num_classes, 1 + 2 * len(shift)))
+    saved = time.monotonic()
+    count, rows = len(rows), rows[done:]
+    some = images.select(rows) if isinstance(images, StoredImages) else Images(images.pixels[rows], images.labels[rows])
+    for part, labels, _ in evaluation_batches(some, spec, World.alone(world.device, world.precision), batch):
         with torch.no_grad(), world.autocast():
-            _, _, moments = teacher(part)
-        offset = torch.cat([mean for mean, _ in moments], dim=1)[0].double() - shift
-        square = torch.cat([variance for _, variance in moments], dim=1)[0].double() + offset.square()
-        total += len(part) * torch.cat((shift.new_ones(1), offset, square))
+            _, _, moments = teacher(part, len(part))
+        offset = torch.cat([mean for mean, _ in moments], dim=1).double() - shift
+        square = torch.cat([variance for _, variance in moments], dim=1).double() + offset.square()
+        total.index_add_(0, labels, torch.cat((offset.new_ones(len(part), 1), offset, square), dim=1))
+        done += len(part)
+        if progress is not None and time.monotonic() - saved >= _SAVE_SECONDS:
+            logger.info("%s of %s images measured", f"{done:,}", f"{count:,}")
+            _save_progress(progress, digest, done, total)
+            saved = time.monotonic()
     return total
+
+
+def _resume(progress: Path | None, digest: str, nothing: Tensor) -> tuple[int, Tensor]:
+    """Return how many images are in the sums that an earlier call has kept, and these; else 0 and ``nothing``."""
+    if progress is None or not progress.exists():
+        return 0, nothing
+    try:
+        header, tensors = read_tensor_file(progress, "remove it")
+        if header["of"] == digest and header["sha256"] == sum_of_tensors({}, tensors):
+            logger.info("%s: going on after %s images", progress, header["done"])
+            return int(header["done"]), tensors["sums"].to(nothing)
+    except (CorruptError, UsageError, KeyError, ValueError):
+        pass
+    logger.info("%s is of other statistics, or damaged: they are measured from the beginning", progress)
+    return 0, nothing
+
+
+def _save_progress(progress: Path, digest: str, done: int, total: Tensor) -> None:
+    tensors = {"sums": total.cpu()}
+    header = {"of": digest, "done": str(done), "sha256": sum_of_tensors({}, tensors)}
+    with writing(str(progress)), replacing(progress) as staging:
+        save_file(tensors, staging, header)
 
 
 def _check_counts(counts: Sequence[int], expected: int, spec: DataSpec) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raykd.data import parquet
 from raykd.data.datasets import Images, find_split, load_images, train_header
-from raykd.data.stored import StoredImages
+from raykd.data.stored import StoredImages, stored_images
 from raykd.data.streamed import StreamedImages
 from raykd.errors import CorruptError, UsageError, unknown
 from raykd.spec import DataSpec
@@ -46,8 +46,16 @@ class OpenedData:
         files = find_split(name, "test", self._data_root)
         if buffer is None or not files or parquet.read_header(files[0]).count <= buffer:
             return self.open("test", name, "test", spec)
-        self._record("test", name, "test")
-        return StoredImages(files, spec)
+        return self.open_stored("test", name, "test", spec)
+
+    def open_stored(self, role: Role, name: str, split: str, spec: DataSpec) -> Images | StoredImages:
+        """Open a split in a role, whose images are read whenever they are wanted; an embedded set is loaded.
+
+        Raises:
+            UsageError, CorruptError: as ``open``.
+        """
+        self._record(role, name, split)
+        return stored_images(name, split, spec, self._data_root)
 
     def stream(self, role: Role, name: str, split: str, spec: DataSpec, **options: Any) -> StreamedImages | Images:
         """Open a split in a role, to be read as needed; ``options`` are further arguments of ``StreamedImages``.

@@ -3,6 +3,7 @@
 Shapes: N images of the split, B of a batch, C channels, S side of the network input.
 """
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raykd.data import parquet
+from raykd.data.datasets import Images, find_split, load_images
 from raykd.data.pixels import fit
 from raykd.spec import DataSpec
 
@@ -23,7 +25,7 @@ class StoredImages:
     """A split's images, as a network of a spec wants them; only its labels are held.
 
     Attributes:
-        labels: of the whole split, int64 (N,).
+        labels: of all of them, int64 (N,).
     """
 
     def __init__(self, files: Sequence[Path], spec: DataSpec) -> None:
@@ -34,6 +36,13 @@ class StoredImages:
         """
         self._files, self._spec = files, spec
         self.labels = parquet.read_labels(files)
+        self._rows = torch.arange(len(self.labels))
+
+    def select(self, rows: Tensor) -> "StoredImages":
+        """Return some of the images: rows (int64), ascending."""
+        some = copy.copy(self)
+        some._rows, some.labels = self._rows[rows], self.labels[rows]
+        return some
 
     def batches(self, rows: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
         """Yield the pixels, uint8 (B, C, S, S), of rows (int64, ascending), as many of them at a time as ``sizes`` say.
@@ -42,7 +51,7 @@ class StoredImages:
             CorruptError: if a file is damaged.
         """
         held: list[Tensor] = []
-        pieces = self._pieces(rows)
+        pieces = self._pieces(self._rows[rows])
         for size in sizes:
             while sum(map(len, held)) < size:
                 held.append(next(pieces))
@@ -71,3 +80,14 @@ class StoredImages:
                 if begin < end:
                     yield parquet.read_rows(file, header, group, rows[begin:end] - first)
                 first += size
+
+
+def stored_images(name: str, split: str, spec: DataSpec, data_root: Path | None) -> Images | StoredImages:
+    """Open a split to be read whenever its images are wanted; an embedded set, which is small, is loaded.
+
+    Raises:
+        UsageError: if the files are not there.
+        CorruptError: if one is damaged.
+    """
+    files = find_split(name, split, data_root)
+    return StoredImages(files, spec) if files else load_images(name, split, spec, data_root)

@@ -55,8 +55,9 @@ def measure_statistics(
         )
     teacher = MomentTeacher(Teacher(network, channels=spec.channels, size=spec.size).to(world.device))
     opened = OpenedData(workspace.data)
-    images = opened.open("calibration", name, _SPLIT, teacher_spec)
-    moments = collect(teacher, images, teacher_spec, world, per_class=per_class)
+    images = opened.open_stored("calibration", name, _SPLIT, teacher_spec)
+    progress = path.with_name(f".{path.name}.{world.rank}-of-{world.size}.progress")
+    moments = collect(teacher, images, teacher_spec, world, per_class=per_class, progress=progress)
     metadata: dict[str, Any] = {"teacher_sha256": digest, "data": name, "split": _SPLIT, "per_class": per_class}
     counts = used_images(images, teacher_spec, per_class)
     save_statistics(path, moments, teacher.layers, {**metadata, "counts": counts, **input_metadata(spec)})

@@ -100,7 +100,7 @@ def test_they_are_those_of_the_first_images_of_each_class_in_any_batches(images:
     sizes: list[int] = []
     teacher.teacher.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     assert_close(collect(teacher, images, SPEC, World.alone(), per_class=6, batch=batch), expected)
-    assert (sum(sizes), max(sizes)) == (18, min(batch, 6))
+    assert (sum(sizes), max(sizes)) == (18, min(batch, 18))
 
 
 class _Recorded(World):
@@ -210,7 +210,9 @@ def test_what_does_not_fit_is_refused(path: Path, teacher: MomentTeacher) -> Non
     with pytest.raises(UsageError, match="has 4 classes, data 'made' has 3"):
         load_statistics(path, teacher, None, SPEC)
     save(path, teacher, mean=[0.5])
-    with pytest.raises(UsageError, match=r"normalised by \[0\.5\] / \[0\.6\] with pad 0, data 'made' is by \[0\.3\]"):
+    with pytest.raises(
+        UsageError, match=r"normalised by \[0\.5\] / \[0\.6\] with pad 0 and crop_pct 1\.0, data 'made' is by \[0\.3\]"
+    ):
         load_statistics(path, teacher, None, SPEC)
     padded = replace(SPEC, pad=2)
     save(path, teacher, **input_metadata(padded))
@@ -259,3 +261,40 @@ def test_other_files_are_no_statistics(path: Path, teacher: MomentTeacher) -> No
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(UsageError, match="something else"):
         load_statistics(path, teacher, None, SPEC)
+
+
+def test_what_was_measured_before_a_kill_is_gone_on_with_to_the_same_bits(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, progress = network(), tmp_path / ".progress"
+    whole = collect(wrapped(net), images, SPEC, World.alone(), per_class=6, batch=4)
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
+    teacher, sizes = wrapped(copy.deepcopy(net)), list[int]()
+
+    def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        sizes.append(len(args[0]))
+
+    handle = teacher.teacher.network.register_forward_pre_hook(count)
+    with pytest.raises(KeyboardInterrupt):
+        collect(teacher, images, SPEC, World.alone(), per_class=6, batch=4, progress=progress)
+    handle.remove()
+    teacher.teacher.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    found = collect(teacher, images, SPEC, World.alone(), per_class=6, batch=4, progress=progress)
+    assert sizes == [4, 4, 4, 4, 2], "three before, the others after"
+    assert all(torch.equal(a, b) for pair in zip(found, whole, strict=True) for a, b in zip(*pair, strict=True))
+    assert not progress.exists()
+
+
+def test_progress_of_other_statistics_is_not_gone_on_with(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, progress = wrapped(network()), tmp_path / ".progress"
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    collect(teacher, images, SPEC, World.alone(), per_class=3, progress=progress)
+    assert progress.exists()
+    other = Images(images.pixels, images.labels.flip(0))
+    expected = slow(teacher.teacher.network, other, 3)
+    assert_close(collect(teacher, other, SPEC, World.alone(), per_class=3, progress=progress), expected)
