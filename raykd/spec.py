@@ -14,13 +14,21 @@ from torch import Tensor
 from raykd.errors import UsageError
 
 
+class ClassSubset(NamedTuple):
+    """Which of the ``classes`` of a larger set a set has: the labels there, in the order of its own."""
+
+    classes: int
+    labels: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """What a network expects at its input and answers at its output.
 
     ``size`` is the side in pixels of the square network input; ``mean`` and ``std`` hold one
     number per channel, in units of images in [0, 1]. ``pad`` of these pixels on each side are black: images are resized
-    to ``interior`` and then padded. Of their shorter side, the centre that is cut out keeps ``crop_pct``. Where
+    to ``interior`` and then padded. Of their shorter side, the centre that is cut out keeps ``crop_pct``. ``part_of``
+    tells which classes of a larger set, whose teachers serve too, these are. Where
     ``normalisation_known`` is false nobody has stated mean and std, and those here stand in for them.
 
     Raises:
@@ -37,6 +45,7 @@ class DataSpec:
     pad: int = 0
     normalisation_known: bool = True
     crop_pct: float = 1.0
+    part_of: ClassSubset | None = None
 
     def __post_init__(self) -> None:
         for field in ("num_classes", "channels", "size"):

@@ -77,8 +77,8 @@ def collect(
     mean, variance = (offset + shift).float().cpu(), (square - offset.square()).clamp(min=0).float().cpu()
     found = list(zip(mean.split(teacher.widths, dim=1), variance.split(teacher.widths, dim=1), strict=True))
     _check_finite(found, teacher.layers)
-    if progress is not None:
-        progress.unlink(missing_ok=True)
+    if progress is not None and progress.exists():
+        progress.unlink()
     return found
 
 
@@ -171,7 +171,8 @@ def load_statistics(path: Path, teacher: MomentTeacher, teacher_sha256: str | No
     if theirs != ours:
         raise UsageError(
             f"{path} is of images normalised by {theirs[0]} / {theirs[1]} with pad {theirs[2]} and crop_pct "
-            f"{theirs[3]}, data {spec.name!r} is by {ours[0]} / {ours[1]} with pad {ours[2]} and crop_pct {ours[3]}; {advice}"
+            f"{theirs[3]}, data {spec.name!r} is by {ours[0]} / {ours[1]} with pad {ours[2]} and crop_pct {ours[3]}; "
+            f"{advice}"
         )
     found = []
     for name, width in zip(teacher.layers, teacher.widths, strict=True):

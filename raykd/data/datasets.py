@@ -221,6 +221,7 @@ def _spec_from_header(name: str, header: parquet.Header) -> DataSpec:
         std=header.std or half,
         class_names=header.classes,
         crop_pct=header.crop_pct,
+        part_of=header.part_of,
     )
 
 

@@ -3,8 +3,8 @@
 Columns: ``image`` (binary) and ``label`` (int64). The schema's metadata says what the bytes are:
 name, split, count, shape (JSON [H, W, C]), encoding ("raw uint8 ..." or any file format that PIL
 reads) and classes (JSON list, index = label); mean and std (JSON lists) are there for sets that
-raykd does not know by name, and crop_pct where a part of the shorter side is to be cut out; synthetic ("true") for
-images that a generator made (see raykd.artifacts.synthetic_set).
+raykd does not know by name, crop_pct where a part of the shorter side is to be cut out, part_of where the classes are
+some of a larger set; synthetic ("true") for images that a generator made (see raykd.artifacts.synthetic_set).
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from torch import Tensor
 from raykd.data.decode import decode
 from raykd.errors import CorruptError, ForeignFormat, RaykdError
 from raykd.files import check_depth, describe, is_file
+from raykd.spec import ClassSubset
 
 RAW = "raw uint8, row-major, H*W*C bytes"
 SHARD_BYTES = 60 * 2**20  # of image bytes: with labels and footers a file stays below 64 MiB
@@ -59,6 +60,7 @@ class Header:
     std: tuple[float, ...] | None
     synthetic: bool = False
     crop_pct: float = 1.0
+    part_of: ClassSubset | None = None
     data_opened: Mapping[str, Any] = field(default_factory=dict)
     """Of a synthetic set: what was opened, by role, for the generators that made it."""
 
@@ -119,10 +121,20 @@ def read_header(file: Path) -> Header:
             std=constants.get("std"),
             synthetic=metadata.get("synthetic") == "true",
             crop_pct=float(metadata.get("crop_pct", 1)),
+            part_of=_part_of(json.loads(metadata.get("part_of", "null")), len(json.loads(metadata["classes"]))),
             data_opened=dict(json.loads(metadata.get("data_opened", "{}"))),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"{file}: metadata is missing or wrong ({error!r}); write the set again") from error
+
+
+def _part_of(found: Mapping[str, Any] | None, classes: int) -> ClassSubset | None:
+    if found is None:
+        return None
+    subset = ClassSubset(int(found["classes"]), tuple(map(int, found["labels"])))
+    if len(subset.labels) != classes or not all(0 <= label < subset.classes for label in subset.labels):
+        raise ValueError("'part_of' has not one label of the larger set for each class")
+    return subset
 
 
 def read_metadata(file: Path) -> dict[str, str]:

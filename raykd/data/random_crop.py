@@ -86,11 +86,13 @@ def crop_pixels(pixels: Tensor, spec: DataSpec, draws: Sequence[float]) -> Tenso
 def _cut(image: Image.Image, box: Box, size: tuple[int, int], spec: DataSpec) -> Image.Image:
     """Cut the box, which is of an image of ``size`` (H, W), out of one that may have been decoded smaller."""
     image = image.convert("RGB" if spec.channels == 3 else "L")
+    target = (spec.interior, spec.interior)
+    if image.size == size[::-1]:
+        # Cut first: what lies outside of the part has no share in its pixels, as in torchvision.
+        return image.crop(box).resize(target, Image.Resampling.BILINEAR)
     across, down = image.width / size[1], image.height / size[0]
-    left, right = round(box[0] * across), max(round(box[0] * across) + 1, round(box[2] * across))
-    top, bottom = round(box[1] * down), max(round(box[1] * down) + 1, round(box[3] * down))
-    # Cut first: what lies outside of the part has no share in its pixels, as in torchvision.
-    return image.crop((left, top, right, bottom)).resize((spec.interior,) * 2, Image.Resampling.BILINEAR)
+    smaller = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return image.resize(target, Image.Resampling.BILINEAR, smaller)
 
 
 def _finished(pixels: Tensor, spec: DataSpec) -> Tensor:

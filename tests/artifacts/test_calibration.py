@@ -17,11 +17,11 @@ from tests.methods.toy import SPEC, assert_same, made_images, made_teacher
 def test_they_are_measured_once_and_again_if_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def load_images(data: str, *_: object) -> Images:
+    def stored_images(data: str, *_: object) -> Images:
         read.append(data)
         return made_images()
 
-    monkeypatch.setattr(calibration, "load_images", load_images)
+    monkeypatch.setattr(calibration, "stored_images", stored_images)
     experiment = resolve(load_recipe("lsgdfd_digits_bank", ["calibration={per_class: 2}"]))
     opened, workspace = OpenedData(None), Workspace(None, tmp_path)
 

@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_refused(path: Path, teacher: MomentTeacher) -> Non
     padded = replace(SPEC, pad=2)
     save(path, teacher, **input_metadata(padded))
     assert load_statistics(path, teacher, None, padded)
-    with pytest.raises(UsageError, match=r"with pad 2, .* with pad 0"):
+    with pytest.raises(UsageError, match=r"with pad 2 .* with pad 0"):
         load_statistics(path, teacher, None, SPEC)
 
 

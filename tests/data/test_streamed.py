@@ -162,3 +162,24 @@ def test_memory_stays_flat_over_a_set_ten_times_the_buffer(tmp_path: Path) -> No
     assert count == 10 * 2048
     window = 2048 * 64 * 64 / 2**20  # MiB; the set has ten
     assert late - early < 3 * window, f"{early} to {late} MiB"
+
+
+def cropped(files: list[Path], rank: int = 0, size: int = 1) -> TrainStream:
+    world = World(rank, size, torch.device("cpu"))
+    share = {"seed": 3, "global_batch": BATCH, "share": world.slice(BATCH)}
+    images = StreamedImages("made", files, SPEC, buffer=2 * GROUP, random_crop=True, **share)
+    return TrainStream(images, SPEC, world, BATCH, 3)
+
+
+def test_random_parts_are_those_of_seed_and_step_alone(tmp_path: Path) -> None:
+    """Workers together see what one sees, a resumed run what an unbroken one does, and no epoch what another did."""
+    files = write(tmp_path, count=1536, side=8)
+    alone, workers = cropped(files), [cropped(files, rank, 3) for rank in range(3)]
+    per_epoch = 1536 // BATCH
+    batches = [alone.batch(step).images for step in range(2 * per_epoch)]
+    for step in (0, per_epoch - 1, per_epoch):
+        assert torch.equal(torch.cat([worker.batch(step).images for worker in workers]), batches[step])
+    assert torch.equal(cropped(files).batch(per_epoch + 3).images, batches[per_epoch + 3])
+    epochs = [torch.cat(batches[:per_epoch]), torch.cat(batches[per_epoch:])]
+    first, second = ({tuple(image.tolist()) for image in epoch.flatten(1)} for epoch in epochs)
+    assert len(first & second) < 0.2 * len(first)
