@@ -34,6 +34,7 @@ SLOW = {
         rf"Spearman \| \|( -?({NUMBER}|nan) \|){{5}}",
     ),
     "class_skew.py": ("--steps 2 --seeds 1", rf"on own classes: +{NUMBER} % right, +{NUMBER} ms per step"),
+    "imagenet_loading.py": ("--images 16 --batch 8 --rounds 1", rf"raykd, train \| {NUMBER} \| "),
     "dafl_step.py": (
         "--case mnist --batch 8 --rung published --rung raykd --rounds 1",
         rf"raykd's method, eager \| {NUMBER} \| {NUMBER} \| ",

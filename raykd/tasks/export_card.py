@@ -80,6 +80,8 @@ def predict_program(form: str, spec: DataSpec) -> str:
     It takes an image file where the network takes one or three channels, else an array in a .npy file.
     """
     is_onnx, side, channels = form == "onnx", spec.interior, spec.channels
+    # What each edge loses before the shorter side is the network's.
+    bleed = f", bleed={(1 - spec.crop_pct) / 2:g}" if spec.crop_pct != 1 else ""
     library, mode = "np" if is_onnx else "torch", _MODES.get(channels)
     imports = ["import numpy as np", "import onnxruntime"] if is_onnx else ["import torch"]
     if mode is None:
@@ -100,7 +102,7 @@ def predict_program(form: str, spec: DataSpec) -> str:
             '    sys.exit(f"{sys.argv[1]} has pixels of mode {image.mode}, of unknown range: save it with 8 bits")',
             'image = ImageOps.exif_transpose(image).convert("RGBA")',
             f'image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("{mode}")',
-            f"image = ImageOps.fit(image, ({side}, {side}), Image.Resampling.BILINEAR)",
+            f"image = ImageOps.fit(image, ({side}, {side}), Image.Resampling.BILINEAR{bleed})",
             f"pixels = {library}.frombuffer(bytearray(image.tobytes()), dtype={library}.uint8)",
             # One channel is not turned: strides that tell another layout would be left.
             f"pixels = pixels.reshape(1, 1, {side}, {side})"
@@ -258,7 +260,7 @@ def _measured(model: ExportedModel) -> str:
 def _input_text(made: ExportResult, spec: DataSpec) -> str:
     padded = f", framed in {spec.pad} black pixels" if spec.pad else ""
     numbers = f"mean {list(spec.mean)} and deviation {list(spec.std)} of pixels in [0, 1]"
-    scaled = f" `{PREDICT}` scales the shorter side to {spec.interior} and cuts out the centre."
+    scaled = f" `{PREDICT}` scales the shorter side to {spec.shorter_side} and cuts out the centre."
     return (
         f"Input: {made.input}. Output: {made.output}. Images are normalised inside ({numbers}){padded}: give pixels as "
         f"they are.{scaled if spec.channels in _MODES else ''}"
