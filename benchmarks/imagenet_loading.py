@@ -94,8 +94,9 @@ def torchvision_batches(folder: Path, batch: int, spec: DataSpec, *, train: bool
 def raykd_train(root: Path, batch: int, spec: DataSpec, count: int) -> tuple[Iterator[torch.Tensor], Callable[[], int]]:
     """Return a window's batches, and what waits for the window that is read ahead and returns how many were decoded."""
     files = parquet.find_files(root / "some", "train")
-    share = {"seed": 0, "global_batch": batch, "share": slice(0, batch)}
-    images = StreamedImages("some", files, spec, buffer=count, random_crop=True, **share)
+    images = StreamedImages(
+        "some", files, spec, buffer=count, seed=0, global_batch=batch, share=slice(0, batch), random_crop=True
+    )
     stream = TrainStream(images, spec, World.alone(), batch, 0, ["flip"])
 
     def finish() -> int:

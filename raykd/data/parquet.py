@@ -343,10 +343,12 @@ def write_file(
     Its pages and its metadata bear their sums. ``group_bytes`` is for large images, as files that compress no more:
     about so much is in a row group, which is what a training reads at a time. If None, 1024 images are.
     """
-    rows, compression = _ROWS * 2, "zstd"
+    rows = _ROWS * 2
+    compression: str | dict[str, str] = "zstd"
     if group_bytes is not None:
         each = max(1, columns["image"].nbytes // max(1, len(columns["image"])))
-        rows, compression = min(rows, max(1, group_bytes // each)), {"image": "none", "label": "zstd"}
+        rows = min(rows, max(1, group_bytes // each))
+        compression = {"image": "none", "label": "zstd"}
     summed = {**metadata, _SUM: _sum_of(metadata)}
     table = pa.table(dict(columns)).replace_schema_metadata(summed)
     with path.open("wb") as file:

@@ -63,7 +63,7 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
             offset, size = (inside.offset, inside.size) if inside else (0, size)
             region = _Region(file, offset, size)
             end = 0
-            with tarfile.open(fileobj=region, mode="r:", errorlevel=0) as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=region, mode="r:", errorlevel=0) as archive:
                 for member in archive:
                     end = member.offset_data + _blocks(member.size if member.isreg() else 0)
                     _check(member, name, size)

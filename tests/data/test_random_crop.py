@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as theirs
 
 from raykd.data import random_crop
+from raykd.data.decode import flatten
 from raykd.data.random_crop import DRAWS, choose_box, crop_file, crop_pixels, draw
 from raykd.errors import CorruptError
 from raykd.spec import DataSpec
@@ -68,13 +69,12 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(monkeypatch: pytest.
     whole = picture(900, 1200)
     jpeg, png = encoded(whole), encoded(whole, "PNG")  # which is never decoded smaller
     sizes: list[tuple[int, int]] = []
-    own = random_crop.flatten
 
-    def flatten(image: Image.Image) -> Image.Image:
+    def look(image: Image.Image) -> Image.Image:
         sizes.append(image.size)
-        return own(image)
+        return flatten(image)
 
-    monkeypatch.setattr(random_crop, "flatten", flatten)
+    monkeypatch.setattr(random_crop, "flatten", look)
     for row in draw(10, 4):
         difference = cut(jpeg, row).float() - cut(png, row).float()
         assert difference.abs().mean() < 4

@@ -231,7 +231,7 @@ def test_every_kind_of_image_is_kept_byte_for_byte(source: Path, tmp_path: Path)
     truth = {}
     for name, (image, kind, options) in kinds.items():
         file = io.BytesIO()
-        image.save(file, kind, **options)  # type: ignore[arg-type]
+        image.save(file, kind, **options)
         truth[name] = file.getvalue()
         (source / "train" / WNIDS[0] / f"{name}.JPEG").write_bytes(file.getvalue())
     made = write(source, tmp_path / "set")

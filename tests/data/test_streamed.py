@@ -166,8 +166,10 @@ def test_memory_stays_flat_over_a_set_ten_times_the_buffer(tmp_path: Path) -> No
 
 def cropped(files: list[Path], rank: int = 0, size: int = 1) -> TrainStream:
     world = World(rank, size, torch.device("cpu"))
-    share = {"seed": 3, "global_batch": BATCH, "share": world.slice(BATCH)}
-    images = StreamedImages("made", files, SPEC, buffer=2 * GROUP, random_crop=True, **share)
+    share = world.slice(BATCH)
+    images = StreamedImages(
+        "made", files, SPEC, buffer=2 * GROUP, seed=3, global_batch=BATCH, share=share, random_crop=True
+    )
     return TrainStream(images, SPEC, world, BATCH, 3)
 
 
