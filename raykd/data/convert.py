@@ -15,7 +15,7 @@ from urllib.error import URLError
 from PIL import Image
 
 from raykd.data import foreign_parquet, imagenet, parquet
-from raykd.data.datasets import EMBEDDED
+from raykd.data.datasets import DATASETS, EMBEDDED
 from raykd.data.imagenet_labels import read_class_list
 from raykd.data.sharded import DAMAGED, write_sharded
 from raykd.data.sources import SOURCES, Source, open_celeba
@@ -120,7 +120,7 @@ def _convert_imagenet(
     found = imagenet.find_imagenet(source, wnids)
     for line in found.notes:
         logger.warning("%s", line)
-    splits = imagenet.sharded_splits(found, folder.name)
+    splits = imagenet.sharded_splits(found, folder.name, DATASETS["imagenet"])
     made = write_sharded(folder, source, splits, workers=workers, skip_damaged=skip_damaged)
     for remark, (count, first) in made.remarks.items():
         logger.warning("%s", describe_remark(remark, count, first))

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet as pq
 
 from raykd.data import foreign_parquet, parquet, tar_index
-from raykd.data.datasets import DATASETS
 from raykd.data.imagenet_labels import (
     DEVKIT,
     SOLUTION,
@@ -29,6 +28,7 @@ from raykd.data.sharded import FileRange, Piece, RowGroup, ShardedSplit
 from raykd.data.split import FILES, Record, Split
 from raykd.errors import CorruptError, UsageError
 from raykd.files import as_text
+from raykd.spec import DataSpec
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 EXPECTS = (
@@ -359,9 +359,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def sharded_splits(found: ImageNet, name: str) -> dict[str, ShardedSplit]:
-    """Return the splits as they are to be written for a set called ``name``, which keeps ImageNet's constants."""
-    spec = DATASETS["imagenet"]
+def sharded_splits(found: ImageNet, name: str, spec: DataSpec) -> dict[str, ShardedSplit]:
+    """Return the splits as they are to be written for a set called ``name``; ``spec`` is that of ImageNet."""
     about = {
         "name": name,
         "shape": json.dumps([spec.size, spec.size, spec.channels]),

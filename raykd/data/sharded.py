@@ -56,7 +56,7 @@ DAMAGED = "damaged.json"
 _GROUP_BYTES = 8 * 2**20
 _ORDER, _ROWS = 0x1A6E, 0x1A6F  # seeds: the order of a set is the same wherever it is made
 _LISTED = 10  # damaged images in a message
-_ADVICE = "restore it, or leave such images out by --skip-damaged"
+_ADVICE = "restore it, or leave it out"
 _JPEG = b"\xff\xd8\xff"
 _NO_JPEG = "another format than JPEG, kept as it is"
 
@@ -285,7 +285,8 @@ def _make(shard: _Shard) -> dict[str, Any]:
             try:
                 found = examine(image.image, image.name, _ADVICE).remarks
             except (CorruptError, UsageError) as error:
-                damaged.append({"split": shard.split, "image": image.name, "why": str(error)})
+                why = str(error).removeprefix(f"{image.name} ").removesuffix(f"; {_ADVICE}")
+                damaged.append({"split": shard.split, "image": image.name, "why": why})
                 continue
             for remark in (*found, *(() if image.image.startswith(_JPEG) else (_NO_JPEG,))):
                 remarks.add(remark, image.name)
@@ -359,7 +360,7 @@ def _recount(shard: _Shard, count: int) -> None:
 
 
 def _told(damaged: Sequence[Mapping[str, str]], shards: int) -> str:
-    lines = "".join(f"\n  {one['why']}" for one in damaged[:_LISTED])
+    lines = "".join(f"\n  {one['image']} {one['why']}" for one in damaged[:_LISTED])
     more = f"\n  and {len(damaged) - _LISTED:,} more" if len(damaged) > _LISTED else ""
     return (
         f"{len(damaged):,} image{'s' if len(damaged) > 1 else ''} cannot be used:{lines}{more}\nrestore them and run "

@@ -23,6 +23,7 @@ from raykd.distributed.host import compile_obstacle
 from raykd.distributed.phases import PhaseClock
 from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
+from raykd.engine.class_subset import build_for_subset
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.finite import check_teacher
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
@@ -44,7 +45,7 @@ from raykd.models.weights import load_weights
 from raykd.recipe.experiment import Experiment, check_pool_images
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
-from raykd.spec import ClassSubset, DataSpec
+from raykd.spec import DataSpec
 from raykd.store.workspace import STORED, Workspace
 
 logger = logging.getLogger(__name__)
@@ -277,7 +278,8 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
         UsageError: if it does not take the data's images, or its logits are not one per class of the data.
     """
     if spec.part_of is not None and config.weights is not None and role == "teacher":
-        return _build_teacher_of_subset(config, spec, spec.part_of, workspace)
+        build_teacher = partial(build_network, workspace=workspace, role=role)
+        return build_for_subset(config, spec, spec.part_of, build_teacher)
     sizes = {"num_classes": spec.num_classes, "channels": spec.channels, "size": spec.size}
     shape = (spec.channels, spec.size, spec.size)
     if config.factory is not None:
@@ -296,37 +298,6 @@ def build_network(config: NetworkConfig | TeacherConfig, spec: DataSpec, workspa
         return adapt(network, shape, spec.num_classes, role, config.output)
     check_images(network, shape, role)
     return network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
-
-
-def _build_teacher_of_subset(
-    config: NetworkConfig | TeacherConfig, spec: DataSpec, subset: ClassSubset, workspace: Workspace
-) -> nn.Module:
-    """Build a teacher whose weights may be those for all classes of the set of which the data are a part.
-
-    Of such weights those rows of the last layer are taken that answer for the data's classes, so that its
-    probabilities are those of an image that is known to be of one of these.
-
-    Raises:
-        UsageError: if they are for neither.
-    """
-    own = replace(spec, part_of=None)
-    try:
-        return build_network(config, own, workspace, "teacher")
-    except UsageError as error:
-        try:
-            whole = build_network(
-                config, replace(own, num_classes=subset.classes, class_names=()), workspace, "teacher"
-            )
-        except UsageError:
-            raise error from None
-    network = build_network(config.model_copy(update={"weights": None}), own, workspace, "teacher")
-    labels, expected, state = torch.tensor(subset.labels), network.state_dict(), whole.state_dict()
-    for name, tensor in state.items():
-        if len(tensor.shape) and len(tensor) == subset.classes and tensor.shape != expected[name].shape:
-            state[name] = tensor[labels]
-    network.load_state_dict(state)
-    logger.info("of the teacher's %d classes, the %d of data %r are taken", subset.classes, len(labels), spec.name)
-    return network
 
 
 def _load(network: nn.Module, config: NetworkConfig | TeacherConfig, file: Path) -> None:

@@ -13,6 +13,7 @@ COVERED_BY = {
     "cli/tune": "runners/test_tune",
     "config/file_schema": "recipe/test_recipe_schema",
     "distributed/progress": "distributed/test_world",
+    "engine/class_subset": "engine/test_imagenet_run",
     "engine/pace": "engine/test_failing_pair",
     "methods/blind_kd": "methods/test_others",
     "methods/inversion": "methods/test_lsgdfd",

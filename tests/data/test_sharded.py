@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from raykd.data import parquet
+from raykd.data.datasets import DATASETS
 from raykd.data.imagenet import find_imagenet, sharded_splits
 from raykd.data.imagenet_labels import all_wnids
 from raykd.data.sharded import DAMAGED, ShardedSet, write_sharded
@@ -35,7 +36,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def write(source: Path, folder: Path, *, workers: int = 1, skip_damaged: bool = False) -> ShardedSet:
-    splits = sharded_splits(find_imagenet(source, WNIDS), "made")
+    splits = sharded_splits(find_imagenet(source, WNIDS), "made", DATASETS["imagenet"])
     return write_sharded(folder, source, splits, workers=workers, skip_damaged=skip_damaged, shard_bytes=SHARD)
 
 
@@ -64,6 +65,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from raykd.data import parquet
+from raykd.data.datasets import DATASETS
 from raykd.data.imagenet import find_imagenet, sharded_splits
 from raykd.data.sharded import write_sharded
 
@@ -75,7 +77,7 @@ if __name__ == "__main__":
         print("writing", flush=True)
         time.sleep(0.05)
     parquet.write_file = slowly
-    splits = sharded_splits(find_imagenet(Path(source), wnids.split(",")), "made")
+    splits = sharded_splits(find_imagenet(Path(source), wnids.split(",")), "made", DATASETS["imagenet"])
     write_sharded(Path(folder), Path(source), splits, workers=int(workers), skip_damaged=False, shard_bytes=int(shard))
 """
 
