@@ -93,7 +93,7 @@ def test_a_student_is_trained_and_evaluated(root: Path, tmp_path: Path) -> None:
     result = run(experiment, place)
     assert result.data_opened["train"] == ["four/train"]
     again = evaluate_run(place.workspace.run(experiment.run_id), root, World.alone())
-    assert result.last is not None
+    assert result.last is not None and again.last is not None
     assert again.last.top1 == result.last.top1
     assert again.last.agreement == result.last.agreement
 

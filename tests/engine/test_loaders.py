@@ -106,7 +106,7 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     assert not rows(shown.pixels) & rows(held_out.pixels)
     again = built(where, "data.holdout=0.1", "seed=5")
     theirs = again.evaluator.extra_evaluators["holdout"]
-    assert isinstance(theirs, Evaluator) and theirs.images is not None
+    assert isinstance(theirs, Evaluator) and isinstance(theirs.images, Images)
     assert torch.equal(theirs.images.pixels, held_out.pixels)
 
 
@@ -143,7 +143,7 @@ def test_padding_frames_what_is_shown_of_every_set(tmp_path: Path) -> None:
     images = built.streams["ood"].batch(0).images
     torch.testing.assert_close(images[..., frame], torch.full_like(images[..., frame], black))
     test = built.evaluator.images
-    assert test is not None
+    assert isinstance(test, Images)
     assert not test.pixels[..., frame].any()
     plain = load_images("digits", "test", replace(built.spec, size=28, pad=0), None)
     assert torch.equal(test.pixels[..., 2:30, 2:30], plain.pixels)
