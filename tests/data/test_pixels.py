@@ -1,13 +1,16 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional
 
 from raykd.data import pixels as pixels_module
 from raykd.data.pixels import fit, require_memory
 from raykd.errors import UsageError
 from raykd.spec import DataSpec
+from raykd.tasks.export_card import predict_program
 
 
 def spec(channels: int, size: int) -> DataSpec:
@@ -71,3 +74,24 @@ def test_images_are_resized_and_then_padded_with_black(shape: tuple[int, int]) -
     border = torch.ones(12, 12, dtype=torch.bool)
     border[2:10, 2:10] = False
     assert not padded[..., border].any()
+
+
+def test_the_centre_of_a_larger_image_is_cut_out_as_imagenet_is_evaluated() -> None:
+    """Resize(256) and CenterCrop(224) of torchvision, in proportion."""
+    cut = replace(spec(3, 28), crop_pct=0.875)
+    assert cut.shorter_side == 32
+    pixels = random_pixels(1, 3, 60, 90)
+    expected = functional.center_crop(functional.resize(pixels, [32], antialias=True), [28])
+    assert torch.equal(fit(pixels, cut), expected)
+    assert not torch.equal(fit(pixels, replace(cut, crop_pct=1.0)), expected)
+    with pytest.raises(UsageError, match=r"crop_pct 1\.5 is the share of an image's shorter side"):
+        replace(cut, crop_pct=1.5)
+
+
+def test_an_exported_network_is_shown_the_same_centre() -> None:
+    cut = replace(spec(3, 28), crop_pct=0.875)
+    assert "ImageOps.fit(image, (28, 28), Image.Resampling.BILINEAR, bleed=0.0625)" in predict_program("onnx", cut)
+    levels = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (80, 1, 3))
+    shown = np.asarray(ImageOps.fit(Image.fromarray(levels), (28, 28), Image.Resampling.BILINEAR, bleed=0.0625))
+    ours = fit(torch.from_numpy(levels).permute(2, 0, 1)[None], cut)[0].permute(1, 2, 0).numpy()
+    assert np.abs(shown.astype(int) - ours.astype(int)).max() <= 2
