@@ -35,6 +35,7 @@ from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY, GeneratorBank
 from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.models.compute import count_macs
 from raykd.spec import Batch
 
 _ORDER, _JITTER = 1, 2  # keep these draws apart from those of the latents, which are mixed of two numbers
@@ -68,6 +69,9 @@ class BankKd(Method):
         self._teacher = context.compiler(context.networks["teacher"])
         self._labelled = EVERY not in self._bank.classes or self._bank.conditions > 0
         self._owners = self._find_owners()
+        latent = torch.zeros(1, self._bank.latent_dim, device=self.world.device)
+        label = torch.tensor([max(0, self._bank.classes[0])], device=self.world.device)
+        self._image_macs = count_macs(self._bank.mixed, latent, label)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Make this worker's rows of the mixture, ask the teacher, teach the student."""
@@ -80,6 +84,7 @@ class BankKd(Method):
         with world.autocast():
             with torch.no_grad():
                 images = self._images(z, labels, parts, torch.float32 if world.precision == "fp32" else torch.bfloat16)
+                context.compute.macs += self._image_macs * batch
                 images = self._jittered(images, index, parts[world.rank])
                 context.clock.charge("synthesis")
                 teacher_logits, _ = self._teacher(images)
