@@ -18,6 +18,9 @@ class RunPlan(Result):
         parameters: numbers, by network.
         peak_bytes, available_bytes: memory of a worker; pool_bytes: of its images that the method makes and holds.
         traffic_bytes: what a worker sends in a step, by what for.
+        collectives_per_step, collectives_per_report: how often all workers wait for each other.
+        network_seconds_per_step, network_seconds_per_report: what that takes, where the network is known; the other
+            seconds have it in them.
         seconds_per_step, steps, seconds_per_report, reports, hours, gpu_hours, cpu_hours, price: time and its cost.
         disk_bytes: the most that it takes on the disk at a time, sets of images that are missing among it.
         checkpoint_bytes, checkpoints_kept, bank_bytes, pool_disk_bytes: what of that is which; pool_images: how many.
@@ -42,6 +45,10 @@ class RunPlan(Result):
     available_bytes: int | None = None
     traffic_bytes: Mapping[str, int] | None = None
     traffic_bytes_in_all: int | None = None
+    collectives_per_step: float | None = None
+    collectives_per_report: float | None = None
+    network_seconds_per_step: float | None = None
+    network_seconds_per_report: float | None = None
     bank: Mapping[str, Any] | None = None
     seconds_per_step: float | None = None
     cpu_seconds_per_step: float | None = None
