@@ -152,6 +152,8 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
         lines["classes"] = f"{run['classes_per_worker']} a worker, {run['images_per_class']} images of each in a step"
         lines["waves"] = f"{run['waves']}, of {run['wave']} generators a worker"
     lines["images"] = f"{format_count(run['images_per_worker'])} a worker in a step"
+    if "jobs_per_worker" in run:
+        lines["jobs"] = f"{format_count(run['jobs_per_worker'])} a worker, one after the other"
     for role, number in run["parameters"].items():
         lines[f"parameters, {role}"] = format_count(number)
     lines["optimizer state"] = gib(run["optimizer_bytes"])

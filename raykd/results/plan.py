@@ -15,6 +15,7 @@ class RunPlan(Result):
         run: its id.
         state: ``finished``, ``to train``, or ``not planned``, for a ``reason``.
         images_per_worker, classes_per_worker, images_per_class, wave, waves: who does what in a step.
+        jobs_per_worker: in the run, where a worker takes one job after the other.
         parameters: numbers, by network.
         peak_bytes, available_bytes: memory of a worker; pool_bytes: of its images that the method makes and holds.
         traffic_bytes: what a worker sends in a step, by what for.
@@ -34,6 +35,7 @@ class RunPlan(Result):
     images_per_worker: int | None = None
     classes_per_worker: int | None = None
     images_per_class: int | None = None
+    jobs_per_worker: int | None = None
     wave: int | None = None
     waves: int | None = None
     parameters: Mapping[str, int] | None = None
