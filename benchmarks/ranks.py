@@ -79,8 +79,15 @@ def measure(recipe: Path, phase: str, workers: int, images: int) -> dict[str, fl
     """Plan one number of workers, and return its figures by column."""
     # A job is one worker's, whatever their number; a bank's members are dealt.
     batch = {"bank": CLASSES * CLASS_IMAGES, "jobs": images}.get(phase, images * workers)
-    network = {"network_gbit_per_s": GBIT_PER_S, "network_latency_us": LATENCY_US}
-    cluster = Cluster(name="simulated", address="auto", workers=workers, threads=1, bank="exchange", **network)
+    cluster = Cluster(
+        name="simulated",
+        address="auto",
+        workers=workers,
+        threads=1,
+        bank="exchange",
+        network_gbit_per_s=GBIT_PER_S,
+        network_latency_us=LATENCY_US,
+    )
     experiment = resolve(load_recipe(str(recipe), [f"schedule.global_batch={batch}"]))
     run = plan_on(experiment, cluster, store=recipe.parent / "runs", data_root=None, alone=True).runs[-1]
     assert run.peak_bytes is not None, "it was planned"
