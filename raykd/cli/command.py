@@ -21,12 +21,16 @@ _SHOW = "set RAYKD_DEBUG=1 to see it, and please report it"
 
 
 class Command(click.Command):
-    """A click command with an ``example``, in which ``{recipe}`` is a small packaged recipe."""
+    """A click command with an ``example``, in which ``{recipe}`` is a small packaged recipe.
 
-    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
-        """Take the example beside what click takes."""
+    ``interrupted`` is what has come of it where a signal ended it and nothing was saved.
+    """
+
+    def __init__(self, *args: Any, example: str, interrupted: str = "", **kwargs: Any) -> None:
+        """Take both beside what click takes."""
         super().__init__(*args, **kwargs)
         self.example = example
+        self.interrupted = interrupted
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example below the options."""
@@ -47,6 +51,7 @@ class Command(click.Command):
         """Run the command; turn what it raises into a message on stderr and an exit code."""
         start_logging()
         stop = ctx.ensure_object(Stop)
+        stop.serve(self.interrupted)
         debug = bool(os.environ.get("RAYKD_DEBUG"))
         try:
             return super().invoke(ctx)
@@ -56,10 +61,10 @@ class Command(click.Command):
             if stop.signum is None:
                 raise
             # Ray's own handler of SIGTERM, in place while Ray starts, exits with a code of its own.
-            click.echo("raykd: interrupted", err=True)
+            click.echo(f"raykd: {stop.message}", err=True)
             ctx.exit(stop.exit_code)
         except KeyboardInterrupt:
-            click.echo("raykd: interrupted", err=True)
+            click.echo(f"raykd: {stop.message}", err=True)
             ctx.exit(stop.exit_code)
         except (RaykdError, OSError, MemoryError, RuntimeError) as caught:
             error = _as_users(caught)

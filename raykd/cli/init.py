@@ -11,7 +11,9 @@ from raykd.cli.names import complete
 _THERE = "{} is there already, and nothing is overwritten: give another name by --out, or remove it"
 
 
-@click.command(cls=Command, example="raykd init --teacher resnet20.safetensors --data cifar10")
+@click.command(
+    cls=Command, example="raykd init --teacher resnet20.safetensors --data cifar10", interrupted="no recipe was written"
+)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option(
     "--teacher",

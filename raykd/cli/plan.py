@@ -7,6 +7,7 @@ import click
 
 from raykd.cli.command import Command
 from raykd.cli.names import cluster_option, complete, precision_option
+from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
     from raykd.results import Plan
@@ -16,13 +17,19 @@ _UNITS = (("days", 86400.0), ("hours", 3600.0), ("min", 60.0), ("s", 1.0))
 _WHOLE_FROM, _SHORTEST, _LEAST_PRICE = 10, 0.1, 0.005
 
 
-@click.command(cls=Command, example="raykd plan {recipe} --cluster local")
+@click.command(
+    cls=Command,
+    example="raykd plan {recipe} --cluster local",
+    interrupted="no plan was made, and nothing of it is kept",
+)
 @click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where it is to run; default: in one process, without Ray.")
 @precision_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
 def plan(
+    stop: Stop,
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
@@ -38,7 +45,9 @@ def plan(
     from raykd.cli import output
     from raykd.cluster.config import choose_cluster
 
-    found = api.plan(recipe, overrides=overrides, cluster=choose_cluster(cluster, workers=0, precision=precision))
+    place = choose_cluster(cluster, workers=0, precision=precision)
+    with stop.tidying():  # what it has tried lies in a temporary folder
+        found = api.plan(recipe, overrides=overrides, cluster=place)
     if as_json:
         output.print_json(found.to_dict())
     else:
