@@ -11,7 +11,7 @@ import click
 
 from raykd.cli.names import small_recipe
 from raykd.cli.stop import Stop
-from raykd.errors import RaykdError, SetupError, printable
+from raykd.errors import RaykdError, SetupError, one_line
 from raykd.files import make_folder, of_the_disk, write_text
 
 # Of torch's errors, which are RuntimeErrors, those for want of memory, and for a size that no memory has.
@@ -73,9 +73,9 @@ class Command(click.Command):
             if debug:
                 traceback.print_exc()
             if stop.signum is not None:
-                click.echo(f"raykd: {printable(str(error))}", err=True)
+                click.echo(f"raykd: {one_line(str(error))}", err=True)
                 ctx.exit(stop.exit_code)
-            click.echo(f"error: {printable(str(error))}", err=True)
+            click.echo(f"error: {one_line(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except Exception as error:
             self._report_fault(ctx, stop, error)
@@ -85,7 +85,7 @@ class Command(click.Command):
             path = _save_traceback(ctx.params.get("out"), error)
             kept = f"the traceback is in {path}, {_ISSUES}" if path else f"no disk takes the traceback: {_SHOW}"
             click.echo(
-                f"error: {type(error).__name__}: {printable(str(error))}\nThis is a fault of raykd; {kept}.", err=True
+                f"error: {type(error).__name__}: {one_line(str(error))}\nThis is a fault of raykd; {kept}.", err=True
             )
             if os.environ.get("RAYKD_DEBUG"):
                 traceback.print_exception(error)
@@ -116,7 +116,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        click.echo(prefix + printable(self.format(record)), err=True)
+        click.echo(prefix + one_line(self.format(record)), err=True)
 
 
 def start_logging() -> None:
