@@ -65,10 +65,11 @@ def init(
     told = {
         "recipe": str(file),
         "teacher": f"{found.source}, {found.parameters:,} parameters",
-        "teacher's top-1": "not measured" if found.test.top1 is None else f"{found.test.top1:.2f} % on {found.data}",
+        "teacher's top-1": proposal.top1 or "not measured",
         "method": f"{recipe.method.name}: {proposal.reason}",
         "student": (recipe.student.model or recipe.student.factory) if recipe.student else "none",
-        "budget": f"{recipe.schedule.steps:,} steps of {recipe.schedule.global_batch}",
+        "budget": f"{recipe.schedule.steps:,} steps of {recipe.schedule.global_batch}"
+        + (f", which took {proposal.took}" if proposal.took else ""),
     }
     following = [f"raykd {verb} {shlex.quote(str(file))}" for verb in ("plan", "train")]
     if as_json:
