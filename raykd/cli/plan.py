@@ -7,6 +7,7 @@ import click
 
 from raykd.cli.command import Command
 from raykd.cli.names import cluster_option, complete, precision_option
+from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
     from raykd.cluster.config import Cluster
@@ -31,7 +32,11 @@ class CountsType(click.ParamType[tuple[int, ...]]):
         return tuple(dict.fromkeys(map(int, parts)))
 
 
-@click.command(cls=Command, example="raykd plan {recipe} --cluster local")
+@click.command(
+    cls=Command,
+    example="raykd plan {recipe} --cluster local",
+    interrupted="no plan was made, and nothing of it is kept",
+)
 @click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where it is to run; default: in one process, without Ray.")
@@ -44,7 +49,9 @@ class CountsType(click.ParamType[tuple[int, ...]]):
     help="Compare so many workers, each on cores of its own.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
 def plan(
+    stop: Stop,
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
@@ -62,10 +69,11 @@ def plan(
     from raykd.cluster.config import choose_cluster
 
     place = choose_cluster(cluster, workers=0, precision=precision)
-    if counts:
-        _compare(recipe, overrides, place, counts, as_json)
-        return
-    found = api.plan(recipe, overrides=overrides, cluster=place)
+    with stop.tidying():  # what it has tried lies in a temporary folder
+        if counts:
+            _compare(recipe, overrides, place, counts, as_json)
+            return
+        found = api.plan(recipe, overrides=overrides, cluster=place)
     if as_json:
         output.print_json(found.to_dict())
     else:

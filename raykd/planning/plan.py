@@ -12,7 +12,7 @@ from raykd.engine.build import build_spec
 from raykd.engine.disk import most_kept, set_bytes
 from raykd.errors import RaykdError, UsageError
 from raykd.files import MANIFEST, gib
-from raykd.planning.predict import Prediction, TrialSite, predict
+from raykd.planning.predict import MOST_SECONDS, Prediction, TrialSite, predict
 from raykd.recipe.experiment import Experiment, images_of_pool
 from raykd.recipe.recipe import Recipe
 from raykd.results import Plan, RunPlan
@@ -85,7 +85,8 @@ def plan(
         if not is_own and site.workspace.run(run.run_id).is_finished:
             runs.append(RunPlan(run.run_id, "finished"))
             continue
-        logger.info("%s: trying a few steps on this machine, which takes half a minute or more", run.run_id)
+        most = f"{MOST_SECONDS / 60:.0f} minutes"
+        logger.info("%s: trying a few steps on this machine: half a minute or more, %s at most", run.run_id, most)
         try:
             runs.append(RunPlan(run.run_id, "to train", **_plan_one(run, runtime, site, budget)))
         except RaykdError as error:
@@ -124,7 +125,7 @@ def _plan_one(experiment: Experiment, runtime: Runtime, site: TrialSite, budget:
                 for size, trial in sorted(prediction.trials.items())
             },
         },
-        "notes": _notes(prediction),
+        "notes": _notes(prediction, recipe.schedule.steps),
     }
 
 
@@ -221,7 +222,7 @@ def _disk(experiment: Experiment, prediction: Prediction, workspace: Workspace) 
     return figures
 
 
-def _notes(prediction: Prediction) -> list[str]:
+def _notes(prediction: Prediction, steps: int) -> list[str]:
     notes = list(prediction.placeholders)
     missing = {trial["test_missing"] for trial in prediction.trials.values()} - {None}
     if missing:
@@ -231,7 +232,11 @@ def _notes(prediction: Prediction) -> list[str]:
         notes.append(f"tried with {sizes} {prediction.axis.counts}, predicted for {prediction.axis.planned}")
     wall, processor = prediction.at("seconds"), prediction.at("cpu_seconds")
     if wall > _BUSY * processor and not prediction.built["on_gpu"]:
-        notes.append(f"others kept this machine busy: of {wall:.3g} s a step, {processor:.3g} s were the processor's")
+        idle = processor * steps * len(prediction.axis.stages) / 60
+        notes.append(
+            f"others kept this machine busy: of {wall:.3g} s a step, {processor:.3g} s were the processor's, so on an "
+            f"idle one all steps may take {idle:.2g} min"
+        )
     return notes
 
 

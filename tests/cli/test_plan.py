@@ -111,7 +111,11 @@ def test_times_and_prices_are_in_units_that_are_read(hours: float, price: float,
 def test_a_plan_says_what_it_is_doing(raykd: Raykd, tiny: WriteRecipe) -> None:
     done = raykd("plan", tiny(method={"name": "noise"}))
     assert "tiny-" in done.stderr
-    assert "trying a few steps on this machine" in done.stderr
+    assert "trying a few steps on this machine: half a minute or more, 10 minutes at most" in done.stderr
+    assert [line.partition(": ")[2] for line in done.stderr.splitlines() if "measuring" in line] == [
+        "measuring steps of 2 images",
+        "measuring steps of 8 images",
+    ]
 
 
 def test_numbers_of_workers_are_compared_in_a_table(raykd: Raykd, tiny: WriteRecipe) -> None:

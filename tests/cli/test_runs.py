@@ -342,6 +342,34 @@ def test_a_name_that_is_no_text_is_shown(raykd: Raykd) -> None:
     assert (told.exit_code, "odd\\xdcff" in told.stdout) == (0, True), told.output
 
 
+def test_a_name_of_two_lines_is_one_line_of_text_and_can_be_removed(raykd: Raykd) -> None:
+    run = RunDirectory(made_run(STORE).path.rename("runs/two\nlines"))
+    (run.path / "status.json").write_text("{")
+    told = raykd("runs", "list")
+    row, note = told.stdout.splitlines()[1:]
+    assert row.startswith("two\\x0alines ") and "two\\x0alines/status.json is damaged" in note
+    refused = raykd("runs", "compare", str(run.path), str(run.path))
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (4, 1)
+    reported = raykd("report", "runs")
+    assert "two\\x0alines/status.json is damaged" in reported.stderr, "a line of the log"
+    gone = raykd("runs", "rm", str(run.path), "--yes")
+    assert (gone.exit_code, gone.stdout.splitlines()[-1]) == (0, "removed runs/two\\x0alines"), gone.output
+    assert not run.path.exists()
+
+
+def test_a_finished_run_that_was_renamed_is_read_by_what_it_says_itself(raykd: Raykd) -> None:
+    run = made_run(STORE, overrides=("seed=3",))
+    renamed = RunDirectory(run.path.rename("runs/best"))
+    (row,) = listed(raykd)["runs"]
+    assert (row["run"], row["state"], row.get("damaged")) == ("best", "finished", None)
+    found = renamed.result()
+    assert found is not None
+    assert found.seed == 3
+    changed(renamed.path / "status.json", lambda status: status["result"].pop("seed"))
+    (row,) = listed(raykd)["runs"]
+    assert "best is no run id, and the result does not tell its seed" in row["damaged"]
+
+
 def test_what_begins_while_somebody_is_asked_is_seen(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = made_run(STORE, "supervised_digits_lenet5", top1=99.0)
     weights = STORE / "weights" / f"{'a' * 64}.safetensors"
