@@ -45,7 +45,9 @@ def is_weights(source: str) -> bool:
 
 def is_model(source: str) -> bool:
     """Tell whether a teacher is given by the name that it is published by."""
-    return source.startswith((TORCHVISION, TIMM, TRANSFORMERS)) and not Path(source).exists()
+    path = Path(source)
+    is_here = path.is_file() or RunDirectory(path).exists
+    return source.startswith((TORCHVISION, TIMM, TRANSFORMERS)) and not is_here
 
 
 def open_subject(
