@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from raykd.distributed.processes import end_below
 from raykd.tracking.tracker import End, Report, RunFacts, result_figures, wandb_mode
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ _FORBIDDEN = re.compile(r"[/\\#?%:]")
 _EXIT_CODE = {"finished": 0, "failed": 1, "stopped": 130}
 _ANSWER_SECONDS = 20.0
 _EXIT_SECONDS = 10.0  # that a process waits in the end for what was not sent
+_CORE, _KILL_SECONDS = "wandb-core", 2.0  # the package's own process, and what it is given to close its files
 
 
 class WandbRun:
@@ -102,6 +104,7 @@ class _Exit:
                 "tracker wandb: no answer within %.0f s; what was not sent lies in its folder: `wandb sync` sends it",
                 _EXIT_SECONDS,
             )
+            end_below(_CORE, _KILL_SECONDS)  # it would ask its server for ever, and nobody could tell why
 
     def _tear_down(self) -> None:
         self._begun.wait()

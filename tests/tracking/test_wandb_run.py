@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ def test_a_name_of_any_length_is_an_id(facts: RunFacts) -> None:
 
 
 ENDING = """
-import sys, threading, time
+import os, sys, threading, time
 from pathlib import Path
+from raykd.distributed.processes import below
 from raykd.tracking import wandb_run
 from raykd.tracking.tracker import RunFacts
 wandb_run._EXIT_SECONDS, wandb_run._ANSWER_SECONDS = 1.0, 600.0
@@ -105,17 +107,28 @@ while not list(facts.folder.glob("wandb/run-*")):
     time.sleep(0.1)
 time.sleep(5)  # until the package's own process has the run
 print("it waits for its server")
+print("processes:", *below(os.getpid()), flush=True)
 """
 
 
 def test_a_server_that_is_away_keeps_no_process_from_ending(facts: RunFacts) -> None:
     """Its package waits for it for ever, once it is told that the process ends."""
     server = {"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # that of this process
     told = facts.folder / "told"
     with told.open("wb") as file:  # no pipe, which the package's own process may hold for longer
         command = [sys.executable, "-c", ENDING, str(facts.folder)]
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **server}, stdout=file, stderr=file, timeout=240, check=False
+            command, cwd=ROOT, env={**own, **server}, stdout=file, stderr=file, timeout=240, check=False
         )
     assert done.returncode == 0, told.read_text()
     assert "it waits for its server" in told.read_text()
+    pids = [int(pid) for pid in told.read_text().partition("processes:")[2].splitlines()[0].split()]
+    assert pids
+    assert not any(map(at_work, pids)), "its package's own process ended with it"
+
+
+def at_work(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
