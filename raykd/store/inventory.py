@@ -313,6 +313,8 @@ def _read_made(folder: Path, files: Files, read: Callable[[Path, int], MadeOfRun
 
 def _read_search(folder: Path, size: int) -> MadeOfRuns:
     file, trials = folder / REPORT, folder / TRIALS
+    if _is_unbegun(folder, (REPORT, TRIALS)):
+        return MadeOfRuns(StoredSearch(search=folder.name, size=size), ())
     try:
         found = read_json(file, _MADE)
         report: SearchResult = parse_content(file, _MADE, lambda: SearchResult.from_dict(found))
@@ -340,6 +342,11 @@ def _read_search(folder: Path, size: int) -> MadeOfRuns:
     return MadeOfRuns(row, runs)
 
 
+def _is_unbegun(folder: Path, records: Iterable[str]) -> bool:
+    """Tell whether a search or a table was made of no run yet: it was stopped before it wrote any of its records."""
+    return not any(os.path.lexists(folder / name) for name in records)
+
+
 def _check_figures(report: SearchResult) -> None:
     """Refuse what is no number that a search writes; raises ValueError, naming one."""
     figures = {"updated": report.updated, **{name: value for one in report.best for name, value in one.values.items()}}
@@ -358,6 +365,8 @@ def _run_ids(named: Iterable[Any]) -> tuple[str, ...]:
 
 def _read_table(folder: Path, size: int) -> MadeOfRuns:
     file = folder / TABLE
+    if _is_unbegun(folder, (TABLE,)):
+        return MadeOfRuns(StoredTable(table=folder.name, size=size), ())
     try:
         found = read_json(file, _MADE)
         report: TableResult = parse_content(file, _MADE, lambda: TableResult.from_dict(found))

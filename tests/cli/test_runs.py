@@ -192,6 +192,28 @@ def test_searches_tables_and_sets_need_their_runs(raykd: Raykd) -> None:
     assert trial.exists and run.exists
 
 
+def test_a_search_and_a_table_that_were_stopped_before_their_first_report_need_no_run(raykd: Raykd) -> None:
+    run = made_run(STORE)
+    for name in ("searches/made-0/study.db", "tables/mine/rows.log"):
+        (STORE / name).parent.mkdir(parents=True)
+        (STORE / name).touch()
+    assert raykd("runs").stdout.count("no report yet") == 2
+    found = listed(raykd)
+    assert [one["damaged"] for one in (*found["searches"], *found["tables"])] == [None, None]
+    removed = raykd("runs", "rm", str(run.path), "--yes")
+    assert removed.exit_code == 0, removed.stderr
+    assert not run.path.exists()
+
+
+def test_the_files_of_a_tracker_are_no_records(raykd: Raykd) -> None:
+    run = made_run(STORE)
+    before = listed(raykd, "du", str(run.path))["parts"]
+    file = run.path / "wandb" / "offline-run-1" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(bytes(70))
+    assert listed(raykd, "du", str(run.path))["parts"] == {**before, "tracker": 70}
+
+
 def test_nothing_is_removed_without_an_answer(raykd: Raykd) -> None:
     run = made_run(STORE)
     asked = raykd("runs", "rm", str(run.path))
