@@ -430,6 +430,8 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
                 raise InProgress(busy) from None
             except OSError as error:  # some network file systems know no locks
                 logger.warning("%s cannot be locked (%s): let no second process use it", path, describe(error))
+                with suppress(OSError):
+                    os.utime(handle)  # for who asks whether somebody is at it
             else:
                 if not _is_open_at(handle, path):  # who held it before has removed it: what is locked is nobody's
                     if wait:

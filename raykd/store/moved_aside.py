@@ -7,11 +7,12 @@ there, where nobody takes it for a run, and the next run that begins in the stor
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raykd.errors import SetupError
-from raykd.files import describe, make_folder, refuse_links_out, writing
+from raykd.errors import InProgress, SetupError
+from raykd.files import describe, is_old, make_folder, refuse_links_out, writing
 from raykd.store.run_directory import RunDirectory
 
 REMOVED = ".removed"
@@ -22,15 +23,28 @@ def remove_run(run: RunDirectory) -> None:
     """Remove the directory of a run; links in it are removed, not what they lead to.
 
     Raises:
-        InProgress: if another process holds it.
+        InProgress: if another process holds it; or may, where the file system knows no locks.
         SetupError: if the disk does not let it be removed; it is whole then, or moved aside.
     """
     store = run.path.parent
     aside = store / REMOVED / f"{run.path.name}-{uuid.uuid4().hex[:8]}"
     refuse_links_out(store, [REMOVED])
+    is_left = _is_left_alone(run)  # holding it may write there
     with run.held_to_remove(), writing(f"into {store}"):
+        if not run.is_held and not is_left:
+            raise InProgress(
+                f"whether a process is at run {run.name} cannot be told, since its file system knows no locks: end all "
+                "that may be, and remove it once nothing was written there for a day"
+            )
         _move(run.path, aside)
     _delete(aside)
+
+
+def _is_left_alone(run: RunDirectory) -> bool:
+    """Tell whether nothing was written for so long that no process is at a run: one at work notes its step there."""
+    with suppress(FileNotFoundError):  # a file that was there is gone
+        return all(is_old(path) for path in run.path.iterdir())
+    return False
 
 
 def sweep_removed(store: Path) -> None:
