@@ -284,6 +284,8 @@ def rm(where: tuple[str, ...], unused_weights: bool, force: bool, dry_run: bool,
     run of it uses and that are older than a day.
     """
     if unused_weights:
+        if len(where) > 1:
+            raise UsageError(f"--unused-weights takes one store, and got {len(where)}: give them one after the other")
         _remove_weights(where[0] if where else _STORE, dry_run, yes)
         return
     if not where:
@@ -300,8 +302,9 @@ def _remove_runs(where: Sequence[str], force: bool, dry_run: bool, yes: bool) ->
     from raykd.store.run_directory import RunDirectory
 
     stores: dict[Path, list[str]] = {}
+    spelled: dict[Path, Path] = {}  # a store may be named in several ways
     for store, name in map(run_to_remove, where):
-        stores.setdefault(store, []).append(name)
+        stores.setdefault(spelled.setdefault(store.resolve(), store), []).append(name)
     removals: dict[Path, Removal] = {}
     for store, names in stores.items():
         removals[store] = plan_removal(_describe(store, names), list(dict.fromkeys(names)))

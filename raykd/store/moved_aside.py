@@ -7,7 +7,7 @@ there, where nobody takes it for a run, and the next run that begins in the stor
 import os
 import shutil
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,19 @@ def remove_run(run: RunDirectory) -> None:
     """Remove the directory of a run; links in it are removed, not what they lead to.
 
     Raises:
-        InProgress: if another process holds it; or may, where the file system knows no locks.
+        InProgress: if another process holds it, or has removed it; or may hold it, where locks are unknown.
         SetupError: if the disk does not let it be removed; it is whole then, or moved aside.
     """
     store = run.path.parent
     aside = store / REMOVED / f"{run.path.name}-{uuid.uuid4().hex[:8]}"
     refuse_links_out(store, [REMOVED])
     is_left = _is_left_alone(run)  # holding it may write there
-    with run.held_to_remove(), writing(f"into {store}"):
+    with ExitStack() as held:
+        try:
+            held.enter_context(run.held_to_remove())
+        except FileNotFoundError:
+            raise InProgress(f"{run.path} is gone: another process has removed it") from None
+        held.enter_context(writing(f"into {store}"))
         if not run.is_held and not is_left:
             raise InProgress(
                 f"whether a process is at run {run.name} cannot be told, since its file system knows no locks: end all "

@@ -227,6 +227,16 @@ def test_nothing_is_removed_without_an_answer(raykd: Raykd) -> None:
     assert run.exists
 
 
+def test_a_run_that_is_named_in_several_ways_is_removed_once(raykd: Raykd) -> None:
+    run, other = made_run(STORE), made_run(STORE, overrides=("seed=1",))
+    Path("linked").symlink_to(STORE)
+    spellings = (str(run.path), f"linked/{run.name}", f"{STORE}/../{STORE}/{run.name}/", str(run.path.absolute()))
+    removed = raykd("runs", "rm", *spellings, "--yes")
+    assert removed.exit_code == 0, removed.stderr
+    assert removed.stdout.splitlines()[-1] == f"removed {run.path}"
+    assert os.listdir(STORE) == [other.name]
+
+
 def test_a_damaged_run_can_be_removed_and_makes_others_ask_for_force(raykd: Raykd) -> None:
     run, other = made_run(STORE), made_run(STORE, overrides=("seed=1",))
     for name in ("experiment.json", "recipe.yaml"):
@@ -243,6 +253,7 @@ def test_a_damaged_run_can_be_removed_and_makes_others_ask_for_force(raykd: Rayk
     ("arguments", "says"),
     [
         (("rm", "--yes"), "give the runs to remove"),
+        (("rm", "--unused-weights", "runs", "other", "--yes"), "--unused-weights takes one store, and got 2"),
         (("rm", "runs/link", "--yes"), "runs/link is a link to"),
         (("rm", "runs", "--yes"), "is not a run directory"),
         (("rm", "runs/none", "--yes"), "does not exist"),

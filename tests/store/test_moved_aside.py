@@ -94,6 +94,13 @@ def test_where_locks_are_unknown_a_run_is_left_alone_until_nobody_can_be_at_it(
     assert os.listdir(tmp_path) == []
 
 
+def test_of_two_who_remove_a_run_one_is_told(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    remove_run(run)
+    with pytest.raises(InProgress, match="is gone: another process has removed it"):
+        remove_run(run)
+
+
 def test_a_run_at_work_is_whole_in_the_end(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     with run.held(), pytest.raises(InProgress, match=f"run {run.name} is in progress in another process"):
