@@ -186,7 +186,7 @@ def of_the_disk(error: BaseException) -> SetupError | None:
     """Return what a disk or its rights refused as an error of the environment, None of anything else."""
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         where = f"{str(error.filename)[:MAX_SHOWN]!r}: " if error.filename else ""
-        return SetupError(f"{where}{error.strerror}; give a folder that can be written, or mend the storage")
+        return SetupError(f"{where}{error.strerror}; give a folder that can be read and written, or mend the storage")
     return None
 
 

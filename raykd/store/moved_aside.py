@@ -47,7 +47,7 @@ def remove_run(run: RunDirectory) -> None:
 
 def _is_left_alone(run: RunDirectory) -> bool:
     """Tell whether nothing was written for so long that no process is at a run: one at work notes its step there."""
-    with suppress(FileNotFoundError):  # a file that was there is gone
+    with suppress(OSError):  # a file that was there is gone, or a link leads nowhere
         return all(is_old(path) for path in run.path.iterdir())
     return False
 

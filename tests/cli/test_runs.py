@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,41 @@ def test_searches_tables_and_sets_need_their_runs(raykd: Raykd) -> None:
     assert told.exit_code == 4
     assert "what made-0 builds on cannot be told" in told.stderr
     assert trial.exists and run.exists
+
+
+@pytest.fixture
+def somebody_else() -> Iterator[None]:
+    """No rights beyond those of the files, in a folder that anybody may enter."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    os.chdir(folder)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path in folder.rglob("*"):
+            path.chmod(0o777)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.usefixtures("somebody_else")
+def test_a_run_that_may_not_be_read_is_one_row_and_hides_no_other(raykd: Raykd) -> None:
+    closed, other = made_run(STORE), made_run(STORE, overrides=("seed=1",))
+    closed.path.chmod(0)
+    rows = {row["run"]: row for row in listed(raykd)["runs"]}
+    assert rows[closed.name]["state"] == "damaged"
+    assert "cannot be read (Permission denied)" in rows[closed.name]["damaged"]
+    assert rows[other.name]["state"] == "finished"
+    assert raykd("runs", "rm", str(other.path), "--yes").exit_code == 4, "it may build on it"
+    made_search(STORE, made_record()).chmod(0)
+    told = raykd("runs", "rm", str(other.path), "--yes")
+    assert (told.exit_code, "searches/made-0 cannot be read (Permission denied)" in told.stderr) == (3, True)
+    STORE.chmod(0)
+    told = raykd("runs", "list")
+    assert (told.exit_code, "runs cannot be read (Permission denied)" in told.stderr) == (3, True), told.stderr
 
 
 def test_a_search_and_a_table_that_were_stopped_before_their_first_report_need_no_run(raykd: Raykd) -> None:
