@@ -112,7 +112,7 @@ def take_inventory(location: Location, only: str | None = None) -> Inventory:
 
     Raises:
         UsageError: if there is no such folder, or it is a run, or an address is none.
-        SetupError: if an object store does not answer.
+        SetupError: if an object store does not answer, or a folder goes away or may not be read.
     """
     if is_remote(location):
         address = check_address(str(location))
@@ -131,7 +131,10 @@ def take_inventory(location: Location, only: str | None = None) -> Inventory:
     folders = [path for path in _folders_of(folder) if only in (None, path.name)]
     if RunDirectory(folder).exists:
         raise UsageError(f"{location} is a run; give the store that it lies in, {folder.parent}")
-    return _take(str(location), folder, {path.name: _files_below(path) for path in folders}, is_here=True)
+    found = _take(str(location), folder, {path.name: _files_below(path) for path in folders}, is_here=True)
+    if not folder.is_dir():  # what was read of it is not all
+        raise SetupError(f"{location} is gone: it was moved or removed, or its storage was; bring it back")
+    return found
 
 
 def take_run(where: Location, *, alone: bool) -> tuple[Inventory, RunRecord]:
@@ -216,7 +219,7 @@ def _take(location: str, folder: Path, found: Mapping[str, Files], *, is_here: b
         for name, files in found.items()
         if name not in _SHARED and _may_be_run(folder / name)
     ]
-    runs = [one for one in runs if one.row.damaged is None or os.path.lexists(one.directory.path)]  # removed meanwhile
+    runs = [one for one in runs if os.path.lexists(one.directory.path)]  # others were removed meanwhile
     shared = {name: found[name] for name in _SHARED if name in found}
     searches = _read_made(folder / SEARCHES, shared.get(SEARCHES, {}), _read_search)
     tables = _read_made(folder / TABLES, shared.get(TABLES, {}), _read_table)

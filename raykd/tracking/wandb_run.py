@@ -33,7 +33,9 @@ class WandbRun:
 
     def __init__(self, facts: RunFacts, known: str | None, noted: int) -> None:
         """Go on behind the step ``noted`` with the run of the id ``known``, or begin one."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported
+        # Read when it is imported.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")  # it prints addresses with the passwords in them
         import wandb
 
         self.id = known or _FORBIDDEN.sub("_", f"{facts.run_id[-(_ID - 9) :]}-{secrets.token_hex(4)}")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raykd.files import write_json
+from raykd.recipe.experiment import Experiment
 from raykd.store.mirror import Mirror
 from raykd.store.moved_aside import remove_run
 from raykd.store.remote import Remote
@@ -229,6 +230,26 @@ def test_a_run_that_may_not_be_read_is_one_row_and_hides_no_other(raykd: Raykd) 
     assert (told.exit_code, "runs cannot be read (Permission denied)" in told.stderr) == (3, True), told.stderr
 
 
+@pytest.mark.parametrize("gone", ["the run", "the store"])
+def test_what_goes_away_while_it_is_read_is_no_damaged_run(
+    raykd: Raykd, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    run, other = made_run(STORE), made_run(STORE, overrides=("seed=1",))
+    read = RunDirectory.experiment
+
+    def late(directory: RunDirectory) -> Experiment:
+        if directory.name == run.name:
+            shutil.rmtree(run.path if gone == "the run" else STORE)
+        return read(directory)
+
+    monkeypatch.setattr(RunDirectory, "experiment", late)
+    if gone == "the run":
+        assert [row["run"] for row in listed(raykd)["runs"]] == [other.name]
+    else:
+        told = raykd("runs")
+        assert (told.exit_code, "runs is gone" in told.stderr) == (3, True), told.output
+
+
 def test_a_search_and_a_table_that_were_stopped_before_their_first_report_need_no_run(raykd: Raykd) -> None:
     run = made_run(STORE)
     for name in ("searches/made-0/study.db", "tables/mine/rows.log"):
@@ -236,7 +257,7 @@ def test_a_search_and_a_table_that_were_stopped_before_their_first_report_need_n
         (STORE / name).touch()
     assert raykd("runs").stdout.count("no report yet") == 2
     found = listed(raykd)
-    assert [one["damaged"] for one in (*found["searches"], *found["tables"])] == [None, None]
+    assert [one.get("damaged") for one in (*found["searches"], *found["tables"])] == [None, None]
     removed = raykd("runs", "rm", str(run.path), "--yes")
     assert removed.exit_code == 0, removed.stderr
     assert not run.path.exists()

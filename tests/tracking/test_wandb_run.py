@@ -113,7 +113,7 @@ print("processes:", *below(os.getpid()), flush=True)
 
 def test_a_server_that_is_away_keeps_no_process_from_ending(facts: RunFacts) -> None:
     """Its package waits for it for ever, once it is told that the process ends."""
-    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://me:word@127.0.0.1:9"}
     own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # that of this process
     told = facts.folder / "told"
     with told.open("wb") as file:  # no pipe, which the package's own process may hold for longer
@@ -123,6 +123,7 @@ def test_a_server_that_is_away_keeps_no_process_from_ending(facts: RunFacts) -> 
         )
     assert done.returncode == 0, told.read_text()
     assert "it waits for its server" in told.read_text()
+    assert "word" not in told.read_text()
     pids = [int(pid) for pid in told.read_text().partition("processes:")[2].splitlines()[0].split()]
     assert pids
     assert not any(map(at_work, pids)), "its package's own process ended with it"
