@@ -1,6 +1,7 @@
 """A run in Weights & Biases, on this machine alone unless WANDB_MODE says otherwise."""
 
 import atexit
+import errno
 import io
 import logging
 import os
@@ -40,14 +41,16 @@ class WandbRun:
 
         self.id = known or _FORBIDDEN.sub("_", f"{facts.run_id[-(_ID - 9) :]}-{secrets.token_hex(4)}")
         self.step = noted  # offline the package does not know what it was told before
-        mode = wandb_mode()
+        mode, folder = wandb_mode(), os.environ.get("WANDB_DIR") or str(facts.folder)
+        _require_folder(folder)
+        logging.getLogger("wandb").setLevel(logging.CRITICAL)  # of a full disk its own log tells by tracebacks
         wandb.setup()
         # Behind the package's own, which it has registered by now and whose place it takes: the last comes first.
         atexit.unregister(_exit().wait)
         atexit.register(_exit().wait)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _PROJECT,
-            dir=os.environ.get("WANDB_DIR") or str(facts.folder),
+            dir=folder,
             id=self.id,
             name=facts.run_id,
             config={**facts.parameters, **facts.tags},
@@ -88,6 +91,17 @@ class WandbRun:
             copy = shutil.copy(page, self._run.dir)  # its package would link to the file, and say so
             self._run.save(copy, base_path=self._run.dir, policy="now")
         self._run.finish(exit_code=_EXIT_CODE[how])
+
+
+def _require_folder(folder: str) -> None:
+    """Make a folder if need be; the package would take one for temporary files in its place, without a word.
+
+    Raises:
+        OSError: if it cannot be made or written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
 
 
 class _Exit:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from raykd.tracking.tracker import Report, RunFacts
 from raykd.tracking.wandb_run import WandbRun
 from tests.architecture.imports import ROOT
+from tests.disks import leave, mounted
 from tests.tracking.wandb_file import ended_files, history, records
 
 
@@ -92,6 +94,29 @@ def test_a_name_of_any_length_is_an_id(facts: RunFacts) -> None:
     assert len(opened[0].id) <= 128
     assert "/" not in opened[0].id
     opened[0].end("finished", {}, None)
+
+
+@pytest.mark.parametrize("place", ["a file", "nowhere"])
+def test_files_that_cannot_lie_where_they_are_wanted_lie_nowhere_else(
+    facts: RunFacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WANDB_DIR", {"a file": str(tmp_path / "file"), "nowhere": "/proc/none"}[place])
+    with pytest.raises(OSError, match="File exists|No such file"):
+        WandbRun(facts, None, 0)
+
+
+def test_a_full_disk_is_told_without_tracebacks(facts: RunFacts, capfd: pytest.CaptureFixture[str]) -> None:
+    with mounted(facts.folder / "disk") as disk, pytest.MonkeyPatch.context() as changed:
+        changed.setenv("WANDB_DIR", str(disk))
+        run = WandbRun(facts, None, 0)
+        leave(disk, 0)
+        with suppress(OSError):  # which a run's tracker tells
+            run.log([Report(1, {"step": 1, "loss": 0.5}, picture())])
+        for index in range(100):  # as its package tells what it does
+            logging.getLogger("wandb.sdk").info("%d %s", index, "x" * 200)
+        run.end("finished", {}, None)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 ENDING = """
