@@ -5,7 +5,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +61,25 @@ def sum_of_weights(path: Path) -> str:
     own = sha256_of(path)
     if not path.name.endswith(_INDEX):
         return own
-    names = sorted(set(_shard_names(path).values()))
+    names = shards_of(path)
+    _require_beside(path, names)
     sums = [[name, sha256_of(path.parent / name)] for name in names]
     return hashlib.sha256(json.dumps([own, *sums]).encode()).hexdigest()
 
 
+def shards_of(path: Path) -> list[str]:
+    """Return the names of the files that an index names, which belong beside it; none of any other file, or of none.
+
+    Raises:
+        UsageError: if it names files that may not lie beside it.
+        CorruptError: if it is damaged.
+    """
+    is_index = path.name.endswith(_INDEX) and _is_there(path)
+    return sorted(set(_shard_names(path).values())) if is_index else []
+
+
 def _shard_names(path: Path) -> Mapping[str, str]:
-    """Return the file, beside it, of each tensor that an index names."""
+    """Return the file of each tensor that an index names."""
     try:
         found = json.loads(read_bytes(path, MAX_JSON_BYTES))["weight_map"]
         shards: Mapping[str, str] = {str(key): str(name) for key, name in found.items()}
@@ -76,15 +88,21 @@ def _shard_names(path: Path) -> Mapping[str, str]:
     for name in sorted(set(shards.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise UsageError(f"{path} names the file {name!r}; an index may name .safetensors files beside it only")
+    return shards
+
+
+def _require_beside(path: Path, names: Iterable[str]) -> None:
+    for name in names:
         if not _is_there(path.parent / name):
             raise UsageError(f"{path} names {name}, which is not beside it: put all its files into one folder")
-    return shards
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:
     """Read the files that an index names; a tensor that several of them have is that of the one it is said to be in."""
     shards, tensors = _shard_names(path), dict[str, Tensor]()
-    for name in sorted(set(shards.values())):
+    names = sorted(set(shards.values()))
+    _require_beside(path, names)
+    for name in names:
         found = _read_safetensors(path.parent / name)
         tensors |= {key: tensor for key, tensor in found.items() if shards.get(key, name) == name}
     if missing := shards.keys() - tensors.keys():
