@@ -17,6 +17,7 @@ from raykd.store.run_directory import RunDirectory
 
 REMOVED = ".removed"
 _TRIES = 3
+_MOST_BYTES = 200
 
 
 def remove_run(run: RunDirectory) -> None:
@@ -27,7 +28,8 @@ def remove_run(run: RunDirectory) -> None:
         SetupError: if the disk does not let it be removed; it is whole then, or moved aside.
     """
     store = run.path.parent
-    aside = store / REMOVED / f"{run.path.name}-{uuid.uuid4().hex[:8]}"
+    shortened = os.fsdecode(os.fsencode(run.path.name)[:_MOST_BYTES])  # a name may be as long as a disk takes
+    aside = store / REMOVED / f"{shortened}-{uuid.uuid4().hex[:8]}"
     refuse_links_out(store, [REMOVED])
     is_left = _is_left_alone(run)  # holding it may write there
     with ExitStack() as held:

@@ -26,6 +26,13 @@ def test_a_run_is_gone_and_so_is_the_folder_that_it_was_moved_to(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
+def test_a_name_as_long_as_a_disk_takes_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127)
+    made_run(tmp_path).path.rename(path)
+    remove_run(RunDirectory(path))
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_a_killed_process_leaves_is_no_run_and_is_swept(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     other = made_run(tmp_path, overrides=("seed=1",))
