@@ -1,7 +1,7 @@
 """``raykd plan``: what a run will need, before it starts."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,7 @@ from raykd.cli.command import Command
 from raykd.cli.names import cluster_option, complete, precision_option
 
 if TYPE_CHECKING:
+    from raykd.config.runtime import Precision
     from raykd.results import Plan
 
 
@@ -26,7 +27,7 @@ def plan(
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
     as_json: bool,
 ) -> None:
     """Tell what training RECIPE would take: memory, time, traffic and disk.
