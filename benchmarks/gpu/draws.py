@@ -35,8 +35,9 @@ class _DrawsOnCpu(TorchFunctionMode):
         if func in _MADE:
             return _moved(func(*_on_cpu(args), **_on_cpu({**options, "device": "cpu"})), options.get("device", "cpu"))
         if func in _LIKE:
-            device = options.get("device") or args[0].device
-            return _moved(func(*_on_cpu(args), **_on_cpu({**options, "device": "cpu"})), device)
+            like = torch.empty_like(args[0], device="cpu")
+            drawn = func(like, *_on_cpu(args[1:]), **_on_cpu({**options, "device": "cpu"}))
+            return _moved(drawn, options.get("device") or args[0].device)
         if func in _OF_TENSORS:
             return _moved(func(*_on_cpu(args), **_on_cpu(options)), args[0].device)
         if func in _IN_PLACE and args[0].device.type != "cpu":
@@ -54,9 +55,16 @@ def _moved(drawn: Any, device: Any) -> Any:
     return drawn.to("cpu" if device is None else device)
 
 
+class _CpuGenerator(torch.Generator):
+    """A generator of the CPU, whatever device it is asked for."""
+
+    def __new__(cls, device: Any = "cpu") -> "_CpuGenerator":
+        """Leave the device out."""
+        return super().__new__(cls, "cpu")
+
+
 @contextmanager
 def draws_on_cpu() -> Iterator[None]:
     """Draw as on a CPU, whatever device is asked for; generators are the CPU's too."""
-    generator = torch.Generator
-    with mock.patch.object(torch, "Generator", lambda device="cpu": generator("cpu")), _DrawsOnCpu():
+    with mock.patch.object(torch, "Generator", _CpuGenerator), _DrawsOnCpu():
         yield

@@ -85,10 +85,8 @@ def foretold(case: Case, precision: str, site: Site) -> dict[str, Any]:
     workspace = Workspace(site.data, folder / "runs")
     recipe = with_weights(load_recipe(case.recipe, overrides), workspace, folder)
     store = folder / f"{case.recipe}-{len(list(folder.iterdir()))}"
-    trials, runtime = (
-        TrialSite(workspace),
-        Runtime.model_validate({"precision": precision, "wave": wave, "compile": "off"}),
-    )
+    trials = TrialSite(workspace)
+    runtime = Runtime.model_validate({"precision": precision, "wave": wave, "compile": "off"})
     predicted = predict(resolve(recipe), runtime, trials, store, memory=None, direct=False, steps=steps)
     found = measure(predicted.experiment, runtime, trials, store, steps)
     axis, seconds = predicted.axis, found["seconds"]
