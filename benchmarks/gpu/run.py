@@ -174,6 +174,7 @@ def main() -> None:
     variables = environment(arguments.device, scratch)
     if "RAYKD_DATA" not in variables:
         sys.exit("RAYKD_DATA is not set: it names the folder with cifar10 and teachers (a kit brings its own)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a step's processes end too
     names = chosen(arguments.only, arguments.skip)
     runner = Runner(out, arguments.device, variables, scratch)
     try:
