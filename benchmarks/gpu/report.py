@@ -236,10 +236,10 @@ def of_workers(found: Found) -> str:
             f"One worker over {one['backend']}: {', '.join(one['collectives'])}, and a run of {one['step']} steps."
         )
     if two := parts.get("two workers, then one"):
-        verdict = "agrees" if two["agrees"] else "**does not agree**"
+        verdict = "agree" if two["agrees"] else "**do not agree**"
         lines.append(
-            f"Two processes on one device until step {two['stopped_at']}, then one: the last loss {two['loss']:.6f} "
-            f"{verdict} with one worker's {two['loss_of_one']:.6f}."
+            f"{two['workers']} processes on one device until step {two['stopped_at']}, then one: the losses {verdict} "
+            f"with one worker's ({max(two['off']):.0e} off)."
         )
     return " ".join(lines)
 
