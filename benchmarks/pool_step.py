@@ -133,7 +133,7 @@ class Obvious:
 def ours(batch: int, *, views: int, compile: Compile, world: World) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return our inversion of a batch and our student's step."""
     names, layout = ("cifar_resnet20", "wrn_10_1"), torch.channels_last
-    networks = [network(name).to(world.device, memory_format=layout) for name in names]
+    networks = [network(name).to(world.device).to(memory_format=layout) for name in names]
     context = MethodContext(
         spec=SPEC,
         world=world,

@@ -53,7 +53,7 @@ def method_step(case: Case, variant: Variant, device: str = "cpu") -> Step:
         spec=DataSpec("random", 10, case.channels, SIZE, zeros, ones),
         world=world,
         networks={
-            "student": student.to(device, memory_format=torch.channels_last),
+            "student": student.to(device).to(memory_format=torch.channels_last),
             "teacher": Teacher(teacher, channels=case.channels, size=SIZE).to(device),
         },
         student_optim=TypeAdapter(Optimizer).validate_python(case.student_optim),

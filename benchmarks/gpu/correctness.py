@@ -129,7 +129,7 @@ class _Asked(TorchDispatchMode):
     """Counts what would make the host wait for a device: reading a number, or a shape that depends on values."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -176,6 +176,7 @@ def on_cuda(step: Any, batches: Any) -> Counter[str]:
 
 def on_cpu(step: Any, batches: Any) -> Counter[str]:
     """Return, by the operation, what would be waits on a device."""
-    with _Asked() as asked:
+    asked = _Asked()
+    with asked:
         step(batches)
     return asked.count

@@ -1,7 +1,8 @@
 """Handwritten digits where scikit-learn is not installed: its file travels with the kit."""
 
 import sys
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,9 @@ def lend_digits(folder: Path) -> None:
         rows = np.loadtxt(folder / FILE, delimiter=",")
         return SimpleNamespace(images=rows[:, :-1].reshape(-1, 8, 8), target=rows[:, -1].astype(int))
 
-    datasets: Any = SimpleNamespace(load_digits=load_digits)
-    package: Any = SimpleNamespace(datasets=datasets)
-    sys.modules |= {"sklearn": package, "sklearn.datasets": datasets}
+    names = ("sklearn", "sklearn.datasets")
+    # With a spec: torch's compiler asks every package for one that it knows by name.
+    modules: list[Any] = [module_from_spec(ModuleSpec(name, None)) for name in names]
+    modules[1].load_digits = load_digits
+    modules[0].datasets = modules[1]
+    sys.modules |= dict(zip(names, modules, strict=True))

@@ -60,7 +60,7 @@ class _CpuGenerator(torch.Generator):
 
     def __new__(cls, device: Any = "cpu") -> "_CpuGenerator":
         """Leave the device out."""
-        return super().__new__(cls, "cpu")
+        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
 
 @contextmanager

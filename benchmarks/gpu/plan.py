@@ -46,10 +46,11 @@ def allowance(name: str, later: Iterable[str], seconds_left: float, small: bool)
     What an earlier one has not used is dealt again. A step that wants more than its part gets what it wants, if that is
     left: those behind it are less valuable.
     """
-    step = STEPS[name]
-    others = sum(STEPS[other].share for other in later if small or 60 * STEPS[other].least <= seconds_left)
-    part = seconds_left * step.share / (step.share + others)
-    if small:
-        return part
-    least = 60 * step.least
-    return 0.0 if least > seconds_left else max(part, least)
+    step, others, needed = STEPS[name], 0.0, 60 * STEPS[name].least
+    if not small and needed > seconds_left:
+        return 0.0
+    for other in map(STEPS.__getitem__, later):
+        if small or needed + 60 * other.least <= seconds_left:  # else there will be no time for it
+            others, needed = others + other.share, needed + 60 * other.least
+    part = seconds_left * (step.share / (step.share + others))
+    return part if small else max(part, 60 * step.least)

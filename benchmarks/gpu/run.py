@@ -141,7 +141,9 @@ def run_all(runner: Runner, names: Sequence[str], out: Path, seconds: float, sma
     states = {name: str(read(out / f"{name}.json").get("state", "not run")) for name in names}
     for turn in (1, 2):
         for position, name in enumerate(names):
-            wanted = {"not run", "incomplete", "out of time", "failed"} if turn == 1 else {"incomplete"}
+            wanted = {"not run", "running", "incomplete", "out of time", "failed"}
+            if turn == 2:
+                wanted = {"incomplete", "out of time"}
             left = end - time.monotonic()
             if states[name] not in wanted or left < 1:
                 continue
