@@ -96,7 +96,8 @@ def whole(way: str, steps: int, site: Site) -> dict[str, Any]:
         for row in rows_of(result, store)
     ]
     shown = {key: result.get(key) for key in ("run", "selected", "blind", "last", "best", "phases", "images")}
-    typed = f"raykd train {RECIPE} schedule.steps={steps} --precision bf16"
+    how = "--precision bf16" if way == "off" else f"--cluster {way}.yaml"
+    typed = f"raykd train {RECIPE} schedule.steps={steps} {how}"
     return {"command": typed, "compile": way, "steps": steps, "minutes": minutes, "by_report": curve, **shown}
 
 
