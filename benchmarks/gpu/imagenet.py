@@ -91,11 +91,13 @@ def foretold(case: Case, precision: str, site: Site) -> dict[str, Any]:
     found = measure(predicted.experiment, runtime, trials, store, steps)
     axis, seconds = predicted.axis, found["seconds"]
     images = axis.shares["images_per_worker"]
+    # At its own batch the recipe takes as many images in as many more hours.
+    larger = load_recipe(case.recipe).schedule.global_batch / recipe.schedule.global_batch
     return {
         "recipe": shown(case, overrides),
         "images": images,
         "images_per_second": images / seconds,
-        "hours": seconds * recipe.schedule.steps * len(axis.stages) / 3600,
+        "hours": larger * seconds * recipe.schedule.steps * len(axis.stages) / 3600,
         "steps": recipe.schedule.steps * len(axis.stages),
         "device": found["device"],
         "against_plan": compare(predicted, found),
