@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raykd.results import TableResult
 
 
-@click.command(cls=Command, example="raykd table digits --quick")
+@click.command(cls=Command, example="raykd table digits --quick", interrupted="no step was made that could be saved")
 @click.argument("name", shell_complete=complete("table"))
 @click.option("--quick", is_flag=True, help="The reduced budget that the table states, not the published one.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds of every row; default: what the table says.")

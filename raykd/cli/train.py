@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raykd.results import SeedsResult
 
 
-@click.command(cls=Command, example="raykd train {recipe}")
+@click.command(cls=Command, example="raykd train {recipe}", interrupted="no step was made that could be saved")
 @click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where to run; default: in this process, without Ray.")

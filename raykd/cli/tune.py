@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from raykd.results import SearchResult
 
 
-@click.command(cls=Command, example="raykd tune student_architecture --trials 24")
+@click.command(
+    cls=Command,
+    example="raykd tune student_architecture --trials 24",
+    interrupted="no step was made that could be saved",
+)
 @click.argument("space", shell_complete=complete("space"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where to run; default: Ray here, a CPU for each trial.")

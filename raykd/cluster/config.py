@@ -77,6 +77,12 @@ class Cluster(Runtime):
     trackers: tuple[TrackerName, ...] = Field(
         default=(), description="that are told how runs go: mlflow (MLFLOW_TRACKING_URI), wandb (offline by default)"
     )
+    network_gbit_per_s: float | None = Field(
+        default=None, gt=0, description="that a worker can send to others, for `raykd plan`; default: not counted"
+    )
+    network_latency_us: float = Field(
+        default=50, ge=0, description="microseconds of a message between workers, for `raykd plan`"
+    )
     price_per_hour: float | None = Field(
         default=None, ge=0, description="of one worker, in your currency, for `raykd plan`"
     )

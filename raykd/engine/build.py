@@ -40,6 +40,7 @@ from raykd.models.permission import permit, require_permission
 from raykd.models.published import TIMM, TRANSFORMERS, is_published, published_file
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
+from raykd.models.weights_file import sum_of_weights
 from raykd.recipe.experiment import Experiment, check_pool_images
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -358,7 +359,7 @@ def teacher_file_sum(experiment: Experiment, workspace: Workspace) -> str | None
     if config is None:
         return None
     try:
-        return sha256_of(workspace.run(source.run_id).student if source else find_weights(config, workspace))
+        return sum_of_weights(workspace.run(source.run_id).student if source else find_weights(config, workspace))
     except (FileNotFoundError, UsageError, MissingPackage):
         return None
 
@@ -385,7 +386,7 @@ def _teacher_weights(config: TeacherConfig, sha256: str | None, workspace: Works
     """Return a teacher's weights file, its sha256, and whether it is the store's copy: of a file gone or changed."""
     try:
         weights = find_weights(config, workspace)
-        digest = sha256_of(weights)
+        digest = sum_of_weights(weights)
     except (UsageError, MissingPackage, CorruptError):
         stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
         if stored_copy is None or sha256 is None:
@@ -400,14 +401,14 @@ def _teacher_weights(config: TeacherConfig, sha256: str | None, workspace: Works
 def _embeddings(recipe: Recipe, spec: DataSpec, workspace: Workspace) -> tuple[Tensor | None, str | None]:
     """Return the embeddings of labels in the file that a method's configuration names, if it does, and its sha256."""
     file = _embeddings_file(recipe, workspace)
-    return (None, None) if file is None else (read_embeddings(file, spec.num_classes), sha256_of(file))
+    return (None, None) if file is None else (read_embeddings(file, spec.num_classes), sum_of_weights(file))
 
 
 def embeddings_file_sum(recipe: Recipe, workspace: Workspace) -> str | None:
     """Return the sha256 of the file that labels' embeddings would be read from now; None if there is no such file."""
     try:
         file = _embeddings_file(recipe, workspace)
-        return None if file is None else sha256_of(file)
+        return None if file is None else sum_of_weights(file)
     except (FileNotFoundError, UsageError):
         return None
 

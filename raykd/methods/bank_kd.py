@@ -31,6 +31,7 @@ from torch import Tensor
 
 from raykd import losses
 from raykd.config.base import Config
+from raykd.distributed.exchange import plan_exchange
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY, GeneratorBank
@@ -158,15 +159,7 @@ class BankKd(Method):
         rank, device = self.world.rank, self.world.device
         if self._owners is None:
             return self._bank.mixed(z[parts[rank]], labels[parts[rank]].to(device))
-        owners = self._owners[labels]
-        rows = (owners == rank).nonzero().flatten()
+        exchange = plan_exchange(self._owners[labels], parts, self.world)
+        rows = exchange.own
         images = self._bank.mixed(z[rows.to(device)], labels[rows].to(device)).to(dtype)
-        of_worker = [((part.start <= rows) & (rows < part.stop)).nonzero().flatten() for part in parts]
-        senders = owners[parts[rank]]
-        received = self.world.exchange(
-            images[torch.cat(of_worker).to(device)],
-            send=[len(positions) for positions in of_worker],
-            receive=torch.bincount(senders, minlength=self.world.size).tolist(),
-        )
-        # They came in the order of their senders; sorting rows by sender and undoing that gives every row its image.
-        return received[senders.argsort(stable=True).argsort().to(device)].float()
+        return exchange.perform(images[exchange.positions.to(device)], self.world).float()
