@@ -33,7 +33,7 @@ from raykd.distributed.world import World
 Step = Callable[[], Any]
 ROUNDS, ROUND_SECONDS, WARM_UP = 5, 0.4, 5
 SMALL_ROUNDS = 2
-MOST_SECONDS = 180.0  # of a way, compiling included
+MOST_SECONDS = 240.0  # of a way, compiling included
 
 
 class Way(NamedTuple):
