@@ -176,7 +176,7 @@ cluster_option = partial(click.option, "--cluster", metavar="NAME|FILE", shell_c
 """The option that says where; a command says in ``help`` what it means without."""
 precision_option = click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
+    type=click.Choice(["fp32", "tf32", "bf16"]),
     help="Of the arithmetic; default: the cluster's, else fp32.",
 )
 tracker_option = click.option(

@@ -1,7 +1,7 @@
 """``raykd plan``: what a run will need, before it starts."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,7 @@ from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
     from raykd.cluster.config import Cluster
+    from raykd.config.runtime import Precision
     from raykd.results import Plan, RunPlan
 
 
@@ -55,7 +56,7 @@ def plan(
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
     counts: tuple[int, ...],
     as_json: bool,
 ) -> None:

@@ -1,6 +1,6 @@
 """``raykd table``: all runs of a published table, as parallel trials, and the table they make."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +10,7 @@ from raykd.cli.stop import Stop
 from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
+    from raykd.config.runtime import Precision
     from raykd.results import TableResult
 
 
@@ -33,7 +34,7 @@ def table(
     quick: bool,
     seeds: int | None,
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
     tracker: tuple[TrackerName, ...],
     out: str | None,
     as_json: bool,

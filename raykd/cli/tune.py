@@ -1,6 +1,6 @@
 """``raykd tune``: search hyper-parameters and architectures."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,7 @@ from raykd.errors import RunFailed
 from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
+    from raykd.config.runtime import Precision
     from raykd.results import SearchResult
 
 
@@ -37,7 +38,7 @@ def tune(
     space: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
     tracker: tuple[TrackerName, ...],
     out: str | None,
     trials: int | None,

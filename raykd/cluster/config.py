@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.catalog import CLUSTERS
 from raykd.config.data_root import data_place
-from raykd.config.runtime import Runtime
+from raykd.config.runtime import Precision, Runtime
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
@@ -162,7 +162,7 @@ def choose_cluster(
     given: str | Path | Cluster | None,
     *,
     workers: int,
-    precision: Literal["fp32", "bf16"] | None = None,
+    precision: Precision | None = None,
     trackers: Sequence[TrackerName] = (),
 ) -> Cluster:
     """Return the cluster that a verb is given, by its name or file or itself; default: this machine.

@@ -1,7 +1,7 @@
 """From a recipe to what the engine runs: networks by role, streams, evaluator. Opens data through the ledger."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,9 @@ from raykd.data.datasets import data_spec, find_split
 from raykd.data.index import best_rows
 from raykd.data.ledger import OpenedData
 from raykd.data.streams import TrainStream
-from raykd.distributed.host import compile_obstacle
 from raykd.distributed.phases import PhaseClock
-from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
+from raykd.engine.compiling import choose_compiler
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.finite import check_teacher
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
@@ -49,9 +48,6 @@ from raykd.spec import DataSpec
 from raykd.store.workspace import STORED, Workspace
 
 logger = logging.getLogger(__name__)
-
-# Compiling costs minutes of CPU and gains a tenth of the time there; below this many images it does not pay.
-_IMAGES_WORTH_COMPILING = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,8 @@ def build(
         test = world.agree(lambda: opened.open("test", recipe.data.name, "test", spec))
     embeddings, embeddings_sha256 = world.agree(lambda: _embeddings(recipe, spec, workspace))
     compute = ComputeCounter()
-    compiler = clock.timing(compute.counting(_compiler(runtime, recipe, world)), teacher)
+    images = recipe.schedule.steps * recipe.schedule.global_batch // world.size
+    compiler = clock.timing(compute.counting(choose_compiler(runtime.compile, world.device, images)), teacher)
     context = MethodContext(
         spec=spec,
         world=world,
@@ -457,19 +454,3 @@ def find_weights_file(name: str, workspace: Workspace) -> Path:
 def _is_mirrored(experiment: Experiment) -> bool:
     recipes = [experiment.recipe, *([experiment.teacher.recipe] if experiment.teacher is not None else [])]
     return any("flip" in recipe.data.augment for recipe in recipes)
-
-
-def _compiler(runtime: Runtime, recipe: Recipe, world: World) -> Compiler:
-    images = recipe.schedule.steps * recipe.schedule.global_batch // world.size
-    worthwhile = runtime.compile == "on" or (runtime.compile == "auto" and images >= _IMAGES_WORTH_COMPILING)
-    if not worthwhile:
-        return _not_compiled
-    obstacle = compile_obstacle(world.device.type)
-    if obstacle:
-        logger.warning("running without torch.compile: %s", obstacle)
-        return _not_compiled
-    return lambda network: torch.compile(network, dynamic=False)
-
-
-def _not_compiled(network: nn.Module) -> Callable[..., Any]:
-    return network

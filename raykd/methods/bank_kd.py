@@ -84,7 +84,7 @@ class BankKd(Method):
         parts = [slice(rank * batch, (rank + 1) * batch) for rank in range(world.size)]
         with world.autocast():
             with torch.no_grad():
-                images = self._images(z, labels, parts, torch.float32 if world.precision == "fp32" else torch.bfloat16)
+                images = self._images(z, labels, parts, torch.bfloat16 if world.precision == "bf16" else torch.float32)
                 context.compute.macs += self._image_macs * batch
                 images = self._jittered(images, index, parts[world.rank])
                 context.clock.charge("synthesis")

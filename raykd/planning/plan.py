@@ -260,6 +260,6 @@ def _remedies(runtime: Runtime, prediction: Prediction, budget: WorkerBudget) ->
         with_exchange = prediction.peak() - round(bank["bytes"] * (1 - 1 / budget.workers))
         if with_exchange <= budget.memory:
             remedies.append(f"bank: exchange in the cluster file ({gib(with_exchange)}) instead of a copy")
-    if runtime.precision == "fp32":
+    if runtime.precision != "bf16":
         remedies.append("perhaps precision: bf16, which takes less for activations")
     return remedies

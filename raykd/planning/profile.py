@@ -27,7 +27,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from raykd.config.runtime import Runtime
 from raykd.data.datasets import Images
-from raykd.distributed.host import prepare_host
+from raykd.distributed.host import float32_products, prepare_host
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.simulated import SimulatedWorld
 from raykd.distributed.world import World
@@ -107,7 +107,8 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     optimizers: WeakSet[Optimizer] = WeakSet()  # not those that a step makes anew, which would pile up
     hook = register_optimizer_step_post_hook(lambda optimizer, *_: optimizers.add(optimizer))
     phases = built.method.phases(recipe.method, schedule.steps)
-    figures |= _steps(built, world, task.steps, phases)
+    with float32_products(world.precision, world.device):
+        figures |= _steps(built, world, task.steps, phases)
     hook.remove()
     figures["optimizer"] = sum(_state_bytes(optimizer) for optimizer in optimizers)
     # On a GPU it is allocated when the method is built, or it is in main memory: no step adds to the GPU's.
