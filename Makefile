@@ -9,10 +9,10 @@ OF_DATA := benchmarks/mosaic_norm.py benchmarks/streaming.py
 BENCHES := $(filter-out benchmarks/pruning.py $(if $(RAYKD_DATA),,$(OF_DATA)),$(sort $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test endurance lint format types docs bench schemas constraints clean
+.PHONY: help venv install demo test endurance lint format types docs bench gpu-kit gpu-report schemas constraints clean
 
 help:  ## list the verbs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("raykd needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.11")'
@@ -49,6 +49,12 @@ docs: $(STAMP)  ## build the documentation site into build/site
 bench: $(STAMP)  ## run the scripts in benchmarks/; those of data sets only with RAYKD_DATA
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script; done
 	@$(if $(RAYKD_DATA),,echo "left out without RAYKD_DATA: $(OF_DATA)")
+
+gpu-kit: $(STAMP)  ## build build/gpu-kit, all that a machine with a GPU needs to be measured; wants RAYKD_DATA
+	$(BIN)/python benchmarks/gpu/kit.py
+
+gpu-report: $(STAMP)  ## write docs/results/gpu.md from the folder RESULTS, which the kit's run.py wrote
+	$(BIN)/python benchmarks/gpu/report.py $(RESULTS) --out docs/results/gpu.md
 
 schemas: $(STAMP)  ## write the schema of each kind of YAML file, which editors read, beside the packaged ones
 	$(BIN)/raykd show recipe dafl_digits --schema | $(BIN)/python -m json.tool --indent 1 > raykd/recipes/schema.json

@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from raykd.config.optim import Sgd
+from raykd.config.runtime import Compile
 from raykd.data.datasets import DATASETS
 from raykd.distributed.world import World
+from raykd.engine.compiling import choose_compiler
 from raykd.methods.base import MethodContext
 from raykd.methods.pool_inversion import PoolInversion, PoolInversionConfig
 from raykd.models import build_model
@@ -48,17 +50,17 @@ def network(name: str) -> nn.Module:
 class Obvious:
     """The same two steps, written without a thought for time."""
 
-    def __init__(self, batch: int, folder: Path) -> None:
+    def __init__(self, batch: int, folder: Path, device: str = "cpu") -> None:
         """Build the networks and a pool of PNG files."""
-        self.batch, self.folder = batch, folder
-        self.teacher, self.student = network("cifar_resnet20").eval(), network("wrn_10_1")
+        self.batch, self.folder, self.device = batch, folder, device
+        self.teacher, self.student = network("cifar_resnet20").eval().to(device), network("wrn_10_1").to(device)
         first, second, third = MAPS
         self.generator = nn.Sequential(
             nn.Linear(LATENT, first * 64), nn.Unflatten(1, (first, 8, 8)), nn.BatchNorm2d(first),
             nn.Upsample(scale_factor=2), nn.Conv2d(first, second, 3, 1, 1), nn.BatchNorm2d(second), nn.LeakyReLU(0.2),
             nn.Upsample(scale_factor=2), nn.Conv2d(second, third, 3, 1, 1), nn.BatchNorm2d(third), nn.LeakyReLU(0.2),
             nn.Conv2d(third, 3, 3, 1, 1), nn.Sigmoid(),
-        )  # fmt: skip
+        ).to(device)  # fmt: skip
         self.moment_losses: list[Tensor] = []
         for layer in self.teacher.modules():
             if isinstance(layer, nn.BatchNorm2d):
@@ -87,8 +89,8 @@ class Obvious:
 
     def invert(self) -> None:
         """Take the inner steps for a batch."""
-        z = torch.randn(self.batch, LATENT, requires_grad=True)
-        labels = torch.randint(0, 10, (self.batch,))
+        z = torch.randn(self.batch, LATENT, device=self.device, requires_grad=True)
+        labels = torch.randint(0, 10, (self.batch,), device=self.device)
         groups: list[dict[str, Any]] = [{"params": self.generator.parameters()}, {"params": [z], "lr": 0.01}]
         optimizer = torch.optim.Adam(groups, 2e-3, (0.5, 0.999), fused=False)
         self.student.eval()
@@ -111,13 +113,14 @@ class Obvious:
         padded = F.pad(unit, (4, 4, 4, 4))
         y, x = random.randint(0, 8), random.randint(0, 8)
         cut = padded[:, :, y : y + 32, x : x + 32]
-        cut = torch.where(torch.rand(len(cut), 1, 1, 1) < 0.5, cut.flip(-1), cut)
+        cut = torch.where(torch.rand(len(cut), 1, 1, 1, device=cut.device) < 0.5, cut.flip(-1), cut)
         return SPEC.normalise(cut)
 
     def learn(self) -> None:
         """Take one step of the student."""
         files = sorted(self.folder.iterdir())
         images = torch.stack([self.transform(Image.open(random.choice(files))) for _ in range(self.batch)])
+        images = images.to(self.device)
         with torch.no_grad():
             t = self.teacher(images)
         s = self.student(images)
@@ -127,10 +130,10 @@ class Obvious:
         self.of_student.step()
 
 
-def ours(batch: int, *, views: int, compiled: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def ours(batch: int, *, views: int, compile: Compile, world: World) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return our inversion of a batch and our student's step."""
-    world = World.alone()
-    networks = [network(name).to(memory_format=torch.channels_last) for name in ("cifar_resnet20", "wrn_10_1")]
+    names, layout = ("cifar_resnet20", "wrn_10_1"), torch.channels_last
+    networks = [network(name).to(world.device).to(memory_format=layout) for name in names]
     context = MethodContext(
         spec=SPEC,
         world=world,
@@ -139,7 +142,7 @@ def ours(batch: int, *, views: int, compiled: bool) -> tuple[Callable[[], Any], 
         steps=1000,
         global_batch=batch,
         seed=0,
-        compiler=(lambda net: torch.compile(net, dynamic=False)) if compiled else lambda net: net,
+        compiler=choose_compiler(compile, world.device, 0),
         mirrored=True,
     )
     config = PoolInversionConfig(
@@ -168,14 +171,15 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         obvious = Obvious(arguments.batch, Path(folder))
-        kinds = [False, *([True] if arguments.compile else [])]
+        kinds: list[Compile] = ["off", *(["on"] if arguments.compile else [])]  # type: ignore[list-item]
         ways: dict[str, dict[str, Callable[[], Any]]] = {
             "invert": {"obvious": obvious.invert}, "learn": {"obvious": obvious.learn},
         }  # fmt: skip
-        for compiled in kinds:
-            name = "compiled" if compiled else "eager"
-            ways["invert"][name], ways["learn"][name] = ours(arguments.batch, views=0, compiled=compiled)
-            ways["learn"][f"{name}, cached views"] = ours(arguments.batch, views=2, compiled=compiled)[1]
+        for compile in kinds:
+            name = "eager" if compile == "off" else "compiled"
+            asked, cached = (ours(arguments.batch, views=n, compile=compile, world=World.alone()) for n in (0, 2))
+            ways["invert"][name], ways["learn"][name] = asked
+            ways["learn"][f"{name}, cached views"] = cached[1]
         table = {step: measure(each, arguments.rounds) for step, each in ways.items()}
     if arguments.json:
         print(json.dumps(table))

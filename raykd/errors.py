@@ -100,6 +100,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def one_line(text: str) -> str:
+    """Return a text from outside as a line of its own: as ``printable``, and ends of lines are written out too."""
+    return printable(text).replace("\n", "\\x0a")
+
+
 def shortened(value: object) -> str:
     """Return a value as a message shows it: its beginning, if it is long, without secrets."""
     text = masked(repr(value))

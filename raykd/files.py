@@ -186,7 +186,7 @@ def of_the_disk(error: BaseException) -> SetupError | None:
     """Return what a disk or its rights refused as an error of the environment, None of anything else."""
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         where = f"{str(error.filename)[:MAX_SHOWN]!r}: " if error.filename else ""
-        return SetupError(f"{where}{error.strerror}; give a folder that can be written, or mend the storage")
+        return SetupError(f"{where}{error.strerror}; give a folder that can be read and written, or mend the storage")
     return None
 
 
@@ -430,6 +430,8 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
                 raise InProgress(busy) from None
             except OSError as error:  # some network file systems know no locks
                 logger.warning("%s cannot be locked (%s): let no second process use it", path, describe(error))
+                with suppress(OSError):
+                    os.utime(handle)  # for who asks whether somebody is at it
             else:
                 if not _is_open_at(handle, path):  # who held it before has removed it: what is locked is nobody's
                     if wait:

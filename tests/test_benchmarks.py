@@ -45,6 +45,7 @@ SLOW = {
         rf"raykd's method, eager \| {NUMBER} \| {NUMBER} \| ",
     ),
     "pool_step.py": ("--batch 8 --rounds 1", rf"invert \| eager \| {NUMBER} \| {NUMBER} \|"),
+    "ranks.py": ("--workers 1,4 --phase student --images 2", rf"student \| 4 \| {NUMBER} \| {NUMBER} \| 2 \| "),
     "scaling.py": ("--workers 1 --rounds 1 --steps 1", rf"exchange \| 1 \| {NUMBER} \| 1.00 \| "),
     "plan_accuracy.py": ("supervised_digits_lenet5 --steps 1", rf"peak memory, GiB \| {NUMBER} \| {NUMBER} \| "),
 }

@@ -5,7 +5,16 @@ import json
 import pytest
 
 from raykd.engine.stop import Interrupted
-from raykd.errors import CorruptError, InProgress, RaykdError, SetupError, error_from_dict, error_to_dict, printable
+from raykd.errors import (
+    CorruptError,
+    InProgress,
+    RaykdError,
+    SetupError,
+    error_from_dict,
+    error_to_dict,
+    one_line,
+    printable,
+)
 
 
 @pytest.mark.parametrize("error", [SetupError("disk"), CorruptError("sum"), InProgress("run"), Interrupted(3, 7)])
@@ -23,3 +32,4 @@ def test_an_error_of_an_unknown_class_is_still_shown() -> None:
 
 def test_what_would_move_the_cursor_is_written_out() -> None:
     assert printable("\x1b[31mred\x9b0m\x07\0\ttab\nline é") == "\\x1b[31mred\\x9b0m\\x07\\x00\ttab\nline é"
+    assert one_line("a\tb\nc\r") == "a\tb\\x0ac\\x0d"

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from raykd.config.runtime import Compile, Precision
+
 
 @dataclass(frozen=True)
 class Case:
@@ -48,8 +50,8 @@ class Variant:
     product_generator: bool = False
     fused: bool = False
     method: bool = False
-    compiled: bool = False
-    precision: str = "fp32"
+    compile: Compile = "off"
+    precision: Precision = "fp32"
 
 
 def _ladder() -> dict[str, Variant]:
@@ -66,7 +68,7 @@ def _ladder() -> dict[str, Variant]:
     add("products", "+ generator as 9-product convolutions", product_generator=True)
     add("fused", "+ fused optimizers", fused=True)
     add("raykd", "raykd's method, eager", method=True)
-    add("raykd_compiled", "raykd's method, compiled", compiled=True)
+    add("raykd_compiled", "raykd's method, compiled", compile="on")
     add("raykd_bf16", "option: compiled, bfloat16", precision="bf16")
     return rungs
 

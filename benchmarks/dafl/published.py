@@ -30,13 +30,13 @@ def build_networks(case: Case) -> tuple[nn.Module, nn.Module]:
 class PublishedStep:
     """Call it to take one step; returns the losses in the order of raykd's method."""
 
-    def __init__(self, case: Case, variant: Variant) -> None:
+    def __init__(self, case: Case, variant: Variant, device: str = "cpu") -> None:
         """Build networks and optimizers."""
-        self.case = case
-        self.teacher, self.student = build_networks(case)
+        self.case, self.world = case, World.alone(device)
+        self.teacher, self.student = (network.to(device) for network in build_networks(case))
         torch.manual_seed(1)
         make = Dcgan if variant.product_generator else PlainGenerator
-        self.generator = make(case.latent_dim, case.channels, SIZE)
+        self.generator = make(case.latent_dim, case.channels, SIZE).to(device)
         self.teacher.eval().requires_grad_(not variant.frozen)
         if variant.channels_last:
             for network in (self.teacher, self.student, self.generator):
@@ -56,7 +56,7 @@ class PublishedStep:
     def __call__(self) -> list[Tensor]:
         """Take one step."""
         case = self.case
-        z = World.alone().randn(case.batch, case.latent_dim, seed=0, step=self.steps)
+        z = self.world.randn(case.batch, case.latent_dim, seed=0, step=self.steps)
         self.steps += 1
         self.generator_optim.zero_grad()
         self.student_optim.zero_grad()

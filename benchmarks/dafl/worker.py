@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from dafl.ladder import CASES, LADDER, Case, Variant
@@ -21,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raykd.config.optim import Optimizer
 from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
+from raykd.engine.compiling import choose_compiler
 from raykd.methods.base import MethodContext
 from raykd.methods.dafl import Dafl, DaflConfig
 from raykd.models.teacher import Teacher
@@ -32,7 +32,7 @@ COUNTED_BATCH = 8
 PEAK_SIZE = 2048
 
 
-def method_step(case: Case, variant: Variant) -> Step:
+def method_step(case: Case, variant: Variant, device: str = "cpu") -> Step:
     """Return the step of raykd's method on the same networks, noise and settings."""
     teacher, student = build_networks(case)
     onehot, entropy, activation = case.weights
@@ -48,18 +48,19 @@ def method_step(case: Case, variant: Variant) -> Step:
         }
     )
     zeros, ones = (0.0,) * case.channels, (1.0,) * case.channels
+    world = World.alone(device, variant.precision)
     context = MethodContext(
         spec=DataSpec("random", 10, case.channels, SIZE, zeros, ones),
-        world=World.alone(precision=variant.precision),
+        world=world,
         networks={
-            "student": student.to(memory_format=torch.channels_last),
-            "teacher": Teacher(teacher, channels=case.channels, size=SIZE),
+            "student": student.to(device).to(memory_format=torch.channels_last),
+            "teacher": Teacher(teacher, channels=case.channels, size=SIZE).to(device),
         },
         student_optim=TypeAdapter(Optimizer).validate_python(case.student_optim),
         steps=1000,
         global_batch=case.batch,
         seed=0,
-        compiler=partial(torch.compile, dynamic=False) if variant.compiled else lambda m: m,
+        compiler=choose_compiler(variant.compile, world.device, 0),
     )
     torch.manual_seed(1)
     method = Dafl(config, context)
@@ -72,14 +73,14 @@ def method_step(case: Case, variant: Variant) -> Step:
     return step
 
 
-def build(case: Case, variant: Variant) -> Step:
+def build(case: Case, variant: Variant, device: str = "cpu") -> Step:
     """Return the step of any rung."""
-    return method_step(case, variant) if variant.method else PublishedStep(case, variant)
+    return method_step(case, variant, device) if variant.method else PublishedStep(case, variant, device)
 
 
 def counted_flop(case: Case, variant: Variant) -> float:
     """Return the floating-point operations of the rung's convolutions and products, per step."""
-    step = build(replace(case, batch=COUNTED_BATCH), replace(variant, compiled=False))
+    step = build(replace(case, batch=COUNTED_BATCH), replace(variant, compile="off"))
     with FlopCounterMode(display=False) as counter:
         step()
     return float(counter.get_total_flops() * case.batch / COUNTED_BATCH)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from raykd.config.runtime import Compile, Precision
+
 SIZE, CHANNELS, LATENT_DIM, WIDTH = 32, 3, 100, 128
 TEACHER = "resnet18"
 LR = 1e-3
@@ -24,14 +26,14 @@ class Rung:
     title: str
     ours: bool = True
     split: bool = False
-    compiled: bool = False
-    precision: str = "fp32"
+    compile: Compile = "off"
+    precision: Precision = "fp32"
 
 
 RUNGS = {
     "obvious": Rung("a module, an optimizer and a slice of the maps per class", ours=False),
     "split": Rung("the same, maps split once instead of sliced", ours=False, split=True),
     "raykd": Rung("raykd's method, eager"),
-    "raykd_compiled": Rung("raykd's method, compiled", compiled=True),
-    "raykd_bf16": Rung("option: compiled, bfloat16", compiled=True, precision="bf16"),
+    "raykd_compiled": Rung("raykd's method, compiled", compile="on"),
+    "raykd_bf16": Rung("option: compiled, bfloat16", compile="on", precision="bf16"),
 }

@@ -47,18 +47,27 @@ class ObviousStep:
     """Call it to take a step; it returns the means of the terms."""
 
     def __init__(
-        self, members: int, images: int, teacher: nn.Module, wanted: ClassMoments, split: bool = False
+        self,
+        members: int,
+        images: int,
+        teacher: nn.Module,
+        wanted: ClassMoments,
+        split: bool = False,
+        device: str = "cpu",
     ) -> None:
         """Start from the weights that a bank of the same seed has; the teacher is in eval mode, not frozen."""
         bank = GeneratorBank(
             range(members), GeneratorConfig(latent_dim=LATENT_DIM, width=WIDTH), channels=CHANNELS, size=SIZE
         )
         bank.initialise(SEED)
-        self.images, self.teacher, self.wanted, self.split = images, teacher.eval(), wanted, split
+        self.images, self.teacher, self.split, self.device = images, teacher.eval().to(device), split, device
+        self.wanted = [(mean.to(device), variance.to(device)) for mean, variance in wanted]
         self.generators = [PlainGenerator() for _ in range(members)]
         for cls, generator in enumerate(self.generators):
             missing, unexpected = generator.load_state_dict(bank.member_state(cls), strict=False)
             assert not unexpected and {name.split(".")[1] for name in missing} <= {"bias", "num_batches_tracked"}
+        for generator in self.generators:
+            generator.to(device)
         self.optimizers = [torch.optim.Adam(g.parameters(), lr=LR) for g in self.generators]
         self.seen: list[Tensor] = []
         for layer in teacher.modules():
@@ -73,9 +82,9 @@ class ObviousStep:
         images = torch.cat([g(self._noise(cls)) for cls, g in enumerate(self.generators)])
         self.seen.clear()
         logits = self.teacher(images)
-        targets = torch.arange(len(self.generators)).repeat_interleave(self.images)
+        targets = torch.arange(len(self.generators), device=self.device).repeat_interleave(self.images)
         label = F.cross_entropy(logits, targets)
-        moments = torch.zeros(())
+        moments = torch.zeros((), device=self.device)
         for inputs, (mean, variance) in zip(self.seen, self.wanted, strict=True):
             for cls, part in enumerate(self._by_class(inputs)):
                 moments = moments + torch.linalg.vector_norm(part.mean((0, 2, 3)) - mean[cls])
@@ -98,4 +107,4 @@ class ObviousStep:
     def _noise(self, cls: int) -> Tensor:
         """Draw what raykd's method draws, so that the first losses can be compared."""
         source = torch.Generator().manual_seed(mix(SEED, LATENTS, cls, self.index))
-        return torch.randn(self.images, LATENT_DIM, generator=source)
+        return torch.randn(self.images, LATENT_DIM, generator=source).to(self.device)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from dafl.worker import memory, peak_step
@@ -33,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raykd.config.runtime import Runtime
 from raykd.distributed.host import prepare_host
 from raykd.distributed.world import World
+from raykd.engine.compiling import choose_compiler
 from raykd.methods.base import ClassMoments, MethodContext
 from raykd.methods.lsgdfd import Lsgdfd, LsgdfdConfig
 from raykd.models import build_model
@@ -50,7 +50,7 @@ def build_teacher(members: int) -> tuple[nn.Module, ClassMoments]:
     return teacher, [(0.1 * torch.randn(members, c), 0.5 + torch.rand(members, c)) for c in widths]
 
 
-def method_step(members: int, images: int, rung: Rung) -> Callable[[], list[Tensor]]:
+def method_step(members: int, images: int, rung: Rung, device: str = "cpu") -> Callable[[], list[Tensor]]:
     """Return the step of raykd's method on the same networks, noise and settings."""
     teacher, wanted = build_teacher(members)
     config = LsgdfdConfig.model_validate(
@@ -67,15 +67,16 @@ def method_step(members: int, images: int, rung: Rung) -> Callable[[], list[Tens
         }
     )
     zeros, ones = (0.0,) * CHANNELS, (1.0,) * CHANNELS
+    world = World.alone(device, rung.precision)
     context = MethodContext(
         spec=DataSpec("random", members, CHANNELS, SIZE, zeros, ones),
-        world=World.alone(precision=rung.precision),
-        networks={"teacher": Teacher(teacher, channels=CHANNELS, size=SIZE)},
+        world=world,
+        networks={"teacher": Teacher(teacher, channels=CHANNELS, size=SIZE).to(device)},
         student_optim=None,
         steps=100_000,
         global_batch=members * images,
         seed=SEED,
-        compiler=partial(torch.compile, dynamic=False) if rung.compiled else lambda m: m,
+        compiler=choose_compiler(rung.compile, world.device, 0),
         runtime=Runtime(wave=members),
         statistics=wanted,
     )
@@ -88,16 +89,16 @@ def method_step(members: int, images: int, rung: Rung) -> Callable[[], list[Tens
     return step
 
 
-def build(members: int, images: int, rung: Rung) -> Callable[[], list[Tensor]]:
+def build(members: int, images: int, rung: Rung, device: str = "cpu") -> Callable[[], list[Tensor]]:
     """Return the step of any rung."""
     if rung.ours:
-        return method_step(members, images, rung)
-    return ObviousStep(members, images, *build_teacher(members), rung.split)
+        return method_step(members, images, rung, device)
+    return ObviousStep(members, images, *build_teacher(members), rung.split, device)
 
 
 def counted_flop(members: int, images: int, rung: Rung) -> float:
     """Return the floating-point operations of a step's convolutions and products; compiling does not change them."""
-    step = build(members, images, replace(rung, compiled=False, precision="fp32"))
+    step = build(members, images, replace(rung, compile="off", precision="fp32"))
     with FlopCounterMode(display=False) as counter:
         step()
     return float(counter.get_total_flops())

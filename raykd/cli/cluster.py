@@ -59,7 +59,7 @@ def up(name: str, dry_run: bool) -> None:
     from raykd.errors import UsageError
 
     if problems := problems_of(name):
-        raise UsageError("\n".join(problems))
+        raise UsageError("; ".join(problems))
     _do(name, "up", dry_run)
 
 

@@ -11,7 +11,7 @@ import click
 
 from raykd.cli.names import small_recipe
 from raykd.cli.stop import Stop
-from raykd.errors import RaykdError, SetupError, printable
+from raykd.errors import RaykdError, SetupError, one_line
 from raykd.files import make_folder, of_the_disk, write_text
 
 # Of torch's errors, which are RuntimeErrors, those for want of memory, and for a size that no memory has.
@@ -21,12 +21,16 @@ _SHOW = "set RAYKD_DEBUG=1 to see it, and please report it"
 
 
 class Command(click.Command):
-    """A click command with an ``example``, in which ``{recipe}`` is a small packaged recipe."""
+    """A click command with an ``example``, in which ``{recipe}`` is a small packaged recipe.
 
-    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
-        """Take the example beside what click takes."""
+    ``interrupted`` is what has come of it where a signal ended it and nothing was saved.
+    """
+
+    def __init__(self, *args: Any, example: str, interrupted: str = "", **kwargs: Any) -> None:
+        """Take both beside what click takes."""
         super().__init__(*args, **kwargs)
         self.example = example
+        self.interrupted = interrupted
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example below the options."""
@@ -47,6 +51,7 @@ class Command(click.Command):
         """Run the command; turn what it raises into a message on stderr and an exit code."""
         start_logging()
         stop = ctx.ensure_object(Stop)
+        stop.serve(self.interrupted)
         debug = bool(os.environ.get("RAYKD_DEBUG"))
         try:
             return super().invoke(ctx)
@@ -56,10 +61,10 @@ class Command(click.Command):
             if stop.signum is None:
                 raise
             # Ray's own handler of SIGTERM, in place while Ray starts, exits with a code of its own.
-            click.echo("raykd: interrupted", err=True)
+            click.echo(f"raykd: {stop.message}", err=True)
             ctx.exit(stop.exit_code)
         except KeyboardInterrupt:
-            click.echo("raykd: interrupted", err=True)
+            click.echo(f"raykd: {stop.message}", err=True)
             ctx.exit(stop.exit_code)
         except (RaykdError, OSError, MemoryError, RuntimeError) as caught:
             error = _as_users(caught)
@@ -68,9 +73,9 @@ class Command(click.Command):
             if debug:
                 traceback.print_exc()
             if stop.signum is not None:
-                click.echo(f"raykd: {printable(str(error))}", err=True)
+                click.echo(f"raykd: {one_line(str(error))}", err=True)
                 ctx.exit(stop.exit_code)
-            click.echo(f"error: {printable(str(error))}", err=True)
+            click.echo(f"error: {one_line(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except Exception as error:
             self._report_fault(ctx, stop, error)
@@ -80,7 +85,7 @@ class Command(click.Command):
             path = _save_traceback(ctx.params.get("out"), error)
             kept = f"the traceback is in {path}, {_ISSUES}" if path else f"no disk takes the traceback: {_SHOW}"
             click.echo(
-                f"error: {type(error).__name__}: {printable(str(error))}\nThis is a fault of raykd; {kept}.", err=True
+                f"error: {type(error).__name__}: {one_line(str(error))}\nThis is a fault of raykd; {kept}.", err=True
             )
             if os.environ.get("RAYKD_DEBUG"):
                 traceback.print_exception(error)
@@ -111,7 +116,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        click.echo(prefix + printable(self.format(record)), err=True)
+        click.echo(prefix + one_line(self.format(record)), err=True)
 
 
 def start_logging() -> None:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from raykd.results import ExportedModel, ExportResult
 
 
-@click.command(cls=Command, example="raykd export runs/RUN --out digits-onnx --int8")
+@click.command(
+    cls=Command, example="raykd export runs/RUN --out digits-onnx --int8", interrupted="nothing was exported"
+)
 @click.argument("run", type=StoreType())
 @click.option("--format", "form", type=click.Choice(FORMATS), default="onnx", show_default=True, help="What to write.")
 @click.option(

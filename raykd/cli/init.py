@@ -11,7 +11,9 @@ from raykd.cli.names import complete
 _THERE = "{} is there already, and nothing is overwritten: give another name by --out, or remove it"
 
 
-@click.command(cls=Command, example="raykd init --teacher resnet20.safetensors --data cifar10")
+@click.command(
+    cls=Command, example="raykd init --teacher resnet20.safetensors --data cifar10", interrupted="no recipe was written"
+)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option(
     "--teacher",
@@ -63,10 +65,11 @@ def init(
     told = {
         "recipe": str(file),
         "teacher": f"{found.source}, {found.parameters:,} parameters",
-        "teacher's top-1": "not measured" if found.test.top1 is None else f"{found.test.top1:.2f} % on {found.data}",
+        "teacher's top-1": proposal.top1 or "not measured",
         "method": f"{recipe.method.name}: {proposal.reason}",
         "student": (recipe.student.model or recipe.student.factory) if recipe.student else "none",
-        "budget": f"{recipe.schedule.steps:,} steps of {recipe.schedule.global_batch}",
+        "budget": f"{recipe.schedule.steps:,} steps of {recipe.schedule.global_batch}"
+        + (f", which took {proposal.took}" if proposal.took else ""),
     }
     following = [f"raykd {verb} {shlex.quote(str(file))}" for verb in ("plan", "train")]
     if as_json:

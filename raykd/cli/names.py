@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from raykd.config.catalog import CLUSTERS, RECIPES, SCHEMA_LINE, SPACES, TABLES, Catalog
-from raykd.errors import did_you_mean, printable
+from raykd.errors import did_you_mean, one_line
 from raykd.tracking.tracker import TRACKERS
 
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -39,7 +39,8 @@ class StoreType(click.ParamType[str]):
                 return check_address(value)
             except UsageError as error:
                 self.fail(str(error), parameter, context)
-        if not value or printable(value) != value or "\n" in value:
+        # What somebody has named so can be read, and removed.
+        if not value or (one_line(value) != value and not os.path.isdir(value)):
             self.fail(f"{value!r} is no folder's name: it is empty, or has control characters.", parameter, context)
         for part in Path(value).parts:
             if len(part.encode(errors="surrogateescape")) > _LONGEST_NAME:
@@ -175,7 +176,7 @@ cluster_option = partial(click.option, "--cluster", metavar="NAME|FILE", shell_c
 """The option that says where; a command says in ``help`` what it means without."""
 precision_option = click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
+    type=click.Choice(["fp32", "tf32", "bf16"]),
     help="Of the arithmetic; default: the cluster's, else fp32.",
 )
 tracker_option = click.option(

@@ -8,7 +8,11 @@ from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import complete
 
 
-@click.command(cls=Command, example="raykd ood supervised_digits_lenet5 --data usps --images 2000 --out hard.parquet")
+@click.command(
+    cls=Command,
+    example="raykd ood supervised_digits_lenet5 --data usps --images 2000 --out hard.parquet",
+    interrupted="no index was written",
+)
 @click.argument("teacher", shell_complete=complete("recipe"))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raykd.errors import printable
+from raykd.errors import one_line, printable
 
 if TYPE_CHECKING:
     from raykd.results import Figures
@@ -24,8 +24,13 @@ _WIDTH_IN_A_PIPE = 120
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line in which there may be text from outside."""
-    click.echo(printable(text), err=err)
+    """Print one line in which there may be text from outside."""
+    click.echo(one_line(text), err=err)
+
+
+def print_text(text: str) -> None:
+    """Print lines in which there may be text from outside, such as a file's."""
+    click.echo(printable(text))
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -60,19 +65,19 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
     lines = [list(row) for row in rows]
     kept = [i for i, _ in enumerate(columns) if i == 0 or any(line[i] for line in lines)]
-    table = Table(title=Text(printable(title)), title_justify="left")
+    table = Table(title=Text(one_line(title)), title_justify="left")
     for index in kept:
         table.add_column(
-            Text(printable(columns[index])), justify="right" if index and numbers else "left", overflow="fold"
+            Text(one_line(columns[index])), justify="right" if index and numbers else "left", overflow="fold"
         )
     for line in lines:
-        table.add_row(*(Text(printable(line[index])) for index in kept))
+        table.add_row(*(Text(one_line(line[index])) for index in kept))
     _print(table)
 
 
 def print_columns(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows below the names of their columns, one line each, however wide: a name can be taken from there."""
-    lines = [list(columns), *(list(row) for row in rows)]
+    lines = [list(columns), *([one_line(text) for text in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         echo("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())

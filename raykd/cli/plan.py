@@ -1,32 +1,63 @@
 """``raykd plan``: what a run will need, before it starts."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from raykd.cli.command import Command
 from raykd.cli.names import cluster_option, complete, precision_option
+from raykd.cli.stop import Stop
 
 if TYPE_CHECKING:
-    from raykd.results import Plan
+    from raykd.cluster.config import Cluster
+    from raykd.config.runtime import Precision
+    from raykd.results import Plan, RunPlan
 
 
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("min", 60.0), ("s", 1.0))
 _WHOLE_FROM, _SHORTEST, _LEAST_PRICE = 10, 0.1, 0.005
+_MOST_WORKERS = 100_000
 
 
-@click.command(cls=Command, example="raykd plan {recipe} --cluster local")
+class CountsType(click.ParamType[tuple[int, ...]]):
+    """Numbers of workers, as in 1,8,64."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, ...]:
+        """Refuse what are no numbers from 1."""
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isascii() and part.isdecimal() and 0 < int(part[:7]) <= _MOST_WORKERS for part in parts):
+            self.fail(f"{value!r} is no list of numbers of workers, as in 1,8,64.", parameter, context)
+        return tuple(dict.fromkeys(map(int, parts)))
+
+
+@click.command(
+    cls=Command,
+    example="raykd plan {recipe} --cluster local",
+    interrupted="no plan was made, and nothing of it is kept",
+)
 @click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where it is to run; default: in one process, without Ray.")
 @precision_option
+@click.option(
+    "--workers",
+    "counts",
+    metavar="N,N,...",
+    type=CountsType(),
+    help="Compare so many workers, each on cores of its own.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
 def plan(
+    stop: Stop,
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
+    counts: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Tell what training RECIPE would take: memory, time, traffic and disk.
@@ -38,11 +69,73 @@ def plan(
     from raykd.cli import output
     from raykd.cluster.config import choose_cluster
 
-    found = api.plan(recipe, overrides=overrides, cluster=choose_cluster(cluster, workers=0, precision=precision))
+    place = choose_cluster(cluster, workers=0, precision=precision)
+    with stop.tidying():  # what it has tried lies in a temporary folder
+        if counts:
+            _compare(recipe, overrides, place, counts, as_json)
+            return
+        found = api.plan(recipe, overrides=overrides, cluster=place)
     if as_json:
         output.print_json(found.to_dict())
     else:
         print_plan(found)
+
+
+def _compare(recipe: str, overrides: tuple[str, ...], place: "Cluster", counts: Sequence[int], as_json: bool) -> None:
+    """Plan the recipe's own run for each number of workers, and print one table; what cannot be is said below it."""
+    from raykd.cli import output
+    from raykd.cluster.config import choose_site
+    from raykd.planning.on_cluster import compare_workers
+    from raykd.recipe.experiment import resolve
+    from raykd.recipe.recipe import load_recipe
+    from raykd.store.workspace import local_folder
+
+    site = choose_site(place, 0, None, None)
+    root = local_folder(site.data_root) if site.data_root else None
+    experiment = resolve(load_recipe(recipe, overrides))
+    plans = compare_workers(experiment, site.cluster, counts, store=local_folder(site.store), data_root=root)
+    found = {count: one for count, one in plans.items() if not isinstance(one, Exception)}
+    refused = {count: str(one) for count, one in plans.items() if isinstance(one, Exception)}
+    first = next(iter(found.values()))
+    if as_json:
+        told = {str(count): found[count].to_dict() if count in found else {"error": refused[count]} for count in plans}
+        output.print_json({"recipe": first.recipe, "run": first.run, "workers": told})
+        return
+    columns = [
+        "workers",
+        "images each",
+        "memory",
+        "s a step",
+        "of it network",
+        "sent a step",
+        "waits",
+        "time",
+        "faster",
+    ]
+    rows = [[str(count), *_comparison(one.runs[-1], first.runs[-1])] for count, one in found.items()]
+    output.print_table(first.run, columns, rows)
+    notes = dict.fromkeys(note for one in found.values() for note in (*(one.notes or ()), *(one.runs[-1].notes or ())))
+    told_of = {f"{count} workers": reason for count, reason in refused.items()}
+    output.print_pairs(told_of | {f"note {i}": note for i, note in enumerate(notes, start=1)})
+
+
+def _comparison(run: "RunPlan", first: "RunPlan") -> list[str]:
+    """Return a row of the comparison; ``first`` is what it is compared to."""
+    from raykd.cli.output import format_count
+    from raykd.files import gib
+
+    assert run.hours is not None and first.hours is not None, "it was planned"
+    network = run.network_seconds_per_step
+    return [
+        format_count(run.images_per_worker or 0),
+        gib(run.peak_bytes or 0),
+        f"{run.seconds_per_step:.3g}",
+        "" if network is None else f"{network:.2g}",
+        gib(run.traffic_bytes_in_all or 0),
+        format_count(run.collectives_per_step or 0),
+        format_time(3600 * run.hours),
+        f"{first.hours / run.hours:.2f}",
+    ]
 
 
 def print_plan(found: "Plan") -> None:
@@ -68,6 +161,8 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
         lines["classes"] = f"{run['classes_per_worker']} a worker, {run['images_per_class']} images of each in a step"
         lines["waves"] = f"{run['waves']}, of {run['wave']} generators a worker"
     lines["images"] = f"{format_count(run['images_per_worker'])} a worker in a step"
+    if "jobs_per_worker" in run:
+        lines["jobs"] = f"{format_count(run['jobs_per_worker'])} a worker, one after the other"
     for role, number in run["parameters"].items():
         lines[f"parameters, {role}"] = format_count(number)
     lines["optimizer state"] = gib(run["optimizer_bytes"])
@@ -78,6 +173,11 @@ def _lines(run: dict[str, Any], workers: int) -> dict[str, str]:
     lines["peak memory"] = gib(run["peak_bytes"]) + (f" of {gib(available)}" if available else "") + " a worker"
     sent = {name.replace("_", " "): gib(amount) for name, amount in run["traffic_bytes"].items() if amount}
     lines["sent in a step"] = ", ".join(f"{name} {amount}" for name, amount in sent.items()) or "nothing"
+    if "collectives_per_step" in run:
+        step, report = (format_count(run[f"collectives_per_{kind}"]) for kind in ("step", "report"))
+        waits = f"{step} times a step, {report} a report"
+        network = run.get("network_seconds_per_step")
+        lines["workers wait"] = waits + ("" if network is None else f"; network {network:.2g} s a step")
     if "bank" in run:
         bank = run["bank"]
         lines["bank"] = (

@@ -12,7 +12,7 @@ from raykd.cli.names import StoreType, complete
 from raykd.errors import UsageError
 
 if TYPE_CHECKING:
-    from raykd.results import Figures, RunUsage, StoredRun
+    from raykd.results import Figures, RunUsage, StoredRun, StoredSearch, StoredTable
     from raykd.store.inventory import Inventory, RunRecord
     from raykd.store.removal import Removal
 
@@ -128,7 +128,9 @@ def _print_made(inventory: "Inventory", others: bool) -> None:
         for one in searches:
             trials = "" if one.trials is None else f"{one.trials} of {one.target}"
             best = "" if one.best is None else f"{one.best:.4g} {one.objective}"
-            lines.append([one.search, one.recipe or "damaged", trials, best, _moment(one.updated), gib(one.size)])
+            lines.append(
+                [one.search, one.recipe or _without_record(one), trials, best, _moment(one.updated), gib(one.size)]
+            )
         output.print_columns(["search", "recipe", "trials", "best", "updated", "size"], lines)
     tables = [one.row for one in inventory.tables if isinstance(one.row, StoredTable)]
     if tables and others:
@@ -136,8 +138,12 @@ def _print_made(inventory: "Inventory", others: bool) -> None:
         output.echo("")
         for table in tables:
             done = "" if table.wanted is None else f"{table.finished} of {table.wanted}"
-            lines.append([table.table, table.title or "damaged", done, gib(table.size)])
+            lines.append([table.table, table.title or _without_record(table), done, gib(table.size)])
         output.print_columns(["table", "title", "runs", "size"], lines)
+
+
+def _without_record(one: "StoredSearch | StoredTable") -> str:
+    return "no report yet" if one.damaged is None else "damaged"
 
 
 @runs.command(cls=Command, example="raykd runs compare runs/RUN runs/OTHER")
@@ -278,6 +284,8 @@ def rm(where: tuple[str, ...], unused_weights: bool, force: bool, dry_run: bool,
     run of it uses and that are older than a day.
     """
     if unused_weights:
+        if len(where) > 1:
+            raise UsageError(f"--unused-weights takes one store, and got {len(where)}: give them one after the other")
         _remove_weights(where[0] if where else _STORE, dry_run, yes)
         return
     if not where:
@@ -294,8 +302,9 @@ def _remove_runs(where: Sequence[str], force: bool, dry_run: bool, yes: bool) ->
     from raykd.store.run_directory import RunDirectory
 
     stores: dict[Path, list[str]] = {}
+    spelled: dict[Path, Path] = {}  # a store may be named in several ways
     for store, name in map(run_to_remove, where):
-        stores.setdefault(store, []).append(name)
+        stores.setdefault(spelled.setdefault(store.resolve(), store), []).append(name)
     removals: dict[Path, Removal] = {}
     for store, names in stores.items():
         removals[store] = plan_removal(_describe(store, names), list(dict.fromkeys(names)))

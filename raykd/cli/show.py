@@ -49,7 +49,9 @@ def config(recipe: str, overrides: tuple[str, ...], resolved: bool, diff: str | 
 
     Such a recipe stands in no file, so that it is printed --resolved. The recipe of a run is runs/RUN/recipe.yaml.
     """
-    _print("recipe", recipe, overrides, resolved=resolved or bool(overrides), diff=diff, schema=schema)
+    if schema and overrides:
+        raise UsageError(f"--schema tells what any recipe may hold, whatever is set in one: leave out {overrides[0]!r}")
+    _print("recipe", recipe, overrides, resolved=resolved, diff=diff, schema=schema)
 
 
 def _print(kind: str, name: str, overrides: tuple[str, ...], *, resolved: bool, diff: str | None, schema: bool) -> None:
@@ -59,8 +61,8 @@ def _print(kind: str, name: str, overrides: tuple[str, ...], *, resolved: bool, 
     from raykd.config.file_schema import without_schema_line
     from raykd.config.yaml_file import dump_yaml, read_text
 
-    if (resolved and not overrides) + (diff is not None) + schema > 1:
-        raise UsageError("give one of --resolved, --diff and --schema")
+    if resolved + (diff is not None) + schema > 1:
+        raise UsageError("give one of --resolved, --diff (which compares what is resolved) and --schema")
     file = None if kind == _METHOD else _CATALOGS[kind].find(name)
     if schema:
         output.print_json(_schema(kind, name))
@@ -71,10 +73,10 @@ def _print(kind: str, name: str, overrides: tuple[str, ...], *, resolved: bool, 
             output.print_table("", ["field", " ".join([name, *overrides]), diff], rows, numbers=False)
         else:
             output.echo(f"{name} and {diff} do not differ")
-    elif resolved:
-        output.echo(dump_yaml(_resolved(kind, name, overrides)).rstrip())
+    elif resolved or overrides:
+        output.print_text(dump_yaml(_resolved(kind, name, overrides)).rstrip())
     elif file is not None:
-        output.echo(without_schema_line(read_text(file)).rstrip())
+        output.print_text(without_schema_line(read_text(file)).rstrip())
     else:
         _print_fields(name, _config_of(name))
 

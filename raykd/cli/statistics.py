@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from raykd.results import StatisticsResult
 
 
-@click.command(cls=Command, example="raykd statistics my_teacher.yaml --per-class 50")
+@click.command(
+    cls=Command, example="raykd statistics my_teacher.yaml --per-class 50", interrupted="no statistics were written"
+)
 @click.argument("teacher", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option(

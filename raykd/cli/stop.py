@@ -34,6 +34,12 @@ class Stop:
         self._polled_at = 0.0
         self._runs: Callable[[], Iterable[RunDirectory]] = tuple
         self._elsewhere = False
+        self._outcome = ""
+
+    @property
+    def message(self) -> str:
+        """Return what is said of a command that a signal ended."""
+        return f"interrupted; {self._outcome}" if self._outcome else "interrupted"
 
     @property
     def exit_code(self) -> int:
@@ -56,6 +62,10 @@ class Stop:
         """
         self._runs = runs if callable(runs) else lambda: runs
         self._elsewhere = elsewhere
+
+    def serve(self, outcome: str) -> None:
+        """Say from now on, of a command that is ended with nothing to save, what has come of it."""
+        self._outcome = outcome
 
     @contextmanager
     def tidying(self, needed: bool = True) -> Iterator[None]:
@@ -99,7 +109,7 @@ class Stop:
                 self._breaking = True
                 _thread.interrupt_main()
                 time.sleep(_GRACE_SECONDS)
-            self._leave(b"interrupted; no step was made that could be saved")
+            self._leave(self.message.encode())
 
     def _can_save(self) -> bool:
         """Tell whether a run is going on that has asked since it was opened, so has made steps, or may be elsewhere."""

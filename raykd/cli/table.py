@@ -1,6 +1,6 @@
 """``raykd table``: all runs of a published table, as parallel trials, and the table they make."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,10 +10,11 @@ from raykd.cli.stop import Stop
 from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
+    from raykd.config.runtime import Precision
     from raykd.results import TableResult
 
 
-@click.command(cls=Command, example="raykd table digits --quick")
+@click.command(cls=Command, example="raykd table digits --quick", interrupted="no step was made that could be saved")
 @click.argument("name", shell_complete=complete("table"))
 @click.option("--quick", is_flag=True, help="The reduced budget that the table states, not the published one.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds of every row; default: what the table says.")
@@ -33,7 +34,7 @@ def table(
     quick: bool,
     seeds: int | None,
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
     tracker: tuple[TrackerName, ...],
     out: str | None,
     as_json: bool,

@@ -1,7 +1,7 @@
 """``raykd train``: one recipe, one seed or several, in this process or on a cluster."""
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,10 +11,11 @@ from raykd.cli.stop import Stop
 from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
+    from raykd.config.runtime import Precision
     from raykd.results import SeedsResult
 
 
-@click.command(cls=Command, example="raykd train {recipe}")
+@click.command(cls=Command, example="raykd train {recipe}", interrupted="no step was made that could be saved")
 @click.argument("recipe", shell_complete=complete("recipe"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where to run; default: in this process, without Ray.")
@@ -38,7 +39,7 @@ def train(
     recipe: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
     tracker: tuple[TrackerName, ...],
     out: str | None,
     seeds: int,

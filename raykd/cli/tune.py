@@ -1,6 +1,6 @@
 """``raykd tune``: search hyper-parameters and architectures."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,10 +11,15 @@ from raykd.errors import RunFailed
 from raykd.tracking.tracker import TrackerName
 
 if TYPE_CHECKING:
+    from raykd.config.runtime import Precision
     from raykd.results import SearchResult
 
 
-@click.command(cls=Command, example="raykd tune student_architecture --trials 24")
+@click.command(
+    cls=Command,
+    example="raykd tune student_architecture --trials 24",
+    interrupted="no step was made that could be saved",
+)
 @click.argument("space", shell_complete=complete("space"))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @cluster_option(help="Where to run; default: Ray here, a CPU for each trial.")
@@ -33,7 +38,7 @@ def tune(
     space: str,
     overrides: tuple[str, ...],
     cluster: str | None,
-    precision: Literal["fp32", "bf16"] | None,
+    precision: "Precision | None",
     tracker: tuple[TrackerName, ...],
     out: str | None,
     trials: int | None,

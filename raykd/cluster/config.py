@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.catalog import CLUSTERS
 from raykd.config.data_root import data_place
-from raykd.config.runtime import Runtime
+from raykd.config.runtime import Precision, Runtime
 from raykd.config.yaml_file import explain, load_yaml
 from raykd.errors import UsageError
 from raykd.store.remote import check_address, is_remote
@@ -76,6 +76,12 @@ class Cluster(Runtime):
     )
     trackers: tuple[TrackerName, ...] = Field(
         default=(), description="that are told how runs go: mlflow (MLFLOW_TRACKING_URI), wandb (offline by default)"
+    )
+    network_gbit_per_s: float | None = Field(
+        default=None, gt=0, description="that a worker can send to others, for `raykd plan`; default: not counted"
+    )
+    network_latency_us: float = Field(
+        default=50, ge=0, description="microseconds of a message between workers, for `raykd plan`"
     )
     price_per_hour: float | None = Field(
         default=None, ge=0, description="of one worker, in your currency, for `raykd plan`"
@@ -156,7 +162,7 @@ def choose_cluster(
     given: str | Path | Cluster | None,
     *,
     workers: int,
-    precision: Literal["fp32", "bf16"] | None = None,
+    precision: Precision | None = None,
     trackers: Sequence[TrackerName] = (),
 ) -> Cluster:
     """Return the cluster that a verb is given, by its name or file or itself; default: this machine.

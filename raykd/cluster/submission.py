@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -19,6 +19,7 @@ from raykd.cluster.dashboard import ADDRESS_VARIABLE, PRECISION, RUNS, dashboard
 from raykd.cluster.launcher import read_launcher
 from raykd.cluster.package import FOLDER, Package, remote_content
 from raykd.cluster.ray_settings import apply_ray_settings, needs_ray
+from raykd.config.runtime import Precision
 from raykd.errors import UsageError
 from raykd.planning.on_cluster import plan_on
 from raykd.recipe.experiment import Experiment, resolve
@@ -63,7 +64,7 @@ class JobRequest:
     run_count: int = 1
     shared_runs: frozenset[str] = frozenset()
     note: str = ""
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Precision | None = None
     trackers: tuple[TrackerName, ...] = ()
 
 

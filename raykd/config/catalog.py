@@ -46,7 +46,11 @@ class Catalog:
         if "/" in source or source.endswith(_SUFFIXES):
             if not os.path.isfile(source):  # unlike Path's, without an error where no file system has such names
                 which = "named" if self.extensible else "packaged"
-                raise UsageError(f"no {self.kind} file {source!r}; `raykd list {self.listing}` shows the {which} ones")
+                inside = os.path.join(source, f"{self.kind}.yaml")  # as in the directory of a run
+                hint = f"did you mean {inside!r}? " if os.path.isfile(inside) else ""
+                raise UsageError(
+                    f"no {self.kind} file {source!r}; {hint}`raykd list {self.listing}` shows the {which} ones"
+                )
             return Path(source)
         files = self.files()
         if source not in files:

@@ -5,8 +5,6 @@ from typing import Any
 
 from raykd.config.yaml_file import dump_flow
 
-_ABSENT = object()
-
 
 def differences(*contents: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the fields in which contents differ, each with what stands there in every one of them.
@@ -21,9 +19,10 @@ def differences(*contents: Mapping[str, Any]) -> dict[str, list[str]]:
     leaves = [dict(_leaves(content, "")) for content in contents]
     found = {}
     for key in dict.fromkeys(key for fields in leaves for key in fields):
-        values = [fields.get(key, _ABSENT) for fields in leaves]
+        # As text: to Python true is 1.
+        values = [dump_flow(fields[key]) if key in fields else "" for fields in leaves]
         if any(value != values[0] for value in values):
-            found[key] = ["" if value is _ABSENT else dump_flow(value) for value in values]
+            found[key] = values
     return found
 
 

@@ -9,7 +9,7 @@ from raykd.errors import MAX_SHOWN
 CLUSTER_FIELDS = frozenset(Runtime.model_fields) | {
     "address", "workers", "grows_to", "cpus_per_worker", "gpus_per_worker", "storage", "data_root", "max_failures",
     "hang_seconds", "on_hang", "memory_per_worker_gib", "study", "dashboard", "launcher", "dependencies",
-    "price_per_hour", "trackers",
+    "network_gbit_per_s", "network_latency_us", "price_per_hour", "trackers",
 }  # fmt: skip
 """Fields of a cluster file, which stands above this room and imports it."""
 _OF_MACHINES = ("runtime", "cluster")

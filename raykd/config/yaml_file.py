@@ -17,6 +17,8 @@ from raykd.config.field_names import field_hint
 from raykd.errors import UsageError, shortened
 
 _MAX_BYTES = 1_000_000
+_MOST_BITS, _SHOWN_DIGITS = 8192, 20  # of a whole number: Python writes no longer ones
+_MOST_FAULTS = 20  # told of a file: looking for the nearest name of each takes a while
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 _SECTION = "section"
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in _KINDS}
@@ -68,7 +70,10 @@ class _Loader(_StrictLoader):
                 f"meant, {node.value!r} in quotes"
             )
             raise _Ambiguous(None, None, problem, node.start_mark)
-        return int(node.value, 0)
+        value = int(node.value, 0)
+        if value.bit_length() > _MOST_BITS:
+            raise ValueError(f"{node.value[:_SHOWN_DIGITS]}... is larger than any number that is meant here")
+        return value
 
     def construct_yaml_float(self, node: Any) -> float:
         return float(_INFINITE.sub(r"\1\2", node.value))
@@ -174,7 +179,8 @@ def section_error(text: str) -> PydanticCustomError:
 def explain(error: ValidationError, source: str, model: type[BaseModel], raw: Any) -> UsageError:
     """Turn pydantic's report on ``raw``, which is no ``model``, into one line with the nearest names."""
     lines = []
-    for item in error.errors():
+    found = error.errors()
+    for item in found[:_MOST_FAULTS]:
         names, siblings, tags = _locate(item["loc"], model, raw)
         path = ".".join(names)
         if item["type"] == "extra_forbidden":
@@ -195,6 +201,8 @@ def explain(error: ValidationError, source: str, model: type[BaseModel], raw: An
         else:
             message = item["msg"].removeprefix("Value error, ") + _hint(item["type"], item["input"])
             lines.append(f"{path}: got {shortened(item['input'])}; {message}")
+    if len(found) > _MOST_FAULTS:
+        lines.append(f"and {len(found) - _MOST_FAULTS:,} more faults")
     return UsageError(f"{source}: " + "; ".join(lines))
 
 

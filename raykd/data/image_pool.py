@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from raykd.data.augment import PAD, cut_out, mirrored
+from raykd.distributed.exchange import plan_exchange
 from raykd.distributed.memory import free_device_memory
 from raykd.distributed.world import World, mix
 from raykd.errors import UsageError
@@ -286,21 +287,12 @@ class ImagePool:
             parts: the rows that each worker is to have.
         """
         rank, device = self._world.rank, self._world.device
-        owners = rows // self._share
-        mine = (owners == rank).nonzero().flatten()
-        wanted = [mine[(part.start <= mine) & (mine < part.stop)] for part in parts]
-        sent = torch.cat(wanted)
+        exchange = plan_exchange(rows // self._share, parts, self._world)
+        sent = exchange.own[exchange.positions]
         at = (slots[sent] * self._share + rows[sent] - rank * self._share).to(self._pixels.device)
-        senders = owners[parts[rank]]
-        send = [len(positions) for positions in wanted]
-        receive = torch.bincount(senders, minlength=self._world.size).tolist()
-        # They come in the order of their senders; sorting rows by sender and undoing that gives every row its image.
-        order = senders.argsort(stable=True).argsort()
-        alone = self._world.size == 1
 
         def exchanged(values: Tensor) -> Tensor:
-            values = values.to(device, non_blocking=True)
-            return values if alone else self._world.exchange(values, send, receive)[order.to(device)]
+            return exchange.perform(values.to(device, non_blocking=True), self._world)
 
         images = exchanged(self._pixels[at]).float().div_(255)
         labels = exchanged(self._labels[at])

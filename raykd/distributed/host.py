@@ -90,6 +90,20 @@ def preserved_process() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def float32_products(precision: str, device: torch.device) -> Iterator[None]:
+    """Let a GPU compute float32 products in TF32 where ``precision`` is tf32; afterwards they are as they were."""
+    if precision != "tf32" or device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def _variables_of_ray() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k.startswith(("RAY_", "TUNE_")) and not k.startswith("RAY_AUTH_")}
 

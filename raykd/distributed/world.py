@@ -248,8 +248,8 @@ class World:
         return WorkerFailed(f"worker {self.rank} failed with {name}: {error}; its output has the traceback")
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which networks run: bfloat16 autocast, or nothing in fp32."""
-        if self.precision == "fp32":
+        """Return the context in which networks run: bfloat16 autocast, or nothing in float32."""
+        if self.precision != "bf16":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 

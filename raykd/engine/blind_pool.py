@@ -8,6 +8,7 @@ are stretched to the range of real ones, and the half that is agreed on less is 
 Shapes: N images, C channels, H W image, K classes.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,7 @@ _REPORTS, _PER_CLASS = 8, 20  # images are held of so many reports' worth, and s
 _MOST_IMAGES, _MOST_BYTES = 8192, 64 * 2**20
 _BATCH = 256
 _ARRIVAL = 0xA9E5  # keeps the draws of views, and of who stays, apart from others of the same seed
-_HELD = ("images", "teacher_logits", "keys", "stretched")
+_HELD = ("images", "teacher_logits", "keys", "stretched", "origins")
 
 _FEWEST = 5  # images that show a class; of a pool that has fewer for each, all images count alike
 _SHARE = 0.2  # of the images that each class has where all have equally many: so many show it
@@ -87,13 +88,14 @@ class BlindPool:
         # Banks give their classes in turn: taken as they come, every second image would be of every second class.
         images = images[torch.randperm(len(images), generator=generator).to(images.device)]
         # Stored halved in size; the teacher answers what is stored, so both networks see the same pixels.
+        origins = torch.cat([_origins(images[::2]), _origins(images[1::2])])
         halves = images[::2], _stretched(images[1::2], self._spec)
         images = torch.cat([_with_views(half, generator, mirrored=self._mirrored) for half in halves]).half()
         stretched = torch.arange(len(images)) >= len(halves[0])
         answers = compute_logits(teacher, (batch.float() for batch in images.split(_BATCH)), world)
         labels = answers[~stretched.to(answers.device)].argmax(1).cpu()
         keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
-        held = dict(zip(_HELD, (images.cpu(), answers.cpu(), keys, stretched), strict=True))
+        held = dict(zip(_HELD, (images.cpu(), answers.cpu(), keys, stretched, origins), strict=True))
         if self._held:
             held = {name: torch.cat([self._held[name], rows]) for name, rows in held.items()}
         limit = _limit(self._spec, len(images))
@@ -124,8 +126,14 @@ class BlindPool:
 
     @property
     def effective_images(self) -> float:
-        """Return how many images of equal weight tell as much: (sum of credits)^2 / sum of squares (Kish 1965)."""
-        return float(self._credit.sum().square() / self._credit.square().sum())
+        """Return how many images of equal weight tell as much: (sum of credits)^2 / sum of squares (Kish 1965).
+
+        An image that came in several reports, as of a pool, is one: its credits are added up before they are squared.
+        """
+        credit = self._credit
+        _, image = self._held["origins"][~self._held["stretched"]].unique(return_inverse=True)
+        of_images = torch.zeros_like(credit).index_add(0, image, credit)
+        return float(credit.sum().square() / of_images.square().sum())
 
     @property
     def _credit(self) -> Tensor:
@@ -133,11 +141,11 @@ class BlindPool:
         return class_credit(labels, self._num_classes, World.alone())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return, row by row, images in half precision, the teacher's logits, what decides who stays, and the half."""
+        """Return, row by row, images in half precision, the teacher's logits, who stays, the half, and where from."""
         return dict(self._held)
 
     def load_state_dict(self, state: Mapping[str, Tensor] | Sequence[Sequence[Tensor]]) -> None:
-        """Restore what ``state_dict`` returned, or the pairs of images and logits that earlier versions saved.
+        """Restore what ``state_dict`` returned, or what earlier versions saved: without origins, or pairs alone.
 
         Raises:
             KeyError, TypeError, ValueError: if it is neither.
@@ -145,13 +153,15 @@ class BlindPool:
         if not state:
             self._held = {}
         elif isinstance(state, Mapping):
-            self._held = {name: state[name] for name in _HELD}
+            own = {"origins": torch.arange(len(state["keys"])), **state}
+            self._held = {name: own[name] for name in _HELD}
         else:
             images, answers = (torch.cat(rows) for rows in zip(*state, strict=True))
             generator = Generator().manual_seed(mix(self._seed, _ARRIVAL))
             keys = torch.rand(len(images), generator=generator, dtype=torch.float64)
             stretched = torch.zeros(len(images), dtype=torch.bool)
-            self._held = dict(zip(_HELD, (images, answers, keys, stretched), strict=True))
+            origins = torch.arange(len(images))
+            self._held = dict(zip(_HELD, (images, answers, keys, stretched, origins), strict=True))
 
 
 def _limit(spec: DataSpec, images: int) -> int:
@@ -164,7 +174,13 @@ def _limit(spec: DataSpec, images: int) -> int:
 def pool_bytes(spec: DataSpec, images: int, reports: int) -> int:
     """Return the bytes of a pool after so many reports of so many images: in half precision, with logits and keys."""
     held = min(_limit(spec, images), reports * images)
-    return held * (2 * spec.channels * spec.size**2 + 4 * spec.num_classes + 8 + 1)
+    return held * (2 * spec.channels * spec.size**2 + 4 * spec.num_classes + 8 + 1 + 8)
+
+
+def _origins(images: Tensor) -> Tensor:
+    """Return a number for each image, int64 (N,), equal where images are."""
+    digests = (hashlib.blake2b(image.numpy().tobytes(), digest_size=8).digest() for image in images.cpu())
+    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])
 
 
 def _stretched(images: Tensor, spec: DataSpec) -> Tensor:

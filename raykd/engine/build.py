@@ -1,7 +1,7 @@
 """From a recipe to what the engine runs: networks by role, streams, evaluator. Opens data through the ledger."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,10 @@ from raykd.data.datasets import data_spec, find_split
 from raykd.data.index import best_rows
 from raykd.data.ledger import OpenedData
 from raykd.data.streams import TrainStream
-from raykd.distributed.host import compile_obstacle
 from raykd.distributed.phases import PhaseClock
-from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World, mix
 from raykd.engine.class_subset import build_for_subset
+from raykd.engine.compiling import choose_compiler
 from raykd.engine.evaluator import Evaluator
 from raykd.engine.finite import check_teacher
 from raykd.engine.loaders import StreamContext, holdout_evaluator, open_streams, sources
@@ -42,6 +41,7 @@ from raykd.models.permission import permit, require_permission
 from raykd.models.published import TIMM, TRANSFORMERS, is_published, published_file
 from raykd.models.teacher import Teacher
 from raykd.models.weights import load_weights
+from raykd.models.weights_file import sum_of_weights
 from raykd.recipe.experiment import Experiment, check_pool_images
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig, NetworkConfig, TeacherConfig
@@ -49,9 +49,6 @@ from raykd.spec import DataSpec
 from raykd.store.workspace import STORED, Workspace
 
 logger = logging.getLogger(__name__)
-
-# Compiling costs minutes of CPU and gains a tenth of the time there; below this many images it does not pay.
-_IMAGES_WORTH_COMPILING = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,8 @@ def build(
         test = world.agree(lambda: opened.open_test(data.name, spec, data.buffer))
     embeddings, embeddings_sha256 = world.agree(lambda: _embeddings(recipe, spec, workspace))
     compute = ComputeCounter()
-    compiler = clock.timing(compute.counting(_compiler(runtime, recipe, world)), teacher)
+    images = recipe.schedule.steps * recipe.schedule.global_batch // world.size
+    compiler = clock.timing(compute.counting(choose_compiler(runtime.compile, world.device, images)), teacher)
     context = MethodContext(
         spec=spec,
         world=world,
@@ -375,7 +373,7 @@ def teacher_file_sum(experiment: Experiment, workspace: Workspace) -> str | None
     if config is None:
         return None
     try:
-        return sha256_of(workspace.run(source.run_id).student if source else find_weights(config, workspace))
+        return sum_of_weights(workspace.run(source.run_id).student if source else find_weights(config, workspace))
     except (FileNotFoundError, UsageError, MissingPackage):
         return None
 
@@ -402,7 +400,7 @@ def _teacher_weights(config: TeacherConfig, sha256: str | None, workspace: Works
     """Return a teacher's weights file, its sha256, and whether it is the store's copy: of a file gone or changed."""
     try:
         weights = find_weights(config, workspace)
-        digest = sha256_of(weights)
+        digest = sum_of_weights(weights)
     except (UsageError, MissingPackage, CorruptError):
         stored_copy = None if sha256 is None else workspace.kept_weights(sha256)
         if stored_copy is None or sha256 is None:
@@ -417,14 +415,14 @@ def _teacher_weights(config: TeacherConfig, sha256: str | None, workspace: Works
 def _embeddings(recipe: Recipe, spec: DataSpec, workspace: Workspace) -> tuple[Tensor | None, str | None]:
     """Return the embeddings of labels in the file that a method's configuration names, if it does, and its sha256."""
     file = _embeddings_file(recipe, workspace)
-    return (None, None) if file is None else (read_embeddings(file, spec.num_classes), sha256_of(file))
+    return (None, None) if file is None else (read_embeddings(file, spec.num_classes), sum_of_weights(file))
 
 
 def embeddings_file_sum(recipe: Recipe, workspace: Workspace) -> str | None:
     """Return the sha256 of the file that labels' embeddings would be read from now; None if there is no such file."""
     try:
         file = _embeddings_file(recipe, workspace)
-        return None if file is None else sha256_of(file)
+        return None if file is None else sum_of_weights(file)
     except (FileNotFoundError, UsageError):
         return None
 
@@ -470,19 +468,3 @@ def find_weights_file(name: str, workspace: Workspace) -> Path:
 def _is_mirrored(experiment: Experiment) -> bool:
     recipes = [experiment.recipe, *([experiment.teacher.recipe] if experiment.teacher is not None else [])]
     return any("flip" in recipe.data.augment for recipe in recipes)
-
-
-def _compiler(runtime: Runtime, recipe: Recipe, world: World) -> Compiler:
-    images = recipe.schedule.steps * recipe.schedule.global_batch // world.size
-    worthwhile = runtime.compile == "on" or (runtime.compile == "auto" and images >= _IMAGES_WORTH_COMPILING)
-    if not worthwhile:
-        return _not_compiled
-    obstacle = compile_obstacle(world.device.type)
-    if obstacle:
-        logger.warning("running without torch.compile: %s", obstacle)
-        return _not_compiled
-    return lambda network: torch.compile(network, dynamic=False)
-
-
-def _not_compiled(network: nn.Module) -> Callable[..., Any]:
-    return network

@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 _NOTE_SECONDS = 2.0  # between two notes of the step
 _NOTE_SHARE = 0.002  # of a run's time that they may take
 _SEND_SECONDS = 10.0  # between two of these that are sent to a store elsewhere
-_SEND_SHARE = 0.005
 _OPENING = (EXPERIMENT, RECIPE, ENVIRONMENT, DATA)  # what is there before the first step
 
 
@@ -76,7 +75,6 @@ class LocalReporter:
         self._curves = _curve_file(run)
         self._pool: Sums = {}  # files of the run's pool that count
         self._next_note = self._next_send = 0.0
-        self._is_told = False  # whether the store elsewhere knows what run this is
         self._first_noted: tuple[int, float] | None = None  # since the start or the last rewind: the step, and when
         self._last_noted = 0
 
@@ -156,7 +154,8 @@ class LocalReporter:
     def note_step(self, done: int) -> None:
         """Write step and pace into the run's status every few seconds: more rarely where the disk is slow.
 
-        It goes to a store elsewhere too, more rarely still: who looks from another machine sees no other step.
+        It goes to a store elsewhere too, more rarely still: who looks from another machine sees no other step. No step
+        waits for that store.
         """
         now = time.monotonic()
         if now < self._next_note:
@@ -172,17 +171,11 @@ class LocalReporter:
         ended = time.monotonic()
         self._next_note = ended + max(_NOTE_SECONDS, (ended - now) / _NOTE_SHARE)
         if self._mirror is not None and ended >= self._next_send:
-            self._send_note(self._mirror)
-            sent = time.monotonic()
-            self._next_send = sent + max(_SEND_SECONDS, (sent - ended) / _SEND_SHARE)
-
-    def _send_note(self, mirror: Mirror) -> None:
-        """Send the status, in one try, the first time behind what it is the status of."""
-        with suppress(RaykdError, OSError):  # as above, of the store
-            for name in (STATUS,) if self._is_told else (*_OPENING, STATUS):
-                if (path := self._run.path / name).is_file():
-                    mirror.push_file(path, f"{self._run.name}/{name}", once=True)
-            self._is_told = True
+            files = [
+                self._run.path / name for name in (*_OPENING, STATUS)
+            ]  # the status behind what it is the status of
+            if self._mirror.push_aside(files):
+                self._next_send = ended + _SEND_SECONDS
 
     def _write_metrics(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> None:
         self._run.append_row(metrics)

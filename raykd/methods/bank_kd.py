@@ -31,10 +31,12 @@ from torch import Tensor
 
 from raykd import losses
 from raykd.config.base import Config
+from raykd.distributed.exchange import plan_exchange
 from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY, GeneratorBank
 from raykd.methods.base import Method, MethodContext, Metrics
+from raykd.models.compute import count_macs
 from raykd.spec import Batch
 
 _ORDER, _JITTER = 1, 2  # keep these draws apart from those of the latents, which are mixed of two numbers
@@ -68,6 +70,9 @@ class BankKd(Method):
         self._teacher = context.compiler(context.networks["teacher"])
         self._labelled = EVERY not in self._bank.classes or self._bank.conditions > 0
         self._owners = self._find_owners()
+        latent = torch.zeros(1, self._bank.latent_dim, device=self.world.device)
+        label = torch.tensor([max(0, self._bank.classes[0])], device=self.world.device)
+        self._image_macs = count_macs(self._bank.mixed, latent, label)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
         """Make this worker's rows of the mixture, ask the teacher, teach the student."""
@@ -79,7 +84,8 @@ class BankKd(Method):
         parts = [slice(rank * batch, (rank + 1) * batch) for rank in range(world.size)]
         with world.autocast():
             with torch.no_grad():
-                images = self._images(z, labels, parts, torch.float32 if world.precision == "fp32" else torch.bfloat16)
+                images = self._images(z, labels, parts, torch.bfloat16 if world.precision == "bf16" else torch.float32)
+                context.compute.macs += self._image_macs * batch
                 images = self._jittered(images, index, parts[world.rank])
                 context.clock.charge("synthesis")
                 teacher_logits, _ = self._teacher(images)
@@ -153,15 +159,7 @@ class BankKd(Method):
         rank, device = self.world.rank, self.world.device
         if self._owners is None:
             return self._bank.mixed(z[parts[rank]], labels[parts[rank]].to(device))
-        owners = self._owners[labels]
-        rows = (owners == rank).nonzero().flatten()
+        exchange = plan_exchange(self._owners[labels], parts, self.world)
+        rows = exchange.own
         images = self._bank.mixed(z[rows.to(device)], labels[rows].to(device)).to(dtype)
-        of_worker = [((part.start <= rows) & (rows < part.stop)).nonzero().flatten() for part in parts]
-        senders = owners[parts[rank]]
-        received = self.world.exchange(
-            images[torch.cat(of_worker).to(device)],
-            send=[len(positions) for positions in of_worker],
-            receive=torch.bincount(senders, minlength=self.world.size).tolist(),
-        )
-        # They came in the order of their senders; sorting rows by sender and undoing that gives every row its image.
-        return received[senders.argsort(stable=True).argsort().to(device)].float()
+        return exchange.perform(images[exchange.positions.to(device)], self.world).float()

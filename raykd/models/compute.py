@@ -78,8 +78,14 @@ def forward_macs(network: nn.Module, *args: Any) -> float:
     twin = copy.deepcopy(network)
     devices = [arg.device for arg in args if isinstance(arg, Tensor) and arg.device.type == "cuda"]
     detached = [arg.detach() if isinstance(arg, Tensor) else arg for arg in args]
-    with torch.random.fork_rng(devices[:1]), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(*detached)
+    with torch.random.fork_rng(devices[:1]):
+        return count_macs(twin, *detached)
+
+
+def count_macs(call: Callable[..., Any], *args: Any) -> float:
+    """Return the multiply-accumulates of a call without gradients, which may change what it is a call of."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call(*args)
     return float(counter.get_total_flops()) / _FLOPS_PER_MAC
 
 

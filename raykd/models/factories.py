@@ -108,7 +108,19 @@ def _parameters_among(function: Callable[..., object], values: Mapping[str, Any]
     return {name: value for name, value in values.items() if name in named}
 
 
+def _no_module(module_name: str) -> UsageError:
+    """Return the error for a module that is not there; of a file's path say how its module is written."""
+    dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
+    hint = f"did you mean {dotted!r}? Else " if dotted and dotted != module_name else ""
+    return UsageError(
+        f"no module {module_name!r} for the factory, neither on sys.path nor in {Path.cwd()}; {hint}"
+        "install it or start from the directory that holds it"
+    )
+
+
 def _find(module_name: str, attribute: str) -> Callable[..., object]:
+    if module_name.startswith("."):  # to Python relative to a package, of which there is none
+        raise _no_module(module_name)
     importlib.invalidate_caches()
     was_loaded = module_name in sys.modules
     try:
@@ -117,10 +129,7 @@ def _find(module_name: str, attribute: str) -> Callable[..., object]:
         missing = error.name or ""
         if module_name != missing and not module_name.startswith(f"{missing}."):
             raise UsageError(f"factory module {module_name!r} needs {missing!r}: {error}") from error
-        raise UsageError(
-            f"no module {module_name!r} for the factory, neither on sys.path nor in {Path.cwd()}; "
-            "install it or start from the directory that holds it"
-        ) from error
+        raise _no_module(module_name) from error
     except (Exception, SystemExit) as error:  # the user's own code: it may fail in any way
         raise UsageError(
             f"importing factory module {module_name!r} failed: {type(error).__name__}: {first_line(error)}"

@@ -1,5 +1,7 @@
 """Which model to distil another into: of the same family, where that has one that is small enough."""
 
+from typing import NamedTuple
+
 import torch
 
 from raykd.errors import UsageError
@@ -24,10 +26,18 @@ _ANY = {
 _LARGE = 96  # pixels from which networks that keep small maps large cost too much
 
 
+class Smaller(NamedTuple):
+    """A model to distil another into: its name, its number of parameters, and why this one."""
+
+    model: str
+    parameters: int
+    reason: str
+
+
 def smaller_model(
     teacher: str | None, parameters: int, *, num_classes: int, channels: int, size: int
-) -> tuple[str, int] | None:
-    """Return a model to distil a teacher into, and its number of parameters: the largest that is small enough.
+) -> Smaller | None:
+    """Return a model to distil a teacher into: the largest that is small enough, or else the smallest.
 
     Args:
         teacher: its model's name; None for a network of the user's own.
@@ -40,7 +50,7 @@ def smaller_model(
         None where no model takes such images.
     """
     anything = _ANY["grey" if channels == 1 else "small" if size < _LARGE else "large"]
-    found = None
+    found: Smaller | None = None
     for names in (*_families_of(teacher), anything, _ANY["small"]):
         for name in names:
             try:
@@ -50,8 +60,11 @@ def smaller_model(
                 continue
             count = sum(parameter.numel() for parameter in network.parameters())
             if count <= _SHARE * parameters:
-                return name, count
-            found = (name, count) if found is None or count < found[1] else found
+                reason = f"the largest of {', '.join(names)} with at most {_SHARE:.0%} of the teacher's parameters"
+                return Smaller(name, count, reason)
+            if found is None or count < found.parameters:
+                reason = "the smallest built-in one for such images; none has far fewer parameters than the teacher"
+                found = Smaller(name, count, reason)
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from raykd.config.data_root import data_place
-from raykd.errors import CorruptError, UsageError, unknown
+from raykd.errors import CorruptError, UsageError, shortened, unknown
 from raykd.files import describe, read_bytes
 from raykd.models.factories import first_line
 from raykd.models.packages import import_optional
@@ -25,6 +25,7 @@ from raykd.models.weights import load_weights
 from raykd.models.weights_file import read_weights
 
 PACKAGE = "transformers"
+_PREFIX = "hf/"  # of the names of such models
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _SAVE = "save model and image processor there by save_pretrained(FOLDER)"
@@ -37,6 +38,7 @@ _DEEP = ("layer", "depth", "block", "repeat", "stage", "expert")
 _WIDE = ("channel", "dim", "size")
 """Parts of the names of those that say how wide each of these is, as in ``stage_in_channels``."""
 _MAX_LIST = 1000
+_MAX_CHANNELS, _MAX_CLASSES = 1000, 10**6
 _CODE = ("auto_map", "custom_pipelines")
 _FETCHING = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "quantization_config")
 """Fields that have transformers take a part of the network from elsewhere, or compute it by another package."""
@@ -80,6 +82,8 @@ def read_folder(name: str) -> SavedClassifier:
     with _wrong_types(folder / CONFIG):
         names = _class_names(content)
         channels = int(config.get("num_channels", 3))
+        if not 1 <= channels <= _MAX_CHANNELS:
+            raise ValueError(f"num_channels is {shortened(channels)}, and 1 to {_MAX_CHANNELS} are taken")
         own_size = config.get("image_size")
     with _wrong_types(folder / PREPROCESSOR):
         facts = _facts(name, _read_object(folder / PREPROCESSOR), names, channels, own_size)
@@ -188,7 +192,10 @@ def _find(name: str) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    raise UsageError(f"no folder {name!r} (looked at {' and '.join(map(str, places))}); {_SAVE}")
+    meant, hint = _PREFIX + name, ""
+    if Path(meant).is_dir():
+        hint = f"; the folder {meant} here is {_PREFIX + meant!r}, since what stands behind {_PREFIX} is a path"
+    raise UsageError(f"no folder {name!r} (looked at {' and '.join(map(str, places))}){hint}; {_SAVE}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -260,10 +267,13 @@ def _wrong_types(path: Path) -> Iterator[None]:
 
 
 def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the classes by their numbers; two of no name of their own where nothing is said, as in transformers."""
-    names = {
-        int(number): str(label) for number, label in config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}).items()
-    }
+    """Return the classes by their numbers; without names two of none, or ``num_labels``, as transformers has it."""
+    if "id2label" not in config:
+        count = config.get("num_labels", 2)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MAX_CLASSES:
+            raise ValueError(f"num_labels is {shortened(count)}, and 1 to {_MAX_CLASSES:,} are taken")
+        return tuple(f"LABEL_{number}" for number in range(count))
+    names = {int(number): str(label) for number, label in config["id2label"].items()}
     if sorted(names) != list(range(len(names))):
         raise ValueError("id2label does not number its classes from 0")
     return tuple(names[number] for number in range(len(names)))

@@ -1,10 +1,11 @@
 """What files of weights hold: tensors, read without running anything that stands in them."""
 
+import hashlib
 import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raykd.errors import CorruptError, UsageError
-from raykd.files import MAX_JSON_BYTES, read_bytes
+from raykd.files import MAX_JSON_BYTES, read_bytes, sha256_of
 from raykd.tensors import read_tensors
 
 CONVERT = (
@@ -49,22 +50,64 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return read_tensors(path, "restore it from a backup")
 
 
-def _read_shards(path: Path) -> dict[str, Tensor]:
-    """Read the files that an index names, which lie beside it."""
+def sum_of_weights(path: Path) -> str:
+    """Return the sha256 sum of all that a file of weights stands for: of an index, of its own bytes and its files'.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        UsageError: if it is an index of files that are not beside it.
+        CorruptError: if it is damaged, or cannot be read.
+    """
+    own = sha256_of(path)
+    if not path.name.endswith(_INDEX):
+        return own
+    names = shards_of(path)
+    _require_beside(path, names)
+    sums = [[name, sha256_of(path.parent / name)] for name in names]
+    return hashlib.sha256(json.dumps([own, *sums]).encode()).hexdigest()
+
+
+def shards_of(path: Path) -> list[str]:
+    """Return the names of the files that an index names, which belong beside it; none of any other file, or of none.
+
+    Raises:
+        UsageError: if it names files that may not lie beside it.
+        CorruptError: if it is damaged.
+    """
+    is_index = path.name.endswith(_INDEX) and _is_there(path)
+    return sorted(set(_shard_names(path).values())) if is_index else []
+
+
+def _shard_names(path: Path) -> Mapping[str, str]:
+    """Return the file of each tensor that an index names."""
     try:
         found = json.loads(read_bytes(path, MAX_JSON_BYTES))["weight_map"]
         shards: Mapping[str, str] = {str(key): str(name) for key, name in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptError(f"{path} is damaged or no index of safetensors files: {error}") from error
-    tensors: dict[str, Tensor] = {}
     for name in sorted(set(shards.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise UsageError(f"{path} names the file {name!r}; an index may name .safetensors files beside it only")
+    return shards
+
+
+def _require_beside(path: Path, names: Iterable[str]) -> None:
+    for name in names:
         if not _is_there(path.parent / name):
             raise UsageError(f"{path} names {name}, which is not beside it: put all its files into one folder")
-        tensors |= _read_safetensors(path.parent / name)
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    """Read the files that an index names; a tensor that several of them have is that of the one it is said to be in."""
+    shards, tensors = _shard_names(path), dict[str, Tensor]()
+    names = sorted(set(shards.values()))
+    _require_beside(path, names)
+    for name in names:
+        found = _read_safetensors(path.parent / name)
+        tensors |= {key: tensor for key, tensor in found.items() if shards.get(key, name) == name}
     if missing := shards.keys() - tensors.keys():
-        raise CorruptError(f"{path} names tensors that its files lack, such as {min(missing)}: fetch them again")
+        key = min(missing)
+        raise CorruptError(f"{path} names {key} in {shards[key]}, which has no such tensor: fetch its files again")
     return tensors
 
 

@@ -1,6 +1,7 @@
 """Plan a recipe for a cluster: a worker's memory and time, from trials on this machine. Importable without Ray."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,15 +11,43 @@ import torch
 from raykd.cluster.config import Cluster
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.memory import free_memory
-from raykd.planning.plan import WorkerBudget, plan
+from raykd.errors import UsageError
+from raykd.planning.plan import Network, WorkerBudget, plan
 from raykd.planning.predict import TrialSite
 from raykd.recipe.experiment import Experiment
 from raykd.results import Plan
 from raykd.store.workspace import Workspace
 
 
-def plan_on(experiment: Experiment, cluster: Cluster, *, store: Path, data_root: Path | None) -> Plan:
+def compare_workers(
+    experiment: Experiment, cluster: Cluster, counts: Sequence[int], *, store: Path, data_root: Path | None
+) -> dict[int, Plan | UsageError]:
+    """Return the plans of a recipe's own run on so many workers, each with cores of its own, or why there is none.
+
+    Raises:
+        UsageError: if there is none at all.
+    """
+    plans: dict[int, Plan | UsageError] = {}
+    # Workers that do not share this machine's cores.
+    address = "auto" if cluster.address == "local" else cluster.address
+    for count in counts:
+        there = cluster.model_copy(update={"workers": count, "address": address})
+        try:
+            plans[count] = plan_on(experiment, there, store=store, data_root=data_root, alone=True)
+        except UsageError as error:
+            plans[count] = error
+    refused = [one for one in plans.values() if isinstance(one, UsageError)]
+    if len(refused) == len(plans):
+        raise refused[0]
+    return plans
+
+
+def plan_on(
+    experiment: Experiment, cluster: Cluster, *, store: Path, data_root: Path | None, alone: bool = False
+) -> Plan:
     """Return the plan of a recipe on the largest number of workers that the cluster allows and that fits.
+
+    ``alone`` leaves out the runs that it builds on.
 
     Raises:
         UsageError: if no allowed number of workers fits, or a worker's part needs more memory than it may use.
@@ -47,9 +76,10 @@ def plan_on(experiment: Experiment, cluster: Cluster, *, store: Path, data_root:
         cpus=cluster.cpus_per_worker if on_ray else float(threads or cores),
         price=cluster.price_per_hour,
         crowding=max(1.0, workers * (threads or cores) / cores) if is_local and not wants_gpu else 1.0,
+        network=_network(cluster),
     )
     runtime = cluster.runtime.model_copy(update={"threads": threads})
-    found = plan(experiment, runtime, site, budget)
+    found = plan(experiment, runtime, site, budget, alone=alone)
     notes = _notes(cluster, is_local, gpu, budget)
     return replace(found, cluster=cluster.name, allowed_workers=fitting, notes=notes)
 
@@ -66,8 +96,21 @@ def _memory(cluster: Cluster, workers: int, is_local: bool, gpu: bool) -> int | 
     return None if free is None else free // workers
 
 
+def _network(cluster: Cluster) -> Network | None:
+    if cluster.network_gbit_per_s is None:
+        return None
+    return Network(cluster.network_gbit_per_s, cluster.network_latency_us)
+
+
 def _notes(cluster: Cluster, is_local: bool, gpu: bool, budget: WorkerBudget) -> list[str]:
-    notes = ["times are without the network between workers"] if budget.workers > 1 else []
+    notes = []
+    if budget.workers > 1 and budget.network is None:
+        notes.append("times are without the network between workers: network_gbit_per_s in the cluster file counts it")
+    elif budget.workers > 1:
+        notes.append(
+            f"a network of {cluster.network_gbit_per_s:g} Gbit/s a worker and {cluster.network_latency_us:g} us a "
+            "message, not hidden behind the computation"
+        )
     if not is_local or (cluster.gpus_per_worker > 0 and not gpu):
         notes.append("measured on this machine; on the cluster's hardware expect another time")
     if budget.memory is None:

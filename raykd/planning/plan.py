@@ -12,7 +12,7 @@ from raykd.engine.build import build_spec
 from raykd.engine.disk import most_kept, set_bytes
 from raykd.errors import RaykdError, UsageError
 from raykd.files import MANIFEST, gib
-from raykd.planning.predict import Prediction, TrialSite, predict
+from raykd.planning.predict import MOST_SECONDS, Prediction, TrialSite, predict
 from raykd.recipe.experiment import Experiment, images_of_pool
 from raykd.recipe.recipe import Recipe
 from raykd.results import Plan, RunPlan
@@ -21,6 +21,28 @@ from raykd.store.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 _BUSY = 1.3  # from so many times the processor's time on, other programs have slowed the trial
+
+
+@dataclass(frozen=True)
+class Network:
+    """What lies between the workers.
+
+    Attributes:
+        gbit_per_s: that each worker can send.
+        latency_us: of a message, in microseconds.
+    """
+
+    gbit_per_s: float
+    latency_us: float
+
+    def seconds(self, workers: int, collectives: float, sent: float) -> float:
+        """Return the seconds of so many collectives in which a worker sends so many bytes.
+
+        A message crosses a tree of the workers up and down, one collective after the other, and nothing is computed
+        meanwhile: what a library hides behind the computation comes off.
+        """
+        hops = 2 * math.ceil(math.log2(workers)) if workers > 1 else 0
+        return collectives * hops * self.latency_us / 1e6 + sent * 8 / (self.gbit_per_s * 1e9)
 
 
 @dataclass(frozen=True)
@@ -34,6 +56,7 @@ class WorkerBudget:
         cpus: of each.
         price: of one worker's hour, in whatever currency.
         crowding: how many times slower a step is, where workers share too few cores.
+        network: between the workers; None where unknown.
     """
 
     workers: int
@@ -42,10 +65,13 @@ class WorkerBudget:
     cpus: float
     price: float | None
     crowding: float = 1.0
+    network: Network | None = None
 
 
-def plan(experiment: Experiment, runtime: Runtime, site: TrialSite, budget: WorkerBudget) -> Plan:
-    """Return the plans of all runs that training this recipe means, and their sum.
+def plan(
+    experiment: Experiment, runtime: Runtime, site: TrialSite, budget: WorkerBudget, *, alone: bool = False
+) -> Plan:
+    """Return the plans of all runs that training this recipe means, or of its own ``alone``, and their sum.
 
     Raises:
         UsageError: if a run cannot fit into the memory, saying what would.
@@ -54,10 +80,13 @@ def plan(experiment: Experiment, runtime: Runtime, site: TrialSite, budget: Work
     runs = []
     for run in experiment.runs:
         is_own = run.run_id == experiment.run_id
+        if alone and not is_own:
+            continue
         if not is_own and site.workspace.run(run.run_id).is_finished:
             runs.append(RunPlan(run.run_id, "finished"))
             continue
-        logger.info("%s: trying a few steps on this machine, which takes half a minute or more", run.run_id)
+        most = f"{MOST_SECONDS / 60:.0f} minutes"
+        logger.info("%s: trying a few steps on this machine: half a minute or more, %s at most", run.run_id, most)
         try:
             runs.append(RunPlan(run.run_id, "to train", **_plan_one(run, runtime, site, budget)))
         except RaykdError as error:
@@ -80,11 +109,12 @@ def _plan_one(experiment: Experiment, runtime: Runtime, site: TrialSite, budget:
         prediction = predict(experiment, runtime, site, Path(folder) / "store", memory=budget.memory)
     recipe = experiment.recipe
     _require_memory(experiment, runtime, prediction, budget)
+    traffic = _traffic(prediction, budget)
     return {
         **prediction.axis.shares,
         **_memory(prediction, budget),
-        **_traffic(prediction, budget),
-        **_cost(recipe, prediction, budget),
+        **traffic,
+        **_cost(recipe, prediction, budget, traffic),
         **_disk(experiment, prediction, site.workspace),
         "measured": {
             "device": prediction.built["device"],
@@ -95,7 +125,7 @@ def _plan_one(experiment: Experiment, runtime: Runtime, site: TrialSite, budget:
                 for size, trial in sorted(prediction.trials.items())
             },
         },
-        "notes": _notes(prediction),
+        "notes": _notes(prediction, recipe.schedule.steps),
     }
 
 
@@ -134,20 +164,30 @@ def _traffic(prediction: Prediction, budget: WorkerBudget) -> dict[str, Any]:
         }
         sent[kind] = round(replace(prediction, trials=trials_of_kind).at(kind))
     figures: dict[str, Any] = {"traffic_bytes": sent, "traffic_bytes_in_all": sum(sent.values())}
+    collectives, in_report = prediction.at("collectives"), prediction.at("report_collectives")
+    if budget.workers > 1:
+        figures |= {"collectives_per_step": collectives, "collectives_per_report": in_report}
+    if budget.workers > 1 and budget.network is not None:
+        seconds = budget.network.seconds
+        figures |= {
+            "network_seconds_per_step": seconds(budget.workers, collectives, sum(sent.values())),
+            "network_seconds_per_report": seconds(budget.workers, in_report, prediction.at("report_sent")),
+        }
     bank = prediction.built.get("bank")
     if bank:
         figures["bank"] = dict(bank)
     return figures
 
 
-def _cost(recipe: Recipe, prediction: Prediction, budget: WorkerBudget) -> dict[str, Any]:
-    """Return time, hours of processors and price. The network between workers is not in them."""
+def _cost(recipe: Recipe, prediction: Prediction, budget: WorkerBudget, traffic: dict[str, Any]) -> dict[str, Any]:
+    """Return time, hours of processors and price, with the network between workers where that is known."""
     steps, report_every = recipe.schedule.steps, recipe.schedule.report_every
     sizes = prediction.axis.stages
-    step = prediction.at("seconds") * budget.crowding
-    seconds = sum(prediction.at("seconds", size) * steps for size in sizes) * budget.crowding
+    step_network, report_network = (traffic.get(f"network_seconds_per_{kind}", 0.0) for kind in ("step", "report"))
+    step = prediction.at("seconds") * budget.crowding + step_network
+    seconds = sum(prediction.at("seconds", size) * budget.crowding + step_network for size in sizes) * steps
     reports = math.ceil(steps * len(sizes) / report_every)
-    report = prediction.at("report_seconds") * budget.crowding
+    report = prediction.at("report_seconds") * budget.crowding + report_network
     hours = (seconds + reports * report) / 3600
     figures = {
         "seconds_per_step": step,
@@ -182,7 +222,7 @@ def _disk(experiment: Experiment, prediction: Prediction, workspace: Workspace) 
     return figures
 
 
-def _notes(prediction: Prediction) -> list[str]:
+def _notes(prediction: Prediction, steps: int) -> list[str]:
     notes = list(prediction.placeholders)
     missing = {trial["test_missing"] for trial in prediction.trials.values()} - {None}
     if missing:
@@ -192,7 +232,11 @@ def _notes(prediction: Prediction) -> list[str]:
         notes.append(f"tried with {sizes} {prediction.axis.counts}, predicted for {prediction.axis.planned}")
     wall, processor = prediction.at("seconds"), prediction.at("cpu_seconds")
     if wall > _BUSY * processor and not prediction.built["on_gpu"]:
-        notes.append(f"others kept this machine busy: of {wall:.3g} s a step, {processor:.3g} s were the processor's")
+        idle = processor * steps * len(prediction.axis.stages) / 60
+        notes.append(
+            f"others kept this machine busy: of {wall:.3g} s a step, {processor:.3g} s were the processor's, so on an "
+            f"idle one all steps may take {idle:.2g} min"
+        )
     return notes
 
 
@@ -216,6 +260,6 @@ def _remedies(runtime: Runtime, prediction: Prediction, budget: WorkerBudget) ->
         with_exchange = prediction.peak() - round(bank["bytes"] * (1 - 1 / budget.workers))
         if with_exchange <= budget.memory:
             remedies.append(f"bank: exchange in the cluster file ({gib(with_exchange)}) instead of a copy")
-    if runtime.precision == "fp32":
+    if runtime.precision != "bf16":
         remedies.append("perhaps precision: bf16, which takes less for activations")
     return remedies

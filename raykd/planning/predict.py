@@ -5,11 +5,13 @@ Where the planned size itself is cheap, it is tried, and then nothing is predict
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,20 +26,34 @@ from raykd.recipe.experiment import Experiment, experiment_from_dict
 from raykd.recipe.sections import ScheduleConfig
 from raykd.store.workspace import Workspace
 
+logger = logging.getLogger(__name__)
+
 STEPS = 5
+MOST_SECONDS = 600.0
+"""Of all trials of a run, loading libraries included; what is not done by then is ended."""
 _CHEAP = 15.0  # seconds of a trial
 _SAFE = 0.8  # of the memory there is
 _LEAST_STEPS = 64  # no trial may come to the end of a run
+_GLANCE = 0.5  # seconds between looks at a trial: a signal that asks to leave is answered in between
 
 
 @dataclass(frozen=True)
 class TrialSite:
-    """Where trials run: workspace, number of simulated workers, modules that a worker also imports, its environment."""
+    """Where trials run.
+
+    Attributes:
+        workspace: where runs and data are.
+        workers: how many are simulated.
+        imports: modules that a worker also imports.
+        environment: that a worker also has.
+        deadline: when a trial that still runs is ended, by ``time.monotonic``; None: never.
+    """
 
     workspace: Workspace
     workers: int = 1
     imports: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
 
 
 class Line(NamedTuple):
@@ -113,7 +129,7 @@ def predict(
     direct: bool = True,
     steps: int = STEPS,
 ) -> Prediction:
-    """Try a recipe on this machine.
+    """Try a recipe on this machine, for ``MOST_SECONDS`` at most.
 
     Args:
         experiment: what is to run.
@@ -125,9 +141,11 @@ def predict(
         steps: how many are timed in a trial.
 
     Raises:
+        RunFailed: if a trial has not ended by then.
         RaykdError: as the run itself would.
     """
-    recipe = experiment.recipe
+    recipe, site = experiment.recipe, replace(site, deadline=time.monotonic() + MOST_SECONDS)
+    logger.info("%s: loading libraries in a process of their own, for what the run builds on", experiment.run_id)
     prepared, placeholders = _prepare(experiment, site, store)
 
     schedule = recipe.schedule
@@ -140,6 +158,7 @@ def predict(
         batch = knobs.get("global_batch", schedule.global_batch)
         wave = knobs.get("wave", runtime.wave)
         smaller = _with_batch(prepared, batch)
+        logger.info("%s: measuring steps of %d %s", experiment.run_id, size, axis.counts)
         return measure(smaller, runtime.model_copy(update={"wave": wave}), site, store, steps, schedule)
 
     return Prediction(axis, _trials(axis, attempt, memory, direct), tuple(placeholders), prepared)
@@ -222,23 +241,50 @@ def run_in_process(task: str, payload: Mapping[str, Any], site: TrialSite) -> di
     """Return the answer of a task of ``profile.answer`` that a process of its own has run, an error as data.
 
     Raises:
-        RunFailed: if the process ended without an answer.
+        RunFailed: if the process ended without an answer, or was ended at the site's deadline.
     """
     # Ranks are those of the process that asks, if torchrun has started it.
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     path = os.pathsep.join(filter(None, (str(Path(raykd.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
+    process = subprocess.Popen(
         # -P: files of the working directory may be called like the standard library's.
         [sys.executable, "-P", "-m", "raykd.planning.profile", task],
-        input=json.dumps(payload),
         env={**inherited, "PYTHONPATH": path, **site.environment},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    if done.returncode:
-        last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        cause = f"killed by signal {-done.returncode}; was memory short?" if done.returncode < 0 else last_line
-        raise RunFailed(f"a trial of {payload['experiment']['run']} ended with code {done.returncode} ({cause})")
-    answer: dict[str, Any] = json.loads(done.stdout.rstrip().rpartition("\n")[2])
+    run = payload["experiment"]["run"]
+    with process:
+        try:
+            stdout, stderr = _wait_for(process, json.dumps(payload), site.deadline, run)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        last_line = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+        cause = f"killed by signal {-process.returncode}; was memory short?" if process.returncode < 0 else last_line
+        raise RunFailed(f"a trial of {run} ended with code {process.returncode} ({cause})")
+    answer: dict[str, Any] = json.loads(stdout.rstrip().rpartition("\n")[2])
     return answer
+
+
+def _wait_for(process: "subprocess.Popen[str]", text: str, deadline: float | None, run: str) -> tuple[str, str]:
+    """Give a process its input, and return what it has written to stdout and stderr once it has ended.
+
+    Raises:
+        RunFailed: at the deadline.
+    """
+    rest: str | None = text
+    while True:
+        try:
+            return process.communicate(rest, timeout=_GLANCE)
+        except subprocess.TimeoutExpired:
+            rest = None  # what is not sent yet is kept there
+            if deadline is not None and time.monotonic() > deadline:
+                raise RunFailed(
+                    f"the trials of {run} were ended after {MOST_SECONDS / 60:.0f} minutes: its steps are too long to "
+                    "be measured here, or others keep the machine busy; try again when it is idle, or with a lower "
+                    "schedule.global_batch"
+                ) from None

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from raykd.config.runtime import Runtime
 from raykd.data.datasets import count_images
-from raykd.distributed.host import prepare_host
+from raykd.distributed.host import float32_products, prepare_host
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.simulated import SimulatedWorld
 from raykd.distributed.world import World
@@ -50,7 +51,7 @@ from raykd.store.workspace import Workspace
 
 WARM_UP = 2
 """Steps that are not timed."""
-_LONG_ENOUGH = 20.0  # seconds of steps after which no more are added
+_LONG_ENOUGH = 20.0  # seconds of steps, or of reports, after which no more are added
 _PR_SET_PDEATHSIG = 1
 _REPORTS = 2  # the first of which also loads what reports need
 _TEST_IMAGES = 512  # of each worker, to time the evaluation with
@@ -106,7 +107,8 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     optimizers: WeakSet[Optimizer] = WeakSet()  # not those that a step makes anew, which would pile up
     hook = register_optimizer_step_post_hook(lambda optimizer, *_: optimizers.add(optimizer))
     phases = built.method.phases(recipe.method, schedule.steps)
-    figures |= _steps(built, world, task.steps, phases)
+    with float32_products(world.precision, world.device):
+        figures |= _steps(built, world, task.steps, phases)
     hook.remove()
     figures["optimizer"] = sum(_state_bytes(optimizer) for optimizer in optimizers)
     # On a GPU it is allocated when the method is built, or it is in main memory: no step adds to the GPU's.
@@ -165,25 +167,30 @@ def _steps(built: Built, world: World, count: int, phases: Sequence[range]) -> d
 
     Of each phase some steps are timed after its warm-up; their median counts for the others.
     """
-    found = [_time_phase(built, world, count, phase if len(phases) > 1 else None) for phase in phases]
+    seconds = _LONG_ENOUGH / len(phases)
+    found = [_time_phase(built, world, count, phase if len(phases) > 1 else None, seconds) for phase in phases]
     weights = [len(phase) / sum(map(len, phases)) for phase in phases]
     pairs = list(zip(weights, found, strict=True))
-    figures = {key: sum(weight * one[key] for weight, one in pairs) for key in ("seconds", "cpu_seconds")}
+    means = ("seconds", "cpu_seconds", "collectives")
+    figures = {key: sum(weight * one[key] for weight, one in pairs) for key in means}
     kinds = {kind for one in found for kind in one["traffic"]}
     traffic = {kind: round(sum(weight * one["traffic"].get(kind, 0) for weight, one in pairs)) for kind in kinds}
     return {**figures, "traffic": traffic, "last_seconds": found[-1]["seconds"]}
 
 
-def _time_phase(built: Built, world: World, count: int, phase: range | None) -> dict[str, Any]:
-    """Return the median seconds of a step of a phase after the warm-up, and the bytes it sends by kind."""
-    method, walls, processor, traffic = built.method, [], [], {}
+def _time_phase(built: Built, world: World, count: int, phase: range | None, seconds: float) -> dict[str, Any]:
+    """Return the median seconds of a step of a phase after the warm-up, the bytes it sends by kind, its collectives.
+
+    After so many seconds no step is added, also where that leaves none but those of the warm-up: then its last counts.
+    """
+    method, walls, processor, traffic, collectives = built.method, [], [], {}, 0
     began = time.perf_counter()
-    for number in range(WARM_UP + count):
+    for _ in range(WARM_UP + count):
         if phase is not None and method.steps_done not in phase:
             method.steps_done = phase.start
         batches = {name: stream.batch(method.steps_done) for name, stream in built.streams.items()}
         if isinstance(world, SimulatedWorld):
-            world.sent.clear()
+            world.forget()
         _wait(world)
         wall, cpu = time.perf_counter(), time.process_time()
         method.step(batches)
@@ -191,11 +198,12 @@ def _time_phase(built: Built, world: World, count: int, phase: range | None) -> 
         walls.append(time.perf_counter() - wall)
         processor.append(time.process_time() - cpu)
         if isinstance(world, SimulatedWorld):
-            traffic = dict(world.sent)
-        if number >= WARM_UP and time.perf_counter() - began > _LONG_ENOUGH:
+            traffic, collectives = dict(world.sent), world.calls.total()
+        if time.perf_counter() - began > seconds:
             break
-    timed = slice(WARM_UP, None)
-    return {"seconds": median(walls[timed]), "cpu_seconds": median(processor[timed]), "traffic": traffic}
+    timed = slice(min(WARM_UP, len(walls) - 1), None)
+    medians = {"seconds": median(walls[timed]), "cpu_seconds": median(processor[timed])}
+    return {**medians, "traffic": traffic, "collectives": collectives}
 
 
 def _report(built: Built, recipe: Recipe, world: World, data_root: Path | None, step_seconds: float) -> dict[str, Any]:
@@ -216,6 +224,8 @@ def _report(built: Built, recipe: Recipe, world: World, data_root: Path | None, 
         reporter = LocalReporter(RunDirectory(Path(folder)), lambda: True, world)
         for _ in range(_REPORTS):
             schedule = recipe.schedule.model_copy(update={"report_every": method.steps_done + 1})
+            if isinstance(world, SimulatedWorld):
+                world.forget()
             began = time.perf_counter()
             with suppress(Interrupted):  # as it is asked to be
                 fit(
@@ -228,14 +238,21 @@ def _report(built: Built, recipe: Recipe, world: World, data_root: Path | None, 
                     sentinel=Sentinel(recipe.sentinel),
                     resume=None,
                 )
-            seconds = time.perf_counter() - began - step_seconds
-            if seconds > _LONG_ENOUGH:
+            whole = time.perf_counter() - began
+            seconds = whole - step_seconds
+            if whole > _LONG_ENOUGH:
                 break
+        sent, collectives = (world.sent, world.calls) if isinstance(world, SimulatedWorld) else (Counter(), Counter())
+        of_report = {"report_sent": sent.total(), "report_collectives": collectives.total()}
         began = time.perf_counter()
         if "student" in method.roles:
             evaluator.score(method.student)
         seconds += (scale - 1) * (time.perf_counter() - began)
-    return {"report_seconds": max(0.0, seconds), "test_missing": missing}
+    return {
+        "report_seconds": max(0.0, seconds),
+        **of_report,
+        "test_missing": missing,
+    }
 
 
 def _count_parameters(network: nn.Module) -> int:

@@ -20,6 +20,7 @@ class Starter(Config):
     from_size: int = Field(default=0, description="pixels of the teacher's images, at least")
     batch_norm: bool | None = Field(default=None, description="whether the teacher has such layers; default: either")
     overrides: dict[str, Any] = {}
+    took: str | None = Field(default=None, description="how long it was measured to take, on what, from what teacher")
 
     def fits(self, channels: int, size: int, batch_norm: bool) -> bool:
         """Tell whether it is for a teacher of such images."""

@@ -15,9 +15,13 @@ class RunPlan(Result):
         run: its id.
         state: ``finished``, ``to train``, or ``not planned``, for a ``reason``.
         images_per_worker, classes_per_worker, images_per_class, wave, waves: who does what in a step.
+        jobs_per_worker: in the run, where a worker takes one job after the other.
         parameters: numbers, by network.
         peak_bytes, available_bytes: memory of a worker; pool_bytes: of its images that the method makes and holds.
         traffic_bytes: what a worker sends in a step, by what for.
+        collectives_per_step, collectives_per_report: how often all workers wait for each other.
+        network_seconds_per_step, network_seconds_per_report: what that takes, where the network is known; the other
+            seconds have it in them.
         seconds_per_step, steps, seconds_per_report, reports, hours, gpu_hours, cpu_hours, price: time and its cost.
         disk_bytes: the most that it takes on the disk at a time, sets of images that are missing among it.
         checkpoint_bytes, checkpoints_kept, bank_bytes, pool_disk_bytes: what of that is which; pool_images: how many.
@@ -31,6 +35,7 @@ class RunPlan(Result):
     images_per_worker: int | None = None
     classes_per_worker: int | None = None
     images_per_class: int | None = None
+    jobs_per_worker: int | None = None
     wave: int | None = None
     waves: int | None = None
     parameters: Mapping[str, int] | None = None
@@ -42,6 +47,10 @@ class RunPlan(Result):
     available_bytes: int | None = None
     traffic_bytes: Mapping[str, int] | None = None
     traffic_bytes_in_all: int | None = None
+    collectives_per_step: float | None = None
+    collectives_per_report: float | None = None
+    network_seconds_per_step: float | None = None
+    network_seconds_per_report: float | None = None
     bank: Mapping[str, Any] | None = None
     seconds_per_step: float | None = None
     cpu_seconds_per_step: float | None = None

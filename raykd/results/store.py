@@ -80,7 +80,7 @@ class RunUsage(Result):
 
     Attributes:
         run: its id.
-        parts: bytes of checkpoints, samples, pool, bank, tensorboard, weights, report and records.
+        parts: bytes of checkpoints, samples, pool, bank, tensorboard, tracker, weights, report and records.
         size: their sum.
         dependents: what builds on it.
         uses: files of the store that it shares with other runs.

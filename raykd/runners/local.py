@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from raykd.config.runtime import Runtime
-from raykd.distributed.host import prepare_host
+from raykd.distributed.host import float32_products, prepare_host
 from raykd.distributed.world import World
 from raykd.engine.reporter import LocalReporter, Reporter
 from raykd.engine.run import RunContext, run
@@ -49,4 +49,5 @@ def run_here(
             return make_reporter(directory, world)
         return LocalReporter(directory, should_stop, world, workspace.mirror)
 
-    return run(experiment, RunContext(world, workspace, runtime, local, until))
+    with float32_products(runtime.precision, world.device):
+        return run(experiment, RunContext(world, workspace, runtime, local, until))

@@ -6,7 +6,7 @@ from raykd.recipe.experiment import Experiment
 from raykd.results import Dependent, RunUsage, StoredSearch, StoreUsage
 from raykd.store.checkpoint import POOL
 from raykd.store.inventory import SETS, WEIGHTS, Inventory, RunRecord, StoredFile, size_of_files
-from raykd.store.run_directory import BANK, BREAKDOWN, CHECKPOINTS, PAGE, SAMPLES, TENSORBOARD
+from raykd.store.run_directory import BANK, BREAKDOWN, CHECKPOINTS, PAGE, SAMPLES, TENSORBOARD, TRACKED
 
 _FOLDERS = (CHECKPOINTS, SAMPLES, POOL, BANK, TENSORBOARD)
 _REPORTS = (PAGE, BREAKDOWN)
@@ -78,6 +78,8 @@ def _part_of(path: str) -> str:
     folder, slash, _ = path.partition("/")
     if slash and folder in _FOLDERS:
         return folder
+    if slash and folder == TRACKED:
+        return "tracker"
     if path.endswith(".safetensors"):
         return "weights"
     return "report" if path in _REPORTS else "records"

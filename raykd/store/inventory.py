@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
-from raykd.errors import CorruptError, UsageError
+from raykd.errors import CorruptError, SetupError, UsageError
 from raykd.files import damaged, describe, parse_content, read_json
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.sections import NetworkConfig, TeacherConfig
@@ -112,7 +112,7 @@ def take_inventory(location: Location, only: str | None = None) -> Inventory:
 
     Raises:
         UsageError: if there is no such folder, or it is a run, or an address is none.
-        SetupError: if an object store does not answer.
+        SetupError: if an object store does not answer, or a folder goes away or may not be read.
     """
     if is_remote(location):
         address = check_address(str(location))
@@ -128,10 +128,13 @@ def take_inventory(location: Location, only: str | None = None) -> Inventory:
     folder = local_folder(location)
     if not folder.is_dir():
         raise UsageError(f"{location} does not exist; give a store: the folder that runs lie in, such as runs")
+    folders = [path for path in _folders_of(folder) if only in (None, path.name)]
     if RunDirectory(folder).exists:
         raise UsageError(f"{location} is a run; give the store that it lies in, {folder.parent}")
-    folders = [path for path in _folders_of(folder) if only in (None, path.name)]
-    return _take(str(location), folder, {path.name: _files_below(path) for path in folders}, is_here=True)
+    found = _take(str(location), folder, {path.name: _files_below(path) for path in folders}, is_here=True)
+    if not folder.is_dir():  # what was read of it is not all
+        raise SetupError(f"{location} is gone: it was moved or removed, or its storage was; bring it back")
+    return found
 
 
 def take_run(where: Location, *, alone: bool) -> tuple[Inventory, RunRecord]:
@@ -160,15 +163,27 @@ def store_and_name(where: Location) -> tuple[Location, str]:
 
 
 def _folders_of(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    try:
+        return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    except OSError as error:
+        raise SetupError(f"{error.filename} cannot be read ({describe(error)}); ask its owner") from None
 
 
 def _files_below(folder: Path) -> dict[str, StoredFile]:
-    """Return the files of a folder, none where it is a link: those belong to where they lie."""
+    """Return the files of a folder, none where it is a link: those belong to where they lie.
+
+    Raises:
+        SetupError: if it belongs to no run, and a part of it cannot be read: there may be what builds on any run.
+    """
     found: dict[str, StoredFile] = {}
     if folder.is_symlink():
         return found
-    for parent, _, names in os.walk(folder):
+
+    def refuse(error: OSError) -> None:
+        if folder.name in _SHARED and not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise SetupError(f"{error.filename} cannot be read ({describe(error)}); ask its owner") from None
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
         for path in (Path(parent, name) for name in names):
             try:
                 state = path.lstat()
@@ -202,12 +217,20 @@ def _take(location: str, folder: Path, found: Mapping[str, Files], *, is_here: b
     runs = [
         _read_run(RunDirectory(folder / name), files, is_here)
         for name, files in found.items()
-        if name not in _SHARED and any((folder / name / record).is_file() for record in _RECORDS)
+        if name not in _SHARED and _may_be_run(folder / name)
     ]
+    runs = [one for one in runs if os.path.lexists(one.directory.path)]  # others were removed meanwhile
     shared = {name: found[name] for name in _SHARED if name in found}
     searches = _read_made(folder / SEARCHES, shared.get(SEARCHES, {}), _read_search)
     tables = _read_made(folder / TABLES, shared.get(TABLES, {}), _read_table)
     return Inventory(location, runs, searches, tables, shared)
+
+
+def _may_be_run(folder: Path) -> bool:
+    try:
+        return any((folder / record).is_file() for record in _RECORDS)
+    except OSError:  # somebody else's, who lets nobody look into it
+        return True
 
 
 def _read_run(run: RunDirectory, files: Files, is_here: bool) -> RunRecord:
@@ -250,12 +273,15 @@ def _state_now(run: RunDirectory) -> str | None:
 
 
 def _tried(faults: list[str], read: Callable[[], Any]) -> Any:
-    """Return what is read, None where it is damaged, which is kept."""
+    """Return what is read, None where it is damaged or may not be read, which is kept, once."""
     try:
         return read()
     except (CorruptError, UsageError) as error:
         faults.append(str(error))
-        return None
+    except OSError as error:
+        text = f"{error.filename} cannot be read ({describe(error)}); ask its owner"
+        faults += [] if text in faults else [text]
+    return None
 
 
 def _read_status(run: RunDirectory) -> dict[str, Any]:
@@ -313,6 +339,8 @@ def _read_made(folder: Path, files: Files, read: Callable[[Path, int], MadeOfRun
 
 def _read_search(folder: Path, size: int) -> MadeOfRuns:
     file, trials = folder / REPORT, folder / TRIALS
+    if _is_unbegun(folder, (REPORT, TRIALS)):
+        return MadeOfRuns(StoredSearch(search=folder.name, size=size), ())
     try:
         found = read_json(file, _MADE)
         report: SearchResult = parse_content(file, _MADE, lambda: SearchResult.from_dict(found))
@@ -340,6 +368,11 @@ def _read_search(folder: Path, size: int) -> MadeOfRuns:
     return MadeOfRuns(row, runs)
 
 
+def _is_unbegun(folder: Path, records: Iterable[str]) -> bool:
+    """Tell whether a search or a table was made of no run yet: it was stopped before it wrote any of its records."""
+    return not any(os.path.lexists(folder / name) for name in records)
+
+
 def _check_figures(report: SearchResult) -> None:
     """Refuse what is no number that a search writes; raises ValueError, naming one."""
     figures = {"updated": report.updated, **{name: value for one in report.best for name, value in one.values.items()}}
@@ -358,6 +391,8 @@ def _run_ids(named: Iterable[Any]) -> tuple[str, ...]:
 
 def _read_table(folder: Path, size: int) -> MadeOfRuns:
     file = folder / TABLE
+    if _is_unbegun(folder, (TABLE,)):
+        return MadeOfRuns(StoredTable(table=folder.name, size=size), ())
     try:
         found = read_json(file, _MADE)
         report: TableResult = parse_content(file, _MADE, lambda: TableResult.from_dict(found))

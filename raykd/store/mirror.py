@@ -14,25 +14,24 @@ An object store knows no locks: that two machines do not train one run at a time
 
 import fnmatch
 import os
+import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from raykd.errors import CorruptError
+from raykd.errors import CorruptError, RaykdError
 from raykd.files import MANIFEST, locked, make_folder, parse_json, writing
 from raykd.store.checkpoint import POOL, has_all_files, is_checkpoint, pool_files, step_of, step_of_part
 from raykd.store.remote import Entry, Remote
-from raykd.store.run_directory import CHECKPOINTS, STATUS
+from raykd.store.run_directory import CHECKPOINTS, STATUS, TRACKED
 from raykd.store.status import parse_status
 
 REPORT = "search.json"
 """The report of a search, in its folder."""
 TRIALS = "trials.json"
 """All trials of a search, beside its report."""
-_LOCAL = "wandb"
-"""The folder of a run that stays here: another process writes there, and removes files at any time."""
 TABLE = "table.json"
 """The figures of a table, in its folder."""
 BEST_OF_FRONT = "best-*.yaml"
@@ -53,6 +52,7 @@ class Mirror:
         self.remote, self.local = remote, local
         self._sent: dict[Path, tuple[int, int]] = {}
         self._began = time.time_ns()
+        self._aside: threading.Thread | None = None
 
     def pull(self, name: str, *, checkpoints: Saved = "unfinished") -> None:
         """Download what this machine lacks of a run or a set; of checkpoints that are left out only the manifest.
@@ -109,6 +109,8 @@ class Mirror:
         Raises:
             SetupError: if the store does not answer for minutes; what is here is intact.
         """
+        if self._aside is not None:  # what it sends is older
+            self._aside.join()
         folder = self.local / name
         there = self.remote.entries(name)
         paths = [path for path in folder.rglob("*") if not _stays_here(path.relative_to(folder)) and path.is_file()]
@@ -137,6 +139,25 @@ class Mirror:
         self._sent[path] = (found.st_size, found.st_mtime_ns)
         if path.suffix not in _MUTABLE:
             self._stamp(path, remote.entry(name))
+
+    def push_aside(self, paths: Sequence[Path]) -> bool:
+        """Upload what is new of some files, in their order, while the caller goes on; each is tried once.
+
+        What ``push`` sends comes behind them. Returns False, and does nothing, while earlier ones are on their way: a
+        store that does not answer keeps a try waiting for minutes.
+        """
+        if self._aside is not None and self._aside.is_alive():
+            return False
+
+        def send() -> None:
+            with suppress(RaykdError, OSError):  # the next push says what is wrong with the store
+                for path in paths:
+                    if path.is_file() and not self._is_uploaded(path, None):
+                        self.push_file(path, path.relative_to(self.local).as_posix(), once=True)
+
+        self._aside = threading.Thread(target=send, name="raykd-push", daemon=True)
+        self._aside.start()
+        return True
 
     def _is_uploaded(self, path: Path, there: Entry | None) -> bool:
         """Tell whether the store has this file, or one of the same name from others meanwhile."""
@@ -182,7 +203,8 @@ def _upload_order(path: str) -> tuple[int, str]:
 
 
 def _stays_here(path: Path) -> bool:
-    return path.parts[0] == _LOCAL or any(part.startswith(".") for part in path.parts)
+    """Tell whether a file of a run is of this machine alone: a tracker's, whose package removes some at any time."""
+    return path.parts[0] == TRACKED or any(part.startswith(".") for part in path.parts)
 
 
 def _manifests_in(folder: Path) -> list[str]:

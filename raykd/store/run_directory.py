@@ -70,7 +70,7 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT, RECIPE, ENVIRONMENT, DATA = "experiment.json", "recipe.yaml", "environment.json", "data.json"
 STATUS, METRICS, ERRORS = "status.json", "metrics.jsonl", "error.log"
-CHECKPOINTS, SAMPLES, TENSORBOARD, BANK = "checkpoints", "samples", "tensorboard", "bank"
+CHECKPOINTS, SAMPLES, TENSORBOARD, BANK, TRACKED = "checkpoints", "samples", "tensorboard", "bank", "wandb"
 STUDENT, STATISTICS, _GRAPH = "student.safetensors", "statistics.safetensors", "student_graph.safetensors"
 IMAGE_STATISTICS = "image_statistics.json"
 BREAKDOWN, PAGE = "breakdown.json", "report.html"  # the page of a run, a search, a table or a store, in its folder

@@ -33,7 +33,8 @@ def result_of(run_id: str, status: Mapping[str, Any]) -> RunResult | None:
     found = status.get("result")
     if status.get("state") != FINISHED or not isinstance(found, dict):
         return None
-    result = RunResult.from_dict({"run": run_id, "seed": int(run_id.rpartition("-s")[2]), **found})
+    seed = found["seed"] if "seed" in found else _seed_of(run_id)
+    result = RunResult.from_dict({"run": run_id, **found, "seed": seed})
     for name, figures in (*result.students.items(), ("teacher", result.teacher)):
         for key, value in ({} if figures is None else figures.to_dict()).items():
             if value is not None:
@@ -41,6 +42,18 @@ def result_of(run_id: str, status: Mapping[str, Any]) -> RunResult | None:
     for phase, seconds in (result.phases or {}).items():
         check_number(f"result.phases.{phase}", seconds)
     return result
+
+
+def _seed_of(run_id: str) -> int:
+    """Return the seed at the end of a run's id, by which results of before tell it.
+
+    Raises:
+        ValueError: if that is no such id, as of a folder that was renamed.
+    """
+    digits = run_id.rpartition("-s")[2]
+    if not digits.isdecimal():
+        raise ValueError(f"{run_id} is no run id, and the result does not tell its seed")
+    return int(digits)
 
 
 def check_number(name: str, value: object) -> None:

@@ -21,6 +21,7 @@ from raykd.errors import CorruptError, RaykdError, SetupError, UsageError
 from raykd.files import describe, is_file, make_folder, replacing, sha256_of, sweep
 from raykd.methods import METHODS
 from raykd.models.published import is_published
+from raykd.models.weights_file import shards_of
 from raykd.recipe.recipe import Recipe
 from raykd.recipe.sections import DataConfig
 from raykd.results import RunResult
@@ -224,6 +225,9 @@ class Workspace:
             for name, split in _data_of(recipe, train):
                 if not name.startswith((".", "/", STORED)) and ".." not in Path(name).parts:
                     self.data_mirror.pull_once(name, split)
+                    folder = Path(name).parent  # weights may lie in several files, which their index names
+                    for shard in [] if split else shards_of(self.data_mirror.local / name):
+                        self.data_mirror.pull_once((folder / shard).as_posix())
 
 
 def open_workspace(store: Location, data_root: Location | None, *, known: bool = False) -> Workspace:

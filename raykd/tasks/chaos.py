@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from raykd.cluster.config import Cluster
+from raykd.distributed.processes import finds_workers, wait_for_end, workers_below
 from raykd.errors import RunFailed, UsageError
 from raykd.files import make_folder, write_json
 from raykd.store.mirror import Mirror
@@ -49,7 +50,6 @@ from raykd.tasks.faults import (
 )
 from raykd.tasks.nodes import CLUSTER_FILE, LocalNodes, local_nodes
 from raykd.tasks.outage import Proxy, behind_proxy
-from raykd.tasks.processes import finds_workers, wait_for_end, workers_below
 
 CERTIFICATE = "chaos.json"
 _REFERENCE, _DISTURBED = "reference", "disturbed"

@@ -94,7 +94,11 @@ def predict_program(form: str, spec: DataSpec) -> str:
         imports.append("from PIL import Image, ImageOps")
         turned = ".transpose(0, 3, 1, 2)" if is_onnx else ".permute(0, 3, 1, 2).contiguous()"
         pixels = [
-            "image = Image.open(sys.argv[1])",
+            "try:",
+            "    image = Image.open(sys.argv[1])",
+            "    image.load()",
+            "except OSError as error:",
+            '    sys.exit(f"{sys.argv[1]} cannot be read as an image: {error}")',
             # Grey levels of 16 bits; readers of these formats widen them to 32, and no others are read as such.
             'if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):',
             '    image = image.convert("I").point(lambda level: level / 257 + 0.5).convert("L")',
@@ -131,7 +135,7 @@ def predict_program(form: str, spec: DataSpec) -> str:
         "",
         *imports,
         "",
-        "if len(sys.argv) < 2:",
+        'if len(sys.argv) < 2 or sys.argv[1].startswith("-"):',
         "    sys.exit(__doc__)",
         "here = Path(__file__).parent",
         *_SETUPS[form],

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from raykd.distributed.processes import finds_workers, workers_below
 from raykd.store.checkpoint import is_checkpoint, step_of
 from raykd.store.run_directory import RunDirectory
 from raykd.tasks.outage import Proxy, why_no_outage
-from raykd.tasks.processes import finds_workers, workers_below
 
 Kind = Literal["loss", "kill", "full disk", "damage", "terminate", "stop", "outage"]
 Target = Literal["driver", "worker", "store", "node"]

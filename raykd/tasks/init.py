@@ -61,6 +61,8 @@ class Proposal:
         found: what is known of the teacher.
         reason: why this method.
         notes: what the user should look at.
+        top1: the teacher's accuracy on test images and what is to be known of it; None where there are no images.
+        took: how long its budget was measured to take, and from what teacher, if it was.
     """
 
     recipe: Recipe
@@ -68,6 +70,8 @@ class Proposal:
     found: Inspection
     reason: str
     notes: list[str]
+    top1: str | None
+    took: str | None
 
 
 class _Sections(NamedTuple):
@@ -115,7 +119,12 @@ def propose(
     stem = out.stem if out is not None else _as_name(f"{sections.subject.title}_{chosen}")
     rest = [pair for pair in pairs if pair not in first]
     names_student = any(pair.partition("=")[0].strip() in _STUDENTS for pair in rest)
+    file = out or Path(f"{stem}.yaml")
     content, comments = _content(sections, found, starter, chosen, names_student)
+    is_changed = any(pair.partition(".")[0].strip() in ("schedule", "method") for pair in rest)
+    took = None if starter is None or is_changed else starter.took
+    budget = f"a small budget, which took {took}" if took else "a small budget"
+    comments["schedule"] = f"{budget}; what it takes here: raykd plan {file}"
     comments["method"] = f"{reason}; more fields: raykd show method {chosen}"
     config = METHODS[chosen].config
     described = {one.name: one.description for one in (*describe_fields(Recipe), *describe_fields(config, "method."))}
@@ -123,13 +132,21 @@ def propose(
     recipe = recipe_from_dict({"name": stem, **content})
     if out is not None and out.parent.resolve() != Path.cwd().resolve():
         content["teacher"] = _from_elsewhere(content["teacher"])
-    file = f"{out or f'{stem}.yaml'}"
     head = (
         f"A recipe for the teacher {teacher}, proposed by `raykd init`; to train: raykd train {file}\n"
         "Each field can be set on the command line too, as in: raykd train FILE schedule.steps=500"
     )
     notes = [note for note in found.notes if note] + ([] if found.test_missing is None else [found.test_missing])
-    return Proposal(recipe, write_commented(content, described | comments, head), found, reason, notes)
+    text = write_commented(content, described | comments, head)
+    return Proposal(recipe, text, found, reason, notes, _top1(found, sections.subject), took)
+
+
+def _top1(found: Inspection, subject: Subject) -> str | None:
+    """Write a teacher's accuracy on test images; of one that was trained elsewhere nobody knows what it has seen."""
+    if found.test.top1 is None:
+        return None
+    seen = ", on test images that it may have been trained on" if subject.run is None else ""
+    return f"{found.test.top1:.2f} % on {found.data}{seen}"
 
 
 def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, allow_code: bool) -> _Sections:
@@ -266,7 +283,8 @@ def _content(
         data["augment"] = augment
         comments["data.augment"] = "of what is trained on; leave flip out where mirrored images show another class"
     content: dict[str, Any] = {"data": data, "teacher": sections.teacher}
-    figures = "" if found.test.top1 is None else f", top-1 {found.test.top1:.2f} % here: is that what you know?"
+    top1 = _top1(found, sections.subject)
+    figures = "" if top1 is None else f", top-1 {top1}: is that what you know?"
     comments["teacher"] = f"{found.source}, {found.parameters:,} parameters{figures}"
     if "student" in roles and names_student:
         content["student"] = {}
@@ -275,9 +293,12 @@ def _content(
         student = smaller_model(sections.subject.network.model, found.parameters, **size)
         if student is None:
             raise UsageError("no built-in model takes such images: say which student, as in student.factory=mine:net")
-        content["student"] = {"model": student[0]}
+        content["student"] = {"model": student.model}
+        own = sections.subject.network.factory or "MODULE:FUNCTION"
+        comments["student"] = f"the network that is trained: {student.reason}"
         comments["student.model"] = (
-            f"{student[1]:,} parameters; another of `raykd list models`, or factory: module:function"
+            f"{student.parameters:,} parameters; another of `raykd list models`, or in place of `model` a network of "
+            f"your own, made narrower by an argument that it takes: factory: {own} and factory_args: {{width: 8}}"
         )
     content["method"] = {"name": method, **base["method"], **_settings(found.methods[method].reasons)}
     if "student" in roles:
@@ -287,7 +308,6 @@ def _content(
     content["schedule"] = base["schedule"]
     comments["method.name"] = "another: raykd list methods"
     comments["student_optim"] = "how the student learns"
-    comments["schedule"] = "a small budget; what it takes here: raykd plan FILE"
     return content, comments
 
 

@@ -28,6 +28,7 @@ from raykd.models.adapters import BATCH_DEPENDENT, depends_on_batch
 from raykd.models.permission import permit, require_permission
 from raykd.models.published import TRANSFORMERS, find_facts, is_published
 from raykd.models.teacher import Teacher
+from raykd.models.weights_file import sum_of_weights
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.published_teacher import complete, find_contradictions
 from raykd.recipe.recipe import read_sections
@@ -214,7 +215,7 @@ def load_subject(subject: Subject, spec: DataSpec, workspace: Workspace) -> tupl
         CorruptError: if the weights are damaged.
     """
     if subject.run is None:
-        return build_network(subject.network, spec, workspace, "teacher"), sha256_of(
+        return build_network(subject.network, spec, workspace, "teacher"), sum_of_weights(
             find_weights(subject.network, workspace)
         )
     require_permission(subject.network, f"run {subject.run.name}")

@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 
 from raykd.cluster.config import Cluster
 from raykd.config.runtime import Runtime
+from raykd.distributed.processes import finds_workers, has_open, kill_with_all_below, workers_below
 from raykd.errors import SetupError, UsageError
 from raykd.files import held, sweep_folders, write_text
-from raykd.tasks.processes import finds_workers, has_open, kill_with_all_below, workers_below
 
 CLUSTER_FILE = "nodes.yaml"
 _AWAY_SECONDS = (5.0, 20.0)

@@ -15,7 +15,7 @@ from raykd.config.describe import describe_fields
 from raykd.config.overrides import override
 from raykd.config.yaml_file import explain
 from raykd.engine.build import build_spec, find_weights_file
-from raykd.errors import UsageError, masked
+from raykd.errors import UsageError, masked, shortened
 from raykd.models.permission import permit
 from raykd.models.published import TIMM, TORCHVISION, TRANSFORMERS, find_facts
 from raykd.models.weights import guess_model
@@ -45,7 +45,9 @@ def is_weights(source: str) -> bool:
 
 def is_model(source: str) -> bool:
     """Tell whether a teacher is given by the name that it is published by."""
-    return source.startswith((TORCHVISION, TIMM, TRANSFORMERS)) and not Path(source).exists()
+    path = Path(source)
+    is_here = path.is_file() or RunDirectory(path).exists
+    return source.startswith((TORCHVISION, TIMM, TRANSFORMERS)) and not is_here
 
 
 def open_subject(
@@ -127,7 +129,7 @@ def sections_of_model(model: str, data: str | None, pairs: Sequence[str]) -> dic
         pairs: ``KEY=VALUE`` of ``data`` and ``teacher``.
 
     Raises:
-        UsageError: if there is no such model, or nobody says what its classes are.
+        UsageError: if there is no such model, a section is none, or nobody says what its classes are.
         MissingPackage, CorruptError: see ``raykd.models.published``.
     """
     weights = {} if model.startswith(TRANSFORMERS) else {"weights": "DEFAULT"}
@@ -135,9 +137,8 @@ def sections_of_model(model: str, data: str | None, pairs: Sequence[str]) -> dic
     given = _overridden(raw, pairs)
     teacher = pin_network(section_of(TeacherConfig, given["teacher"]))
     facts = find_facts(teacher.model, teacher.weights)
-    assert facts is not None, "it is published"
     if not given["data"].get("name"):
-        if facts.num_classes is None:
+        if facts is None or facts.num_classes is None:  # weights of the user's own
             raise UsageError(f"which set were the weights of {model} trained on? Say it by data.name=NAME; {NO_IMAGES}")
         name = model.rstrip("/").rpartition("/")[2]
         described = {"num_classes": facts.num_classes, "channels": facts.channels, "size": facts.size, "test": False}
@@ -148,11 +149,22 @@ def sections_of_model(model: str, data: str | None, pairs: Sequence[str]) -> dic
 
 
 def _overridden(raw: dict[str, Any], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return sections of data and teacher with fields replaced."""
+    """Return sections of data and teacher with fields replaced.
+
+    Raises:
+        UsageError: for an unknown field, or a section that is none.
+    """
     fields = {field.name for kind, name in ((DataConfig, "data"), (TeacherConfig, "teacher")) for field in
               (*describe_fields(kind, f"{name}."),)} | {"data", "teacher"}  # fmt: skip
-    changed: dict[str, dict[str, Any]] = override(raw, pairs, "new", fields)
-    return changed
+    changed = override(raw, pairs, "new", fields)
+    if isinstance(changed["data"], str):  # the short form of a recipe
+        changed["data"] = {"name": changed["data"]}
+    for name in ("data", "teacher"):
+        if not isinstance(changed[name], dict):
+            raise UsageError(
+                f"{name} is a section, and got {shortened(changed[name])}: set its fields by {name}.FIELD=VALUE"
+            )
+    return dict(changed)
 
 
 def sections_of_weights(

@@ -17,11 +17,11 @@ from typing import Any
 
 import raykd
 from raykd.errors import CorruptError, SetupError, masked
-from raykd.files import parse_json, read_json, read_text, write_json
+from raykd.files import parse_content, parse_json, read_json, read_text, write_json
 from raykd.recipe.experiment import Experiment
 from raykd.store.rows import parse_rows
 from raykd.store.run_directory import ENVIRONMENT, METRICS, SAMPLES, STATUS
-from raykd.store.status import parse_status
+from raykd.store.status import Types, check_types, parse_status
 from raykd.store.workspace import Workspace
 from raykd.tracking.tracker import (
     End,
@@ -45,6 +45,7 @@ _SILENCE_SECONDS = 30.0  # without a try, after one that failed
 _PAGE_SECONDS = 60.0  # that a finished run is given to get its page
 _CLOSING_SECONDS = 20.0  # that a command waits for its trackers in the end
 _AT_ONCE = 50  # reports, each of which may have a picture
+_NOTE_TYPES: Types = {"id": str, "step": int, "end": str}
 
 
 @contextmanager
@@ -133,10 +134,19 @@ class _Files:
 
     def read_note(self, run: str, tracker: str) -> dict[str, Any] | None:
         """Return what the tracker has of the run, or None if it has never been told of it."""
-        name = _note_name(tracker)
-        with suppress(FileNotFoundError, CorruptError):
-            return read_json(self.folder(run) / name, "the tracker gets a new run")
-        return _parsed(self.read(run, name)) or None
+        name, advice = _note_name(tracker), "the tracker gets a new run"
+        path = self.folder(run) / name
+        try:
+            found = read_json(path, advice)
+            return dict(parse_content(path, advice, lambda: _check_note(found)))
+        except FileNotFoundError:
+            content = "" if self._remote is None else self.read(run, name)
+        except CorruptError as error:
+            logger.warning("%s", error)
+            return {}
+        with suppress(ValueError, RecursionError):
+            return _check_note(parse_json(content))
+        return {} if content else None
 
     def write_note(self, run: str, tracker: str, note: Mapping[str, Any]) -> None:
         """Keep what the tracker has; on the store too, where another machine may go on."""
@@ -146,6 +156,18 @@ class _Files:
         if self._remote is not None and self._workspace.mirror is not None:
             with suppress(SetupError):
                 self._workspace.mirror.push_file(path, f"{run}/{path.name}", once=True)
+
+
+def _check_note(note: dict[str, Any]) -> dict[str, Any]:
+    """Return a note; refuse one by which a tracker would be told nothing any more, or told twice.
+
+    Raises:
+        ValueError: naming what is wrong with it.
+    """
+    check_types(_NOTE_TYPES, note)
+    if ("id" in note) != ("step" in note):
+        raise ValueError("of 'id' and 'step' it has one alone")
+    return note
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -244,7 +266,8 @@ class _Run:
         status = parse_status(self._files.read(self._name, STATUS))
         if closing and status.get("state") == "running" and self._files.is_at_work(self._name):
             return  # another command's, which tells of it
-        self._note = self._note or self._files.read_note(self._name, self._tracker)
+        if self._note is None:
+            self._note = self._files.read_note(self._name, self._tracker)
         owed = self._note is not None and "end" not in self._note
         if "step" not in status or not (owed or status.get("updated", 0.0) >= self._since):
             return

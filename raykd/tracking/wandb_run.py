@@ -1,6 +1,7 @@
 """A run in Weights & Biases, on this machine alone unless WANDB_MODE says otherwise."""
 
 import atexit
+import errno
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from raykd.distributed.processes import end_below
 from raykd.tracking.tracker import End, Report, RunFacts, result_figures, wandb_mode
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ _FORBIDDEN = re.compile(r"[/\\#?%:]")
 _EXIT_CODE = {"finished": 0, "failed": 1, "stopped": 130}
 _ANSWER_SECONDS = 20.0
 _EXIT_SECONDS = 10.0  # that a process waits in the end for what was not sent
+_CORE, _KILL_SECONDS = "wandb-core", 2.0  # the package's own process, and what it is given to close its files
 
 
 class WandbRun:
@@ -31,19 +34,23 @@ class WandbRun:
 
     def __init__(self, facts: RunFacts, known: str | None, noted: int) -> None:
         """Go on behind the step ``noted`` with the run of the id ``known``, or begin one."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported
+        # Read when it is imported.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")  # it prints addresses with the passwords in them
         import wandb
 
         self.id = known or _FORBIDDEN.sub("_", f"{facts.run_id[-(_ID - 9) :]}-{secrets.token_hex(4)}")
         self.step = noted  # offline the package does not know what it was told before
-        mode = wandb_mode()
+        mode, folder = wandb_mode(), os.environ.get("WANDB_DIR") or str(facts.folder)
+        _require_folder(folder)
+        logging.getLogger("wandb").setLevel(logging.CRITICAL)  # of a full disk its own log tells by tracebacks
         wandb.setup()
         # Behind the package's own, which it has registered by now and whose place it takes: the last comes first.
         atexit.unregister(_exit().wait)
         atexit.register(_exit().wait)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _PROJECT,
-            dir=os.environ.get("WANDB_DIR") or str(facts.folder),
+            dir=folder,
             id=self.id,
             name=facts.run_id,
             config={**facts.parameters, **facts.tags},
@@ -86,6 +93,17 @@ class WandbRun:
         self._run.finish(exit_code=_EXIT_CODE[how])
 
 
+def _require_folder(folder: str) -> None:
+    """Make a folder if need be; the package would take one for temporary files in its place, without a word.
+
+    Raises:
+        OSError: if it cannot be made or written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+
+
 class _Exit:
     """Ends the package with the process, in bounded time: by itself it waits for a server that is away for ever."""
 
@@ -102,6 +120,7 @@ class _Exit:
                 "tracker wandb: no answer within %.0f s; what was not sent lies in its folder: `wandb sync` sends it",
                 _EXIT_SECONDS,
             )
+            end_below(_CORE, _KILL_SECONDS)  # it would ask its server for ever, and nobody could tell why
 
     def _tear_down(self) -> None:
         self._begun.wait()

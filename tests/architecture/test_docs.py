@@ -55,7 +55,7 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 
 def test_pages_have_commands_to_test() -> None:
     silent = [page.name for page in PAGES if "raykd " in page.read_text() and not list(commands(page))]
-    assert set(silent) <= {"python.md", "CONTRIBUTING.md"}, "of Python and make"
+    assert set(silent) <= {"python.md", "gpu.md", "CONTRIBUTING.md"}, "of Python and make"
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

@@ -13,7 +13,7 @@ OPTIONS = {
     "train": {"--cluster", "--out", "--seeds", "--precision", "--tracker", "--json"},
     "tune": {"--cluster", "--out", "--trials", "--precision", "--tracker", "--json"},
     "table": {"--quick", "--seeds", "--cluster", "--out", "--precision", "--tracker", "--json"},
-    "plan": {"--cluster", "--precision", "--json"},
+    "plan": {"--cluster", "--precision", "--workers", "--json"},
     "evaluate": {"--allow-code", "--json"},
     "export": {"--format", "--out", "--int8", "--allow-code", "--json"},
     "report": {"--out"},

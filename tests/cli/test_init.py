@@ -54,6 +54,8 @@ def test_weights_alone_make_a_recipe_that_trains(raykd: Raykd, trained: Path) ->
     assert told["recipe"] == "seen_half_pool_inversion.yaml"
     assert told["next"][1] == f"raykd train {told['recipe']}"
     text = Path(told["recipe"]).read_text()
+    assert told["teacher's top-1"].endswith(" % on digits, on test images that it may have been trained on")
+    assert told["budget"] == "2 steps of 8", "how long another took tells nothing of it"
     recipe = load_recipe(told["recipe"])
     assert recipe.teacher is not None
     assert recipe.student is not None
@@ -68,6 +70,19 @@ def test_weights_alone_make_a_recipe_that_trains(raykd: Raykd, trained: Path) ->
     result = raykd("train", told["recipe"], "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["teacher/accuracy/top1"] > 60
+
+
+def test_a_recipe_says_why_this_student_and_how_long_its_budget_took(raykd: Raykd, trained: Path) -> None:
+    told = init(raykd, "--teacher", str(trained), "--data", "digits")
+    assert told["budget"] == "60 steps of 128, which took three to five minutes on one core from LeNet-5"
+    text = " ".join(Path(told["recipe"]).read_text().replace("#", "").split())
+    assert "the largest of lenet5_bn, lenet5, lenet5_half with at most 60% of the teacher's parameters" in text
+    assert "factory: MODULE:FUNCTION and factory_args: {width: 8}" in text
+    assert (
+        f"which took three to five minutes on one core from LeNet-5; what it takes here: raykd plan {told['recipe']}"
+        in text
+    )
+    assert "on test images that it may have been trained on: is that what you know?" in text
 
 
 def test_nothing_is_overwritten(raykd: Raykd, trained: Path) -> None:
@@ -152,6 +167,9 @@ def test_the_teacher_of_a_recipe_is_the_one_that_was_looked_at(raykd: Raykd) -> 
     Path("own.yaml").write_text("\n".join(sections))
     assert raykd("train", "own.yaml", "data.mean=[0.2]").exit_code == 0
     init(raykd, "--teacher", "own.yaml", "--method", "kd", "--out", "a.yaml", "data.mean=[0.2]")
+    assert "may have been trained on" not in Path("a.yaml").read_text(), (
+        "raykd has trained it, and opened no test image"
+    )
     recipe = load_recipe("a.yaml")
     source = resolve(recipe).teacher
     assert source is not None

@@ -111,4 +111,39 @@ def test_times_and_prices_are_in_units_that_are_read(hours: float, price: float,
 def test_a_plan_says_what_it_is_doing(raykd: Raykd, tiny: WriteRecipe) -> None:
     done = raykd("plan", tiny(method={"name": "noise"}))
     assert "tiny-" in done.stderr
-    assert "trying a few steps on this machine" in done.stderr
+    assert "trying a few steps on this machine: half a minute or more, 10 minutes at most" in done.stderr
+    assert [line.partition(": ")[2] for line in done.stderr.splitlines() if "measuring" in line] == [
+        "measuring steps of 2 images",
+        "measuring steps of 8 images",
+    ]
+
+
+def test_numbers_of_workers_are_compared_in_a_table(raykd: Raykd, tiny: WriteRecipe) -> None:
+    network = cluster("network_gbit_per_s: 10\nnetwork_latency_us: 100\n")
+    done = raykd("plan", tiny(), "--cluster", network, "--workers", "1,3,4", "--json")
+    found = json.loads(done.stdout)["workers"]
+    assert "do not divide" in found["3"]["error"]
+    (one,), (four,) = found["1"]["runs"], found["4"]["runs"]
+    assert one["traffic_bytes_in_all"] == 0
+    assert four["images_per_worker"] * 4 == one["images_per_worker"]
+    assert four["collectives_per_step"] == 1, "the student's gradients"
+    expected = 1 * 4 * 100e-6 + four["traffic_bytes_in_all"] * 8 / 10e9
+    assert four["network_seconds_per_step"] == pytest.approx(expected)
+    assert four["seconds_per_step"] > four["network_seconds_per_step"]
+    assert four["collectives_per_report"] > 0
+    table = raykd("plan", tiny(), "--workers", "1,4")
+    assert "faster" in table.stdout and "1.00" in table.stdout
+    assert "network_gbit_per_s in the cluster file counts it" in table.stdout
+
+
+@pytest.mark.parametrize("counts", ["", "0", "1,x", "4,", "-2", "1000000", "1.5"])
+def test_what_are_no_numbers_of_workers_is_said(raykd: Raykd, tiny: WriteRecipe, counts: str) -> None:
+    done = raykd("plan", tiny(), "--workers", counts)
+    assert done.exit_code == 2
+    assert "is no list of numbers of workers, as in 1,8,64" in done.stderr
+
+
+def test_none_of_the_numbers_fits(raykd: Raykd, tiny: WriteRecipe) -> None:
+    done = raykd("plan", tiny(), "--workers", "3,7")
+    assert done.exit_code == 2
+    assert "do not divide" in done.stderr

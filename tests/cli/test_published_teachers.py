@@ -60,6 +60,33 @@ def test_a_transformer_is_looked_at_and_gets_a_recipe(raykd: Raykd) -> None:
     assert any(note.startswith("data.mean is [0.1], and preprocessor_config.json") for note in other["notes"])
 
 
+def test_a_folder_called_like_the_prefix_hides_no_teacher(raykd: Raykd) -> None:
+    save_vit(Path("vit"), classes=3)
+    save_vit(Path("hf/vit"), classes=4)
+    save_vit(Path("hf/other"), classes=5)
+    assert answer(raykd, "inspect", "hf/vit")["classes"] == 3, "as a recipe's teacher.model means it"
+    assert answer(raykd, "inspect", "hf/hf/vit")["classes"] == 4
+    missed = raykd("inspect", "hf/other")
+    assert (missed.exit_code, "the folder hf/other here is 'hf/hf/other'" in missed.stderr) == (2, True), missed.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("teacher.weights=mine.pth", "which set were the weights of torchvision/resnet18 trained on?"),
+        ("data=1", "data is a section, and got 1: set its fields by data.FIELD=VALUE"),
+        ("teacher=[a]", "teacher is a section, and got ['a']"),
+        ("data=nosuch", "nosuch"),
+    ],
+)
+def test_what_is_no_section_and_whose_classes_nobody_tells_is_said_in_a_line(
+    raykd: Raykd, override: str, says: str
+) -> None:
+    told = raykd("inspect", "torchvision/resnet18", override)
+    assert (told.exit_code, told.stderr.count("\n")) == (2, 1), told.stderr
+    assert says in told.stderr
+
+
 def test_networks_of_timm_teach_and_learn(raykd: Raykd, tiny: WriteRecipe) -> None:
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict(), "mine.safetensors")

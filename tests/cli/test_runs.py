@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raykd.files import write_json
+from raykd.recipe.experiment import Experiment
 from raykd.store.mirror import Mirror
 from raykd.store.moved_aside import remove_run
 from raykd.store.remote import Remote
@@ -192,6 +195,83 @@ def test_searches_tables_and_sets_need_their_runs(raykd: Raykd) -> None:
     assert trial.exists and run.exists
 
 
+@pytest.fixture
+def somebody_else() -> Iterator[None]:
+    """No rights beyond those of the files, in a folder that anybody may enter."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    os.chdir(folder)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path in folder.rglob("*"):
+            path.chmod(0o777)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.usefixtures("somebody_else")
+def test_a_run_that_may_not_be_read_is_one_row_and_hides_no_other(raykd: Raykd) -> None:
+    closed, other = made_run(STORE), made_run(STORE, overrides=("seed=1",))
+    closed.path.chmod(0)
+    rows = {row["run"]: row for row in listed(raykd)["runs"]}
+    assert rows[closed.name]["state"] == "damaged"
+    assert "cannot be read (Permission denied)" in rows[closed.name]["damaged"]
+    assert rows[other.name]["state"] == "finished"
+    assert raykd("runs", "rm", str(other.path), "--yes").exit_code == 4, "it may build on it"
+    made_search(STORE, made_record()).chmod(0)
+    told = raykd("runs", "rm", str(other.path), "--yes")
+    assert (told.exit_code, "searches/made-0 cannot be read (Permission denied)" in told.stderr) == (3, True)
+    STORE.chmod(0)
+    told = raykd("runs", "list")
+    assert (told.exit_code, "runs cannot be read (Permission denied)" in told.stderr) == (3, True), told.stderr
+
+
+@pytest.mark.parametrize("gone", ["the run", "the store"])
+def test_what_goes_away_while_it_is_read_is_no_damaged_run(
+    raykd: Raykd, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    run, other = made_run(STORE), made_run(STORE, overrides=("seed=1",))
+    read = RunDirectory.experiment
+
+    def late(directory: RunDirectory) -> Experiment:
+        if directory.name == run.name:
+            shutil.rmtree(run.path if gone == "the run" else STORE)
+        return read(directory)
+
+    monkeypatch.setattr(RunDirectory, "experiment", late)
+    if gone == "the run":
+        assert [row["run"] for row in listed(raykd)["runs"]] == [other.name]
+    else:
+        told = raykd("runs")
+        assert (told.exit_code, "runs is gone" in told.stderr) == (3, True), told.output
+
+
+def test_a_search_and_a_table_that_were_stopped_before_their_first_report_need_no_run(raykd: Raykd) -> None:
+    run = made_run(STORE)
+    for name in ("searches/made-0/study.db", "tables/mine/rows.log"):
+        (STORE / name).parent.mkdir(parents=True)
+        (STORE / name).touch()
+    assert raykd("runs").stdout.count("no report yet") == 2
+    found = listed(raykd)
+    assert [one.get("damaged") for one in (*found["searches"], *found["tables"])] == [None, None]
+    removed = raykd("runs", "rm", str(run.path), "--yes")
+    assert removed.exit_code == 0, removed.stderr
+    assert not run.path.exists()
+
+
+def test_the_files_of_a_tracker_are_no_records(raykd: Raykd) -> None:
+    run = made_run(STORE)
+    before = listed(raykd, "du", str(run.path))["parts"]
+    file = run.path / "wandb" / "offline-run-1" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(bytes(70))
+    assert listed(raykd, "du", str(run.path))["parts"] == {**before, "tracker": 70}
+
+
 def test_nothing_is_removed_without_an_answer(raykd: Raykd) -> None:
     run = made_run(STORE)
     asked = raykd("runs", "rm", str(run.path))
@@ -203,6 +283,16 @@ def test_nothing_is_removed_without_an_answer(raykd: Raykd) -> None:
         held = raykd("runs", "rm", str(run.path), "--yes", "--force")
     assert (held.exit_code, "in progress in another process" in held.stderr) == (2, True)
     assert run.exists
+
+
+def test_a_run_that_is_named_in_several_ways_is_removed_once(raykd: Raykd) -> None:
+    run, other = made_run(STORE), made_run(STORE, overrides=("seed=1",))
+    Path("linked").symlink_to(STORE)
+    spellings = (str(run.path), f"linked/{run.name}", f"{STORE}/../{STORE}/{run.name}/", str(run.path.absolute()))
+    removed = raykd("runs", "rm", *spellings, "--yes")
+    assert removed.exit_code == 0, removed.stderr
+    assert removed.stdout.splitlines()[-1] == f"removed {run.path}"
+    assert os.listdir(STORE) == [other.name]
 
 
 def test_a_damaged_run_can_be_removed_and_makes_others_ask_for_force(raykd: Raykd) -> None:
@@ -221,6 +311,7 @@ def test_a_damaged_run_can_be_removed_and_makes_others_ask_for_force(raykd: Rayk
     ("arguments", "says"),
     [
         (("rm", "--yes"), "give the runs to remove"),
+        (("rm", "--unused-weights", "runs", "other", "--yes"), "--unused-weights takes one store, and got 2"),
         (("rm", "runs/link", "--yes"), "runs/link is a link to"),
         (("rm", "runs", "--yes"), "is not a run directory"),
         (("rm", "runs/none", "--yes"), "does not exist"),
@@ -340,6 +431,34 @@ def test_a_name_that_is_no_text_is_shown(raykd: Raykd) -> None:
     made_run(STORE).path.rename(os.fsdecode(b"runs/odd\xff"))
     told = raykd("runs")
     assert (told.exit_code, "odd\\xdcff" in told.stdout) == (0, True), told.output
+
+
+def test_a_name_of_two_lines_is_one_line_of_text_and_can_be_removed(raykd: Raykd) -> None:
+    run = RunDirectory(made_run(STORE).path.rename("runs/two\nlines"))
+    (run.path / "status.json").write_text("{")
+    told = raykd("runs", "list")
+    row, note = told.stdout.splitlines()[1:]
+    assert row.startswith("two\\x0alines ") and "two\\x0alines/status.json is damaged" in note
+    refused = raykd("runs", "compare", str(run.path), str(run.path))
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (4, 1)
+    reported = raykd("report", "runs")
+    assert "two\\x0alines/status.json is damaged" in reported.stderr, "a line of the log"
+    gone = raykd("runs", "rm", str(run.path), "--yes")
+    assert (gone.exit_code, gone.stdout.splitlines()[-1]) == (0, "removed runs/two\\x0alines"), gone.output
+    assert not run.path.exists()
+
+
+def test_a_finished_run_that_was_renamed_is_read_by_what_it_says_itself(raykd: Raykd) -> None:
+    run = made_run(STORE, overrides=("seed=3",))
+    renamed = RunDirectory(run.path.rename("runs/best"))
+    (row,) = listed(raykd)["runs"]
+    assert (row["run"], row["state"], row.get("damaged")) == ("best", "finished", None)
+    found = renamed.result()
+    assert found is not None
+    assert found.seed == 3
+    changed(renamed.path / "status.json", lambda status: status["result"].pop("seed"))
+    (row,) = listed(raykd)["runs"]
+    assert "best is no run id, and the result does not tell its seed" in row["damaged"]
 
 
 def test_what_begins_while_somebody_is_asked_is_seen(raykd: Raykd, monkeypatch: pytest.MonkeyPatch) -> None:

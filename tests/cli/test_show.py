@@ -83,7 +83,10 @@ def test_the_defaults_of_a_method_are_a_section(raykd: Raykd) -> None:
         (("space", "dafl_digits_ptb"), "did you mean 'dafl_digits_pbt'"),
         (("table", "digit"), "did you mean 'digits'"),
         (("recipe", "absent.yaml"), "no recipe file 'absent.yaml'"),
-        (("recipe", "dafl_digits", "--resolved", "--schema"), "give one of --resolved, --diff and --schema"),
+        (
+            ("recipe", "dafl_digits", "--resolved", "--schema"),
+            "give one of --resolved, --diff (which compares what is resolved) and --schema",
+        ),
         (("recipe", "dafl_digits", "--diff", "dafl_digit"), "did you mean 'dafl_digits'"),
     ],
 )
@@ -105,6 +108,14 @@ def test_the_recipe_of_a_command_line_is_printed_whole_and_trains_as_it_would(ra
         ["student.model", "lenet5", "lenet5_half"],
         ["schedule.steps", "1000", "500"],
     ]
+    both = raykd("config", "dafl_digits", "schedule.steps=1000", "--diff", "dafl_digits")
+    assert [line.split()[1] for line in both.stdout.splitlines() if line.startswith("│")] == ["schedule.steps"]
+    for options, says in (
+        (("--resolved", "--diff", "dafl_digits"), "give one of --resolved, --diff"),
+        (("--schema",), "leave out 'schedule.steps=1000'"),
+    ):
+        refused = raykd("config", "dafl_digits", "schedule.steps=1000", *options)
+        assert (refused.exit_code, refused.stdout, says in refused.stderr) == (2, "", True)
     slip = raykd("config", "dafl_digits", "schedule.step=3")
     assert (slip.exit_code, "did you mean 'schedule.steps'" in slip.stderr) == (2, True)
 

@@ -104,11 +104,28 @@ def test_a_start_can_be_broken_off(tiny: WriteRecipe, delay: float) -> None:
         started = time.monotonic()
         code, out, err = end(process, signal.SIGINT)
     assert time.monotonic() - started < 5
-    if delay < 0.4 and code in (1, -signal.SIGINT):  # Python was still starting, and has words of its own
+    if delay < 1 and code in (1, -signal.SIGINT):  # Python was still starting, and has words of its own
         assert not re.search(rf'File "{ROOT}/raykd/\w+/', err)
         return
     assert "Traceback" not in err
     assert (code, out) == (130, "")
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_broken_off_says_so_and_leaves_nothing(
+    tiny: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    with command("plan", tiny()) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loading libraries" in line:
+                break
+        code, out, err = end(process, signal.SIGTERM)
+    assert (code, out) == (143, "")
+    assert err.splitlines()[-1] == "raykd: interrupted; no plan was made, and nothing of it is kept"
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_reader_that_leaves_is_no_fault() -> None:
@@ -124,6 +141,7 @@ import sys, time
 from raykd.cli.stop import Stop
 stop = Stop()
 stop.install()
+stop.serve('no page was written')
 stop.watch([], elsewhere=sys.argv[1] == "elsewhere")
 print("ready", flush=True)
 while not stop():
@@ -153,8 +171,9 @@ def listening(where: str, seconds: float) -> Iterator["subprocess.Popen[str]"]:
 def test_what_machines_elsewhere_are_at_is_saved_too(where: str, ended: tuple[int, str]) -> None:
     """Their run directories are not seen here; but who asks whether to stop is there to pass it on."""
     with listening(where, 0) as process:
-        code, out, _ = end(process, signal.SIGINT)
+        code, out, err = end(process, signal.SIGINT)
     assert (code, out) == ended
+    assert ("raykd: interrupted; no page was written" in err) == (where == "here"), "the command's own words"
 
 
 def test_a_second_signal_leaves_without_saving() -> None:

@@ -136,7 +136,7 @@ def process(project: Path, *words: str, **environment: str) -> "subprocess.Popen
     )  # fmt: skip
 
 
-def until(holds: Any, seconds: float = 120) -> None:
+def until(holds: Any, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

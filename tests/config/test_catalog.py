@@ -26,3 +26,9 @@ def test_only_an_extensible_catalog_looks_into_the_users_folder(
 def test_what_is_not_there_is_told_with_how_to_list_all(source: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         Catalog("space", folder="recipes", listing="spaces").find(source)
+
+
+def test_of_a_folder_the_file_in_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(UsageError, match=f"did you mean '{tmp_path}/recipe.yaml'"):
+        Catalog("recipe", folder="recipes", listing="recipes").find(str(tmp_path))

@@ -19,3 +19,8 @@ def test_a_section_and_none_differ() -> None:
 
 def test_equal_contents_differ_in_nothing() -> None:
     assert differences({"a": {"b": [1]}}, {"a": {"b": [1]}}) == {}
+
+
+def test_what_is_written_otherwise_differs_though_it_is_equal_to_python() -> None:
+    assert differences({"a": True, "b": [0]}, {"a": 1, "b": [False]}) == {"a": ["true", "1"], "b": ["[0]", "[false]"]}
+    assert differences({"a": float("nan")}, {"a": float("nan")}) == {}, "as which one not a number is not another"

@@ -1,8 +1,11 @@
+import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from raykd.config.yaml_file import dump_yaml, load_yaml, parse_value
+from raykd.config.runtime import Runtime
+from raykd.config.yaml_file import dump_yaml, explain, load_yaml, parse_value
 from raykd.errors import UsageError
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
@@ -67,6 +70,24 @@ def test_what_is_no_mapping_of_plain_data_is_refused(tmp_path: Path, text: str |
     with pytest.raises(UsageError, match=rf"(?s)made\.yaml.*{says}") as caught:
         load_yaml(written(tmp_path, text))
     assert caught.value.exit_code == 2
+
+
+def test_a_number_that_python_does_not_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"a: 0x{'f' * 6000}\n")
+    with pytest.raises(UsageError, match=r"0xffff\w*... is larger than any number"):
+        load_yaml(tmp_path / "a.yaml")
+    with pytest.raises(UsageError, match="a: cannot read the value"):
+        parse_value("0x" + "f" * 6000, "a")
+
+
+def test_the_first_of_many_faults_are_told() -> None:
+    raw = {f"field_{index}": index for index in range(20_000)}
+    with pytest.raises(ValidationError) as caught:
+        Runtime.model_validate(raw)
+    began = time.monotonic()
+    told = str(explain(caught.value, "it", Runtime, raw))
+    assert told.endswith("and 19,980 more faults")
+    assert time.monotonic() - began < 10
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

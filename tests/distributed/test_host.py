@@ -140,3 +140,13 @@ def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delenv("CXX")
     monkeypatch.setitem(os.environ, "PATH", "")
     assert "on PATH" in (host.compile_obstacle() or "")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "within"), [("tf32", "cuda", "high"), ("tf32", "cpu", None), ("fp32", "cuda", None)]
+)
+def test_products_in_tf32_are_a_gpus_and_only_for_the_run(precision: str, device: str, within: str | None) -> None:
+    before = torch.get_float32_matmul_precision()
+    with host.float32_products(precision, torch.device(device)):
+        assert torch.get_float32_matmul_precision() == (within or before)
+    assert torch.get_float32_matmul_precision() == before

@@ -20,6 +20,11 @@ def test_one_worker_plays_four_and_counts() -> None:
     assert world.sent["exchanged"] == 2 * 8, "its own row stays"
     assert world.exchange(torch.empty(0, 2), [0] * 4, [0, 1, 0, 0]).shape == (1, 2)
     assert world.share(8) == 2
+    assert world.calls == {"gradients": 1, "batch_terms": 2, "gathered": 1, "exchanged": 2}
+    assert world.broadcast("a") == "a" and world.gather_objects(1) == [1] * 4
+    assert world.calls["objects"] == 2
+    world.forget()
+    assert not world.calls and not world.sent
 
 
 def test_classes_that_one_has_are_followed_by_the_others() -> None:

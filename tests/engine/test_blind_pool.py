@@ -186,3 +186,14 @@ def test_some_images_are_other_views(mirrored: bool) -> None:
     assert torch.equal(held[..., :4], images[..., :4])
     assert all(any(torch.equal(cut, other) for other in images[..., 4:]) for cut in held[..., 4:])
     assert not torch.equal(held, images)
+
+
+def test_an_image_that_comes_again_tells_nothing_new() -> None:
+    again, fresh = (BlindPool(SPEC, 0, mirrored=False) for _ in range(2))
+    teacher = made_teacher()
+    for step in range(9):
+        again.add(made(0), step, teacher, ALONE)
+        fresh.add(made(step), step, teacher, ALONE)
+    assert len(again) == len(fresh) == 72
+    assert again.effective_images <= 8, "there are no more"
+    assert fresh.effective_images > 16

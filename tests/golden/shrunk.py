@@ -88,7 +88,7 @@ def is_heavy(recipe: Recipe) -> bool:
 
 
 @contextmanager
-def shrunk(steps: int, root: Path) -> Iterator[tuple[RunContext, Load]]:
+def shrunk(steps: int, root: Path, device: str = "cpu") -> Iterator[tuple[RunContext, Load]]:
     """Give a place in which runs find their teachers and controls small, and the loader they use."""
 
     def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -102,7 +102,7 @@ def shrunk(steps: int, root: Path) -> Iterator[tuple[RunContext, Load]]:
         return recipe
 
     place = RunContext(
-        World.alone(),
+        World.alone(device),
         Workspace(root / "data", root / "runs"),
         Runtime(compile="off", teacher_logits="live"),
         LocalReporter,

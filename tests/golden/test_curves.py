@@ -1,31 +1,10 @@
 import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from raykd.cli.names import packaged_recipes
-from tests.golden.curves import COMMAND, FOLDER, LARGER, STEPS, measure, path_of, read_golden
-
-# Instruction sets as far apart as SSE4 and AVX-512 differ by up to 4e-9 in a step; an error in a loss is far larger.
-# Ten steps amplify it: students of few images were up to 3.8e-5 apart in the end between two machines, those of a
-# pool, which is inverted against them, 1.9e-3. The first half of the steps tells of a change in either case.
-TOLERANCE, LATE_TOLERANCE, LATE_TOLERANCE_OF_POOL = 1e-5, 1e-4, 1e-2
-
-
-def differences(ours: dict[str, Any], golden: dict[str, Any]) -> list[str]:
-    """Name the losses that differ, and the first step at which they do."""
-    found = []
-    for name in sorted(ours["losses"].keys() | golden["losses"].keys()):
-        pairs = list(zip(ours["losses"].get(name, []), golden["losses"].get(name, []), strict=False))
-        late = LATE_TOLERANCE_OF_POOL if "pool/images" in golden["losses"] else LATE_TOLERANCE
-        allowed = [TOLERANCE if 2 * i < len(pairs) else late for i in range(len(pairs))]
-        first = next((i for i, (a, b) in enumerate(pairs) if a != pytest.approx(b, allowed[i])), None)
-        if name not in ours["losses"] or name not in golden["losses"]:
-            found.append(f"{name} is only in one of both")
-        elif first is not None:
-            found.append(f"{name} from step {first}")
-    return found
+from tests.golden.curves import COMMAND, FOLDER, LARGER, STEPS, differences, measure, path_of, read_golden
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,17 @@ import torch
 from torch import nn
 
 from raykd.distributed.host import compile_obstacle
+from raykd.distributed.updater import Compiler
 from raykd.distributed.world import World
+from raykd.engine.compiling import replayed
 from raykd.methods import METHODS
 from raykd.methods.base import ShardedMethod
 from tests.methods.toy import Plain, advance, made_method, made_setting
+
+
+def test_tf32_is_float32_where_there_is_no_such_thing() -> None:
+    exact = advance(made_method("dafl", made_setting(dropout=0.0)), 2)
+    assert advance(made_method("dafl", made_setting(dropout=0.0, world=World.alone(precision="tf32"))), 2) == exact
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -35,13 +42,20 @@ def compiled(network: nn.Module) -> Callable[..., Any]:
     return torch.compile(network, dynamic=False, backend=backend)
 
 
+def as_graphs(network: nn.Module) -> Callable[..., Any]:
+    """Trace every network, and copy its answers as those of graphs are."""
+    return replayed(torch.compile(network, dynamic=False, backend="aot_eager"))
+
+
 @pytest.mark.filterwarnings("default")  # tracing reads attributes that warn, which torch then hides
-@pytest.mark.parametrize("name", ["dafl", "lsgdfd"])
-def test_compiled_networks_compute_the_same(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "compiler"), [("dafl", compiled), ("lsgdfd", compiled), ("dafl", as_graphs), ("pool_inversion", as_graphs)]
+)
+def test_compiled_networks_compute_the_same(name: str, compiler: Compiler) -> None:
     obstacle = compile_obstacle()
     if obstacle:
         pytest.skip(obstacle)
     exact = advance(made_method(name, made_setting(dropout=0.0)), 2)
-    context = made_setting(dropout=0.0, compiler=compiled)
+    context = made_setting(dropout=0.0, compiler=compiler)
     for ours, theirs in zip(advance(made_method(name, context), 2), exact, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)

@@ -13,6 +13,7 @@ from raykd.distributed.world import mix
 from raykd.errors import UsageError
 from raykd.generators import EVERY, GeneratorBank, GeneratorConfig
 from raykd.methods.bank_kd import BankKd
+from raykd.models.compute import forward_macs
 from tests.methods.toy import BATCH, SPEC, advance, assert_same, made_bank, made_method, made_setting, made_teacher
 
 
@@ -146,3 +147,11 @@ def test_jitter_changes_brightness_and_contrast_and_nothing_else(monkeypatch: py
     assert torch.allclose(shown, contrast[..., None] * plain + brightness[..., None], atol=1e-5)
     assert 0.5 <= contrast.min() < contrast.max() <= 1.5
     assert 0.1 < brightness.std() < 1.0
+
+
+def test_making_images_counts_as_compute() -> None:
+    bank = made_bank().eval()
+    method = bank_kd(bank)
+    advance(method, 2)  # whose compiler counts no network
+    of_all_members = forward_macs(bank, torch.zeros(len(bank.classes), BATCH, bank.latent_dim))
+    assert method.context.compute.macs == pytest.approx(2 * of_all_members / len(bank.classes)) != 0

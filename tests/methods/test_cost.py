@@ -1,10 +1,12 @@
 """The axes along which planning foretells a run, against numbers counted by hand."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from raykd.methods import METHODS
 from raykd.methods.cost import PlannedRun, by_images, by_images_of_jobs, by_images_of_members, by_members
+from raykd.results import RunPlan
 from tests.methods.toy import made_config
 
 
@@ -59,6 +61,12 @@ def test_jobs_are_whole_on_each_worker_one_after_the_other() -> None:
     assert axis.shares == {"images_per_worker": 100, "jobs_per_worker": 2}
     assert axis.smaller(7) == ["schedule.global_batch=7 (now 100)"]
     assert axis.smaller(1) == []
+
+
+def test_what_a_worker_has_of_a_run_is_part_of_a_plan() -> None:
+    run, known = planned(workers=2, batch=200), {one.name for one in fields(RunPlan)}
+    for name, method in METHODS.items():
+        assert set(method.cost_axis(made_config(name), run).shares) <= known, name
 
 
 def test_who_grows_with_what() -> None:

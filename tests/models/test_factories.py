@@ -50,6 +50,8 @@ def test_a_factory_in_the_current_directory_is_called(own_code: str) -> None:
     [
         ("no_colon", "must be 'module:function', got 'no_colon'"),
         ("absent_module:build", "no module 'absent_module' for the factory, neither on sys.path nor in"),
+        ("absent_module.py:build", "did you mean 'absent_module'"),
+        ("./nets/absent.py:build", "did you mean 'nets.absent'"),
         ("{own}:biuld", "\\.py\\) has no function 'biuld'; did you mean 'build'"),
         ("{own}:LIMIT", "has no function 'LIMIT'"),
         ("{own}:build_number", "returned a int; it must return an nn.Module"),

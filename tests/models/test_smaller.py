@@ -27,13 +27,15 @@ def test_a_student_is_proposed(teacher: str | None, channels: int, size: int, st
     parameters = sum(parameter.numel() for parameter in network.parameters())
     found = smaller_model(teacher, parameters, num_classes=10, channels=channels, size=size)
     assert found is not None
-    name, count = found
+    name, count, reason = found
     assert name == student
     own = build_model(name, num_classes=10, channels=channels, size=size)
+    assert f" {name}" in reason and "with at most 60% of the teacher's parameters" in reason
     assert count == sum(parameter.numel() for parameter in own.parameters()) < 0.6 * parameters + 1
 
 
 def test_a_tiny_teacher_gets_the_smallest_that_there_is() -> None:
     found = smaller_model(None, 10, num_classes=10, channels=1, size=32)
     assert found is not None
-    assert found[0] == "lenet5_half"
+    assert found.model == "lenet5_half"
+    assert "none has far fewer parameters than the teacher" in found.reason

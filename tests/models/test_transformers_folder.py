@@ -182,6 +182,7 @@ def test_the_size_is_what_the_network_is_shown(
         ({"id2label": ["a"]}, "config.json has a value that cannot be"),
         ({"id2label": {"5": "a"}}, "does not number its classes from 0"),
         ({"num_channels": 3}, "1 numbers for 3 channels"),
+        ({"num_channels": 10**9}, "num_channels is 1000000000, and 1 to 1000 are taken"),
         ({"hidden_size": 32}, "is for another network than its config.json"),
     ],
 )
@@ -190,6 +191,20 @@ def test_other_configurations_are_refused_in_a_line(folder: Path, fields: dict[s
     with pytest.raises(UsageError, match=message) as refused:
         rebuilt(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("count", [3, None, 10**9, -1, "3", True])
+def test_classes_without_names_are_counted_as_transformers_does(folder: Path, count: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    counted = {key: value for key, value in content.items() if key not in ("id2label", "label2id")}
+    (folder / "config.json").write_text(json.dumps({**counted, "num_labels": count}))
+    if count != 3:
+        with pytest.raises(UsageError, match="num_labels is .*, and 1 to 1,000,000 are taken"):
+            read_folder(str(folder))
+        return
+    facts = read_folder(str(folder)).facts
+    assert (facts.num_classes, facts.class_names) == (3, ())
+    rebuilt(folder)
 
 
 @pytest.mark.parametrize(

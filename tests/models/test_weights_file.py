@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from raykd.errors import CorruptError, UsageError
+from raykd.files import sha256_of
 from raykd.models import build_model, find_model
 from raykd.models.weights import load_weights
+from raykd.models.weights_file import sum_of_weights
 from tests.models.test_weights import assert_same, lenet, prefixed, trained
 
 State = dict[str, Tensor]
@@ -134,6 +136,38 @@ def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(CorruptError, match="no index of safetensors files"):
         load_weights(target, path)
+
+
+def test_a_tensor_is_that_of_the_shard_that_the_index_names(tmp_path: Path) -> None:
+    source, target = trained(), lenet()
+    path = sharded(tmp_path, source.state_dict())
+    shards = json.loads(path.read_text())["weight_map"]
+    key = min(shards)
+    other = tmp_path / next(name for name in shards.values() if name != shards[key])
+    others = safetensors.torch.load_file(other)
+    safetensors.torch.save_file({**others, key: source.state_dict()[key] + 1}, other)
+    load_weights(target, path)
+    assert_same(target, source)
+    safetensors.torch.save_file(others, other)
+    path.write_text(json.dumps({"weight_map": {**shards, key: other.name}}))
+    with pytest.raises(CorruptError, match=f"names {key} in {other.name}, which has no such tensor"):
+        load_weights(target, path)
+
+
+def test_the_sum_of_shards_is_of_all_that_is_read(tmp_path: Path) -> None:
+    path = sharded(tmp_path, trained().state_dict())
+    sums = {sum_of_weights(path)}
+    for shard in sorted(tmp_path.glob("*.safetensors")):
+        tensors = safetensors.torch.load_file(shard)
+        safetensors.torch.save_file({key: tensor + 1 for key, tensor in tensors.items()}, shard)
+        sums.add(sum_of_weights(path))
+    path.write_text(path.read_text() + " ")
+    sums.add(sum_of_weights(path))
+    assert len(sums) == 2 + len(list(tmp_path.glob("*.safetensors")))
+    assert sum_of_weights(shard) == sha256_of(shard)
+    shard.unlink()
+    with pytest.raises(UsageError, match="which is not beside it"):
+        sum_of_weights(path)
 
 
 def wide_resnet_of_others(key: str, blocks: int = 2) -> str:

@@ -139,3 +139,12 @@ def test_a_pool_that_was_allocated_before_any_step_is_not_taken_off_twice(
         return run.activation_bytes
 
     assert activations(0) - activations(9 * mib) == 9 * mib
+
+
+@pytest.mark.usefixtures("in_process")
+def test_jobs_are_planned(tmp_path: Path) -> None:
+    method = {"name": "pixel_inversion", "images": 24, "pixel_optim": {"name": "adam", "lr": 0.1}}
+    made = {"method": {**method, "moment_weight": 0}, "schedule": {**SHORT, "global_batch": 4}}
+    one = recipe(student=None, student_optim=None, **made)
+    (run,) = plan(resolve(one), Runtime(), site(tmp_path, 2), WorkerBudget(2, None, 0, 1, None)).to_dict()["runs"]
+    assert (run["images_per_worker"], run["jobs_per_worker"], run["steps"]) == (4, 3, 12)

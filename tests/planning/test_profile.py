@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from raykd.config.runtime import Runtime
 from raykd.distributed.world import World
+from raykd.errors import RunFailed
 from raykd.models import build_model
 from raykd.planning import predict as prediction
 from raykd.planning import profile
@@ -64,6 +66,33 @@ def test_steps_that_cost_differently_are_timed_apart_and_count_as_often_as_there
     assert seen[count:] == list(range(3, 3 + count))
     assert found["last_seconds"] >= 0.02
     assert found["seconds"] == pytest.approx(0.7 * found["last_seconds"], rel=0.2)
+
+
+def test_a_step_that_takes_all_the_time_there_is_counts_though_nothing_was_warmed_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def step(batches: object) -> None:
+        time.sleep(0.05)
+        method.steps_done += 1
+
+    monkeypatch.setattr(profile, "_LONG_ENOUGH", 0.02)
+    method = SimpleNamespace(steps_done=0, step=step)
+    built: Any = SimpleNamespace(method=method, streams={})
+    assert profile._steps(built, World.alone(), 5, [range(10)])["seconds"] >= 0.05
+    assert method.steps_done == 1
+    monkeypatch.setattr(profile, "_LONG_ENOUGH", 0.08)
+    assert profile._steps(built, World.alone(), 5, [range(10)])["seconds"] >= 0.05
+    assert method.steps_done == 3, "two steps, and no more"
+
+
+def test_a_trial_that_has_no_time_left_is_ended(tmp_path: Path) -> None:
+    late = replace(site(tmp_path), deadline=time.monotonic())
+    began = time.monotonic()
+    with pytest.raises(RunFailed, match="were ended after 10 minutes: .* with a lower schedule.global_batch"):
+        prediction.measure(resolve(recipe()), Runtime(), late, tmp_path / "a", 2)
+    assert time.monotonic() - began < 30
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_trial_ends_with_the_process_that_asked_for_it() -> None:

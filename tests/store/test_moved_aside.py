@@ -1,5 +1,6 @@
 """A run is removed in one move: a process that is killed meanwhile leaves nothing that looks like it."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -22,6 +23,13 @@ CODE = "import sys, pathlib; from raykd.store.moved_aside import *; remove_run(R
 def test_a_run_is_gone_and_so_is_the_folder_that_it_was_moved_to(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     remove_run(run)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_name_as_long_as_a_disk_takes_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127)
+    made_run(tmp_path).path.rename(path)
+    remove_run(RunDirectory(path))
     assert os.listdir(tmp_path) == []
 
 
@@ -65,6 +73,39 @@ def test_nothing_is_moved_out_of_the_store_through_a_link(tmp_path: Path) -> Non
     Workspace(None, tmp_path / "runs").sweep()
     assert run.exists
     assert os.listdir(tmp_path / "outside") == ["mine"]
+
+
+def test_where_locks_are_unknown_a_run_is_left_alone_until_nobody_can_be_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands in for a network file system that is mounted without locks, of which this machine has none."""
+
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def leave_alone() -> None:
+        for path in run.path.iterdir():
+            os.utime(path, (path.stat().st_mtime - 2 * 86_400,) * 2)
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    run = made_run(tmp_path)
+    with pytest.raises(InProgress, match="its file system knows no locks"):
+        remove_run(run)
+    assert run.result() is not None
+    with run.held():  # a process that goes on with it, and has noted nothing yet
+        leave_alone()
+    with run.held(), pytest.raises(InProgress):
+        remove_run(RunDirectory(run.path))
+    leave_alone()
+    remove_run(run)
+    assert os.listdir(tmp_path) == []
+
+
+def test_of_two_who_remove_a_run_one_is_told(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    remove_run(run)
+    with pytest.raises(InProgress, match="is gone: another process has removed it"):
+        remove_run(run)
 
 
 def test_a_run_at_work_is_whole_in_the_end(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from raykd.store.remote import Remote
 from raykd.store.workspace import local_folder, open_workspace, pull_run
 from tests.engine.test_synthetic_sets import student as frozen_student
 from tests.golden.shrunk import make_data, shrunk
+from tests.models.test_weights_file import sharded
 from tests.object_store import Server
 from tests.runners.runs import recipe, save_teacher
 from tests.store.conftest import on_machine
@@ -230,6 +231,17 @@ def test_data_come_from_an_object_store(store: str, s3: Server, tmp_path: Path) 
         assert result.data_opened["test"] == ["usps/test"]
     held = sorted(path.name for path in (local_folder(f"s3://{bucket}/data") / "usps").glob("*.parquet"))
     assert held == ["test-00000-of-00001.parquet"], "no image that nobody opens is brought"
+
+
+def test_weights_in_several_files_come_from_an_object_store(s3: Server, machine: None, tmp_path: Path) -> None:
+    make_data("usps", tmp_path / "data")
+    address = f"s3://{s3.new_bucket()}/data"
+    index = sharded(tmp_path, load_file(save_teacher(tmp_path / "teacher.safetensors")))
+    for path in [*(tmp_path / "data").rglob("*.parquet"), index, *tmp_path.glob("model-*.safetensors")]:
+        place = path.relative_to(tmp_path / "data") if path.suffix == ".parquet" else Path("weights", path.name)
+        Remote(address).push(path, place.as_posix())
+    what = recipe(Path("weights", index.name), data={"name": "usps", "size": 32}, schedule=BRIEF)
+    assert trained(what, tmp_path / "runs", data=address).student.step == BRIEF["steps"]
 
 
 def test_eight_bits_are_calibrated_on_a_train_split_of_an_object_store(

@@ -287,8 +287,16 @@ def test_a_large_picture_is_scaled_turned_and_freed_of_transparency(grey: Path, 
         )
         assert done.returncode == 1 and done.stderr.startswith("wide.tif has pixels of mode ")
         assert done.stderr.count("\n") == 1
-    done = subprocess.run([sys.executable, "out/predict.py"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "python predict.py IMAGE" in done.stderr and "Traceback" not in done.stderr
+    Path("cut.png").write_bytes(Path("plain.png").read_bytes()[:60])
+    for words, says in (
+        ([], "python predict.py IMAGE"),
+        (["--help"], "python predict.py IMAGE"),
+        (["absent.png"], "absent.png cannot be read as an image: "),
+        (["out/labels.json"], "out/labels.json cannot be read as an image: "),
+        (["cut.png"], "cut.png cannot be read as an image: "),
+    ):
+        done = subprocess.run([sys.executable, "out/predict.py", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
 
 
 def test_channels_that_no_picture_has_are_read_from_an_array(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from raykd.cluster.config import Cluster
+from raykd.distributed.processes import below
 from raykd.errors import SetupError, UsageError
 from raykd.tasks import nodes
 from raykd.tasks.nodes import LocalNodes, check_nodes, local_nodes
-from raykd.tasks.processes import below
 
 # A node that says what Ray says, and has a worker that trains what lies in the folder of its number.
 STAND_IN = """

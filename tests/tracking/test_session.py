@@ -171,6 +171,53 @@ def test_the_page_goes_along_and_a_step_that_was_not_noted_is_not_told_twice(cli
     assert path.read_text() == before, "it lacks nothing"
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda note: {"id": note["id"]},
+        lambda note: {**note, "step": "20"},
+        lambda note: {**note, "step": None},
+        lambda note: {**note, "step": 1e9},
+        lambda note: {"step": note["step"]},
+        lambda note: {**note, "id": [note["id"]]},
+        lambda note: [note],
+        lambda note: {**note, "step": note["step"], "sha256": "0" * 64},
+    ],
+)
+def test_a_damaged_note_is_told_and_the_tracker_gets_a_new_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
+    """Of Weights & Biases, which does not know what it was told before."""
+    monkeypatch.setitem(session._KINDS, "wandb", (__name__, "Taking"))
+    run = made_run(tmp_path, finished=False)
+    path = run.path / "tracker_wandb.json"
+    path.write_text(json.dumps(damage({"id": "made before", "step": 8, "end": "finished"})))
+    with tracked(["wandb"], [run.experiment()], Workspace(None, tmp_path), elsewhere=False):
+        run.write_status(state="running", step=20)
+    assert Taking.told[-1] == (None, [4, 8, 12, 16, 20])
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "tracker_wandb.json is damaged" in told
+    assert "the tracker gets a new run" in told
+    assert (note(run, "wandb")["step"], note(run, "wandb")["end"]) == (20, "stopped")
+
+
+class Taking:
+    """A tracker that takes all, and keeps the id by which it was known and the steps."""
+
+    told: ClassVar[list[tuple[str | None, list[int]]]] = []
+
+    def __init__(self, facts: RunFacts, known: str | None, noted: int) -> None:
+        self.id, self.step = known or "made now", noted
+        self.told.append((known, []))
+
+    def log(self, reports: Sequence[Report]) -> None:
+        """Take them."""
+        self.told[-1][1].extend(report.step for report in reports)
+
+    def end(self, how: str, status: Mapping[str, Any], page: Path | None) -> None:
+        """Take it."""
+
+
 def test_a_run_of_before_is_left_alone_and_a_failure_is_told(client: Any, tmp_path: Path) -> None:
     run = made_run(tmp_path, finished=False)
     run.write_status(state="failed", step=20, reason="step 20: loss/kd is nan")

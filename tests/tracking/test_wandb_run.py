@@ -2,11 +2,13 @@
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 from raykd.tracking.tracker import Report, RunFacts
 from raykd.tracking.wandb_run import WandbRun
 from tests.architecture.imports import ROOT
+from tests.disks import leave, mounted
 from tests.tracking.wandb_file import ended_files, history, records
 
 
@@ -93,9 +96,33 @@ def test_a_name_of_any_length_is_an_id(facts: RunFacts) -> None:
     opened[0].end("finished", {}, None)
 
 
+@pytest.mark.parametrize("place", ["a file", "nowhere"])
+def test_files_that_cannot_lie_where_they_are_wanted_lie_nowhere_else(
+    facts: RunFacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WANDB_DIR", {"a file": str(tmp_path / "file"), "nowhere": "/proc/none"}[place])
+    with pytest.raises(OSError, match="File exists|No such file"):
+        WandbRun(facts, None, 0)
+
+
+def test_a_full_disk_is_told_without_tracebacks(facts: RunFacts, capfd: pytest.CaptureFixture[str]) -> None:
+    with mounted(facts.folder / "disk") as disk, pytest.MonkeyPatch.context() as changed:
+        changed.setenv("WANDB_DIR", str(disk))
+        run = WandbRun(facts, None, 0)
+        leave(disk, 0)
+        with suppress(OSError):  # which a run's tracker tells
+            run.log([Report(1, {"step": 1, "loss": 0.5}, picture())])
+        for index in range(100):  # as its package tells what it does
+            logging.getLogger("wandb.sdk").info("%d %s", index, "x" * 200)
+        run.end("finished", {}, None)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 ENDING = """
-import sys, threading, time
+import os, sys, threading, time
 from pathlib import Path
+from raykd.distributed.processes import below
 from raykd.tracking import wandb_run
 from raykd.tracking.tracker import RunFacts
 wandb_run._EXIT_SECONDS, wandb_run._ANSWER_SECONDS = 1.0, 600.0
@@ -105,17 +132,29 @@ while not list(facts.folder.glob("wandb/run-*")):
     time.sleep(0.1)
 time.sleep(5)  # until the package's own process has the run
 print("it waits for its server")
+print("processes:", *below(os.getpid()), flush=True)
 """
 
 
 def test_a_server_that_is_away_keeps_no_process_from_ending(facts: RunFacts) -> None:
     """Its package waits for it for ever, once it is told that the process ends."""
-    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://me:word@127.0.0.1:9"}
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # that of this process
     told = facts.folder / "told"
     with told.open("wb") as file:  # no pipe, which the package's own process may hold for longer
         command = [sys.executable, "-c", ENDING, str(facts.folder)]
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **server}, stdout=file, stderr=file, timeout=240, check=False
+            command, cwd=ROOT, env={**own, **server}, stdout=file, stderr=file, timeout=240, check=False
         )
     assert done.returncode == 0, told.read_text()
     assert "it waits for its server" in told.read_text()
+    assert "word" not in told.read_text()
+    pids = [int(pid) for pid in told.read_text().partition("processes:")[2].splitlines()[0].split()]
+    assert pids
+    assert not any(map(at_work, pids)), "its package's own process ended with it"
+
+
+def at_work(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False

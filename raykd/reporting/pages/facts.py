@@ -239,7 +239,7 @@ def train_command(facts: RunFacts, shown: str) -> str:
         if again == facts.recipe:
             words = [base.name, *pairs]
     precision = facts.environment.get("precision")
-    options = ["--precision", precision] if precision == "bf16" else []  # which no recipe has
+    options = ["--precision", precision] if precision in ("tf32", "bf16") else []  # which no recipe has
     return shlex.join(["raykd", "train", *words, *options])
 
 

@@ -44,6 +44,25 @@ def below(pid: int) -> list[int]:
     return sorted(found)
 
 
+def end_below(name: str, seconds: float) -> None:
+    """End the processes of a name that this one has started: asked first, and killed after some ``seconds``."""
+    found = [pid for pid in below(os.getpid()) if name in _command_line(pid)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + seconds
+        while any(map(_is_at_work, found)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _is_at_work(pid: int) -> bool:
+    """Tell whether a process has not ended, be it still to be waited for."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
 def kill_with_all_below(pid: int) -> None:
     """Kill a process and all below it, as if their machine had lost its power."""
     for each in [pid, *below(pid)]:
