@@ -269,12 +269,11 @@ class ImagePool:
     ) -> None:
         """Put pixels and what belongs to them into this worker's ``rows`` of a batch."""
         of_slot = slice(self._slots.index(batch) * self._share, (self._slots.index(batch) + 1) * self._share)
-        at = torch.arange(of_slot.start, of_slot.stop)[rows].to(self._pixels.device)
-        self._pixels[at] = pixels.to(self._pixels.device)
-        self._labels[at] = labels.to(self._labels.device)
+        self._pixels[of_slot][rows] = pixels.to(self._pixels.device)
+        self._labels[of_slot][rows] = labels.to(self._labels.device)
         if self._views:
             assert view_logits is not None, "a pool with views is given their logits"
-            self._view_logits[at] = view_logits.to(self._view_logits)
+            self._view_logits[of_slot][rows] = view_logits.to(self._view_logits)
 
     def _fetch(self, slots: Tensor, rows: Tensor, views: Tensor | None, parts: Sequence[slice]) -> PoolDraw:
         """Return the images of this worker's part of the global rows that slots and rows, int64 (n,), name.
@@ -290,7 +289,8 @@ class ImagePool:
         mine = (owners == rank).nonzero().flatten()
         wanted = [mine[(part.start <= mine) & (mine < part.stop)] for part in parts]
         sent = torch.cat(wanted)
-        at = (slots[sent] * self._share + rows[sent] - rank * self._share).to(self._pixels.device)
+        at = slots[sent] * self._share + rows[sent] - rank * self._share
+        at = at.to(self._pixels.device, non_blocking=True)
         senders = owners[parts[rank]]
         send = [len(positions) for positions in wanted]
         receive = torch.bincount(senders, minlength=self._world.size).tolist()
@@ -300,13 +300,15 @@ class ImagePool:
 
         def exchanged(values: Tensor) -> Tensor:
             values = values.to(device, non_blocking=True)
-            return values if alone else self._world.exchange(values, send, receive)[order.to(device)]
+            if alone:
+                return values
+            return self._world.exchange(values, send, receive)[order.to(device, non_blocking=True)]
 
         images = exchanged(self._pixels[at]).float().div_(255)
         labels = exchanged(self._labels[at])
         logits = None
         if views is not None:
-            here = self._view_logits[at, views[sent].to(at.device)]
+            here = self._view_logits[at, views[sent].to(at.device, non_blocking=True)]
             logits = exchanged(here).float()
             part = parts[rank]
             images = _views(self._cuts[slots[part], rows[part], views[part]]).of(images)

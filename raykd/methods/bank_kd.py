@@ -88,7 +88,7 @@ class BankKd(Method):
         self.updaters["student"].minimise(kd)
         metrics = {"loss/kd": kd}
         if self._labelled:
-            hits = teacher_logits.argmax(1) == labels[parts[world.rank]].to(world.device)
+            hits = teacher_logits.argmax(1) == labels[parts[world.rank]].to(world.device, non_blocking=True)
             metrics["teacher/hit"] = 100 * hits.float().mean()
         return metrics
 
@@ -125,7 +125,8 @@ class BankKd(Method):
         shape = (self.context.global_batch, images.shape[1], 1, 1)
         contrast = (1 - strength + 2 * strength * torch.rand(shape, generator=generator))[rows]
         brightness = (strength * torch.randn(shape, generator=generator))[rows]
-        return images * contrast.to(images.device) + brightness.to(images.device)
+        gain, shift = (draws.to(images.device, non_blocking=True) for draws in (contrast, brightness))
+        return images * gain + shift
 
     def _find_owners(self) -> Tensor | None:
         """Return the worker that makes each class, int64 (K,), or None where every worker can make all."""
@@ -152,16 +153,16 @@ class BankKd(Method):
         """
         rank, device = self.world.rank, self.world.device
         if self._owners is None:
-            return self._bank.mixed(z[parts[rank]], labels[parts[rank]].to(device))
+            return self._bank.mixed(z[parts[rank]], labels[parts[rank]])
         owners = self._owners[labels]
         rows = (owners == rank).nonzero().flatten()
-        images = self._bank.mixed(z[rows.to(device)], labels[rows].to(device)).to(dtype)
+        images = self._bank.mixed(z[rows.to(device, non_blocking=True)], labels[rows]).to(dtype)
         of_worker = [((part.start <= rows) & (rows < part.stop)).nonzero().flatten() for part in parts]
         senders = owners[parts[rank]]
         received = self.world.exchange(
-            images[torch.cat(of_worker).to(device)],
+            images[torch.cat(of_worker).to(device, non_blocking=True)],
             send=[len(positions) for positions in of_worker],
             receive=torch.bincount(senders, minlength=self.world.size).tolist(),
         )
         # They came in the order of their senders; sorting rows by sender and undoing that gives every row its image.
-        return received[senders.argsort(stable=True).argsort().to(device)].float()
+        return received[senders.argsort(stable=True).argsort().to(device, non_blocking=True)].float()
