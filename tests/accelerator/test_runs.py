@@ -1,0 +1,142 @@
+"""Whole runs on the device, and what is done with them: bit for bit those of the processor, whatever they make."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+import raykd
+from raykd.distributed.world import World
+from raykd.engine.run import RunContext, run
+from raykd.engine.stop import Interrupted
+from raykd.generators import bank
+from raykd.methods import METHODS
+from raykd.recipe.experiment import Experiment, resolve
+from raykd.recipe.recipe import load_recipe
+from raykd.store.run_directory import RunDirectory
+from tests.accelerator.device import accelerator
+from tests.engine.test_run import assert_same_run
+from tests.golden.shrunk import Load, shrunk
+
+STEPS = 4
+SHORT = [f"schedule.steps={STEPS}", "schedule.report_every=2", "controls=[]"]
+RECIPES = (
+    "label_smoothing_digits", "kd_digits", "tfkd_self_digits", "tfkd_reg_digits", "blind_kd_mnist", "noise_digits",
+    "dafl_digits", "lsgdfd_digits", "lsgdfd_single_digits", "mosaickd_mnist", "fast_digits", "dfad_digits",
+    "cda_digits_images",
+)  # fmt: skip
+RESUMED = ("dafl_digits", "lsgdfd_digits_bank", "fast_digits", "cda_digits_images")
+MEASURED = ("gpu_hours", "seconds", "phases")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def small(root: Path, where: str) -> Iterator[tuple[RunContext, Load]]:
+    """Give a store on a device that is there, with packaged recipes at a size for tests."""
+    # A bank makes more images at once on a device, which rounds otherwise.
+    at_once = mock.patch.dict(bank._AT_ONCE, cuda=bank._AT_ONCE["cpu"])
+    with shrunk(STEPS, root) as (context, load), at_once:
+        yield replace(context, world=World.alone(where)), load
+
+
+def trained(root: Path, name: str, where: str, until: int | None = None) -> Path:
+    """Train a recipe, and what it builds on; return its directory."""
+    # In both places it is watched: torch derives some gradients by other operations then, which round otherwise.
+    with accelerator() as device, small(root, where) as (context, load):
+        experiment = resolve(load(name, SHORT))
+        if until is None:
+            run(experiment, context)
+        else:
+            with pytest.raises(Interrupted):
+                run(experiment, replace(context, until=until))
+        assert device.faults == []
+        return context.workspace.store / experiment.run_id
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each device trains, teachers once for all recipes."""
+    return {where: tmp_path_factory.mktemp(where) for where in ("cpu", "cuda")}
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    reports = RunDirectory(directory).rows()
+    return [{k: v for k, v in row.items() if not k.endswith("_per_second")} for row in reports]
+
+
+def result(directory: Path) -> dict[str, Any]:
+    return {k: v for k, v in RunDirectory(directory).status()["result"].items() if k not in MEASURED}
+
+
+def experiments(names: tuple[str, ...]) -> Iterator[Experiment]:
+    for name in names:
+        experiment = resolve(load_recipe(name))
+        yield from (experiment, *experiment.sources)
+
+
+def test_every_method_is_run() -> None:
+    assert {experiment.recipe.method.name for experiment in experiments(RECIPES)} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_there_is_the_run_here(name: str, stores: dict[str, Path]) -> None:
+    here, there = (trained(stores[where], name, where) for where in ("cpu", "cuda"))
+    assert rows(there) == rows(here)
+    assert result(there) == result(here)
+    for kind in ("**/*.safetensors", "samples/*.png", "*.parquet"):
+        files = sorted(path.relative_to(here) for path in here.glob(kind))
+        assert [file for file in files if (there / file).read_bytes() != (here / file).read_bytes()] == []
+    environment = RunDirectory(there).environment()
+    assert (environment["gpu"], RunDirectory(here).environment()["gpu"]) == ("pretended device", None)
+    assert RunDirectory(there).status()["result"]["gpu_hours"] >= 0
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_goes_on_there_as_if_nothing_had_happened(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
+    whole = trained(stores["cuda"], name, "cuda")
+    trained(tmp_path, name, "cuda", until=2)
+    ours = trained(tmp_path, name, "cuda")
+    assert rows(ours) == rows(whole)
+    assert result(ours) == result(whole)
+
+
+def test_a_run_that_began_on_the_processor_ends_on_the_device(stores: dict[str, Path], tmp_path: Path) -> None:
+    trained(tmp_path, "dafl_digits", "cpu", until=2)
+    assert_same_run(trained(tmp_path, "dafl_digits", "cuda"), trained(stores["cuda"], "dafl_digits", "cuda"))
+
+
+def test_what_is_done_with_runs_and_teachers(
+    stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("dafl_digits", "lsgdfd_digits_bank", "fast_digits")
+    student, *others = (trained(stores["cuda"], name, "cuda") for name in names)
+    teacher = trained(stores["cuda"], "supervised_digits_lenet5_bn", "cuda")
+    answers: dict[str, list[Any]] = {"cpu": [], "cuda": []}
+    for where, found in answers.items():
+        with accelerator() if where == "cuda" else nullcontext() as device:
+            assert World.current().device.type == where
+            data = stores["cuda"] / "data"
+            found.append(raykd.evaluate(student, data_root=data))
+            found.append(raykd.inspect(teacher, data_root=data))
+            found.append(raykd.ood(teacher, "mnist", data_root=data, images=10, out=f"{where}.parquet"))
+            found.append(raykd.statistics(teacher, per_class=4, out=f"{where}.safetensors", data_root=data))
+            found.append(raykd.export(student, f"{where}-export", format="safetensors", data_root=data))
+            for run_of_images in (student, *others):
+                made = raykd.synthesize(run_of_images, 20, f"{where}-{run_of_images.name}", data_root=data)
+                found.append(replace(made, set="", folder=""))
+            raykd.report(student, out=f"{where}.html", data_root=data)
+            assert raykd.load(student).spec.name == "digits"
+            assert device is None or device.faults == []
