@@ -251,6 +251,7 @@ class ImagePool:
             place = batch if self._eviction == "oldest" else mix(self._first_seed, _EVICT, batch)
             slot = place % self._capacity
             if self._slots[slot] >= self._saved:
+                # Waits for a device, whose memory is for what may be drawn: once in the many steps of a call.
                 self._gone.append(self._part(slot))
             self._slots[slot] = batch
         if self._views:

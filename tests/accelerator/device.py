@@ -82,7 +82,7 @@ class _Generator(torch._C.Generator):
         found = super().__new__(cls)
         found.home = target_of(device)
         if found.home is not None:
-            GENERATORS[found._cdata] = found
+            GENERATORS[found._cdata] = found  # type: ignore[attr-defined]
         return found
 
     @property
@@ -120,6 +120,8 @@ def accelerator(count: int = 1) -> Iterator[Accelerator]:
             patches.enter_context(mock.patch.object(Tensor, name, value, create=True))
         for name, value in _cuda(found, generator).items():
             patches.enter_context(mock.patch.object(torch.cuda, name, value))
+        for name in ("all_gather_object", "broadcast_object_list"):
+            put(torch.distributed, **{name: _sending_objects(getattr(torch.distributed, name), operations)})
         # Optimizers ask whether their steps are being recorded.
         put(torch.accelerator, current_stream=lambda device=None: SimpleNamespace(is_capturing=lambda: False))
         put(torch.serialization, _package_registry=[(0, _tag, _restore), *torch.serialization._package_registry])
@@ -150,7 +152,7 @@ def _factory(name: str, make: Callable[..., Any], operations: Operations) -> Cal
 
 def _tensor_attributes(operations: Operations) -> dict[str, Any]:
     plain = {name: getattr(Tensor, name) for name in ("to", "numpy", "tolist", "__deepcopy__", "__setitem__")}
-    device_of = Tensor.device.__get__  # type: ignore[attr-defined]
+    device_of = Tensor.device.__get__
 
     def device(self: Tensor) -> Any:
         return home_of(self) or device_of(self)
@@ -212,7 +214,7 @@ def _tensor_attributes(operations: Operations) -> dict[str, Any]:
     def to_array(self: Tensor, *args: Any, **options: Any) -> Any:
         return array(self, *args, **options) if home_of(self) is None else numpy(self)
 
-    array = Tensor.__array__
+    array: Any = Tensor.__array__
     return {
         "device": property(device),
         "is_cuda": property(lambda self: home_of(self) is not None),
@@ -280,7 +282,9 @@ def _cuda(found: Accelerator, generator: torch.Generator) -> dict[str, Any]:
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
         "get_device_name": lambda device=None: "pretended device",
-        "get_device_properties": lambda device=None: SimpleNamespace(name="pretended device", total_memory=_MEMORY),
+        "get_device_properties": lambda device=None: SimpleNamespace(
+            name="pretended device", total_memory=_MEMORY, major=8, minor=0
+        ),
     }
 
 
@@ -302,6 +306,17 @@ def _grouping(group: Callable[..., Any]) -> Callable[..., Any]:
         }
 
     return grouped
+
+
+def _sending_objects(send: Callable[..., Any], operations: Operations) -> Callable[..., Any]:
+    def sending(*args: Any, **options: Any) -> Any:
+        operations.objects = True
+        try:
+            return send(*args, **options)
+        finally:
+            operations.objects = False
+
+    return sending
 
 
 def _tag(storage: Any) -> str | None:

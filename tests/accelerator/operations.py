@@ -47,12 +47,13 @@ class Operations(TorchDispatchMode):
     """Sees every operation, those of backward passes and optimizers too."""
 
     def __init__(self, copies: Copies, generator: torch.Generator) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.syncs: list[Sync] = []
         self.faults: list[str] = []
         self.seen = 0
         self._made_on: torch.device | None = None
         self._asked = False
+        self.objects = False  # are being sent, for which torch takes the present device
         self._copies, self._generator = copies, generator
 
     def wait(self, what: str) -> None:
@@ -84,6 +85,8 @@ class Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         given = [*tensors_in(args), *tensors_in(kwargs.values())]
         self.seen += 1
+        if func.namespace == "c10d" and not self.objects:
+            self._check_sent(func, given)
         if self._copies.written:
             self._check_arrived(given)
         homes = {home_of(tensor) for tensor in given}
@@ -114,6 +117,14 @@ class Operations(TorchDispatchMode):
         for tensor in tensors_in(result if isinstance(result, list | tuple) else (result,)):
             if tensor.layout is torch.strided and not tensor.is_meta:
                 storage_of(tensor).anywhere = True
+
+    def _check_sent(self, func: Any, given: Sequence[Tensor]) -> None:
+        """Refuse what NCCL cannot send: it knows the devices' memory only."""
+        homes = {home_of(tensor) for tensor in given}
+        if homes & {None}:
+            self.refuse(f"No backend type associated with device type cpu ({func.name()})")
+        if homes - {torch.device("cuda", torch.cuda.current_device())}:
+            self.refuse(f"{func.name()} of {homes}, and this process has device {torch.cuda.current_device()}")
 
     def _check_arrived(self, given: Sequence[Tensor]) -> None:
         for tensor in given:

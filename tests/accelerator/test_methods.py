@@ -83,6 +83,17 @@ def test_between_the_turns_of_waves_and_jobs_no_step_waits(name: str, fields: di
     assert device.faults == []
 
 
+@pytest.mark.parametrize("name", ["kd", "dafl", "bank_kd", "lsgdfd_single", "pool_inversion_contrast"])
+def test_in_bfloat16_nothing_is_left_elsewhere_and_nothing_waits(name: str) -> None:
+    with accelerator() as device:
+        method = made(name, World.alone("cuda", "bf16"))
+        streams = streams_of(method)
+        device.syncs.clear()
+        for _ in range(2):
+            step(method, streams)
+        assert (device.syncs, device.faults) == ([], [])
+
+
 def state(method: Method) -> dict[str, Tensor]:
     shard = method.shard() if isinstance(method, ShardedMethod) else {}
     return {**tensors(method.state_dict()), **shard}

@@ -3,6 +3,7 @@
 Without these a device that refuses nothing would pass all other tests of this folder.
 """
 
+import copy
 import io
 import shutil
 from collections.abc import Callable, Iterator
@@ -153,7 +154,7 @@ PLANTS = {
     "labels of a batch": Plant(streams._NetworkInput, "move", labels_left, stepped("kd")),
     "labels of images to be made": Plant(Labels, "draw", on_host, stepped("pool_inversion")),
     "which images are mirrored": Plant(augment, "mirrored", flips_left, stepped("kd")),
-    "moving average of a generator": Plant(generating.copy, "deepcopy", on_host, stepped("dafl_remembering")),
+    "moving average of a generator": Plant(copy, "deepcopy", on_host, stepped("dafl_remembering")),
     "rows that are replayed": Plant(ImageRing, "__init__", rows_left, stepped("dafl_remembering")),
     "images drawn from a pool": Plant(ImagePool, "_fetch", images_left, stepped("pool_inversion")),
     "state of an optimizer": Plant(Updater, "load_state_dict", state_left, resumed("dafl")),

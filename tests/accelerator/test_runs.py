@@ -1,27 +1,33 @@
 """Whole runs on the device, and what is done with them: bit for bit those of the processor, whatever they make."""
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import raykd
 from raykd.distributed.world import World
+from raykd.engine.finite import FiniteGuard
 from raykd.engine.run import RunContext, run
 from raykd.engine.stop import Interrupted
 from raykd.generators import bank
 from raykd.methods import METHODS
+from raykd.methods.base import Metrics
 from raykd.recipe.experiment import Experiment, resolve
 from raykd.recipe.recipe import load_recipe
 from raykd.store.run_directory import RunDirectory
 from tests.accelerator.device import accelerator
 from tests.engine.test_run import assert_same_run
-from tests.golden.shrunk import Load, shrunk
+from tests.golden.shrunk import Load, make_data, shrunk
+from tests.methods.toy import assert_same
 
 STEPS = 4
 SHORT = [f"schedule.steps={STEPS}", "schedule.report_every=2", "controls=[]"]
@@ -103,6 +109,28 @@ def test_a_run_there_is_the_run_here(name: str, stores: dict[str, Path]) -> None
     assert RunDirectory(there).status()["result"]["gpu_hours"] >= 0
 
 
+@pytest.mark.parametrize("name", ["dafl_digits", "kd_digits"])
+def test_between_two_reports_only_the_polls_for_a_stop_wait(
+    name: str, stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(stores["cuda"], name, "cuda")  # its teacher is there
+    shutil.copytree(stores["cuda"], tmp_path / "store")
+    between: list[list[str]] = []
+    note = FiniteGuard.note
+    with accelerator() as device, small(tmp_path / "store", "cuda") as (context, load):
+
+        def look(self: FiniteGuard, losses: Metrics) -> None:
+            note(self, losses)
+            between.append([sync.where.partition(":")[0] for sync in device.syncs])
+            device.syncs.clear()
+
+        monkeypatch.setattr(FiniteGuard, "note", look)
+        run(resolve(load(name, ["schedule.steps=12", "schedule.report_every=12", "controls=[]"])), context)
+    assert len(between) == 12
+    assert {where for steps in between[2:] for where in steps} <= {"raykd/engine/finite.py"}
+    assert sum(map(len, between[2:])) <= 10, "and not at every step"
+
+
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_goes_on_there_as_if_nothing_had_happened(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
     whole = trained(stores["cuda"], name, "cuda")
@@ -117,26 +145,34 @@ def test_a_run_that_began_on_the_processor_ends_on_the_device(stores: dict[str, 
     assert_same_run(trained(tmp_path, "dafl_digits", "cuda"), trained(stores["cuda"], "dafl_digits", "cuda"))
 
 
-def test_what_is_done_with_runs_and_teachers(
+def test_what_is_done_with_runs_and_teachers_gives_the_same_there(
     stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ("dafl_digits", "lsgdfd_digits_bank", "fast_digits")
-    student, *others = (trained(stores["cuda"], name, "cuda") for name in names)
-    teacher = trained(stores["cuda"], "supervised_digits_lenet5_bn", "cuda")
+    names = ("dafl_digits", "lsgdfd_digits_bank", "fast_digits", "supervised_digits_lenet5_bn")
+    student, generators, pool, teacher = (trained(stores["cuda"], name, "cuda") for name in names)
+    data = stores["cuda"] / "data"
+    make_data("mnist", data)
     answers: dict[str, list[Any]] = {"cpu": [], "cuda": []}
     for where, found in answers.items():
-        with accelerator() if where == "cuda" else nullcontext() as device:
+        with accelerator() as device, small(tmp_path / "store", where), monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda where=where: where == "cuda")
             assert World.current().device.type == where
-            data = stores["cuda"] / "data"
             found.append(raykd.evaluate(student, data_root=data))
             found.append(raykd.inspect(teacher, data_root=data))
-            found.append(raykd.ood(teacher, "mnist", data_root=data, images=10, out=f"{where}.parquet"))
-            found.append(raykd.statistics(teacher, per_class=4, out=f"{where}.safetensors", data_root=data))
-            found.append(raykd.export(student, f"{where}-export", format="safetensors", data_root=data))
-            for run_of_images in (student, *others):
-                made = raykd.synthesize(run_of_images, 20, f"{where}-{run_of_images.name}", data_root=data)
+            ranking = raykd.ood(teacher, "mnist", data_root=data, images=10, out=f"{where}.parquet")
+            measured = raykd.statistics(teacher, per_class=4, out=f"{where}.safetensors", data_root=data)
+            exported = raykd.export(student, f"{where}-export", format="safetensors", data_root=data)
+            found += [replace(ranking, file=""), replace(measured, file=""), replace(exported, folder="")]
+            for one in (student, generators, pool):
+                made = raykd.synthesize(one, 20, f"{where}-{one.name}", data_root=data)
                 found.append(replace(made, set="", folder=""))
-            raykd.report(student, out=f"{where}.html", data_root=data)
-            assert raykd.load(student).spec.name == "digits"
-            assert device is None or device.faults == []
+            assert raykd.report(student, out=f"{where}.html", data_root=data).is_file()
+            assert device.faults == []
+            assert bool(device.syncs) == (where == "cuda"), "it was used"
+    assert answers["cuda"] == answers["cpu"]
+    for path in [*Path().glob("cuda*.safetensors"), *Path().glob("cuda*/*.safetensors")]:
+        assert_same(load_file(path), load_file(str(path).replace("cuda", "cpu", 1)))
+    for path in [*Path().glob("cuda*.parquet"), *Path().glob("cuda*/*.parquet")]:
+        assert pq.read_table(path).equals(pq.read_table(str(path).replace("cuda", "cpu", 1)))
+    assert len([*Path().glob("cuda*/**/*.*"), *Path().glob("cuda*.*")]) > 8, "there is something to compare"
