@@ -252,6 +252,7 @@ class ImagePool:
             place = batch if self._eviction == "oldest" else mix(self._first_seed, _EVICT, batch)
             slot = place % self._capacity
             if self._slots[slot] >= self._saved:
+                # Waits for a device, whose memory is for what may be drawn: once in the many steps of a call.
                 self._gone.append(self._part(slot))
             self._slots[slot] = batch
         if self._views:
@@ -270,12 +271,11 @@ class ImagePool:
     ) -> None:
         """Put pixels and what belongs to them into this worker's ``rows`` of a batch."""
         of_slot = slice(self._slots.index(batch) * self._share, (self._slots.index(batch) + 1) * self._share)
-        at = torch.arange(of_slot.start, of_slot.stop)[rows].to(self._pixels.device)
-        self._pixels[at] = pixels.to(self._pixels.device)
-        self._labels[at] = labels.to(self._labels.device)
+        self._pixels[of_slot][rows] = pixels.to(self._pixels.device)
+        self._labels[of_slot][rows] = labels.to(self._labels.device)
         if self._views:
             assert view_logits is not None, "a pool with views is given their logits"
-            self._view_logits[at] = view_logits.to(self._view_logits)
+            self._view_logits[of_slot][rows] = view_logits.to(self._view_logits)
 
     def _fetch(self, slots: Tensor, rows: Tensor, views: Tensor | None, parts: Sequence[slice]) -> PoolDraw:
         """Return the images of this worker's part of the global rows that slots and rows, int64 (n,), name.
@@ -289,7 +289,8 @@ class ImagePool:
         rank, device = self._world.rank, self._world.device
         exchange = plan_exchange(rows // self._share, parts, self._world)
         sent = exchange.own[exchange.positions]
-        at = (slots[sent] * self._share + rows[sent] - rank * self._share).to(self._pixels.device)
+        at = slots[sent] * self._share + rows[sent] - rank * self._share
+        at = at.to(self._pixels.device, non_blocking=True)
 
         def exchanged(values: Tensor) -> Tensor:
             return exchange.perform(values.to(device, non_blocking=True), self._world)
@@ -298,7 +299,7 @@ class ImagePool:
         labels = exchanged(self._labels[at])
         logits = None
         if views is not None:
-            here = self._view_logits[at, views[sent].to(at.device)]
+            here = self._view_logits[at, views[sent].to(at.device, non_blocking=True)]
             logits = exchanged(here).float()
             part = parts[rank]
             images = _views(self._cuts[slots[part], rows[part], views[part]]).of(images)

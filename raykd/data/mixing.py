@@ -43,7 +43,7 @@ def mix_images(images: Tensor, kind: Literal["cutmix", "mixup"], beta: float, se
     """
     draw = Random(seed)
     own = draw.betavariate(beta, beta)
-    partners = _neighbours(len(images)).to(images.device)
+    partners = _neighbours(len(images)).to(images.device, non_blocking=True)
     others = images[partners]
     if kind == "mixup":
         return Mixed(own * images + (1 - own) * others, partners, own)
@@ -56,7 +56,8 @@ def mix_images(images: Tensor, kind: Literal["cutmix", "mixup"], beta: float, se
     box = torch.zeros(sides, dtype=torch.bool)
     box[starts[0] : stops[0], starts[1] : stops[1]] = True
     covered = int(box.sum()) / box.numel()
-    return Mixed(torch.where(box.to(images.device), others, images), partners, 1 - covered)
+    box = box.to(images.device, non_blocking=True)
+    return Mixed(torch.where(box, others, images), partners, 1 - covered)
 
 
 def _neighbours(count: int) -> Tensor:

@@ -31,7 +31,7 @@ class RowExchange:
         """Return this worker's part, of the rows that it sends, (len(positions), ...). Every worker must call it."""
         if world.size == 1:
             return rows
-        return world.exchange(rows, self.send, self.receive)[self.order.to(rows.device)]
+        return world.exchange(rows, self.send, self.receive)[self.order.to(rows.device, non_blocking=True)]
 
 
 def plan_exchange(owners: Tensor, parts: Sequence[slice], world: World) -> RowExchange:

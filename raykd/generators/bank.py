@@ -117,10 +117,11 @@ class GeneratorBank(nn.Module):
 
         In eval mode labels may come in any numbers, and only members that occur are computed, some at a time. A bank
         in bfloat16 then computes in float32, or as autocast says. In train mode every member must occur equally often.
+        Which member makes what is told by the host, so labels on the CPU save it from waiting for a device.
 
         Args:
             z: [N, latent_dim].
-            labels: int64 [N], on the same device.
+            labels: int64 [N], on the CPU or where ``z`` is.
 
         Returns:
             [N, C, H, W], float32 at least, in the order of the rows.
@@ -132,23 +133,23 @@ class GeneratorBank(nn.Module):
         counts = torch.bincount(members, minlength=len(self.classes)).tolist()
         order = members.argsort(stable=True)
         if self.conditions:
-            z = torch.cat((z, F.one_hot(labels, self.conditions).to(z.dtype)), dim=1)
+            z = torch.cat((z, F.one_hot(labels, self.conditions).to(z, non_blocking=True)), dim=1)
         if self.training:
             if min(counts) != max(counts) or not counts[0]:
                 raise UsageError(
                     "in train mode every member of a bank must make equally many images, not "
                     f"{min(counts)} to {max(counts)}; deal the labels evenly, or use eval mode"
                 )
-            stacked: Tensor = z[order].unflatten(0, (len(counts), -1))
+            stacked: Tensor = z[order.to(z.device, non_blocking=True)].unflatten(0, (len(counts), -1))
             images: Tensor = self(stacked)
-            return images[order.argsort()]
+            return images[order.argsort().to(z.device, non_blocking=True)]
         if not len(labels):
             return z.new_empty(0, *self.image_shape)
         parts, rows = [], []
-        for group, group_rows in self._groups(counts, order):
-            parts.append(self._images(self._rows(group), z[group_rows]))
+        for group, group_rows in self._groups(counts, order, z.device.type):
+            parts.append(self._images(self._rows(group), z[group_rows.to(z.device, non_blocking=True)]))
             rows.append(group_rows.flatten())
-        return torch.cat(parts)[torch.cat(rows).argsort()]
+        return torch.cat(parts)[torch.cat(rows).argsort().to(z.device, non_blocking=True)]
 
     def member_state(self, cls: int) -> Tensors:
         """Return copies of one member's parameters and running statistics, without the leading axis."""
@@ -215,9 +216,9 @@ class GeneratorBank(nn.Module):
         weight, bias = tensors.get(f"{layer}.weight"), tensors.get(f"{layer}.bias")
         return function(x, weight, bias, norm.eps, norm.slope, running)
 
-    def _groups(self, counts: Sequence[int], order: Tensor) -> Iterator[tuple[list[int], Tensor]]:
+    def _groups(self, counts: Sequence[int], order: Tensor, device: str) -> Iterator[tuple[list[int], Tensor]]:
         """Yield members of equal counts [k] and the rows they make [k, b], so that nothing is padded."""
-        at_once = self.chunk_images or _AT_ONCE.get(order.device.type, _AT_ONCE["cpu"])
+        at_once = self.chunk_images or _AT_ONCE.get(device, _AT_ONCE["cpu"])
         starts = [0]
         for count in counts:
             starts.append(starts[-1] + count)
@@ -235,7 +236,8 @@ class GeneratorBank(nn.Module):
         """Return the tensors of some members, float32 at least: views where they are neighbours."""
         first, count = members[0], len(members)
         neighbours = members[-1] - first == count - 1
-        index = None if neighbours else torch.tensor(members, device=self._tensors()["project.weight"].device)
+        device = self._tensors()["project.weight"].device
+        index = None if neighbours else torch.tensor(members).to(device, non_blocking=True)
         chosen = {}
         for name, tensor in self._tensors().items():
             part = tensor.narrow(0, first, count) if index is None else tensor.index_select(0, index)

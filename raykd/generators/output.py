@@ -65,8 +65,9 @@ class Output:
             return y
         if self.kind == "learned":
             return centre.tanh() + _LARGEST * (scale - math.log(_LARGEST - 1)).sigmoid() * y
-        ends = (torch.tensor(end, dtype=y.dtype, device=y.device).view(-1, 1, 1) for end in (self.low, self.high))
-        low, high = ends
+        # Made on the device they would wait for its queue at every call.
+        ends = (torch.tensor(end, dtype=y.dtype).view(-1, 1, 1) for end in (self.low, self.high))
+        low, high = (end.to(y.device, non_blocking=True) for end in ends)
         return low + (high - low) * (_GAIN * (centre + (1 + scale) * y)).sigmoid()
 
 

@@ -71,7 +71,7 @@ class BankKd(Method):
         self._labelled = EVERY not in self._bank.classes or self._bank.conditions > 0
         self._owners = self._find_owners()
         latent = torch.zeros(1, self._bank.latent_dim, device=self.world.device)
-        label = torch.tensor([max(0, self._bank.classes[0])], device=self.world.device)
+        label = torch.tensor([max(0, self._bank.classes[0])])
         self._image_macs = count_macs(self._bank.mixed, latent, label)
 
     def step(self, batches: Mapping[str, Batch]) -> Metrics:
@@ -94,7 +94,7 @@ class BankKd(Method):
         self.updaters["student"].minimise(kd)
         metrics = {"loss/kd": kd}
         if self._labelled:
-            hits = teacher_logits.argmax(1) == labels[parts[world.rank]].to(world.device)
+            hits = teacher_logits.argmax(1) == labels[parts[world.rank]].to(world.device, non_blocking=True)
             metrics["teacher/hit"] = 100 * hits.float().mean()
         return metrics
 
@@ -131,7 +131,8 @@ class BankKd(Method):
         shape = (self.context.global_batch, images.shape[1], 1, 1)
         contrast = (1 - strength + 2 * strength * torch.rand(shape, generator=generator))[rows]
         brightness = (strength * torch.randn(shape, generator=generator))[rows]
-        return images * contrast.to(images.device) + brightness.to(images.device)
+        gain, shift = (draws.to(images.device, non_blocking=True) for draws in (contrast, brightness))
+        return images * gain + shift
 
     def _find_owners(self) -> Tensor | None:
         """Return the worker that makes each class, int64 (K,), or None where every worker can make all."""
@@ -158,8 +159,8 @@ class BankKd(Method):
         """
         rank, device = self.world.rank, self.world.device
         if self._owners is None:
-            return self._bank.mixed(z[parts[rank]], labels[parts[rank]].to(device))
+            return self._bank.mixed(z[parts[rank]], labels[parts[rank]])
         exchange = plan_exchange(self._owners[labels], parts, self.world)
         rows = exchange.own
-        images = self._bank.mixed(z[rows.to(device)], labels[rows].to(device)).to(dtype)
-        return exchange.perform(images[exchange.positions.to(device)], self.world).float()
+        images = self._bank.mixed(z[rows.to(device, non_blocking=True)], labels[rows]).to(dtype)
+        return exchange.perform(images[exchange.positions.to(device, non_blocking=True)], self.world).float()

@@ -95,7 +95,7 @@ class Contrast:
         zero = torch.zeros_like(area)
         top, left = (1 - height) * (2 * y - 1), (1 - width) * (2 * x - 1)  # centre of the part in [-1, 1]
         matrices = torch.stack([width, zero, left, zero, height, top], dim=1).view(-1, 2, 3)
-        grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
+        grid = F.affine_grid(matrices.to(images, non_blocking=True), list(images.shape), align_corners=False)
         cut = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         return mirrored(cut, flip < 0.5) if self._flips else cut
 
@@ -130,7 +130,7 @@ class Contrast:
     def _drawn(self, draw: int) -> Tensor:
         generator = Generator().manual_seed(mix(self._seed, _NEGATIVES, draw))
         chosen = torch.randperm(len(self._memory), generator=generator)[: self._negatives]
-        return chosen.to(self._memory.device)
+        return chosen.to(self._memory.device, non_blocking=True)
 
 
 def feature_means(by_image: Moments) -> Tensor:

@@ -47,7 +47,7 @@ class Labels:
             # They begin with another class in every batch, so that rows held out by their place are of all classes.
             whole = self._batch - self._batch % self._num_classes
             labels[:whole] = (torch.arange(whole) + number) % self._num_classes
-        return labels[self._world.slice(self._batch)].to(self._world.device)
+        return labels[self._world.slice(self._batch)].to(self._world.device, non_blocking=True)
 
 
 class NormalLatents(NamedTuple):

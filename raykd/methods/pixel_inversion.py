@@ -128,6 +128,7 @@ class PixelInversion(ShardedMethod, PoolMethod):
             values = job.advance()
             self.updaters["pixels"] = job.updater
         if own in self._queues.advance():
+            # Waits for a device, once in all the iterations of a job: what is finished is kept in main memory.
             pixels = to_pixels(job.images(), self.context.spec).cpu()
             self._made.append(PoolPart(pixels, job.labels.cpu(), torch.tensor(self._rows(own))))
             self._kept.add(self._made[-1:])

@@ -131,13 +131,13 @@ class PixelJob:
     def __init__(self, number: int, labels: Tensor, stages: list[Stage], config: PixelConfig, context: MethodContext):
         """Draw the noise that the images begin as, (B, C, H, W)."""
         spec, device = context.spec, context.world.device
-        self.number, self.iteration, self.labels = number, 0, labels.to(device)
+        self.number, self.iteration, self.labels = number, 0, labels.to(device, non_blocking=True)
         self._stages, self._config, self._context = stages, config, context
         generator = Generator().manual_seed(mix(context.seed, _PIXELS, number))
         noise = torch.randn(len(labels), spec.channels, spec.size, spec.size, generator=generator)
-        self._pixels = nn.Parameter(noise.to(device))
+        self._pixels = nn.Parameter(noise.to(device, non_blocking=True))
         black, white = torch.zeros(spec.channels, 1, 1), torch.ones(spec.channels, 1, 1)
-        self._range = spec.normalise(black).to(device), spec.normalise(white).to(device)
+        self._range = tuple(spec.normalise(end).to(device, non_blocking=True) for end in (black, white))
         self._best: tuple[Tensor, Tensor] | None = None
         self.updater = self._new_updater(stages[0])
 

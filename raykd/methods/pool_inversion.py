@@ -268,7 +268,7 @@ class PoolInversion(PoolMethod):
         for _ in range(self._batches_of(call)):
             metrics = self.invert(call)
         self.context.clock.charge("synthesis")
-        metrics["pool/images"] = torch.tensor(float(len(self.pool)), device=self.world.device)
+        metrics["pool/images"] = torch.full((), float(len(self.pool)), device=self.world.device)
         if call >= config.warmup_calls:
             first = (call - config.warmup_calls) * config.student_steps
             for update in range(first, first + config.student_steps):
