@@ -9,7 +9,7 @@ import torch
 from gpu.parts import Parts
 from gpu.site import Site
 
-from raykd.distributed.host import compile_obstacle
+from raykd.distributed.host import compile_obstacle, float32_products
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
 
@@ -53,13 +53,8 @@ def peak(precision: str, site: Site) -> dict[str, Any]:
     """Return the rate of large products in operations per second."""
     side = SMALL_SIDE if site.small else SIDE
     a, b = torch.randn(2, side, side, device=site.device, dtype=torch.bfloat16 if precision == "bf16" else None)
-    before = torch.get_float32_matmul_precision()
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-    try:
+    with float32_products(precision, torch.device(site.device)):
         seconds = per_call(lambda: torch.mm(a, b), site, SECONDS)
-    finally:
-        torch.set_float32_matmul_precision(before)
     return {"flop_per_second": 2 * side**3 / seconds, "side": side}
 
 

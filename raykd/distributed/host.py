@@ -96,12 +96,15 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
     if precision != "tf32" or device.type != "cuda":
         yield
         return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    products = torch.backends.cuda.matmul
+    # torch 2.9 and newer refuse the older switch to a process that has used the newer one, as for a CPU's products.
+    name, wanted = ("fp32_precision", "tf32") if hasattr(products, "fp32_precision") else ("allow_tf32", True)
+    before = getattr(products, name)
+    setattr(products, name, wanted)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        setattr(products, name, before)
 
 
 def _variables_of_ray() -> dict[str, str]:

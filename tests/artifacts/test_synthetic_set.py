@@ -154,7 +154,7 @@ def test_only_a_synthetic_set_brings_its_own_constants(root: Path) -> None:
     metadata = parquet.read_metadata(parquet.find_files(root / "made", "train")[0])
     real = {**metadata, "synthetic": "false"}
     parquet.write(root / "taken", "train", [(bytes(32), 0)], {**real, "count": "1"})
-    assert train_spec("taken", SPEC, root) is SPEC
+    assert train_spec("taken", SPEC, root) == SPEC
     for name in ("digits", "nowhere", "./nowhere", "real"):
         spec = DATASETS["digits"] if name == "digits" else SPEC
         assert train_spec(name, spec, root) is spec

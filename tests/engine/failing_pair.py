@@ -44,7 +44,7 @@ def calibrate(world: World, folder: Path) -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 3, 3])
     images = Images(torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), labels)
     recipe = load_recipe("lsgdfd_digits_bank", ["calibration={per_class: 2}"])
-    with mock.patch.object(calibration, "load_images", return_value=images):
+    with mock.patch.object(calibration, "stored_images", return_value=images):
         calibration.class_statistics(
             resolve(recipe), made_teacher(), None, SPEC, world, OpenedData(None), Workspace(None, folder)
         )
