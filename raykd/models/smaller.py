@@ -25,7 +25,7 @@ _LARGE = 96  # pixels from which networks that keep small maps large cost too mu
 
 
 def smaller_model(
-    teacher: str | None, parameters: int, *, num_classes: int, channels: int, size: int
+    teacher: str | None, parameters: int, *, num_classes: int, channels: int, size: int, most: int | None = None
 ) -> tuple[str, int] | None:
     """Return a model to distil a teacher into, and its number of parameters: the largest that is small enough.
 
@@ -35,10 +35,12 @@ def smaller_model(
         num_classes: that it knows.
         channels: of its images.
         size: height and width of these in pixels.
+        most: parameters that it may have; default: a share of the teacher's.
 
     Returns:
-        None where no model takes such images.
+        The smallest where all are too large; None where no model takes such images.
     """
+    most = int(_SHARE * parameters) if most is None else most
     anything = _ANY["grey" if channels == 1 else "small" if size < _LARGE else "large"]
     found = None
     for names in (*_families_of(teacher), anything, _ANY["small"]):
@@ -49,7 +51,7 @@ def smaller_model(
             except UsageError:  # it takes no such images
                 continue
             count = sum(parameter.numel() for parameter in network.parameters())
-            if count <= _SHARE * parameters:
+            if count <= most:
                 return name, count
             found = (name, count) if found is None or count < found[1] else found
     return found

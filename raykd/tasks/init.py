@@ -70,7 +70,7 @@ class Proposal:
     notes: list[str]
 
 
-class _Sections(NamedTuple):
+class TeacherSections(NamedTuple):
     """The part of a recipe that a teacher decides, and where its constants come from."""
 
     subject: Subject
@@ -108,14 +108,17 @@ def propose(
     if method is not None and method not in METHODS.names():
         raise unknown("method", method, METHODS.names())
     first = [pair for pair in pairs if pair.partition("=")[0].partition(".")[0] in _FIRST]
-    sections = _open(teacher, data, first, workspace, allow_code)
+    sections = open_teacher(teacher, data, first, workspace, allow_code=allow_code)
     logger.info("looking at the teacher")
     found = inspect_teacher(sections.subject, workspace)
     starter, chosen, reason = _choose_method(found, method)
-    stem = out.stem if out is not None else _as_name(f"{sections.subject.title}_{chosen}")
+    stem = out.stem if out is not None else as_name(f"{sections.subject.title}_{chosen}")
     rest = [pair for pair in pairs if pair not in first]
     names_student = any(pair.partition("=")[0].strip() in _STUDENTS for pair in rest)
-    content, comments = _content(sections, found, starter, chosen, names_student)
+    student = None
+    if "student" in METHODS[chosen].roles and not names_student:
+        student = propose_student(sections, found)
+    content, comments = recipe_content(sections, found, starter, chosen, student)
     comments["method"] = f"{reason}; more fields: raykd show method {chosen}"
     config = METHODS[chosen].config
     described = {one.name: one.description for one in (*describe_fields(Recipe), *describe_fields(config, "method."))}
@@ -132,15 +135,24 @@ def propose(
     return Proposal(recipe, write_commented(content, described | comments, head), found, reason, notes)
 
 
-def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, allow_code: bool) -> _Sections:
-    """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by."""
+def open_teacher(
+    teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, *, allow_code: bool = False
+) -> TeacherSections:
+    """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by.
+
+    Takes what ``propose`` takes; ``pairs`` are those of data and teacher.
+
+    Raises:
+        UsageError: if teacher and data do not fit together, or it is not told what they are.
+        CorruptError: if weights or data are damaged.
+    """
     if is_model(teacher) or is_weights(teacher):
         given = (
             sections_of_model(teacher, data, pairs)
             if is_model(teacher)
             else sections_of_weights(teacher, data, pairs, workspace)
         )
-        return _with_constants(subject_of_sections(given), given["data"], given["teacher"], workspace)
+        return with_constants(subject_of_sections(given), given["data"], given["teacher"], workspace)
     if data is not None:
         pairs = [f"data.name={data}", *pairs]
     subject = find_subject(teacher, pairs, workspace.store, allow_code=allow_code)
@@ -154,7 +166,7 @@ def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Works
         section = _of_recipe(teacher, pairs) if source is None else source.model_dump(mode="json", exclude_unset=True)
     else:
         section = subject.network.model_dump(mode="json", exclude_unset=True, exclude={"architecture"})
-    return _with_constants(subject, own, section, workspace)
+    return with_constants(subject, own, section, workspace)
 
 
 def _of_recipe(recipe: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -164,11 +176,16 @@ def _of_recipe(recipe: str, pairs: Sequence[str]) -> dict[str, Any]:
     return {"recipe": recipe, **({"overrides": overrides} if overrides else {})}
 
 
-def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, Any], workspace: Workspace) -> _Sections:
+def with_constants(
+    subject: Subject, data: dict[str, Any], teacher: dict[str, Any], workspace: Workspace
+) -> TeacherSections:
     """State size, mean and std in ``data``, and where they come from; whether there is a test split, too.
 
     Where neither mean nor std is given those of the set are compared with others that are in use: by the labels of some
     test images, or without images by what the first BatchNorm remembers.
+
+    Raises:
+        UsageError: if nobody says what the data is like, or it does not fit the teacher.
     """
     try:
         spec = build_spec(subject.data, workspace)
@@ -192,7 +209,7 @@ def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, A
         stated["test"] = False
         comments["data.test"] = f"no test images to measure by ({missing}); true where they are there"
     content = {**stated, **{key: value for key, value in data.items() if key not in stated}}
-    return _Sections(replace(subject, data=section_of(DataConfig, content)), content, teacher, comments)
+    return TeacherSections(replace(subject, data=section_of(DataConfig, content)), content, teacher, comments)
 
 
 def _compared(subject: Subject, spec: DataSpec, workspace: Workspace) -> tuple[DataSpec, str]:
@@ -253,10 +270,31 @@ def _choose_method(found: Inspection, wanted: str | None) -> tuple[Starter | Non
     )
 
 
-def _content(
-    sections: _Sections, found: Inspection, starter: Starter | None, method: str, names_student: bool
+def propose_student(sections: TeacherSections, found: Inspection, most: int | None = None) -> tuple[str, int]:
+    """Return a model to distil a teacher into, and its number of parameters: ``most`` of them, if that is given.
+
+    Raises:
+        UsageError: if no model takes such images.
+    """
+    size = {"num_classes": found.classes, "channels": found.input[0], "size": found.input[1]}
+    student = smaller_model(sections.subject.network.model, found.parameters, **size, most=most)
+    if student is None:
+        raise UsageError("no built-in model takes such images: say which student, as in student.factory=mine:net")
+    return student
+
+
+def recipe_content(
+    sections: TeacherSections, found: Inspection, starter: Starter | None, method: str, student: tuple[str, int] | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a recipe's content and what is to be said of its fields; without a student where the user names one."""
+    """Return a recipe's content and what is to be said of its fields.
+
+    Args:
+        sections: what the teacher decides.
+        found: what is known of it.
+        starter: what settings, rates and schedule are taken from; None for the method's defaults.
+        method: its name.
+        student: the name of a model and its parameters; None where the user names a student.
+    """
     roles, comments = METHODS[method].roles, dict(sections.comments)
     base = None if starter is None else starter.load().model_dump(mode="json", exclude_unset=True)
     base = base or {"method": {"name": method}, "student_optim": _DEFAULT_OPTIM, "schedule": _DEFAULT_SCHEDULE}
@@ -268,13 +306,9 @@ def _content(
     content: dict[str, Any] = {"data": data, "teacher": sections.teacher}
     figures = "" if found.test.top1 is None else f", top-1 {found.test.top1:.2f} % here: is that what you know?"
     comments["teacher"] = f"{found.source}, {found.parameters:,} parameters{figures}"
-    if "student" in roles and names_student:
+    if "student" in roles and student is None:
         content["student"] = {}
-    elif "student" in roles:
-        size = {"num_classes": found.classes, "channels": found.input[0], "size": found.input[1]}
-        student = smaller_model(sections.subject.network.model, found.parameters, **size)
-        if student is None:
-            raise UsageError("no built-in model takes such images: say which student, as in student.factory=mine:net")
+    elif student is not None:
         content["student"] = {"model": student[0]}
         comments["student.model"] = (
             f"{student[1]:,} parameters; another of `raykd list models`, or factory: module:function"
@@ -306,6 +340,6 @@ def _from_elsewhere(teacher: dict[str, Any]) -> dict[str, Any]:
     return {**teacher, "weights": os.path.abspath(weights)} if weights and os.path.isfile(weights) else teacher
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
     """Return what may be a recipe's name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:100] or "recipe"

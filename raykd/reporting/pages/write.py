@@ -11,9 +11,10 @@ from raykd.reporting.pages.comparison_page import comparison_page
 from raykd.reporting.pages.facts import RunFacts, read_run
 from raykd.reporting.pages.run_page import run_page
 from raykd.reporting.pages.search_page import search_page
+from raykd.reporting.pages.session_page import session_page
 from raykd.reporting.pages.store_page import store_page
 from raykd.reporting.pages.table_page import table_page
-from raykd.results import Breakdown, SearchRecord, SearchResult, TableResult
+from raykd.results import Breakdown, DistillResult, SearchRecord, SearchResult, TableResult
 from raykd.store.mirror import REPORT, TABLE, TRIALS
 from raykd.store.run_directory import PAGE, RunDirectory, runs_in
 
@@ -71,6 +72,12 @@ def write_table(folder: Path, out: Path | None = None) -> Path:
     report: TableResult = parse_content(folder / TABLE, _ADVICE, lambda: TableResult.from_dict(found))
     page = out or folder / PAGE
     return _write(page, table_page(report, folder.absolute().parent.parent, page.absolute().parent))
+
+
+def write_session(folder: Path, result: DistillResult, runs: Sequence[RunDirectory]) -> Path:
+    """Write the page of a session of `raykd distill` into its folder; see ``write_run``."""
+    page = folder / PAGE
+    return _write(page, session_page(result, [_read(run) for run in runs], page.absolute().parent))
 
 
 def write_store(store: Path, out: Path | None = None) -> Path:

@@ -1,0 +1,238 @@
+"""Judge several students of a teacher on each other's images: no student on those that it has learnt from.
+
+Each source of images is one student's. What a student agrees on with the teacher depends on how hard a source is too,
+so agreements are not averaged: student i on source j is taken to score, on the scale of log odds, q_i + d_j, and all q
+and d are found by least squares. So it does no student harm that the others' images are hard, nor good that they are
+easy. A source that shows few classes, and a control's, which no real image is like, judge nobody.
+
+All is blind: agreement is with the teacher, by class (see ``balanced_score``), on images that methods have made, half
+of them stretched to the range of real ones, some shifted, mirrored or cut with each other (see ``BlindPool``).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raykd.artifacts.pool_files import PoolFiles
+from raykd.distributed.world import World, mix
+from raykd.engine.blind_pool import BlindPool
+from raykd.engine.build import build_network
+from raykd.engine.selection import check_shapes
+from raykd.engine.state import unfit
+from raykd.errors import UsageError
+from raykd.models.teacher import Teacher
+from raykd.results import COVERAGE, why_not_judged
+from raykd.results.distill import Verdict
+from raykd.spec import DataSpec
+from raykd.store.checkpoint import latest_checkpoint, pool_files, read_checkpoint
+from raykd.store.run_directory import RunDirectory
+from raykd.store.workspace import Workspace
+
+IMAGES = 1024
+"""Of a source, at most."""
+_SEED = 0x1D6E
+_CHANCE = 2.0  # times what one who always names the same class agrees on; no more is near chance
+_LEAST_ODDS = 0.5  # images: what is agreed on always, or never, is taken to differ on so many
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A student as far as it is trained, and the images that it has learnt from, with the teacher's answers.
+
+    Attributes:
+        name: its own.
+        student: the network, in evaluation mode.
+        step: that it is of.
+        images: for the others; ``held_out`` for itself, where nobody else's are fit; None where it made none.
+        is_control: whether it is what others must beat.
+    """
+
+    name: str
+    student: nn.Module
+    step: int
+    images: BlindPool | None
+    held_out: BlindPool | None
+    is_control: bool = False
+
+    @property
+    def fault(self) -> str | None:
+        """Return what speaks against judging by its images; None if nothing does."""
+        if self.images is None:
+            return "it makes no images"
+        if self.is_control:
+            return "no real image is like a control's"
+        return why_not_judged({COVERAGE: self.images.coverage})
+
+
+def read_contestant(
+    name: str, run: RunDirectory, teacher: Teacher, spec: DataSpec, workspace: Workspace, world: World, *, control: bool
+) -> Contestant:
+    """Read the student of a run's newest checkpoint, and its images.
+
+    Raises:
+        UsageError: if nothing is saved yet.
+        CorruptError: if what is there is damaged.
+    """
+    experiment = run.experiment()
+    path = latest_checkpoint(run.checkpoints)
+    config = experiment.recipe.student
+    assert config is not None, "only students are judged"
+    if path is None:
+        raise UsageError(f"{run.path} holds no checkpoint yet")
+    checkpoint = read_checkpoint(path)
+    student = build_network(config.model_copy(update={"weights": None}), spec, workspace, "student").to(world.device)
+    chosen = "blind" if "blind" in checkpoint.weights else "last"
+    held_out = BlindPool(spec, 0, mirrored=False)
+    try:
+        check_shapes(chosen, checkpoint.weights[chosen], student.state_dict())
+        student.load_state_dict(checkpoint.weights[chosen])
+        held_out.load_state_dict(checkpoint.state["selection"]["pool"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise unfit(path, error) from None
+    mirrored = "flip" in experiment.recipe.data.augment
+    files = PoolFiles(run, pool_files(path), spec.num_classes)
+    images = _from_pool(files, spec, teacher, world, mirrored=mirrored) or held_out
+    found = [one if len(one) else None for one in (images, held_out)]
+    return Contestant(name, student.eval(), checkpoint.step, *found, is_control=control)
+
+
+def _from_pool(files: PoolFiles, spec: DataSpec, teacher: Teacher, world: World, *, mirrored: bool) -> BlindPool | None:
+    """Return images of a run's whole pool, evenly spread over it; None where there is none.
+
+    Those that a report holds out of it are few at first.
+    """
+    if not files.files:
+        return None
+    numbers = torch.cat(list(files.numbers())).sort().values
+    wanted = numbers[torch.linspace(0, len(numbers) - 1, min(IMAGES, len(numbers))).long().unique()]
+    parts = [part.pixels[torch.isin(part.numbers, wanted)] for part in files.parts(wanted, view_logits=False)]
+    images = spec.normalise(torch.cat(parts).float() / 255).to(world.device)
+    pool = BlindPool(spec, mix(_SEED), mirrored=mirrored)
+    pool.add(images, 0, teacher, world)
+    return pool
+
+
+def judge(contestants: Sequence[Contestant], num_classes: int, world: World) -> Verdict:
+    """Score each student on the images of all others, and rank them.
+
+    Args:
+        contestants: two or more, of one teacher.
+        num_classes: K.
+        world: whose device computes.
+    """
+    fit = [one for one in contestants if one.fault is None]
+    agreement: dict[str, dict[str, float]] = {}
+    kl: dict[str, dict[str, float]] = {}
+    notes = []
+    for student in contestants:
+        sources = {one.name: one.images for one in fit if one.name != student.name}
+        if not sources:
+            sources = {student.name: student.held_out}
+            if not student.is_control:
+                notes.append(f"{student.name} is judged on its own held-out images: no others are fit for it")
+        scores = {name: pool.score(student.student, world) for name, pool in sources.items() if pool is not None}
+        agreement[student.name] = {name: one["agreement"] for name, one in scores.items()}
+        kl[student.name] = {name: one["kl"] for name, one in scores.items()}
+    images = {one.name: one.images.effective_images for one in contestants if one.images is not None}
+    controls = [one.name for one in contestants if one.is_control]
+    left_out = [f"{one.name}'s images judge nobody: {one.fault}" for one in contestants if one.fault is not None]
+    verdict = rank(agreement, kl, images, num_classes, controls)
+    doubts = [*([verdict.doubt] if verdict.doubt else []), *notes]
+    return Verdict(
+        order=verdict.order,
+        agreement=verdict.agreement,
+        kl=verdict.kl,
+        error=verdict.error,
+        doubt="; ".join(doubts) or None,
+        scores=agreement,
+        notes=left_out,
+    )
+
+
+def rank(
+    agreement: Mapping[str, Mapping[str, float]],
+    kl: Mapping[str, Mapping[str, float]],
+    images: Mapping[str, float],
+    num_classes: int,
+    controls: Sequence[str] = (),
+) -> Verdict:
+    """Rank students by their scores on sources: the better agreement first, or, within an error, the smaller KL.
+
+    Args:
+        agreement: per cent by student and source; a student's own source may be missing, or be its only one.
+        kl: nats, likewise.
+        images: how many of equal weight each source has, for the standard error.
+        num_classes: K.
+        controls: students that lead no others of an agreement within the error, and of whose lead nothing is said.
+    """
+    names = sorted(agreement)
+    counts = {
+        name: max(1.0, images.get(name, 1.0)) for name in {source for row in agreement.values() for source in row}
+    }
+    odds = {
+        student: {source: _log_odds(value / 100, counts[source]) for source, value in row.items()}
+        for student, row in agreement.items()
+    }
+    fitted = _additive(odds)
+    quality = {name: 100 / (1 + math.exp(-value)) for name, value in fitted.items()}
+    divergence = _additive(kl)
+    first = max(names, key=lambda name: quality[name])
+    share, total = quality[first] / 100, sum(counts.values())
+    error = 100 * math.sqrt(max(share * (1 - share), 1e-4) / max(total, 1.0))
+    near = sorted((name for name in names if quality[first] - quality[name] <= error),
+                  key=lambda name: (name in controls, divergence[name], name))  # fmt: skip
+    rest = sorted((name for name in names if name not in near), key=lambda name: (-quality[name], name))
+    order = [*near, *rest]
+    return Verdict(
+        order=order,
+        agreement=quality,
+        kl=divergence,
+        error=error,
+        doubt=_doubt([name for name in order if name not in controls], quality, error, num_classes),
+        scores={name: dict(row) for name, row in agreement.items()},
+        notes=[],
+    )
+
+
+def _doubt(order: Sequence[str], quality: Mapping[str, float], error: float, num_classes: int) -> str | None:
+    """Say why a ranking, the best first, is not to be relied on; None if it is."""
+    if not order:
+        return None
+    best = quality[order[0]]
+    if best < _CHANCE * 100 / num_classes:
+        return (
+            f"all are near chance: the best agrees on {best:.0f} %, where one class alone has {100 / num_classes:.0f} %"
+        )
+    if len(order) > 1 and abs(best - quality[order[1]]) <= 2 * error:
+        return (
+            f"{order[0]} and {order[1]} differ by {abs(best - quality[order[1]]):.1f} points, and two standard errors "
+            f"are {2 * error:.1f}"
+        )
+    return None
+
+
+def _log_odds(share: float, count: float) -> float:
+    margin = _LEAST_ODDS / count
+    share = min(max(share, margin), 1 - margin) if margin < 0.5 else 0.5
+    return math.log(share / (1 - share))
+
+
+def _additive(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return what each student has of values that are a student's part plus a source's, at the mean of the sources.
+
+    Where sources cannot be told apart the solution of the smallest norm takes them as alike.
+    """
+    students, sources = sorted(values), sorted({source for row in values.values() for source in row})
+    cells = [
+        (i, sources.index(source), value) for i, name in enumerate(students) for source, value in values[name].items()
+    ]
+    design = torch.zeros(len(cells), 1 + len(students) + len(sources), dtype=torch.float64)
+    target = torch.tensor([value for _, _, value in cells], dtype=torch.float64)
+    for row, (student, source, _) in enumerate(cells):
+        design[row, 0] = design[row, 1 + student] = design[row, 1 + len(students) + source] = 1
+    solution: Tensor = torch.linalg.pinv(design) @ target
+    own, hardness = solution[1 : 1 + len(students)], solution[1 + len(students) :]
+    return {name: float(solution[0] + own[i] + hardness.mean()) for i, name in enumerate(students)}

@@ -1,0 +1,334 @@
+"""Run a session: rounds of slices, each judged, the winner to its end; what is noted already is not done again."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+from raykd.cluster.config import Cluster
+from raykd.distributed.world import World
+from raykd.engine.build import build_spec, load_teacher
+from raykd.engine.judge import Contestant, judge, read_contestant
+from raykd.engine.stop import Interrupted
+from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
+from raykd.files import damaged
+from raykd.recipe.experiment import resolve
+from raykd.reporting.progress import following
+from raykd.results import DistillPlan, DistillResult, RoundResult, Verdict
+from raykd.runners.distill.ending import end_session
+from raykd.runners.distill.plan import describe, plan_session, session_name
+from raykd.runners.distill.record import Member, Record, SessionFolder, SessionPlan
+from raykd.runners.distill.slices import Trainer
+from raykd.store.workspace import Location, Workspace, open_workspace
+from raykd.tasks.candidates import Proposals, Request, propose_candidates
+from raykd.tasks.objects import refuse_networks_of_this_process
+
+logger = logging.getLogger(__name__)
+
+_FATAL = ("collapse", "explosion", "dead")
+"""Kinds of warnings of a run's last report by which a candidate goes on no more, as long as there are others."""
+
+
+class DistillStopped(RaykdError):
+    """The session was asked to stop; what was trained is saved."""
+
+    exit_code = 130
+
+
+def distill(
+    request: Request,
+    minutes: float,
+    cluster: Cluster,
+    *,
+    store: Location,
+    data_root: Location | None,
+    should_stop: Callable[[], bool],
+    progress: bool,
+    tune_host: bool = False,
+) -> DistillResult:
+    """Plan a session, or go on with it, and return what it comes to.
+
+    Raises:
+        DistillStopped: once a stop was asked for, with the best student so far.
+        RaykdError: for what the caller must mend, or if all candidates failed.
+    """
+    began = time.monotonic()
+    workspace = open_workspace(store, data_root)
+    proposals, name = _open(request, minutes, workspace)
+    folder = SessionFolder(workspace, name)
+    with folder.held():
+        record = folder.read()
+        if record is not None and record.result is not None:
+            logger.info("session %s is finished already: reading its result", name)
+            return record.result
+        if record is None:
+            plan = plan_session(proposals, minutes, cluster, workspace, began)
+            spent = time.monotonic() - began
+            record = Record(plan, seconds=spent, planning=spent)
+            folder.write(record)
+            began = time.monotonic()
+        else:
+            _require_same_networks(record, proposals, folder)
+            logger.info("session %s goes on", name)
+        trainer = Trainer(cluster, workspace, store, data_root, should_stop, tune_host)
+        session = Session(folder, record, trainer, began)
+        if cluster.workers != 0:
+            for member in record.plan.candidates:
+                refuse_networks_of_this_process(member.experiment)
+        logger.info("%s", record.plan.words)
+        for note in record.plan.notes:
+            logger.info("note: %s", note)
+        runs = [member.experiment for member in record.plan.candidates]
+        elsewhere = cluster.address != "local"
+        with following(runs, str(store), elsewhere=elsewhere) if progress else nullcontext():
+            return session.run()
+
+
+def plan(
+    request: Request, minutes: float, cluster: Cluster, *, store: Location, data_root: Location | None
+) -> DistillPlan:
+    """Return what a session would do; nothing of it is kept.
+
+    Raises:
+        RaykdError: for what the caller must mend.
+    """
+    began = time.monotonic()
+    workspace = open_workspace(store, data_root)
+    proposals, name = _open(request, minutes, workspace)
+    return describe(plan_session(proposals, minutes, cluster, workspace, began), name)
+
+
+def _open(request: Request, minutes: float, workspace: Workspace) -> tuple[Proposals, str]:
+    """Look at the teacher; return what may be tried with it, and how the session is called."""
+    if not 0 < minutes < float("inf"):
+        raise UsageError(f"--minutes is {minutes:g}: give a number above 0")
+    logger.info("looking at the teacher")
+    proposals = propose_candidates(request, workspace)
+    return proposals, session_name(proposals, minutes)
+
+
+class Session:
+    """A session at work; ``began`` is since when, by ``time.monotonic``, its record does not count the seconds."""
+
+    def __init__(self, folder: SessionFolder, record: Record, trainer: Trainer, began: float) -> None:
+        """Train nothing yet."""
+        self._folder, self._record, self._trainer = folder, record, trainer
+        self._workspace: Workspace = trainer.workspace
+        self._noted_at = began
+        self._at = "the beginning"
+
+    @property
+    def _plan(self) -> SessionPlan:
+        return self._record.plan
+
+    def run(self) -> DistillResult:
+        """Go through what is not done of all rounds.
+
+        Raises:
+            DistillStopped: once a stop was asked for.
+            RunFailed: if all candidates failed.
+        """
+        try:
+            chosen = self._search()
+            chosen = self._finish(chosen)
+        except (Interrupted, KeyboardInterrupt) as error:
+            self._note()
+            raise DistillStopped(self._stopped(error)) from None
+        final = self._final_verdict()
+        self._note()
+        self._record = end_session(self._folder, self._record, self._workspace, chosen, final)
+        self._note()
+        assert self._record.result is not None, "it has come to its end"
+        return self._record.result
+
+    def _search(self) -> Member:
+        """Go through the rounds; return who gets the rest of the time."""
+        plan = self._plan
+        candidates = list(plan.candidates)
+        if len(candidates) > 1:
+            self._round(0, "candidates", {one.name: one.first for one in candidates})
+        leader = self._alive(self._order())[0]
+        number = 1 if len(candidates) > 1 else 0
+        variants = plan.variants(leader.name)
+        if variants:
+            steps = {one.name: one.first for one in (leader, *variants)}
+            self._round(number, f"settings of {leader.name}", steps)
+            number += 1
+        finalists = self._alive(self._order())[: plan.finalists]
+        if len(finalists) > 1:
+            steps = {one.name: one.finalist for one in finalists}
+            self._round(number, "finalists", steps)
+            ranked = {one.name for one in finalists}
+            finalists = [one for one in self._alive(self._order()) if one.name in ranked] or self._alive(self._order())
+        return finalists[0]
+
+    def _order(self) -> list[str]:
+        """Return the names of all members that have been judged, the best first; before that, as they are planned."""
+        rounds = self._record.rounds
+        if not rounds:
+            return [one.name for one in self._plan.candidates]
+        verdict = rounds[-1].verdict
+        return [] if verdict is None else list(verdict.order)
+
+    def _alive(self, order: Sequence[str]) -> list[Member]:
+        """Return the members of an order that may win: no control unless there is nobody else.
+
+        Raises:
+            RunFailed: if none is left.
+        """
+        members = {one.name: one for one in self._plan.members}
+        alive = [members[name] for name in order if name not in self._record.failed]
+        rivals = [one for one in alive if not one.control] or alive
+        if not rivals:
+            raise RunFailed(
+                "all candidates failed: " + "; ".join(f"{n}: {why}" for n, why in self._record.failed.items())
+            )
+        return rivals
+
+    def _round(self, number: int, title: str, steps: Mapping[str, int]) -> None:
+        """Train members up to their steps and judge all that there are, unless the record has it."""
+        if len(self._record.rounds) > number:
+            return
+        began, self._at = time.monotonic(), f"the round of {title}"
+        members = {one.name: one for one in self._plan.members}
+        for name, until in steps.items():
+            if name in self._record.failed:
+                continue
+            member = members[name]
+            logger.info("%s, %s: up to step %d of %d", title, name, until, member.experiment.recipe.schedule.steps)
+            self._guarded(member, lambda member=member, until=until: self._trainer.advance(member.experiment, until))
+            self._note()
+        self._drop_sick(list(steps))
+        verdict = self._judge()
+        seconds = round(time.monotonic() - began, 1)
+        done = RoundResult(title=title, steps=dict(steps), seconds=seconds, verdict=verdict)
+        for text in self._told(verdict):
+            logger.info("%s", text)
+        self._record = replace(self._record, rounds=(*self._record.rounds, done))
+        self._note()
+
+    def _guarded(self, member: Member, train: Callable[[], Any]) -> Any:
+        """Train; note a run that fails, which ends nothing."""
+        try:
+            return train()
+        except Interrupted:
+            raise
+        except (RunFailed, UsageError, CorruptError) as error:
+            logger.warning("%s is out: %s", member.name, error)
+            self._record = self._record.with_failure(member.name, str(error))
+            self._note()
+            return None
+
+    def _drop_sick(self, names: Sequence[str]) -> None:
+        """Let candidates go whose last report says that they have failed, as long as others have not."""
+        members = {one.name: one for one in self._plan.members}
+        sick = {}
+        for name in names:
+            if name in self._record.failed or members[name].control:
+                continue
+            warnings = self._workspace.run(members[name].experiment.run_id).status().get("warnings") or []
+            found = [str(text) for text in warnings if str(text).partition(":")[0] in _FATAL]
+            if found:
+                sick[name] = found[0]
+        rivals = [one for one in names if one not in self._record.failed and not members[one].control]
+        if len(sick) < len(rivals):
+            for name, why in sick.items():
+                logger.warning("%s is out: %s", name, why)
+                self._record = self._record.with_failure(name, why)
+
+    def _contestants(self) -> Iterator[Contestant]:
+        """Yield all members that have a checkpoint."""
+        members = [one for one in self._plan.members if one.name not in self._record.failed]
+        first = members[0].experiment
+        spec = build_spec(first.recipe.data, self._workspace)
+        world = World.current()
+        teacher = load_teacher(first, spec, self._workspace)[0].to(world.device)
+        for member in members:
+            run = self._workspace.run(member.experiment.run_id)
+            self._workspace.pull([run.name], World.alone(), checkpoints="all")
+            if not run.checkpoints.is_dir():
+                continue
+            yield read_contestant(member.name, run, teacher, spec, self._workspace, world, control=member.control)
+
+    def _judge(self) -> Verdict | None:
+        """Rank all members that are trained and have not failed.
+
+        Raises:
+            RunFailed: if none is left.
+        """
+        found = list(self._contestants())
+        if not found:
+            self._alive([])
+        return judge(found, int(self._plan.about["classes"]), World.current())
+
+    def _final_verdict(self) -> Verdict | None:
+        """Rank all with the winner as it is in the end; None where it has nobody beside it."""
+        self._at = "the end"
+        try:
+            verdict = self._judge()
+        except RaykdError as error:  # the winner is there, whatever became of the others' files
+            logger.warning("the student is not judged on the others' images: %s", error)
+            return None
+        return verdict
+
+    def _finish(self, chosen: Member) -> Member:
+        """Train the chosen one to its end; if it fails, the next one."""
+        order = [chosen.name, *(one.name for one in self._alive(self._order()) if one.name != chosen.name)]
+        members = {one.name: one for one in self._plan.members}
+        for name in order:
+            if name in self._record.failed:
+                continue
+            member = members[name]
+            self._at = f"the last stretch of {name}"
+            logger.info("%s goes on to the end, step %d", name, member.experiment.recipe.schedule.steps)
+            result = self._guarded(member, lambda member=member: self._trainer.finish(member.experiment))
+            if result is not None:
+                return member
+        self._alive([])
+        raise AssertionError("raised above")
+
+    def _note(self) -> None:
+        """Write the record, with the seconds until now."""
+        now = time.monotonic()
+        self._record = replace(self._record, seconds=round(self._record.seconds + now - self._noted_at, 2))
+        self._noted_at = now
+        self._folder.write(self._record)
+
+    def _told(self, verdict: Verdict | None) -> Iterator[str]:
+        if verdict is None:
+            return
+        figures = ", ".join(f"{name} {verdict.agreement[name]:.1f} %" for name in verdict.order)
+        yield f"agreement on each other's images: {figures}"
+        if verdict.doubt:
+            yield f"the judge's confidence is low: {verdict.doubt}"
+
+    def _stopped(self, error: BaseException) -> str:
+        """Say where the session stands, and which student is the best so far."""
+        saved = f" ({error})" if isinstance(error, Interrupted) else ""
+        best = None
+        try:
+            for member in self._alive(self._order()):
+                if self._trainer.step_of(member.experiment):
+                    best = member
+                    break
+        except RaykdError:
+            best = None
+        if best is None:
+            return f"stopped at {self._at}{saved}, before any student was trained; the same command continues"
+        run = self._workspace.display_name(best.experiment.run_id)
+        how = "the best so far" if self._record.rounds else "there is a student, not judged yet,"
+        return f"stopped at {self._at}{saved}; {how}: {best.name} in {run}; the same command continues"
+
+
+def _require_same_networks(record: Record, proposals: Proposals, folder: SessionFolder) -> None:
+    """Refuse a record whose networks are not those that were asked for: what it names would run.
+
+    Raises:
+        CorruptError: if one is another.
+    """
+    asked = [network for _, recipe in proposals.candidates for network in resolve(recipe).networks]
+    if any(network not in asked for member in record.plan.members for network in member.experiment.networks):
+        advice = "move its folder away to begin the session again"
+        raise damaged(folder.path, "its networks are not those of this command", advice)

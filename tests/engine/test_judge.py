@@ -1,0 +1,144 @@
+"""The judge of several students: none on what it has learnt from, none favoured, no collapse rewarded."""
+
+import copy
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raykd.distributed.world import World
+from raykd.engine.blind_pool import BlindPool
+from raykd.engine.judge import Contestant, judge, rank
+from tests.methods.toy import SPEC, Plain, made_teacher
+
+ALONE = World.alone()
+CLASSES = SPEC.num_classes
+
+
+def score(quality: float, hardness: float) -> float:
+    return 100 / (1 + math.exp(-(quality - hardness)))
+
+
+def table(quality: dict[str, float], hardness: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Agreements of students on the images of all others."""
+    return {
+        student: {source: score(q, d) for source, d in hardness.items() if source != student}
+        for student, q in quality.items()
+    }
+
+
+def ranked(agreement: dict[str, dict[str, float]], controls: tuple[str, ...] = ()) -> list[str]:
+    kl = {student: dict.fromkeys(row, 1.0) for student, row in agreement.items()}
+    return rank(agreement, kl, dict.fromkeys(agreement, 1000.0), 10, controls).order
+
+
+def test_whose_images_are_hard_gains_nothing_by_that() -> None:
+    """By plain means b would lead: it alone is spared its own images, which are hard."""
+    agreement = table({"a": 1.0, "b": 0.6, "c": 0.0}, {"a": 0.0, "b": 3.0, "c": 0.0})
+    means = {name: sum(row.values()) / len(row) for name, row in agreement.items()}
+    assert max(means, key=lambda name: means[name]) == "b"
+    assert ranked(agreement) == ["a", "b", "c"]
+
+
+def test_names_and_their_order_do_not_matter() -> None:
+    random.seed(0)
+    quality = {name: random.uniform(-2, 2) for name in "abcde"}
+    hardness = {name: random.uniform(-1, 1) for name in "abcde"}
+    before = ranked(table(quality, hardness))
+    other = dict(zip("abcde", "ecadb", strict=True))
+    shuffled = sorted("abcde", key=lambda name: other[name])
+    again = table({other[n]: quality[n] for n in shuffled}, {other[n]: hardness[n] for n in reversed(shuffled)})
+    assert before == sorted("abcde", key=lambda name: -quality[name])
+    assert ranked(again) == [other[name] for name in before]
+
+
+def test_what_is_within_an_error_is_told_apart_by_divergence_and_a_control_comes_last() -> None:
+    agreement = {name: {"x": 80.0 + share} for name, share in zip("abn", (0.1, 0.0, 0.2), strict=True)}
+    kl = {"a": {"x": 0.9}, "b": {"x": 0.2}, "n": {"x": 0.1}}
+    verdict = rank(agreement, kl, {"x": 400.0}, 10, ["n"])
+    assert verdict.order == ["b", "a", "n"]
+    assert verdict.doubt is not None
+    assert "b and a differ by 0.1 points" in verdict.doubt
+    apart = rank({"a": {"x": 80.0}, "b": {"x": 50.0}}, {"a": {"x": 0.9}, "b": {"x": 0.2}}, {"x": 400.0}, 10)
+    assert (apart.order, apart.doubt) == (["a", "b"], None)
+
+
+def test_near_chance_is_said() -> None:
+    verdict = rank({"a": {"x": 14.0}, "b": {"x": 10.0}}, {"a": {"x": 2.0}, "b": {"x": 2.3}}, {"x": 1000.0}, 10)
+    assert verdict.doubt is not None
+    assert "all are near chance: the best agrees on 14 %, where one class alone has 10 %" in verdict.doubt
+
+
+class Always(nn.Module):
+    """Answers one class."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), CLASSES)
+        logits[:, 0] = 9.0
+        return logits
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """A copy whose answers are somewhat others."""
+    copied = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(9)
+    for parameter in copied.parameters():
+        parameter.data += 0.1 * parameter.abs().mean() * torch.randn(parameter.shape, generator=generator)
+    return copied
+
+
+def pool(images: Tensor, teacher: nn.Module) -> BlindPool:
+    found = BlindPool(SPEC, 0, mirrored=False)
+    found.add(images, 0, teacher, ALONE)
+    return found
+
+
+def images_of(labels: set[int], teacher: nn.Module, seed: int) -> Tensor:
+    """Noise that a teacher takes for some of its classes."""
+    drawn = 3 * torch.randn(4000, SPEC.channels, SPEC.size, SPEC.size, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        answers = teacher(drawn)[0].argmax(1)
+    return drawn[torch.isin(answers, torch.tensor(sorted(labels)))][:400]
+
+
+def contestant(name: str, student: nn.Module, images: BlindPool | None, *, control: bool = False) -> Contestant:
+    return Contestant(name, student, 1, images, images, control)
+
+
+def test_a_student_of_one_class_cannot_win_and_its_images_judge_nobody() -> None:
+    torch.manual_seed(0)
+    teacher = made_teacher()
+    with torch.no_grad():
+        drawn = teacher(3 * torch.randn(4000, SPEC.channels, SPEC.size, SPEC.size))[0].argmax(1)
+    (common,) = drawn.mode(0)[:1]
+    whole = pool(images_of(set(range(CLASSES)), teacher, 1), teacher)
+    other = pool(images_of(set(range(CLASSES)), teacher, 2), teacher)
+    few = pool(images_of({int(common)}, teacher, 3), teacher)
+    found = [
+        contestant("good", teacher, whole),
+        contestant("fair", shaken(teacher), other),
+        contestant("collapsed", Always(), few),
+    ]
+    verdict = judge(found, CLASSES, ALONE)
+    assert verdict.order[0] == "good"
+    assert verdict.order[-1] == "collapsed"
+    assert "collapsed" not in {source for row in verdict.scores.values() for source in row}
+    assert any("collapsed's images judge nobody" in note for note in verdict.notes)
+
+
+def test_own_images_are_left_out_where_others_are_fit_and_a_control_s_always() -> None:
+    torch.manual_seed(0)
+    teacher = made_teacher()
+    one, other = (pool(images_of(set(range(CLASSES)), teacher, seed), teacher) for seed in (1, 2))
+    verdict = judge(
+        [contestant("a", Plain(), one), contestant("b", Plain(), other), contestant("n", Plain(), one, control=True)],
+        CLASSES,
+        ALONE,
+    )
+    assert {name: set(row) for name, row in verdict.scores.items()} == {"a": {"b"}, "b": {"a"}, "n": {"a", "b"}}
+    alone = judge([contestant("a", Plain(), one), contestant("n", Plain(), other, control=True)], CLASSES, ALONE)
+    assert {name: set(row) for name, row in alone.scores.items()} == {"a": {"a"}, "n": {"a"}}
+    assert alone.doubt is not None
+    assert "a is judged on its own held-out images" in alone.doubt
