@@ -95,8 +95,8 @@ def read_contestant(
     mirrored = "flip" in experiment.recipe.data.augment
     files = PoolFiles(run, pool_files(path), spec.num_classes)
     images = _from_pool(files, spec, teacher, world, mirrored=mirrored) or held_out
-    found = [one if len(one) else None for one in (images, held_out)]
-    return Contestant(name, student.eval(), checkpoint.step, *found, is_control=control)
+    shown, own = (one if len(one) else None for one in (images, held_out))
+    return Contestant(name, student.eval(), checkpoint.step, shown, own, control)
 
 
 def _from_pool(files: PoolFiles, spec: DataSpec, teacher: Teacher, world: World, *, mirrored: bool) -> BlindPool | None:

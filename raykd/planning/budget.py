@@ -138,9 +138,9 @@ def _slot(entrant: Entrant, whole: float, first: float, extra: float) -> Slot | 
     while reports > 1 and not fits(reports * every, every, whole):
         reports -= 1
     recipe = entrant.with_schedule(reports * every, every)
-    ends = [_end(timing, recipe, limit) for limit in (first, first + extra)]
+    ends = _end(timing, recipe, first), _end(timing, recipe, first + extra)
     spent = [timing.seconds(recipe, end) for end in ends]
-    return Slot(recipe, *ends, *spent, timing.seconds(recipe))
+    return Slot(recipe, *ends, spent[0], spent[1], timing.seconds(recipe))
 
 
 def _end(timing: RunTiming, recipe: Recipe, seconds: float) -> int:

@@ -61,7 +61,9 @@ def time_run(experiment: Experiment, world: World, runtime: Runtime, workspace: 
     built_in = time.perf_counter() - began
     method, costs = built.method, []
     for phase in method.phases(recipe.method, recipe.schedule.steps):
-        method.steps_done, walls, spent = max(method.steps_done, phase.start), [], 0.0
+        method.steps_done = max(method.steps_done, phase.start)
+        walls: list[float] = []
+        spent = 0.0
         while len(walls) <= min(_MOST_STEPS, len(phase) - 1) and spent < enough:
             batches = {name: stream.batch(method.steps_done) for name, stream in built.streams.items()}
             wait_for(world)

@@ -93,7 +93,7 @@ def test_a_signal_is_answered_with_the_best_so_far_and_a_kill_is_survived(traine
         (["teacher.safetensors", "--data", "digits", "--minutes", "0"], "--minutes is 0: give a number above 0"),
         (["teacher.safetensors", "--data", "digits", "--minutes", "0.01"], "minutes suffice for no candidate"),
         (["teacher.safetensors", "--data", "digits", "--student", "lenet6"], "did you mean 'lenet5'"),
-        (["teacher.safetensors", "--data", "digits", "--student", "auto", "student.model=lenet5_half", "--target", "9"], "--target"),
+        (["teacher.safetensors", "--data", "digits", "--student", "lenet5", "student.model=lenet5"], "given twice"),
         (["teacher.safetensors", "--data", "digits", "--target", "10"], "the smallest student that is known here has"),
         (["teacher.safetensors", "--data", "digits", "--target", "0.5", "--student", "lenet5_half"], "give either"),
         (["teacher.safetensors", "--data", "digits", "--target", "x"], "neither a number of parameters"),
@@ -128,7 +128,8 @@ def test_a_network_of_ones_own_is_a_student(raykd: Raykd, teacher: Path) -> None
     Path("mine.py").write_text(
         "from torch import nn\n\n"
         "def net(num_classes):\n"
-        "    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes))\n"
+        "    layers = nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes)\n"
+        "    return nn.Sequential(*layers)\n"
     )
     done = raykd("distill", teacher.name, "--data", "digits", "--minutes", "0.25", "--method", "dafl", "--json",
                  "student.factory=mine:net", *SMALL)  # fmt: skip

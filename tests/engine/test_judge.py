@@ -4,7 +4,6 @@ import copy
 import math
 import random
 
-import pytest
 import torch
 from torch import Tensor, nn
 

@@ -62,7 +62,7 @@ def fixed(
         members = []
         for candidate, proposed in proposals.candidates:
             recipe = change(candidate.name, candidate.with_schedule(proposed, STEPS, EVERY))
-            own = [(candidate.name, candidate.why, recipe, None)]
+            own: list[tuple[str, str, Recipe, str | None]] = [(candidate.name, candidate.why, recipe, None)]
             for number, (what, variant) in enumerate(candidate.variants(recipe).items(), start=1):
                 own.append((f"{candidate.name}_{number}", what, variant, candidate.name))
             members += [

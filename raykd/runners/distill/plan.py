@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -202,7 +203,7 @@ def describe(plan: SessionPlan, session: str) -> DistillPlan:
     """Return a plan for who asks for it."""
     about = plan.about
     names = [one.name for one in plan.candidates]
-    rounds: list[dict[str, Any]] = []
+    rounds: list[Mapping[str, Any]] = []
     if len(names) > 1:
         seconds = sum(one.first_seconds for one in plan.candidates)
         rounds.append(

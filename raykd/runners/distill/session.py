@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from raykd.cluster.config import Cluster
@@ -198,7 +199,7 @@ class Session:
                 continue
             member = members[name]
             logger.info("%s, %s: up to step %d of %d", title, name, until, member.experiment.recipe.schedule.steps)
-            self._guarded(member, lambda member=member, until=until: self._trainer.advance(member.experiment, until))
+            self._guarded(member, partial(self._trainer.advance, member.experiment, until))
             self._note()
         self._drop_sick(list(steps))
         verdict = self._judge()
@@ -283,7 +284,7 @@ class Session:
             member = members[name]
             self._at = f"the last stretch of {name}"
             logger.info("%s goes on to the end, step %d", name, member.experiment.recipe.schedule.steps)
-            result = self._guarded(member, lambda member=member: self._trainer.finish(member.experiment))
+            result = self._guarded(member, partial(self._trainer.finish, member.experiment))
             if result is not None:
                 return member
         self._alive([])
