@@ -47,6 +47,8 @@ class Contestant:
         student: the network, in evaluation mode.
         step: that it is of.
         images: for the others; ``held_out`` for itself, where nobody else's are fit; None where it made none.
+        family: of what it is a variant, or its name: a generator that does not ask the student makes the same images
+            whatever the student's rate is.
         is_control: whether it is what others must beat.
     """
 
@@ -55,6 +57,7 @@ class Contestant:
     step: int
     images: BlindPool | None
     held_out: BlindPool | None
+    family: str
     is_control: bool = False
 
     @property
@@ -68,9 +71,17 @@ class Contestant:
 
 
 def read_contestant(
-    name: str, run: RunDirectory, teacher: Teacher, spec: DataSpec, workspace: Workspace, world: World, *, control: bool
+    name: str,
+    run: RunDirectory,
+    teacher: Teacher,
+    spec: DataSpec,
+    workspace: Workspace,
+    world: World,
+    *,
+    family: str,
+    control: bool,
 ) -> Contestant:
-    """Read the student of a run's newest checkpoint, and its images.
+    """Read the student of a run's newest checkpoint, and its images; ``family`` and ``control`` as in Contestant.
 
     Raises:
         UsageError: if nothing is saved yet.
@@ -96,7 +107,7 @@ def read_contestant(
     files = PoolFiles(run, pool_files(path), spec.num_classes)
     images = _from_pool(files, spec, teacher, world, mirrored=mirrored) or held_out
     shown, own = (one if len(one) else None for one in (images, held_out))
-    return Contestant(name, student.eval(), checkpoint.step, shown, own, control)
+    return Contestant(name, student.eval(), checkpoint.step, shown, own, family, control)
 
 
 def _from_pool(files: PoolFiles, spec: DataSpec, teacher: Teacher, world: World, *, mirrored: bool) -> BlindPool | None:
@@ -128,7 +139,8 @@ def judge(contestants: Sequence[Contestant], num_classes: int, world: World) -> 
     kl: dict[str, dict[str, float]] = {}
     notes = []
     for student in contestants:
-        sources = {one.name: one.images for one in fit if one.name != student.name}
+        others = [one for one in fit if one.family != student.family] or [one for one in fit if one is not student]
+        sources = {one.name: one.images for one in others}
         if not sources:
             sources = {student.name: student.held_out}
             if not student.is_control:

@@ -120,6 +120,8 @@ def _slot(entrant: Entrant, whole: float, first: float, extra: float) -> Slot | 
 
     shortest = entrant.with_schedule(_FEWEST_STEPS, 1)
     least = timing.seconds(shortest)
+    if not whole:
+        return "the time was over before its first step; give more --minutes"
     if least > whole:
         return (
             f"a step takes {timing.step:.2g} s, and {_FEWEST_STEPS} of them with their reports {least:.0f} s: more "

@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from raykd.models import build_model
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import load_recipe
+from raykd.runners.distill import session
+from raykd.runners.distill.session import DistillStopped
 from tests.cli.conftest import Raykd
 from tests.cli.test_stop import command
-from tests.runners.distilling import SMALL, train_teacher
+from tests.runners.distilling import SMALL, distil, fixed, train_teacher
 
 
 @pytest.fixture(scope="module")
@@ -24,64 +26,69 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_dry_run_says_what_would_be_tried_and_keeps_nothing(raykd: Raykd, trained: Path) -> None:
-    done = raykd("distill", str(trained), "--data", "digits", "--minutes", "1", "--dry-run", *SMALL)
+    done = raykd("distill", str(trained), "--data", "digits", "--minutes", "5", "--dry-run", *SMALL)
     assert done.exit_code == 0, done.stderr
-    assert "6 BatchNorm layers" in done.stdout or "BatchNorm layers, whose statistics" in done.stdout
+    assert "BatchNorm layers, whose statistics" in done.stdout
     for words in ("fast", "dafl", "dfad", "noise is the control", "seconds a step", "round 1: candidates", "expected"):
         assert words in done.stdout
-    assert "no settings are varied: the budget does not suffice" in done.stdout
+    assert "images 1x32x32" in done.stdout
     assert not list(Path().iterdir())
-    told = raykd("distill", str(trained), "--data", "digits", "--minutes", "1", "--dry-run", "--json", *SMALL)
+    told = raykd("distill", str(trained), "--data", "digits", "--minutes", "5", "--dry-run", "--json", *SMALL)
     plan = json.loads(told.stdout)
     assert plan["student"] == "lenet5_half"
     assert all(one["seconds_per_step"] > 0 and one["steps"] >= 12 for one in plan["candidates"])
 
 
-def test_a_session_ends_with_a_student_a_recipe_and_an_export(raykd: Raykd, trained: Path) -> None:
-    arguments = ("distill", str(trained), "--data", "digits", "--minutes", "0.25", "--method", "dafl", *SMALL)
-    began = time.monotonic()
+def test_a_session_ends_with_a_student_a_recipe_and_an_export(
+    raykd: Raykd, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "plan_session", fixed(0))
+    arguments = ("distill", str(trained), "--data", "digits", "--method", "dafl", *SMALL)
     done = raykd(*arguments, "--json")
     assert done.exit_code == 0, done.stderr
-    assert time.monotonic() - began < 60, "the machine may be busy"
     result = json.loads(done.stdout.splitlines()[-1])
     assert resolve(load_recipe(result["recipe"])).run_id == result["run"]
     assert (Path(result["export"]) / "predict.py").is_file()
     assert {one["name"]: one["state"] for one in result["candidates"]} == {"dafl": "chosen", "noise": "dropped"}
-    assert "It learns from a generator" in done.stderr
+    assert "what is tried" in done.stderr
     again = raykd(*arguments)
     assert again.exit_code == 0
     for words in (result["run"], "they chose nothing", "raykd train makes the same run"):
         assert words in again.stdout
 
 
-def test_a_signal_is_answered_with_the_best_so_far_and_a_kill_is_survived(trained: Path) -> None:
-    arguments = ("distill", str(trained), "--data", "digits", "--minutes", "0.5", "--method", "dafl", *SMALL)
+def test_a_kill_and_a_signal_are_survived(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DistillStopped):
+        distil(trained, Path("runs"), monkeypatch, should_stop=lambda: True, plan=fixed(0), methods=("dafl",))
+    (file,) = Path("runs").glob("distillations/*/session.json")
+    planned = json.loads(file.read_text())["plan"]
+    arguments = ("distill", str(trained), "--data", "digits", "--minutes", "1", "--method", "dafl", *SMALL)
 
     def wait_for(pattern: str) -> None:
         deadline = time.monotonic() + 120
         while not list(Path("runs").glob(pattern)):
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     with command(*arguments) as process:
-        wait_for("digits_net_dafl-*/checkpoints/step_*")
+        wait_for("digits_net_dafl-*/checkpoints/step_0000002")
         process.kill()
         process.wait()
-    (file,) = Path("runs").glob("distillations/*/session.json")
-    planned = json.loads(file.read_text())["plan"]
     with command(*arguments) as process:
-        time.sleep(0.2)
-        wait_for("digits_net_noise-*/checkpoints/step_*")
+        wait_for("digits_net_noise-*/environment.json")
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=120)
-        if process.returncode:  # it may have ended before
-            assert process.returncode == 130
-            assert "the same command continues" in told or "interrupted" in told
+        _, told = process.communicate(timeout=240)
+        assert process.returncode in (0, 130), told
+        assert process.returncode == 0 or "the same command continues" in told or "interrupted" in told
     with command(*arguments) as process:
         out, told = process.communicate(timeout=240)
         assert process.returncode == 0, told
-    assert json.loads(file.read_text())["plan"] == planned, "the steps are those of the first command"
+    record = json.loads(file.read_text())
+    assert record["plan"] == planned, "the steps are those of the first command"
     assert "they chose nothing" in out
+    undisturbed = distil(trained, Path("other"), monkeypatch, plan=fixed(0), methods=("dafl",))
+    assert record["result"]["run"] == undisturbed.run
+    assert record["rounds"][0]["verdict"]["scores"] == undisturbed.rounds[0].to_dict()["verdict"]["scores"]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +118,12 @@ def test_what_is_wrong_is_told_in_a_line(raykd: Raykd, teacher: Path, arguments:
     assert not list(Path().glob("runs/*/status.json"))
 
 
-def test_a_student_is_proposed_by_a_target(raykd: Raykd, teacher: Path) -> None:
+def test_a_student_is_proposed_by_a_target(raykd: Raykd, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "plan_session", fixed(0))
+
     def planned(*more: str) -> str:
-        done = raykd("distill", teacher.name, "--data", "digits", "--minutes", "1", "--dry-run", "--json",
-                     "--method", "dafl", *more, *SMALL)  # fmt: skip
+        asked = ("--data", "digits", "--dry-run", "--json", "--method", "dafl", *more, *SMALL)
+        done = raykd("distill", teacher.name, *asked)
         assert done.exit_code == 0, done.stderr
         found: str = json.loads(done.stdout)["student"]
         return found
@@ -124,25 +133,29 @@ def test_a_student_is_proposed_by_a_target(raykd: Raykd, teacher: Path) -> None:
     assert planned("--student", "lenet5") == "lenet5"
 
 
-def test_a_network_of_ones_own_is_a_student(raykd: Raykd, teacher: Path) -> None:
+def test_a_network_of_ones_own_is_a_student(raykd: Raykd, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "plan_session", fixed(0))
     Path("mine.py").write_text(
         "from torch import nn\n\n"
         "def net(num_classes):\n"
         "    layers = nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes)\n"
         "    return nn.Sequential(*layers)\n"
     )
-    done = raykd("distill", teacher.name, "--data", "digits", "--minutes", "0.25", "--method", "dafl", "--json",
+    done = raykd("distill", teacher.name, "--data", "digits", "--method", "dafl", "--json",
                  "student.factory=mine:net", *SMALL)  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["student"] == "mine:net"
 
 
-def test_weights_in_another_folder_make_a_recipe_that_finds_them(raykd: Raykd, tmp_path: Path) -> None:
+def test_weights_in_another_folder_make_a_recipe_that_finds_them(
+    raykd: Raykd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "plan_session", fixed(0))
     torch.manual_seed(0)
     Path("sub").mkdir()
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "sub/t.safetensors")
     where = os.path.join(str(tmp_path), "sub", "t.safetensors")
-    done = raykd("distill", where, "--data", "digits", "--minutes", "0.2", "--method", "dafl", "--json", *SMALL)
+    done = raykd("distill", where, "--data", "digits", "--method", "dafl", "--json", *SMALL)
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert resolve(load_recipe(result["recipe"])).run_id == result["run"]

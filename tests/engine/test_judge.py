@@ -102,8 +102,10 @@ def images_of(labels: set[int], teacher: nn.Module, seed: int) -> Tensor:
     return drawn[torch.isin(answers, torch.tensor(sorted(labels)))][:400]
 
 
-def contestant(name: str, student: nn.Module, images: BlindPool | None, *, control: bool = False) -> Contestant:
-    return Contestant(name, student, 1, images, images, control)
+def contestant(
+    name: str, student: nn.Module, images: BlindPool | None, *, family: str | None = None, control: bool = False
+) -> Contestant:
+    return Contestant(name, student, 1, images, images, family or name, control)
 
 
 def test_a_student_of_one_class_cannot_win_and_its_images_judge_nobody() -> None:
@@ -141,3 +143,14 @@ def test_own_images_are_left_out_where_others_are_fit_and_a_control_s_always() -
     assert {name: set(row) for name, row in alone.scores.items()} == {"a": {"a"}, "n": {"a"}}
     assert alone.doubt is not None
     assert "a is judged on its own held-out images" in alone.doubt
+
+
+def test_variants_of_one_candidate_are_not_judged_on_each_other_s_images() -> None:
+    torch.manual_seed(0)
+    teacher = made_teacher()
+    one, other = (pool(images_of(set(range(CLASSES)), teacher, seed), teacher) for seed in (1, 2))
+    kin = [contestant("a", Plain(), one), contestant("a_1", Plain(), one, family="a")]
+    verdict = judge([*kin, contestant("b", Plain(), other)], CLASSES, ALONE)
+    assert {name: set(row) for name, row in verdict.scores.items()} == {"a": {"b"}, "a_1": {"b"}, "b": {"a", "a_1"}}
+    among_themselves = judge(kin, CLASSES, ALONE)
+    assert {name: set(row) for name, row in among_themselves.scores.items()} == {"a": {"a_1"}, "a_1": {"a"}}

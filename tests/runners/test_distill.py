@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import raykd
+from raykd.cluster.config import Cluster
 from raykd.errors import CorruptError, InProgress, RunFailed
 from raykd.recipe.experiment import resolve
 from raykd.recipe.recipe import Recipe, load_recipe
@@ -214,3 +215,21 @@ def test_a_damaged_record_is_told(
     file.write_text(json.dumps(found))
     with pytest.raises(CorruptError, match="move its folder away to begin the session again"):
         distil(teacher, store, monkeypatch)
+
+
+@pytest.mark.ray
+def test_on_two_workers_of_ray_stopped_and_continued(
+    ray_session: Any, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(name="test", workers=2, max_failures=1)
+
+    def trained() -> bool:
+        return bool(list(tmp_path.glob("digits_net_dafl-*/checkpoints/step_*")))
+
+    how: dict[str, Any] = {"plan": fixed(0), "methods": ("dafl",), "cluster": cluster}
+    with pytest.raises(DistillStopped, match="the same command continues"):
+        distil(teacher, tmp_path, monkeypatch, should_stop=trained, **how)
+    result = distil(teacher, tmp_path, monkeypatch, **how)
+    assert (result.chosen, result.candidates[0].state) == ("dafl", "chosen")
+    assert RunDirectory(Path(result.run_directory)).environment()["workers"] == 2
+    assert resolve(load_recipe(result.recipe)).run_id == result.run

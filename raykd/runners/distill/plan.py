@@ -222,7 +222,7 @@ def describe(plan: SessionPlan, session: str) -> DistillPlan:
         student=about["student"],
         student_parameters=about["student_parameters"],
         words=plan.words,
-        candidates=[as_result(one, step=0, state="planned") for one in plan.members],
+        candidates=[as_result(one, step=0, state="planned") for one in plan.candidates],
         rounds=rounds,
         notes=plan.notes,
         seconds=plan.seconds,

@@ -12,6 +12,7 @@ from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
 from raykd.engine.judge import Contestant, judge, read_contestant
+from raykd.engine.sentinel import find_warnings, kind_of
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
 from raykd.files import damaged
@@ -28,8 +29,8 @@ from raykd.tasks.objects import refuse_networks_of_this_process
 
 logger = logging.getLogger(__name__)
 
-_FATAL = ("collapse", "explosion", "dead")
-"""Kinds of warnings of a run's last report by which a candidate goes on no more, as long as there are others."""
+_FATAL = {"collapse", "explosion", "dead"}
+"""Kinds of warnings of two reports in a row by which a candidate goes on no more, as long as there are others."""
 
 
 class DistillStopped(RaykdError):
@@ -223,14 +224,15 @@ class Session:
             return None
 
     def _drop_sick(self, names: Sequence[str]) -> None:
-        """Let candidates go whose last report says that they have failed, as long as others have not."""
+        """Let candidates go whose last two reports say that they have failed, as long as others have not."""
         members = {one.name: one for one in self._plan.members}
         sick = {}
         for name in names:
             if name in self._record.failed or members[name].control:
                 continue
-            warnings = self._workspace.run(members[name].experiment.run_id).status().get("warnings") or []
-            found = [str(text) for text in warnings if str(text).partition(":")[0] in _FATAL]
+            rows = self._workspace.run(members[name].experiment.run_id).rows()
+            before = {kind_of(text) for text in find_warnings(rows[:-1])} if len(rows) > 1 else set()
+            found = [text for text in find_warnings(rows) if kind_of(text) in before & _FATAL] if rows else []
             if found:
                 sick[name] = found[0]
         rivals = [one for one in names if one not in self._record.failed and not members[one].control]
@@ -251,7 +253,10 @@ class Session:
             self._workspace.pull([run.name], World.alone(), checkpoints="all")
             if not run.checkpoints.is_dir():
                 continue
-            yield read_contestant(member.name, run, teacher, spec, self._workspace, world, control=member.control)
+            family = member.base or member.name
+            yield read_contestant(
+                member.name, run, teacher, spec, self._workspace, world, family=family, control=member.control
+            )
 
     def _judge(self) -> Verdict | None:
         """Rank all members that are trained and have not failed.

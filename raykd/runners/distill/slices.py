@@ -1,12 +1,11 @@
 """Train a run up to a step, in this process or on a cluster; what is there already is not trained again."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.engine.stop import Interrupted
-from raykd.errors import RunFailed
 from raykd.recipe.experiment import Experiment
 from raykd.recipe.recipe import without_test
 from raykd.results import RunResult
@@ -72,30 +71,22 @@ class Trainer:
                 raise
 
     def finish(self, experiment: Experiment) -> RunResult:
-        """Train a run to its end, of which only the last report opens the test split, if there is one.
+        """Train a run to its end, which opens the test split, if there is one: in this process at the last report only.
 
         Raises:
             Interrupted: if it was asked to stop before, and has saved.
             RaykdError: as the run does.
         """
-        schedule = experiment.recipe.schedule
-        last = schedule.steps - schedule.report_every
-        if last > 0:
-            self.advance(experiment, last)
-        if self.cluster.workers != 0:
+        if self.cluster.workers != 0:  # whose workers stop a little behind a step, so perhaps not before the last
             return train(
-                experiment,
-                self.cluster,
-                store=self.store,
-                data_root=self.data_root,
-                should_stop=self.should_stop,
+                experiment, self.cluster, store=self.store, data_root=self.data_root, should_stop=self.should_stop
             )
+        schedule = experiment.recipe.schedule
+        self.advance(experiment, schedule.steps - schedule.report_every)
         with tracked(self.cluster.trackers, [experiment], self.workspace, elsewhere=False):
             result = self._run_here(experiment, None)
             keep_run_pages([experiment.run_id], self.workspace)
-        if result is None:
-            raise RunFailed(f"run {experiment.run_id} has not come to its end")
-        return replace(result, directory=self.workspace.display_name(experiment.run_id))
+        return result
 
     def _run_here(self, experiment: Experiment, until: int | None) -> RunResult:
         return run_here(
@@ -109,5 +100,6 @@ class Trainer:
 
     def _noted_step(self, experiment: Experiment) -> int:
         """Return the step that workers have noted last, wherever they are."""
-        status = self.workspace.run(experiment.run_id).status()
-        return int(status.get("step", 0))
+        if self.workspace.mirror is not None:
+            self.workspace.pull([experiment.run_id], World.alone(), checkpoints="none")
+        return int(self.workspace.run(experiment.run_id).status().get("step", 0))
