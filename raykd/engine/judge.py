@@ -12,6 +12,7 @@ of them stretched to the range of real ones, some shifted, mirrored or cut with 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -71,17 +72,9 @@ class Contestant:
 
 
 def read_contestant(
-    name: str,
-    run: RunDirectory,
-    teacher: Teacher,
-    spec: DataSpec,
-    workspace: Workspace,
-    world: World,
-    *,
-    family: str,
-    control: bool,
+    run: RunDirectory, teacher: Teacher, spec: DataSpec, workspace: Workspace, world: World
 ) -> Contestant:
-    """Read the student of a run's newest checkpoint, and its images; ``family`` and ``control`` as in Contestant.
+    """Read the student of a run's newest checkpoint, and its images; it is called by its run's name.
 
     Raises:
         UsageError: if nothing is saved yet.
@@ -107,7 +100,7 @@ def read_contestant(
     files = PoolFiles(run, pool_files(path), spec.num_classes)
     images = _from_pool(files, spec, teacher, world, mirrored=mirrored) or held_out
     shown, own = (one if len(one) else None for one in (images, held_out))
-    return Contestant(name, student.eval(), checkpoint.step, shown, own, family, control)
+    return Contestant(run.name, student.eval(), checkpoint.step, shown, own, run.name)
 
 
 def _from_pool(files: PoolFiles, spec: DataSpec, teacher: Teacher, world: World, *, mirrored: bool) -> BlindPool | None:
@@ -126,21 +119,23 @@ def _from_pool(files: PoolFiles, spec: DataSpec, teacher: Teacher, world: World,
     return pool
 
 
-def judge(contestants: Sequence[Contestant], num_classes: int, world: World) -> Verdict:
-    """Score each student on the images of all others, and rank them.
+def judge(contestants: Sequence[Contestant], spec: DataSpec, teacher: nn.Module, world: World) -> Verdict:
+    """Score each student on the images of all others, and on those of two at a time cut together; rank them.
 
     Args:
-        contestants: two or more, of one teacher.
-        num_classes: K.
+        contestants: two or more.
+        spec: of their images.
+        teacher: theirs, on the device of ``world``.
         world: whose device computes.
     """
     fit = [one for one in contestants if one.fault is None]
+    crossed = _crossed(fit, spec, teacher, world)
     agreement: dict[str, dict[str, float]] = {}
     kl: dict[str, dict[str, float]] = {}
     notes = []
     for student in contestants:
         others = [one for one in fit if one.family != student.family] or [one for one in fit if one is not student]
-        sources = {one.name: one.images for one in others}
+        sources = {**{one.name: one.images for one in others}, **crossed}
         if not sources:
             sources = {student.name: student.held_out}
             if not student.is_control:
@@ -148,10 +143,13 @@ def judge(contestants: Sequence[Contestant], num_classes: int, world: World) -> 
         scores = {name: pool.score(student.student, world) for name, pool in sources.items() if pool is not None}
         agreement[student.name] = {name: one["agreement"] for name, one in scores.items()}
         kl[student.name] = {name: one["kl"] for name, one in scores.items()}
-    images = {one.name: one.images.effective_images for one in contestants if one.images is not None}
+    pools = {**{one.name: one.images for one in contestants if one.images is not None}, **crossed}
+    images = {name: pool.effective_images for name, pool in pools.items()}
+    families = [one.family for one in fit]
+    weights = {one.name: 1 / families.count(one.family) for one in fit}
     controls = [one.name for one in contestants if one.is_control]
     left_out = [f"{one.name}'s images judge nobody: {one.fault}" for one in contestants if one.fault is not None]
-    verdict = rank(agreement, kl, images, num_classes, controls)
+    verdict = rank(agreement, kl, images, spec.num_classes, controls, weights)
     doubts = [*([verdict.doubt] if verdict.doubt else []), *notes]
     return Verdict(
         order=verdict.order,
@@ -164,12 +162,33 @@ def judge(contestants: Sequence[Contestant], num_classes: int, world: World) -> 
     )
 
 
+def _crossed(fit: Sequence[Contestant], spec: DataSpec, teacher: nn.Module, world: World) -> dict[str, BlindPool]:
+    """Return, of each two families, images whose one half is the one's and whose other half is the other's."""
+    first: dict[str, Tensor] = {}
+    for one in sorted(fit, key=lambda one: one.name):
+        assert one.images is not None, "nothing speaks against them"
+        first.setdefault(one.family, one.images.as_made)
+    found: dict[str, BlindPool] = {}
+    for one_name, other_name in combinations(sorted(first), 2):
+        count = min(len(first[one_name]), len(first[other_name])) // 2 * 2
+        one, other = first[one_name][:count].to(world.device), first[other_name][:count].to(world.device)
+        middle = spec.size // 2
+        halves = [
+            torch.cat([left[..., :middle], right[..., middle:]], -1) for left, right in ((one, other), (other, one))
+        ]
+        pool = BlindPool(spec, mix(_SEED, 1), mirrored=False)
+        pool.add(torch.cat([halves[0][::2], halves[1][1::2]]), 0, teacher, world)
+        found[f"{one_name} x {other_name}"] = pool
+    return found
+
+
 def rank(
     agreement: Mapping[str, Mapping[str, float]],
     kl: Mapping[str, Mapping[str, float]],
     images: Mapping[str, float],
     num_classes: int,
     controls: Sequence[str] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> Verdict:
     """Rank students by their scores on sources: the better agreement first, or, within an error, the smaller KL.
 
@@ -179,6 +198,7 @@ def rank(
         images: how many of equal weight each source has, for the standard error.
         num_classes: K.
         controls: students that lead no others of an agreement within the error, and of whose lead nothing is said.
+        weights: what each source counts; default: 1.
     """
     names = sorted(agreement)
     counts = {
@@ -188,9 +208,9 @@ def rank(
         student: {source: _log_odds(value / 100, counts[source]) for source, value in row.items()}
         for student, row in agreement.items()
     }
-    fitted = _additive(odds)
+    fitted = _additive(odds, weights or {})
     quality = {name: 100 / (1 + math.exp(-value)) for name, value in fitted.items()}
-    divergence = _additive(kl)
+    divergence = _additive(kl, weights or {})
     first = max(names, key=lambda name: quality[name])
     share, total = quality[first] / 100, sum(counts.values())
     error = 100 * math.sqrt(max(share * (1 - share), 1e-4) / max(total, 1.0))
@@ -232,7 +252,7 @@ def _log_odds(share: float, count: float) -> float:
     return math.log(share / (1 - share))
 
 
-def _additive(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _additive(values: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> dict[str, float]:
     """Return what each student has of values that are a student's part plus a source's, at the mean of the sources.
 
     Where sources cannot be told apart the solution of the smallest norm takes them as alike.
@@ -245,6 +265,9 @@ def _additive(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     target = torch.tensor([value for _, _, value in cells], dtype=torch.float64)
     for row, (student, source, _) in enumerate(cells):
         design[row, 0] = design[row, 1 + student] = design[row, 1 + len(students) + source] = 1
-    solution: Tensor = torch.linalg.pinv(design) @ target
+    share = torch.tensor([weights.get(source, 1.0) for source in sources], dtype=torch.float64)
+    scale = share[[source for _, source, _ in cells]].sqrt()
+    solution: Tensor = torch.linalg.pinv(design * scale[:, None]) @ (target * scale)
     own, hardness = solution[1 : 1 + len(students)], solution[1 + len(students) :]
-    return {name: float(solution[0] + own[i] + hardness.mean()) for i, name in enumerate(students)}
+    mean = (hardness * share).sum() / share.sum()
+    return {name: float(solution[0] + own[i] + mean) for i, name in enumerate(students)}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from raykd.distributed.world import World
 from raykd.engine.blind_pool import BlindPool
-from raykd.engine.judge import Contestant, judge, rank
+from raykd.engine.judge import Contestant, _crossed, judge, rank
 from tests.methods.toy import SPEC, Plain, made_teacher
 
 ALONE = World.alone()
@@ -122,7 +122,7 @@ def test_a_student_of_one_class_cannot_win_and_its_images_judge_nobody() -> None
         contestant("fair", shaken(teacher), other),
         contestant("collapsed", Always(), few),
     ]
-    verdict = judge(found, CLASSES, ALONE)
+    verdict = judge(found, SPEC, teacher, ALONE)
     assert verdict.order[0] == "good"
     assert verdict.order[-1] == "collapsed"
     assert "collapsed" not in {source for row in verdict.scores.values() for source in row}
@@ -135,11 +135,16 @@ def test_own_images_are_left_out_where_others_are_fit_and_a_control_s_always() -
     one, other = (pool(images_of(set(range(CLASSES)), teacher, seed), teacher) for seed in (1, 2))
     verdict = judge(
         [contestant("a", Plain(), one), contestant("b", Plain(), other), contestant("n", Plain(), one, control=True)],
-        CLASSES,
+        SPEC,
+        teacher,
         ALONE,
     )
-    assert {name: set(row) for name, row in verdict.scores.items()} == {"a": {"b"}, "b": {"a"}, "n": {"a", "b"}}
-    alone = judge([contestant("a", Plain(), one), contestant("n", Plain(), other, control=True)], CLASSES, ALONE)
+    assert {name: set(row) for name, row in verdict.scores.items()} == {
+        "a": {"b", "a x b"},
+        "b": {"a", "a x b"},
+        "n": {"a", "b", "a x b"},
+    }
+    alone = judge([contestant("a", Plain(), one), contestant("n", Plain(), other, control=True)], SPEC, teacher, ALONE)
     assert {name: set(row) for name, row in alone.scores.items()} == {"a": {"a"}, "n": {"a"}}
     assert alone.doubt is not None
     assert "a is judged on its own held-out images" in alone.doubt
@@ -150,7 +155,30 @@ def test_variants_of_one_candidate_are_not_judged_on_each_other_s_images() -> No
     teacher = made_teacher()
     one, other = (pool(images_of(set(range(CLASSES)), teacher, seed), teacher) for seed in (1, 2))
     kin = [contestant("a", Plain(), one), contestant("a_1", Plain(), one, family="a")]
-    verdict = judge([*kin, contestant("b", Plain(), other)], CLASSES, ALONE)
-    assert {name: set(row) for name, row in verdict.scores.items()} == {"a": {"b"}, "a_1": {"b"}, "b": {"a", "a_1"}}
-    among_themselves = judge(kin, CLASSES, ALONE)
+    verdict = judge([*kin, contestant("b", Plain(), other)], SPEC, teacher, ALONE)
+    assert {name: set(row) for name, row in verdict.scores.items()} == {
+        "a": {"b", "a x b"},
+        "a_1": {"b", "a x b"},
+        "b": {"a", "a_1", "a x b"},
+    }
+    among_themselves = judge(kin, SPEC, teacher, ALONE)
     assert {name: set(row) for name, row in among_themselves.scores.items()} == {"a": {"a_1"}, "a_1": {"a"}}
+
+
+def test_families_count_alike_however_many_variants_they_have() -> None:
+    kl = {name: dict.fromkeys("xyz", 1.0) for name in "ab"}
+    scores = {"a": {"x": 80.0, "y": 20.0, "z": 20.0}, "b": {"x": 50.0, "y": 40.0, "z": 40.0}}
+    images = dict.fromkeys("xyz", 1000.0)
+    assert rank(scores, kl, images, 10).order == ["b", "a"]
+    assert rank(scores, kl, images, 10, weights={"x": 1.0, "y": 0.5, "z": 0.5}).order == ["a", "b"]
+
+
+def test_images_of_two_are_cut_together_in_the_middle() -> None:
+    torch.manual_seed(0)
+    teacher = made_teacher()
+    plain = [torch.full((64, SPEC.channels, SPEC.size, SPEC.size), value) for value in (0.25, 0.75)]
+    pools = [pool(images, teacher) for images in plain]
+    found = _crossed([contestant("b", Plain(), pools[1]), contestant("a", Plain(), pools[0])], SPEC, teacher, ALONE)
+    assert list(found) == ["a x b"]
+    halves = {tuple(row[0, 4, [0, -1]].tolist()) for row in found["a x b"].as_made}
+    assert {(0.25, 0.75), (0.75, 0.25)} <= halves

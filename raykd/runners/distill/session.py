@@ -11,7 +11,7 @@ from typing import Any
 from raykd.cluster.config import Cluster
 from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
-from raykd.engine.judge import Contestant, judge, read_contestant
+from raykd.engine.judge import judge, read_contestant
 from raykd.engine.sentinel import find_warnings, kind_of
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
@@ -241,33 +241,26 @@ class Session:
                 logger.warning("%s is out: %s", name, why)
                 self._record = self._record.with_failure(name, why)
 
-    def _contestants(self) -> Iterator[Contestant]:
-        """Yield all members that have a checkpoint."""
-        members = [one for one in self._plan.members if one.name not in self._record.failed]
-        first = members[0].experiment
-        spec = build_spec(first.recipe.data, self._workspace)
-        world = World.current()
-        teacher = load_teacher(first, spec, self._workspace)[0].to(world.device)
-        for member in members:
-            run = self._workspace.run(member.experiment.run_id)
-            self._workspace.pull([run.name], World.alone(), checkpoints="all")
-            if not run.checkpoints.is_dir():
-                continue
-            family = member.base or member.name
-            yield read_contestant(
-                member.name, run, teacher, spec, self._workspace, world, family=family, control=member.control
-            )
-
-    def _judge(self) -> Verdict | None:
+    def _judge(self) -> Verdict:
         """Rank all members that are trained and have not failed.
 
         Raises:
             RunFailed: if none is left.
         """
-        found = list(self._contestants())
-        if not found:
-            self._alive([])
-        return judge(found, int(self._plan.about["classes"]), World.current())
+        members = [one for one in self._plan.members if one.name not in self._record.failed]
+        self._alive([one.name for one in members])
+        first, world = members[0].experiment, World.current()
+        spec = build_spec(first.recipe.data, self._workspace)
+        teacher = load_teacher(first, spec, self._workspace)[0].to(world.device)
+        found = []
+        for member in members:
+            run = self._workspace.run(member.experiment.run_id)
+            self._workspace.pull([run.name], World.alone(), checkpoints="all")
+            if run.checkpoints.is_dir():
+                own = read_contestant(run, teacher, spec, self._workspace, world)
+                family = member.base or member.name
+                found.append(replace(own, name=member.name, family=family, is_control=member.control))
+        return judge(found, spec, teacher, world)
 
     def _final_verdict(self) -> Verdict | None:
         """Rank all with the winner as it is in the end; None where it has nobody beside it."""
@@ -302,9 +295,7 @@ class Session:
         self._noted_at = now
         self._folder.write(self._record)
 
-    def _told(self, verdict: Verdict | None) -> Iterator[str]:
-        if verdict is None:
-            return
+    def _told(self, verdict: Verdict) -> Iterator[str]:
         figures = ", ".join(f"{name} {verdict.agreement[name]:.1f} %" for name in verdict.order)
         yield f"agreement on each other's images: {figures}"
         if verdict.doubt:
