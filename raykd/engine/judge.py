@@ -3,7 +3,9 @@
 Each source of images is one student's. What a student agrees on with the teacher depends on how hard a source is too,
 so agreements are not averaged: student i on source j is taken to score, on the scale of log odds, q_i + d_j, and all q
 and d are found by least squares. So it does no student harm that the others' images are hard, nor good that they are
-easy. A source that shows few classes, and a control's, which no real image is like, judge nobody.
+easy. A source that shows few classes, and a control's, which no real image is like, judge nobody. Two candidates who
+have only each other's images would leave open whose are the harder ones; so images of two, cut together in the middle,
+are a source for all, which neither of them owns more than the other.
 
 All is blind: agreement is with the teacher, by class (see ``balanced_score``), on images that methods have made, half
 of them stretched to the range of real ones, some shifted, mirrored or cut with each other (see ``BlindPool``).
@@ -36,6 +38,7 @@ IMAGES = 1024
 """Of a source, at most."""
 _SEED = 0x1D6E
 _CHANCE = 2.0  # times what one who always names the same class agrees on; no more is near chance
+_AGAINST = 0.3  # of the sources that have judged both: so many rank the first two the other way round
 _LEAST_ODDS = 0.5  # images: what is agreed on always, or never, is taken to differ on so many
 
 
@@ -208,9 +211,10 @@ def rank(
         student: {source: _log_odds(value / 100, counts[source]) for source, value in row.items()}
         for student, row in agreement.items()
     }
-    fitted = _additive(odds, weights or {})
+    weights = weights or {}
+    fitted = _additive(odds, weights)
     quality = {name: 100 / (1 + math.exp(-value)) for name, value in fitted.items()}
-    divergence = _additive(kl, weights or {})
+    divergence = _additive(kl, weights)
     first = max(names, key=lambda name: quality[name])
     share, total = quality[first] / 100, sum(counts.values())
     error = 100 * math.sqrt(max(share * (1 - share), 1e-4) / max(total, 1.0))
@@ -218,31 +222,44 @@ def rank(
                   key=lambda name: (name in controls, divergence[name], name))  # fmt: skip
     rest = sorted((name for name in names if name not in near), key=lambda name: (-quality[name], name))
     order = [*near, *rest]
+    rivals = [name for name in order if name not in controls]
     return Verdict(
         order=order,
         agreement=quality,
         kl=divergence,
         error=error,
-        doubt=_doubt([name for name in order if name not in controls], quality, error, num_classes),
+        doubt=_doubt(rivals, quality, error, num_classes, agreement, weights),
         scores={name: dict(row) for name, row in agreement.items()},
         notes=[],
     )
 
 
-def _doubt(order: Sequence[str], quality: Mapping[str, float], error: float, num_classes: int) -> str | None:
+def _doubt(
+    order: Sequence[str],
+    quality: Mapping[str, float],
+    error: float,
+    num_classes: int,
+    agreement: Mapping[str, Mapping[str, float]],
+    weights: Mapping[str, float],
+) -> str | None:
     """Say why a ranking, the best first, is not to be relied on; None if it is."""
     if not order:
         return None
-    best = quality[order[0]]
-    if best < _CHANCE * 100 / num_classes:
+    best, chance = quality[order[0]], 100 / num_classes
+    if best < _CHANCE * chance:
+        return f"all are near chance: the best agrees on {best:.0f} %, where one class alone has {chance:.0f} %"
+    if len(order) == 1:
+        return None
+    one, other = order[:2]
+    if abs(best - quality[other]) <= 2 * error:
         return (
-            f"all are near chance: the best agrees on {best:.0f} %, where one class alone has {100 / num_classes:.0f} %"
+            f"{one} and {other} differ by {abs(best - quality[other]):.1f} points, and two standard errors are "
+            f"{2 * error:.1f}"
         )
-    if len(order) > 1 and abs(best - quality[order[1]]) <= 2 * error:
-        return (
-            f"{order[0]} and {order[1]} differ by {abs(best - quality[order[1]]):.1f} points, and two standard errors "
-            f"are {2 * error:.1f}"
-        )
+    common = sorted(agreement[one].keys() & agreement[other].keys())
+    against = [source for source in common if agreement[one][source] < agreement[other][source]]
+    if sum(weights.get(source, 1.0) for source in against) > _AGAINST * sum(weights.get(one, 1.0) for one in common):
+        return f"on the images of {', '.join(against)} {other} is better than {one}"
     return None
 
 

@@ -182,3 +182,13 @@ def test_images_of_two_are_cut_together_in_the_middle() -> None:
     assert list(found) == ["a x b"]
     halves = {tuple(row[0, 4, [0, -1]].tolist()) for row in found["a x b"].as_made}
     assert {(0.25, 0.75), (0.75, 0.25)} <= halves
+
+
+def test_sources_that_contradict_each_other_lower_the_confidence() -> None:
+    kl = {name: dict.fromkeys("xyz", 1.0) for name in "ab"}
+    images = dict.fromkeys("xyz", 5000.0)
+    scores = {"a": {"x": 90.0, "y": 50.0, "z": 60.0}, "b": {"x": 50.0, "y": 60.0, "z": 50.0}}
+    verdict = rank(scores, kl, images, 10)
+    assert (verdict.order, verdict.doubt) == (["a", "b"], "on the images of y b is better than a")
+    agreeing = {"a": {"x": 90.0, "y": 70.0, "z": 60.0}, "b": scores["b"]}
+    assert rank(agreeing, kl, images, 10).doubt is None

@@ -16,11 +16,11 @@ from raykd.errors import CorruptError
 from raykd.files import damaged, locked, make_folder, parse_content, read_json, sweep, write_json, writing
 from raykd.recipe.experiment import Experiment, experiment_from_dict
 from raykd.results import DistillResult, RoundResult
+from raykd.store.inventory import DISTILLATIONS
 from raykd.store.mirror import SESSION
 from raykd.store.run_directory import PAGE
 from raykd.store.workspace import Workspace
 
-FOLDER = "distillations"
 _RECIPE, _EXPORT = "best.yaml", "export"
 _ADVICE = "move its folder away to begin the session again; its runs stay in the store"
 
@@ -168,8 +168,8 @@ class SessionFolder:
     def __init__(self, workspace: Workspace, session: str) -> None:
         """Open nothing yet."""
         self._workspace = workspace
-        self.name = f"{FOLDER}/{session}"
-        self.path = workspace.store / FOLDER / session
+        self.name = f"{DISTILLATIONS}/{session}"
+        self.path = workspace.store / DISTILLATIONS / session
 
     @property
     def recipe(self) -> Path:
