@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from raykd.errors import SetupError
-from raykd.results import DistillResult
 from raykd.store.mirror import Mirror
 from raykd.store.run_directory import STATUS, RunDirectory
 from raykd.store.workspace import Location, Workspace, open_workspace
@@ -64,13 +63,13 @@ def keep_table_page(folder: Path) -> None:
     _keep(write, f"table {folder.name}")
 
 
-def keep_session_page(folder: Path, result: DistillResult, runs: Sequence[RunDirectory]) -> None:
-    """Write the page of a session into its folder, with its runs beside each other."""
+def keep_session_page(folder: Path) -> None:
+    """Write the page of a session of `raykd distill` into its folder."""
 
     def write() -> None:
         from raykd.reporting.pages.write import write_session
 
-        write_session(folder, result, runs)
+        write_session(folder)
 
     _keep(write, f"session {folder.name}")
 

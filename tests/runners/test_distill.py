@@ -16,6 +16,7 @@ from raykd.recipe.recipe import Recipe, load_recipe
 from raykd.results import DistillResult
 from raykd.runners.distill.record import SessionFolder
 from raykd.runners.distill.session import DistillStopped
+from raykd.runners.report import write_report
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 from tests.runners.distilling import FINALIST, FIRST, STEPS, distil, fixed, train_teacher, with_numbers
@@ -70,13 +71,15 @@ def test_the_recipe_makes_the_same_run_again(undisturbed: DistillResult, tmp_pat
     assert RunDirectory(tmp_path / again.run).student.read_bytes() == student_of(undisturbed)
 
 
-def test_what_it_leaves_behind(undisturbed: DistillResult) -> None:
+def test_what_it_leaves_behind(undisturbed: DistillResult, tmp_path: Path) -> None:
     assert undisturbed.export is not None
     assert (Path(undisturbed.export) / "predict.py").is_file()
     assert undisturbed.report is not None
     text = Path(undisturbed.report).read_text()
     for name in ("fast", "dafl", "noise (control)", undisturbed.run):
         assert name in text
+    again = write_report([undisturbed.directory], tmp_path / "again.html", None)
+    assert undisturbed.run in again.read_text()
 
 
 def test_no_test_image_is_opened_before_the_winner_s_end(undisturbed: DistillResult) -> None:

@@ -79,10 +79,10 @@ def end_session(
         search_seconds=max(0.0, round(record.seconds - (result.seconds or own), 1)),
         notes=record.plan.notes,
     )
-    keep_session_page(folder.path, ended, [workspace.run(one.run) for one in ended.candidates if one.step])
-    if folder.page.is_file():
-        ended = replace(ended, report=str(folder.page))
-    return replace(record, result=ended)
+    record = replace(record, result=ended)
+    folder.write(record)
+    keep_session_page(folder.path)
+    return replace(record, result=replace(ended, report=str(folder.page))) if folder.page.is_file() else record
 
 
 def _beats_control(chosen: Member, record: Record, final: Verdict | None) -> bool | None:

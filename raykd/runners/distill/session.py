@@ -1,6 +1,7 @@
 """Run a session: rounds of slices, each judged, the winner to its end; what is noted already is not done again."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -104,6 +105,8 @@ def plan(
 
 def _open(request: Request, minutes: float, workspace: Workspace) -> tuple[Proposals, str]:
     """Look at the teacher; return what may be tried with it, and how the session is called."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("a session is one process: start it without torchrun, and name workers by --cluster")
     if not 0 < minutes < float("inf"):
         raise UsageError(f"--minutes is {minutes:g}: give a number above 0")
     logger.info("looking at the teacher")
