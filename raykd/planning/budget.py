@@ -1,18 +1,21 @@
 """Share a time among candidates: how long each one's schedule is, and up to which step each round trains it.
 
-In round 1 all candidates get equally many seconds. Then, where there is time for it, the leader's settings are varied,
-each for as long; the two best go on, and the best to the end of its schedule. A schedule is as long as all the time
-buys that its candidate would have in the end, so a round trains a prefix of it (successive halving, Jamieson and
-Talwalkar 2016, arXiv 1502.07943).
+In round 1 all candidates get equally many seconds, a control half of them. Then, where there is time for it, the
+leader's settings are varied, each for as long; the two best go on, and the best to the end of its schedule. A schedule
+is as long as all the time buys that its candidate would have in the end, so a round trains a prefix of it (successive
+halving, Jamieson and Talwalkar 2016, arXiv 1502.07943).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from raykd.methods import METHODS
 from raykd.planning.timing import RunTiming
 from raykd.recipe.recipe import Recipe
 
 _FIRST, _FINALISTS = 0.2, 0.05  # of the time: all candidates of round 1 together, and each of two finalists
+_FIRST_ALONE = 0.3  # the former where there is no time to vary settings
+_CONTROL = 0.5  # of another candidate's seconds: what learns from noise is soon as good as it will be
 _SETTINGS = 0.12  # of the time, that varied settings take at most
 _LEAST_SLICE = 20.0  # seconds that a setting must be tried for, so that it tells anything
 _MOST_SETTINGS = 3
@@ -81,15 +84,18 @@ def share_budget(entrants: Sequence[Entrant], seconds: float, spent: float) -> B
     building = max((one.timing.build for one in entrants), default=0.0)
     starts = len(entrants) + finalists + 2
     left = max(0.0, seconds * (1 - _CLOSING - _JUDGING) - spent - starts * building)
-    alone = len(rivals) == 1
-    first = _FIRST * left / max(1, len(entrants)) if not alone or len(entrants) > 1 else 0.0
+    shares = len(rivals) + _CONTROL * (len(entrants) - len(rivals))
+    first = _FIRST * left / shares if len(entrants) > 1 else 0.0
     settings, why = _settings(rivals, first, left, building)
+    if not settings:
+        first *= _FIRST_ALONE / _FIRST
     extra = _FINALISTS * left if finalists > 1 else 0.0
     left -= settings * building
-    others = first * (len(entrants) - 1 + settings) + extra * (finalists - 1)
+    others = first * (shares - 1 + settings) + extra * (finalists - 1)
     slots, left_out = {}, {}
     for one in entrants:
-        slot = _slot(one, max(0.0, left - others), first, extra)
+        own = _CONTROL * first if one.is_control else first
+        slot = _slot(one, max(0.0, left - others), own, extra)
         if isinstance(slot, str):
             left_out[one.name] = slot
         else:
@@ -146,9 +152,13 @@ def _slot(entrant: Entrant, whole: float, first: float, extra: float) -> Slot | 
 
 
 def _end(timing: RunTiming, recipe: Recipe, seconds: float) -> int:
-    """Return the step of the last report that is there by then, of the first one where none is."""
+    """Return the step of the last report that is there by then; at least a report's worth of the last phase is.
+
+    Before that phase a method may not have begun with its student.
+    """
     every, steps = recipe.schedule.report_every, recipe.schedule.steps
-    reports = 1
+    begin = METHODS[recipe.method.name].phases(recipe.method, steps)[-1].start
+    reports = -(-begin // every) + 1
     while every * (reports + 1) < steps and timing.seconds(recipe, every * (reports + 1)) <= seconds:
         reports += 1
     return min(every * reports, steps - every) or steps

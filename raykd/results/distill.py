@@ -17,6 +17,7 @@ class Verdict(Result):
         agreement: with the teacher, in per cent by class, as each would have on the images of all.
         kl: KL(teacher || student) in nats, likewise.
         error: a standard error of the best one's agreement.
+        near_chance: whether no student is worth much more than an answer that is always the same class.
         doubt: why the order is not to be relied on; None if it is.
         scores: the agreements that were measured, by student and by whose images.
         notes: whose images were left out, and why.
@@ -26,6 +27,7 @@ class Verdict(Result):
     agreement: Mapping[str, float]
     kl: Mapping[str, float]
     error: float
+    near_chance: bool
     doubt: str | None
     scores: Mapping[str, Mapping[str, float]]
     notes: list[str]

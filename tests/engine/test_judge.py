@@ -67,6 +67,7 @@ def test_what_is_within_an_error_is_told_apart_by_divergence_and_a_control_comes
 def test_near_chance_is_said() -> None:
     verdict = rank({"a": {"x": 14.0}, "b": {"x": 10.0}}, {"a": {"x": 2.0}, "b": {"x": 2.3}}, {"x": 1000.0}, 10)
     assert verdict.doubt is not None
+    assert verdict.near_chance
     assert "all are near chance: the best agrees on 14 %, where one class alone has 10 %" in verdict.doubt
 
 

@@ -172,6 +172,17 @@ def test_a_winner_that_fails_late_gives_way_to_the_next(
     assert "failed" in states.values()
 
 
+def test_what_is_near_chance_drops_nobody_and_the_preferred_way_gets_the_time(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = distil(teacher, tmp_path, monkeypatch, chance=20.0)
+    assert [one.title for one in result.rounds] == ["candidates", "finalists"]
+    assert set(result.rounds[1].steps) == {"fast", "dafl", "dfad"}
+    assert result.chosen == "fast", "which stands first"
+    assert result.doubt is not None
+    assert "all are near chance" in result.doubt
+
+
 def test_one_method_alone_has_its_control_beside_it(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

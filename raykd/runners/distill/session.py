@@ -154,14 +154,17 @@ class Session:
         candidates = list(plan.candidates)
         if len(candidates) > 1:
             self._round(0, "candidates", {one.name: one.first for one in candidates})
-        leader = self._alive(self._order())[0]
         number = 1 if len(candidates) > 1 else 0
-        variants = plan.variants(leader.name)
+        leader = self._alive(self._order())[0]
+        variants = [] if self._is_near_chance else plan.variants(leader.name)
         if variants:
             steps = {one.name: one.first for one in (leader, *variants)}
             self._round(number, f"settings of {leader.name}", steps)
             number += 1
-        finalists = self._alive(self._order())[: plan.finalists]
+        # What tells nothing yet drops nobody: the time that settings would have had is for all candidates then.
+        finalists = self._alive(self._order())
+        if not self._is_near_chance:
+            finalists = finalists[: plan.finalists]
         if len(finalists) > 1:
             steps = {one.name: one.finalist for one in finalists}
             self._round(number, "finalists", steps)
@@ -170,12 +173,25 @@ class Session:
         return finalists[0]
 
     def _order(self) -> list[str]:
-        """Return the names of all members that have been judged, the best first; before that, as they are planned."""
+        """Return the names of all members that have been judged, the best first.
+
+        As long as nothing tells them apart, those first that are preferred for such teachers.
+        """
         rounds = self._record.rounds
         if not rounds:
             return [one.name for one in self._plan.candidates]
         verdict = rounds[-1].verdict
-        return [] if verdict is None else list(verdict.order)
+        if verdict is None:
+            return []
+        if verdict.near_chance:
+            return [one.name for one in self._plan.members if one.name in verdict.order]
+        return list(verdict.order)
+
+    @property
+    def _is_near_chance(self) -> bool:
+        """Tell whether by the last verdict all are near chance."""
+        verdict = self._record.rounds[-1].verdict if self._record.rounds else None
+        return verdict is not None and verdict.near_chance
 
     def _alive(self, order: Sequence[str]) -> list[Member]:
         """Return the members of an order that may win: no control unless there is nobody else.
@@ -250,7 +266,7 @@ class Session:
         Raises:
             RunFailed: if none is left.
         """
-        members = [one for one in self._plan.members if one.name not in self._record.failed]
+        members = [one for one in self._plan.members if self._is_trained(one)]
         self._alive([one.name for one in members])
         first, world = members[0].experiment, World.current()
         spec = build_spec(first.recipe.data, self._workspace)
@@ -258,12 +274,16 @@ class Session:
         found = []
         for member in members:
             run = self._workspace.run(member.experiment.run_id)
-            self._workspace.pull([run.name], World.alone(), checkpoints="all")
-            if run.checkpoints.is_dir():
-                own = read_contestant(run, teacher, spec, self._workspace, world)
-                family = member.base or member.name
-                found.append(replace(own, name=member.name, family=family, is_control=member.control))
+            own = read_contestant(run, teacher, spec, self._workspace, world)
+            family = member.base or member.name
+            found.append(replace(own, name=member.name, family=family, is_control=member.control))
         return judge(found, spec, teacher, world)
+
+    def _is_trained(self, member: Member) -> bool:
+        """Tell whether a member has not failed and something of it is saved, which is brought here."""
+        run = self._workspace.run(member.experiment.run_id)
+        self._workspace.pull([run.name], World.alone(), checkpoints="all")
+        return member.name not in self._record.failed and run.checkpoints.is_dir()
 
     def _final_verdict(self) -> Verdict | None:
         """Rank all with the winner as it is in the end; None where it has nobody beside it."""
