@@ -173,16 +173,15 @@ def _crossed(fit: Sequence[Contestant], spec: DataSpec, teacher: nn.Module, worl
         assert one.images is not None, "nothing speaks against them"
         first.setdefault(one.family, one.images.as_made)
     found: dict[str, BlindPool] = {}
-    for one_name, other_name in combinations(sorted(first), 2):
-        count = min(len(first[one_name]), len(first[other_name])) // 2 * 2
-        one, other = first[one_name][:count].to(world.device), first[other_name][:count].to(world.device)
+    for left, right in combinations(sorted(first), 2):
+        count = min(len(first[left]), len(first[right]))
+        mixed, others = (first[name][:count].to(world.device, copy=True) for name in (left, right))
         middle = spec.size // 2
-        halves = [
-            torch.cat([left[..., :middle], right[..., middle:]], -1) for left, right in ((one, other), (other, one))
-        ]
+        mixed[::2, ..., middle:] = others[::2, ..., middle:]
+        mixed[1::2, ..., :middle] = others[1::2, ..., :middle]
         pool = BlindPool(spec, mix(_SEED, 1), mirrored=False)
-        pool.add(torch.cat([halves[0][::2], halves[1][1::2]]), 0, teacher, world)
-        found[f"{one_name} x {other_name}"] = pool
+        pool.add(mixed, 0, teacher, world)
+        found[f"{left} x {right}"] = pool
     return found
 
 
