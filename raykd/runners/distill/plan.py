@@ -187,7 +187,10 @@ def _words(proposals: Proposals, members: list[Member], budget: Budget, minutes:
     if controls:
         sentences.append(f"{' and '.join(one.name for one in controls)} is the control that the winner must beat.")
     if budget.settings:
-        sentences.append(f"Then {budget.settings} settings of the leader are varied.")
+        varied = (
+            "a setting of the leader is" if budget.settings == 1 else f"{budget.settings} settings of the leader are"
+        )
+        sentences.append(f"Then {varied} varied.")
     if len(rivals) > 1:
         sentences.append(
             f"The best {budget.finalists} go on, and the best of them gets the rest of the {minutes:g} minutes."
@@ -210,7 +213,7 @@ def describe(plan: SessionPlan, session: str) -> DistillPlan:
             {"title": "candidates", "steps": {one.name: one.first for one in plan.candidates}, "seconds": seconds}
         )
     if plan.settings:
-        rounds.append({"title": f"{plan.settings} settings of the leader"})
+        rounds.append({"title": f"settings of the leader: {plan.settings}"})
     if plan.finalists > 1:
         rounds.append({"title": f"the best {plan.finalists}"})
     rounds.append({"title": "the best, to its end"})

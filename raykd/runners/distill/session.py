@@ -30,7 +30,9 @@ from raykd.tasks.objects import refuse_networks_of_this_process
 
 logger = logging.getLogger(__name__)
 
-_FATAL = {"collapse", "explosion", "dead"}
+_COLLAPSE = "collapse"
+_YOUNG = 0.1  # of a schedule: until then a generator may not know all classes yet
+_FATAL = {_COLLAPSE, "explosion", "dead"}
 """Kinds of warnings of two reports in a row by which a candidate goes on no more, as long as there are others."""
 
 
@@ -245,13 +247,15 @@ class Session:
     def _drop_sick(self, names: Sequence[str]) -> None:
         """Let candidates go whose last two reports say that they have failed, as long as others have not."""
         members = {one.name: one for one in self._plan.members}
+        steps_of = {name: one.experiment.recipe.schedule.steps for name, one in members.items()}
         sick = {}
         for name in names:
             if name in self._record.failed or members[name].control:
                 continue
             rows = self._workspace.run(members[name].experiment.run_id).rows()
             before = {kind_of(text) for text in find_warnings(rows[:-1])} if len(rows) > 1 else set()
-            found = [text for text in find_warnings(rows) if kind_of(text) in before & _FATAL] if rows else []
+            fatal = _FATAL if rows and rows[-1]["step"] > _YOUNG * steps_of[name] else _FATAL - {_COLLAPSE}
+            found = [text for text in find_warnings(rows) if kind_of(text) in before & fatal] if rows else []
             if found:
                 sick[name] = found[0]
         rivals = [one for one in names if one not in self._record.failed and not members[one].control]
