@@ -90,6 +90,7 @@ def plan_distillation(
     cluster: str | Path | Cluster | None = None,
     data_root: Location | None = None,
     allow_code: bool = False,
+    tune_host: bool = False,
 ) -> DistillPlan:
     """Tell what ``distill`` would do with the same arguments, by a few steps of each candidate; nothing is trained.
 
@@ -99,7 +100,9 @@ def plan_distillation(
     site = choose_site(cluster, 0, out, data_root)
     request = _request(teacher, student, target, data, methods, overrides, allow_code)
     with preserved_process():
-        return session.plan(request, minutes, site.cluster, store=site.store, data_root=site.data_root)
+        return session.plan(
+            request, minutes, site.cluster, store=site.store, data_root=site.data_root, tune_host=tune_host
+        )
 
 
 def _request(

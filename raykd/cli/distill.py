@@ -102,7 +102,7 @@ def distill(
         "allow_code": allow_code,
     }
     if dry_run:
-        _print_plan(distillation.plan_distillation(teacher, **request), as_json)
+        _print_plan(distillation.plan_distillation(teacher, **request, tune_host=True), as_json)
         return
     store = local_folder(out or place.storage)
     stop.watch(lambda: runs_in(store), place.address != "local")

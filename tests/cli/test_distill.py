@@ -129,7 +129,7 @@ def test_a_student_is_proposed_by_a_target(raykd: Raykd, teacher: Path, monkeypa
         return found
 
     assert planned("--target", "0.3") == "lenet5_half"
-    assert planned("--target", "1M") == "lenet5"
+    assert planned("--target", "1M") == "lenet5_bn"
     assert planned("--student", "lenet5") == "lenet5"
 
 

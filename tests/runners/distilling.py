@@ -77,7 +77,7 @@ def fixed(
 
 def distil(
     teacher: Path,
-    store: Path,
+    store: Path | str,
     monkeypatch: pytest.MonkeyPatch,
     *,
     plan: Callable[..., SessionPlan] | None = None,

@@ -19,6 +19,7 @@ from raykd.runners.distill.session import DistillStopped
 from raykd.runners.report import write_report
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
+from tests.object_store import Server
 from tests.runners.distilling import FINALIST, FIRST, STEPS, distil, fixed, train_teacher, with_numbers
 
 
@@ -229,6 +230,20 @@ def test_a_damaged_record_is_told(
     file.write_text(json.dumps(found))
     with pytest.raises(CorruptError, match="move its folder away to begin the session again"):
         distil(teacher, store, monkeypatch)
+
+
+def test_a_session_in_an_object_store_goes_on_from_another_machine(
+    teacher: Path, s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"s3://{s3.new_bucket()}/runs"
+    how: dict[str, Any] = {"plan": fixed(0), "methods": ("dafl",)}
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "one"))
+    with pytest.raises(DistillStopped, match=store):
+        distil(teacher, store, monkeypatch, should_stop=iter([False] * 5 + [True] * 99).__next__, **how)
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "other"))
+    result = distil(teacher, store, monkeypatch, **how)
+    assert (result.chosen, result.run_directory) == ("dafl", f"{store}/{result.run}")
+    assert any(name.endswith(f"distillations/{result.session}/session.json") for name in s3.files(store))
 
 
 @pytest.mark.ray

@@ -20,6 +20,7 @@ from raykd.files import damaged
 from raykd.recipe.experiment import resolve
 from raykd.reporting.progress import following
 from raykd.results import DistillPlan, DistillResult, RoundResult, Verdict
+from raykd.runners import local
 from raykd.runners.distill.ending import end_session
 from raykd.runners.distill.plan import describe, plan_session, session_name
 from raykd.runners.distill.record import Member, Record, SessionFolder, SessionPlan
@@ -60,8 +61,13 @@ def distill(
         RaykdError: for what the caller must mend, or if all candidates failed.
     """
     began = time.monotonic()
+    if tune_host:  # before steps are timed
+        local.prepare_host(cluster.threads)
     workspace = open_workspace(store, data_root)
     proposals, name = _open(request, minutes, workspace)
+    if cluster.workers != 0:
+        for _, recipe in proposals.candidates:
+            refuse_networks_of_this_process(resolve(recipe))
     folder = SessionFolder(workspace, name)
     with folder.held():
         record = folder.read()
@@ -79,9 +85,6 @@ def distill(
             logger.info("session %s goes on", name)
         trainer = Trainer(cluster, workspace, store, data_root, should_stop, tune_host)
         session = Session(folder, record, trainer, began)
-        if cluster.workers != 0:
-            for member in record.plan.candidates:
-                refuse_networks_of_this_process(member.experiment)
         logger.info("%s", record.plan.words)
         for note in record.plan.notes:
             logger.info("note: %s", note)
@@ -92,7 +95,13 @@ def distill(
 
 
 def plan(
-    request: Request, minutes: float, cluster: Cluster, *, store: Location, data_root: Location | None
+    request: Request,
+    minutes: float,
+    cluster: Cluster,
+    *,
+    store: Location,
+    data_root: Location | None,
+    tune_host: bool = False,
 ) -> DistillPlan:
     """Return what a session would do; nothing of it is kept.
 
@@ -100,6 +109,8 @@ def plan(
         RaykdError: for what the caller must mend.
     """
     began = time.monotonic()
+    if tune_host:
+        local.prepare_host(cluster.threads)
     workspace = open_workspace(store, data_root)
     proposals, name = _open(request, minutes, workspace)
     return describe(plan_session(proposals, minutes, cluster, workspace, began), name)
@@ -330,7 +341,7 @@ class Session:
 
     def _stopped(self, error: BaseException) -> str:
         """Say where the session stands, and which student is the best so far."""
-        saved = f" ({error})" if isinstance(error, Interrupted) else ""
+        saved = f" ({str(error).partition(';')[0]})" if isinstance(error, Interrupted) else ""
         best = None
         try:
             for member in self._alive(self._order()):
