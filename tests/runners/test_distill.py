@@ -53,6 +53,7 @@ def test_the_way_is_rounds_then_the_best_to_its_end(undisturbed: DistillResult) 
     assert [one.title.partition(" ")[0] for one in undisturbed.rounds] == ["candidates", "settings", "finalists"]
     assert undisturbed.rounds[0].steps == dict.fromkeys(("fast", "dafl", "dfad", "noise"), FIRST)
     assert set(undisturbed.rounds[2].steps.values()) == {FINALIST}
+    assert len({name.partition("_")[0] for name in undisturbed.rounds[2].steps}) == 2, "ways, not settings of one"
     chosen = candidates[undisturbed.chosen]
     assert (chosen.state, chosen.step, chosen.control) == ("chosen", STEPS, False)
     verdict = undisturbed.rounds[2].verdict

@@ -175,7 +175,7 @@ class Session:
             self._round(number, f"settings of {leader.name}", steps)
             number += 1
         # What tells nothing yet drops nobody: the time that settings would have had is for all candidates then.
-        finalists = self._alive(self._order())
+        finalists = _best_of_each(self._alive(self._order()))
         if not self._is_near_chance:
             finalists = finalists[: plan.finalists]
         if len(finalists) > 1:
@@ -355,6 +355,14 @@ class Session:
         run = self._workspace.display_name(best.experiment.run_id)
         how = "the best so far" if self._record.rounds else "there is a student, not judged yet,"
         return f"stopped at {self._at}{saved}; {how}: {best.name} in {run}; the same command continues"
+
+
+def _best_of_each(ranked: Sequence[Member]) -> list[Member]:
+    """Return the first of each candidate and its variants: what is slow at first is not judged by one slice alone."""
+    found: dict[str, Member] = {}
+    for member in ranked:
+        found.setdefault(member.base or member.name, member)
+    return list(found.values())
 
 
 def _require_same_networks(record: Record, proposals: Proposals, folder: SessionFolder) -> None:
