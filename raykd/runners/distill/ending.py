@@ -81,13 +81,26 @@ def end_session(
     )
     record = replace(record, result=ended)
     folder.write(record)
-    keep_session_page(folder.path)
-    return replace(record, result=replace(ended, report=str(folder.page))) if folder.page.is_file() else record
+    return with_page(folder, record)
+
+
+def with_page(folder: SessionFolder, record: Record) -> Record:
+    """Write the page of a finished session unless it is there, and return the record that names it, which is noted.
+
+    The page is drawn from the record: a command that is killed between the two leaves that to the next one.
+    """
+    if not folder.page.is_file():
+        keep_session_page(folder.path)
+    if record.result is None or record.result.report is not None or not folder.page.is_file():
+        return record
+    record = replace(record, result=replace(record.result, report=str(folder.page)))
+    folder.write(record)
+    return record
 
 
 def _beats_control(chosen: Member, record: Record, final: Verdict | None) -> bool | None:
     """Tell whether the student is better than its control by more than a standard error; None without one."""
-    if final is None or chosen.control:
+    if final is None or chosen.control or chosen.name not in final.agreement:
         return None
     controls = [one.name for one in record.plan.members if one.control and one.name in final.agreement]
     if not controls:
@@ -112,7 +125,8 @@ def _candidates(record: Record, chosen: Member, workspace: Workspace) -> list[Ca
     tried = {name: step for one in record.rounds for name, step in one.steps.items()}
     found = []
     for member in record.plan.members:
-        reason = record.failed.get(member.name)
+        failure = record.failed.get(member.name)
+        reason = None if failure is None else failure.reason
         if member.name == chosen.name:
             state, step = "chosen", member.experiment.recipe.schedule.steps
         elif member.name in tried or reason is not None:

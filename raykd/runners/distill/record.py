@@ -7,7 +7,7 @@ All choices depend on what stands here, so a session that was stopped or killed 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -115,12 +115,20 @@ class SessionPlan:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a member is out, and how many rounds were judged before that: no earlier choice knows of it."""
+
+    reason: str
+    round: int
+
+
+@dataclass(frozen=True)
 class Record:
     """All that a session has noted.
 
     Attributes:
         plan: what it does.
-        failed: why members failed, by name.
+        failed: of members that are out, by name.
         rounds: those that are judged.
         seconds: that it took until now, over all of its commands.
         planning: seconds of these before the plan.
@@ -128,7 +136,7 @@ class Record:
     """
 
     plan: SessionPlan
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, Failure] = field(default_factory=dict)
     rounds: tuple[RoundResult, ...] = ()
     seconds: float = 0.0
     planning: float = 0.0
@@ -139,7 +147,8 @@ class Record:
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         rounds = [one.to_dict() for one in self.rounds]
         result = None if self.result is None else self.result.to_dict()
-        return plain | {"plan": self.plan.to_dict(), "rounds": rounds, "result": result}
+        failed = {name: asdict(one) for name, one in self.failed.items()}
+        return plain | {"plan": self.plan.to_dict(), "failed": failed, "rounds": rounds, "result": result}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
@@ -150,7 +159,7 @@ class Record:
         """
         return cls(
             plan=SessionPlan.from_dict(found["plan"]),
-            failed={str(name): str(why) for name, why in found["failed"].items()},
+            failed={str(name): Failure(str(one["reason"]), int(one["round"])) for name, one in found["failed"].items()},
             rounds=tuple(RoundResult.from_dict(one) for one in found["rounds"]),
             seconds=float(found["seconds"]),
             planning=float(found["planning"]),
@@ -158,8 +167,8 @@ class Record:
         )
 
     def with_failure(self, name: str, why: str) -> "Record":
-        """Return the record with a member that failed."""
-        return replace(self, failed={**self.failed, name: why})
+        """Return the record with a member that fails now."""
+        return replace(self, failed={**self.failed, name: Failure(why, len(self.rounds))})
 
 
 class SessionFolder:

@@ -3,16 +3,18 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from raykd.cluster.config import Cluster
+from raykd.distributed.memory import is_out_of_memory
 from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
-from raykd.engine.judge import judge, read_contestant
+from raykd.engine.finite import Unhealthy
+from raykd.engine.judge import Contestant, judge, read_contestant
 from raykd.engine.sentinel import find_warnings, kind_of
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, RaykdError, RunFailed, UsageError
@@ -21,7 +23,7 @@ from raykd.recipe.experiment import resolve
 from raykd.reporting.progress import following
 from raykd.results import DistillPlan, DistillResult, RoundResult, Verdict
 from raykd.runners import local
-from raykd.runners.distill.ending import end_session
+from raykd.runners.distill.ending import end_session, with_page
 from raykd.runners.distill.plan import describe, plan_session, session_name
 from raykd.runners.distill.record import Member, Record, SessionFolder, SessionPlan
 from raykd.runners.distill.slices import Trainer
@@ -73,7 +75,9 @@ def distill(
         record = folder.read()
         if record is not None and record.result is not None:
             logger.info("session %s is finished already: reading its result", name)
-            return record.result
+            finished = with_page(folder, record).result
+            assert finished is not None, "it was there"
+            return finished
         if record is None:
             plan = plan_session(proposals, minutes, cluster, workspace, began)
             spent = time.monotonic() - began
@@ -162,63 +166,79 @@ class Session:
         return self._record.result
 
     def _search(self) -> Member:
-        """Go through the rounds; return who gets the rest of the time."""
+        """Go through the rounds; return who gets the rest of the time.
+
+        Each choice is made by the verdict of the round before it, and by what had failed until then: whatever is noted
+        later, a session that goes on chooses the same again.
+        """
         plan = self._plan
         candidates = list(plan.candidates)
+        number = 0
         if len(candidates) > 1:
             self._round(0, "candidates", {one.name: one.first for one in candidates})
-        number = 1 if len(candidates) > 1 else 0
-        leader = self._alive(self._order())[0]
-        variants = [] if self._is_near_chance else plan.variants(leader.name)
+            number = 1
+        leader = self._standing(number)[0]
+        variants = [] if self._is_near_chance(number) else plan.variants(leader.name)
         if variants:
             steps = {one.name: one.first for one in (leader, *variants)}
             self._round(number, f"settings of {leader.name}", steps)
             number += 1
         # What tells nothing yet drops nobody: the time that settings would have had is for all candidates then.
-        finalists = _best_of_each(self._alive(self._order()))
-        if not self._is_near_chance:
+        finalists = _best_of_each(self._standing(number))
+        if not self._is_near_chance(number):
             finalists = finalists[: plan.finalists]
         if len(finalists) > 1:
             steps = {one.name: one.finalist for one in finalists}
             self._round(number, "finalists", steps)
-            ranked = {one.name for one in finalists}
-            finalists = [one for one in self._alive(self._order()) if one.name in ranked] or self._alive(self._order())
+            ranked = self._record.rounds[number].steps
+            standing = self._standing(number + 1)
+            finalists = [one for one in standing if one.name in ranked] or standing
         return finalists[0]
 
-    def _order(self) -> list[str]:
-        """Return the names of all members that have been judged, the best first.
+    def _verdict(self, number: int) -> Verdict | None:
+        """Return the verdict of the last of the first ``number`` rounds."""
+        return self._record.rounds[number - 1].verdict if number else None
+
+    def _order(self, number: int) -> list[str]:
+        """Return the names of all members that were judged in the last of the first ``number`` rounds, the best first.
 
         As long as nothing tells them apart, those first that are preferred for such teachers.
         """
-        rounds = self._record.rounds
-        if not rounds:
+        if not number:
             return [one.name for one in self._plan.candidates]
-        verdict = rounds[-1].verdict
+        verdict = self._verdict(number)
         if verdict is None:
             return []
         if verdict.near_chance:
             return [one.name for one in self._plan.members if one.name in verdict.order]
         return list(verdict.order)
 
-    @property
-    def _is_near_chance(self) -> bool:
-        """Tell whether by the last verdict all are near chance."""
-        verdict = self._record.rounds[-1].verdict if self._record.rounds else None
+    def _is_near_chance(self, number: int) -> bool:
+        """Tell whether after the first ``number`` rounds all are near chance."""
+        verdict = self._verdict(number)
         return verdict is not None and verdict.near_chance
 
-    def _alive(self, order: Sequence[str]) -> list[Member]:
-        """Return the members of an order that may win: no control unless there is nobody else.
+    def _standing(self, number: int) -> list[Member]:
+        """Return the members that may win after the first ``number`` rounds, the best first.
+
+        Raises:
+            RunFailed: if none is left.
+        """
+        failed = [name for name, one in self._record.failed.items() if one.round < number]
+        return self._rivals(self._order(number), failed)
+
+    def _rivals(self, order: Sequence[str], failed: Container[str]) -> list[Member]:
+        """Return the members of an order that have not failed: no control unless there is nobody else.
 
         Raises:
             RunFailed: if none is left.
         """
         members = {one.name: one for one in self._plan.members}
-        alive = [members[name] for name in order if name not in self._record.failed]
-        rivals = [one for one in alive if not one.control] or alive
+        left = [members[name] for name in order if name not in failed]
+        rivals = [one for one in left if not one.control] or left
         if not rivals:
-            raise RunFailed(
-                "all candidates failed: " + "; ".join(f"{n}: {why}" for n, why in self._record.failed.items())
-            )
+            reasons = "; ".join(f"{name}: {one.reason}" for name, one in self._record.failed.items())
+            raise RunFailed(f"all candidates failed: {reasons}")
         return rivals
 
     def _round(self, number: int, title: str, steps: Mapping[str, int]) -> None:
@@ -237,23 +257,32 @@ class Session:
         self._drop_sick(list(steps))
         verdict = self._judge()
         seconds = round(time.monotonic() - began, 1)
-        done = RoundResult(title=title, steps=dict(steps), seconds=seconds, verdict=verdict)
+        reached = {
+            name: self._trainer.step_of(members[name].experiment) if name in self._record.failed else until
+            for name, until in steps.items()
+        }
+        done = RoundResult(title=title, steps=reached, seconds=seconds, verdict=verdict)
         for text in self._told(verdict):
             logger.info("%s", text)
         self._record = replace(self._record, rounds=(*self._record.rounds, done))
         self._note()
 
     def _guarded(self, member: Member, train: Callable[[], Any]) -> Any:
-        """Train; note a run that fails, which ends nothing."""
+        """Train; note a failure of the training's own, which ends nothing.
+
+        Faults of the place, such as data that are missing or workers that died, are nobody's: they end the command, and
+        the same command tries again.
+        """
         try:
             return train()
-        except Interrupted:
-            raise
-        except (RunFailed, UsageError, CorruptError) as error:
-            logger.warning("%s is out: %s", member.name, error)
-            self._record = self._record.with_failure(member.name, str(error))
-            self._note()
-            return None
+        except (RaykdError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, Unhealthy) and not is_out_of_memory(error):
+                raise
+            why = str(error).partition("\n")[0] or "no memory is left"
+        logger.warning("%s is out: %s", member.name, why)
+        self._record = self._record.with_failure(member.name, why)
+        self._note()
+        return None
 
     def _drop_sick(self, names: Sequence[str]) -> None:
         """Let candidates go whose last two reports say that they have failed, as long as others have not."""
@@ -280,18 +309,27 @@ class Session:
 
         Raises:
             RunFailed: if none is left.
+            CorruptError: if what is saved of all of them is damaged.
         """
         members = [one for one in self._plan.members if self._is_trained(one)]
-        self._alive([one.name for one in members])
+        self._rivals([one.name for one in members], self._record.failed)
         first, world = members[0].experiment, World.current()
         spec = build_spec(first.recipe.data, self._workspace)
         teacher = load_teacher(first, spec, self._workspace)[0].to(world.device)
-        found = []
+        found: list[Contestant] = []
+        fault: CorruptError | None = None
         for member in members:
             run = self._workspace.run(member.experiment.run_id)
-            own = read_contestant(run, teacher, spec, self._workspace, world)
+            try:
+                own = read_contestant(run, teacher, spec, self._workspace, world)
+            except CorruptError as error:
+                logger.warning("%s is not judged: %s", member.name, error)
+                fault = error
+                continue
             family = member.base or member.name
             found.append(replace(own, name=member.name, family=family, is_control=member.control))
+        if fault is not None and all(one.is_control for one in found):
+            raise fault
         return judge(found, spec, teacher, world)
 
     def _is_trained(self, member: Member) -> bool:
@@ -312,7 +350,8 @@ class Session:
 
     def _finish(self, chosen: Member) -> Member:
         """Train the chosen one to its end; if it fails, the next one."""
-        order = [chosen.name, *(one.name for one in self._alive(self._order()) if one.name != chosen.name)]
+        standing = self._standing(len(self._record.rounds))
+        order = [chosen.name, *(one.name for one in standing if one.name != chosen.name)]
         members = {one.name: one for one in self._plan.members}
         for name in order:
             if name in self._record.failed:
@@ -323,7 +362,7 @@ class Session:
             result = self._guarded(member, partial(self._trainer.finish, member.experiment))
             if result is not None:
                 return member
-        self._alive([])
+        self._rivals([], self._record.failed)
         raise AssertionError("raised above")
 
     def _note(self) -> None:
@@ -344,7 +383,7 @@ class Session:
         saved = f" ({str(error).partition(';')[0]})" if isinstance(error, Interrupted) else ""
         best = None
         try:
-            for member in self._alive(self._order()):
+            for member in self._rivals(self._order(len(self._record.rounds)), self._record.failed):
                 if self._trainer.step_of(member.experiment):
                     best = member
                     break
@@ -353,7 +392,7 @@ class Session:
         if best is None:
             return f"stopped at {self._at}{saved}, before any student was trained; the same command continues"
         run = self._workspace.display_name(best.experiment.run_id)
-        how = "the best so far" if self._record.rounds else "there is a student, not judged yet,"
+        how = "the best so far" if self._record.rounds else "not judged yet"
         return f"stopped at {self._at}{saved}; {how}: {best.name} in {run}; the same command continues"
 
 
