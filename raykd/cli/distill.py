@@ -151,13 +151,14 @@ def _print(result: "DistillResult", as_json: bool) -> None:
     ]
     output.print_table(f"{result.session}: what was tried", columns, rows)
     figures = result.figures
+    judges = "its own held-out images" if result.judged_on_own else "the others' images"
     share = 100 * result.search_seconds / result.seconds if result.seconds else 0.0
     pairs = {
         "student": f"{result.student}, {result.student_parameters:,} parameters of the teacher's "
         f"{result.teacher_parameters:,}",
-        "chosen": f"{result.chosen}, by its agreement on the others' images",
-        "agreement %": f"{output.format_figure(result.judged_agreement) or 'not measured'} on the others' images, "
-        f"{output.format_figure(figures.synthetic_agreement) or 'not measured'} on its own held-out ones",
+        "chosen": f"{result.chosen}, by its agreement on {judges}",
+        "agreement %": f"{output.format_figure(result.judged_agreement) or 'not measured'} on {judges}, "
+        f"{output.format_figure(figures.synthetic_agreement) or 'not measured'} on those that its last report held out",
         "test split": _test(result),
         "seconds": f"{result.seconds:.0f}, {share:.0f} % of them for the search",
         "directory": result.run_directory,

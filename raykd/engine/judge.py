@@ -37,9 +37,15 @@ from raykd.store.workspace import Workspace
 IMAGES = 1024
 """Of a source, at most."""
 _SEED = 0x1D6E
-_CHANCE = 2.0  # times what one who always names the same class agrees on; no more is near chance
+_HEADROOM = 0.1  # of what lies between chance and 100 %: no more than that above chance is near it
 _AGAINST = 0.3  # of the sources that have judged both: so many rank the first two the other way round
 _LEAST_ODDS = 0.5  # images: what is agreed on always, or never, is taken to differ on so many
+
+
+def near_chance_below(num_classes: int) -> float:
+    """Return below which agreement, in per cent by class, a student is near chance, where one class alone has 100/K."""
+    chance = 100 / num_classes
+    return chance + _HEADROOM * (100 - chance)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Contestant:
         name: its own.
         student: the network, in evaluation mode.
         step: that it is of.
-        images: for the others; ``held_out`` for itself, where nobody else's are fit; None where it made none.
+        images: for the others; ``held_out`` for all, itself among them, where nobody else's are fit; None where it made
+            none.
         family: of what it is a variant, or its name: a generator that does not ask the student makes the same images
             whatever the student's rate is.
         is_control: whether it is what others must beat.
@@ -138,10 +145,11 @@ def judge(contestants: Sequence[Contestant], spec: DataSpec, teacher: nn.Module,
     notes = []
     for student in contestants:
         others = [one for one in fit if one.family != student.family] or [one for one in fit if one is not student]
-        sources = {**{one.name: one.images for one in others}, **crossed}
-        if not sources:
-            sources = {student.name: student.held_out}
-            if not student.is_control:
+        sources: dict[str, BlindPool | None] = {**{one.name: one.images for one in others}, **crossed}
+        if not crossed and len(fit) < 2:  # all on the same images, on which the one that made them has not learnt
+            own = fit[0] if fit else student
+            sources = {own.name: own.held_out}
+            if own is student and not student.is_control:
                 notes.append(f"{student.name} is judged on its own held-out images: no others are fit for it")
         scores = {name: pool.score(student.student, world) for name, pool in sources.items() if pool is not None}
         agreement[student.name] = {name: one["agreement"] for name, one in scores.items()}
@@ -161,8 +169,8 @@ def judge(contestants: Sequence[Contestant], spec: DataSpec, teacher: nn.Module,
         error=verdict.error,
         near_chance=verdict.near_chance,
         doubt="; ".join(doubts) or None,
-        scores=agreement,
-        notes=left_out,
+        scores=verdict.scores,
+        notes=[*left_out, *verdict.notes],
     )
 
 
@@ -195,6 +203,8 @@ def rank(
 ) -> Verdict:
     """Rank students by their scores on sources: the better agreement first, or, within an error, the smaller KL.
 
+    A student that has no scores, or one that is not finite, tells nothing of sources, and comes last with 0 %.
+
     Args:
         agreement: per cent by student and source; a student's own source may be missing, or be its only one.
         kl: nats, likewise.
@@ -203,7 +213,17 @@ def rank(
         controls: students that lead no others of an agreement within the error, and of whose lead nothing is said.
         weights: what each source counts; default: 1.
     """
-    names = sorted(agreement)
+    names = sorted(name for name, row in agreement.items() if _is_sound(row) and _is_sound(kl[name]))
+    last = sorted((name for name in agreement if name not in names), key=lambda name: (name in controls, name))
+    notes = [f"{name} is last: it has no scores, or one that is not finite" for name in last]
+    shown = {
+        name: {key: value for key, value in row.items() if math.isfinite(value)} for name, row in agreement.items()
+    }
+    if not names:
+        doubt = "no student has scores that are finite"
+        return Verdict(order=last, agreement=dict.fromkeys(last, 0.0), kl={}, error=0.0, near_chance=True, doubt=doubt,
+                       scores=shown, notes=notes)  # fmt: skip
+    agreement, kl = ({name: rows[name] for name in names} for rows in (agreement, kl))
     counts = {
         name: max(1.0, images.get(name, 1.0)) for name in {source for row in agreement.values() for source in row}
     }
@@ -224,15 +244,19 @@ def rank(
     order = [*near, *rest]
     rivals = [name for name in order if name not in controls]
     return Verdict(
-        order=order,
-        agreement=quality,
+        order=[*order, *last],
+        agreement=quality | dict.fromkeys(last, 0.0),
         kl=divergence,
         error=error,
-        near_chance=max((quality[name] for name in rivals), default=0.0) < _CHANCE * 100 / num_classes,
+        near_chance=max((quality[name] for name in rivals), default=0.0) < near_chance_below(num_classes),
         doubt=_doubt(rivals, quality, error, num_classes, agreement, weights),
-        scores={name: dict(row) for name, row in agreement.items()},
-        notes=[],
+        scores=shown,
+        notes=notes,
     )
+
+
+def _is_sound(scores: Mapping[str, float]) -> bool:
+    return bool(scores) and all(map(math.isfinite, scores.values()))
 
 
 def _doubt(
@@ -247,7 +271,7 @@ def _doubt(
     if not order:
         return None
     best, chance = quality[order[0]], 100 / num_classes
-    if best < _CHANCE * chance:
+    if best < near_chance_below(num_classes):
         return f"all are near chance: the best agrees on {best:.0f} %, where one class alone has {chance:.0f} %"
     if len(order) == 1:
         return None

@@ -32,6 +32,10 @@ class Verdict(Result):
     scores: Mapping[str, Mapping[str, float]]
     notes: list[str]
 
+    def is_on_own(self, name: str) -> bool:
+        """Tell whether a student was judged on its own held-out images, as nobody else's were fit."""
+        return set(self.scores.get(name, {})) == {name}
+
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
         """Rebuild a verdict from ``to_dict``.
@@ -57,7 +61,7 @@ class CandidateResult(Result):
         control: whether it is what the others must beat.
         seconds_per_step: as measured before the plan.
         steps: of its whole schedule, as many as the budget buys; ``step`` is how far it is.
-        state: planned, trained, dropped, failed or chosen; ``reason`` says why.
+        state: planned, dropped, failed or chosen; ``reason`` says why.
         agreement: of the last round in which it was judged, see Verdict.
     """
 
@@ -134,7 +138,8 @@ class DistillResult(Result):
         chosen: the candidate's name.
         student, student_parameters, teacher_parameters: what was distilled into what.
         figures: of the student that was chosen blind; those on the test split, where there is one, chose nothing.
-        judged_agreement: with the teacher on the images of all other candidates, in per cent by class.
+        judged_agreement: with the teacher on the images of all other candidates, in per cent by class; with
+            ``judged_on_own`` on its own held-out images, as nobody else's were fit.
         beats_control: whether it is better than its control by the last verdict that has both; None without one.
         doubt: why the choice is not to be relied on; None if it is.
         warnings: what speaks against the student, with the likeliest causes.
@@ -153,6 +158,7 @@ class DistillResult(Result):
     teacher_parameters: int
     figures: Figures
     judged_agreement: float | None
+    judged_on_own: bool
     beats_control: bool | None
     doubt: str | None
     warnings: list[str]

@@ -4,12 +4,13 @@ import copy
 import math
 import random
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from raykd.distributed.world import World
 from raykd.engine.blind_pool import BlindPool
-from raykd.engine.judge import Contestant, _crossed, judge, rank
+from raykd.engine.judge import Contestant, _crossed, judge, near_chance_below, rank
 from tests.methods.toy import SPEC, Plain, made_teacher
 
 ALONE = World.alone()
@@ -147,6 +148,8 @@ def test_own_images_are_left_out_where_others_are_fit_and_a_control_s_always() -
     }
     alone = judge([contestant("a", Plain(), one), contestant("n", Plain(), other, control=True)], SPEC, teacher, ALONE)
     assert {name: set(row) for name, row in alone.scores.items()} == {"a": {"a"}, "n": {"a"}}
+    assert alone.is_on_own("a")
+    assert not verdict.is_on_own("a")
     assert alone.doubt is not None
     assert "a is judged on its own held-out images" in alone.doubt
 
@@ -193,3 +196,34 @@ def test_sources_that_contradict_each_other_lower_the_confidence() -> None:
     assert (verdict.order, verdict.doubt) == (["a", "b"], "on the images of y b is better than a")
     agreeing = {"a": {"x": 90.0, "y": 70.0, "z": 60.0}, "b": scores["b"]}
     assert rank(agreeing, kl, images, 10).doubt is None
+
+
+def test_two_classes_leave_room_above_chance() -> None:
+    assert (near_chance_below(2), near_chance_below(10)) == (55.0, 19.0)
+    kl = {"a": {"x": 0.1}, "b": {"x": 0.2}}
+    good = rank({"a": {"x": 96.0}, "b": {"x": 70.0}}, kl, {"x": 1000.0}, 2)
+    assert (good.near_chance, good.doubt) == (False, None)
+    assert rank({"a": {"x": 53.0}, "b": {"x": 50.0}}, kl, {"x": 1000.0}, 2).near_chance
+
+
+def test_scores_that_are_not_finite_or_none_come_last_and_spoil_nobody_s() -> None:
+    kl = {"a": {"x": 0.9, "y": 0.9}, "b": {"x": 0.2, "y": 0.2}, "bad": {"x": math.nan, "y": 1.0}, "none": {}}
+    scores = {"a": {"x": 80.0, "y": 80.0}, "b": {"x": 80.0, "y": 80.0}, "bad": {"x": 99.0, "y": 99.0}, "none": {}}
+    images = dict.fromkeys("xy", 400.0)
+    verdict = rank(scores, kl, images, 10)
+    assert verdict.order == ["b", "a", "bad", "none"]
+    assert verdict.kl == pytest.approx({"a": 0.9, "b": 0.2})
+    assert verdict.agreement["bad"] == verdict.agreement["none"] == 0.0
+    assert [note.partition(" ")[0] for note in verdict.notes] == ["bad", "none"]
+    nobody = rank({"a": {"x": math.nan}}, {"a": {"x": 1.0}}, images, 10)
+    assert (nobody.order, nobody.near_chance, nobody.scores) == (["a"], True, {"a": {}})
+
+
+def test_one_rival_and_its_control_are_judged_on_the_same_held_out_images() -> None:
+    torch.manual_seed(0)
+    teacher = made_teacher()
+    learnt, held_out = (pool(images_of(set(range(CLASSES)), teacher, seed), teacher) for seed in (1, 2))
+    student = Plain()
+    found = [Contestant("a", student, 1, learnt, held_out, "a"), Contestant("n", student, 1, None, None, "n", True)]
+    scores = judge(found, SPEC, teacher, ALONE).scores
+    assert scores["a"] == scores["n"] == {"a": held_out.score(student, ALONE)["agreement"]}

@@ -84,14 +84,14 @@ def distil(
     should_stop: Callable[[], bool] = lambda: False,
     pairs: tuple[str, ...] = SMALL,
     cluster: Cluster | None = None,
-    chance: float = 0.0,
+    chance: float = -1.0,
     **request: Any,
 ) -> DistillResult:
     """Run a session of a plan that no clock decides, here or on a cluster.
 
     A few steps bring nobody far, so none is taken to be near ``chance`` unless it is said.
     """
-    monkeypatch.setattr("raykd.engine.judge._CHANCE", chance)
+    monkeypatch.setattr("raykd.engine.judge._HEADROOM", chance)
     monkeypatch.setattr(session, "plan_session", plan or fixed())
     place = cluster or Cluster(name="here", workers=0)
     asked = Request(str(teacher), "digits", pairs=pairs, **request)

@@ -40,6 +40,7 @@ def session_page(result: DistillResult, runs: Sequence[RunFacts], start: Path) -
 
 def _student(result: DistillResult, link: str | None) -> Table:
     figures = result.figures
+    judges = "its own held-out images, by the judge" if result.judged_on_own else "the others' images"
     share = 100 * result.search_seconds / result.seconds if result.seconds else 0.0
     lines = [
         ("run", result.run, link),
@@ -49,7 +50,7 @@ def _student(result: DistillResult, link: str | None) -> Table:
             f"{result.student}, {result.student_parameters:,} of {result.teacher_parameters:,} parameters",
             None,
         ),
-        ("agreement on the others' images", _percent(result.judged_agreement), None),
+        (f"agreement on {judges}", _percent(result.judged_agreement), None),
         ("agreement on its own held-out images", _percent(figures.synthetic_agreement), None),
         ("agreement on the test split", _percent(figures.agreement), None),
         ("top-1 on the test split", _percent(figures.top1), None),

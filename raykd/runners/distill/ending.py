@@ -5,6 +5,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from raykd.distributed.world import World
+from raykd.engine.judge import near_chance_below
 from raykd.errors import RaykdError
 from raykd.files import write_text, writing
 from raykd.recipe.recipe import dump_recipe
@@ -18,8 +19,6 @@ from raykd.store.workspace import Workspace
 from raykd.tasks.export import export_run
 
 logger = logging.getLogger(__name__)
-
-_NEAR_CHANCE = 2.0  # times the agreement of one who always names the same class
 
 
 def end_session(
@@ -49,7 +48,7 @@ def end_session(
     beats = _beats_control(chosen, record, final)
     if beats is False:
         warnings.append("the student is no better than one that has learnt from noise alone")
-    if judged is not None and judged < _NEAR_CHANCE * 100 / int(about["classes"]):
+    if judged is not None and judged < near_chance_below(int(about["classes"])):
         causes = likeliest_causes(about, result, run.rows(), experiment.recipe.schedule.steps)
         chance = 100 / int(about["classes"])
         warnings.append(
@@ -67,6 +66,7 @@ def end_session(
         teacher_parameters=int(about["teacher_parameters"]),
         figures=result.student,
         judged_agreement=judged,
+        judged_on_own=final is not None and final.is_on_own(chosen.name),
         beats_control=beats,
         doubt=_doubt(record, final),
         warnings=warnings,

@@ -374,7 +374,10 @@ class Session:
 
     def _told(self, verdict: Verdict) -> Iterator[str]:
         figures = ", ".join(f"{name} {verdict.agreement[name]:.1f} %" for name in verdict.order)
-        yield f"agreement on each other's images: {figures}"
+        judges = "each other's images"
+        if verdict.is_on_own(verdict.order[0]):
+            judges = f"the held-out images of {verdict.order[0]}"
+        yield f"agreement on {judges}: {figures}"
         if verdict.doubt:
             yield f"the judge's confidence is low: {verdict.doubt}"
 
