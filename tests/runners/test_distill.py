@@ -93,7 +93,7 @@ def test_no_test_image_is_opened_before_the_winner_s_end(undisturbed: DistillRes
     assert ["accuracy/top1" in row for row in rows] == [False] * (len(rows) - 1) + [True]
 
 
-@pytest.mark.parametrize("polls", [4, 11])
+@pytest.mark.parametrize("polls", [4])
 def test_a_session_that_is_stopped_again_and_again_ends_alike(
     teacher: Path, undisturbed: DistillResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, polls: int
 ) -> None:
