@@ -1,5 +1,6 @@
 """``raykd distill``: the best student that some minutes buy, for a teacher of the user's own."""
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import click
 from raykd.cli.command import Command, allow_code_option
 from raykd.cli.names import StoreType, cluster_option, complete
 from raykd.cli.stop import Stop
+from raykd.errors import shortened
 
 if TYPE_CHECKING:
     from raykd.results import DistillPlan, DistillResult
@@ -24,9 +26,9 @@ class TargetType(click.ParamType[float]):
         """Refuse what is neither."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)([kKmM]?)", str(value))
         number = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
-        if number <= 0 or number == 1:
+        if not 0 < number < math.inf or number == 1:
             self.fail(
-                f"{value!r} is neither a number of parameters, as 100000, 100k or 2M, nor a part of the teacher's, as "
+                f"{shortened(value)} is neither a number of parameters, as 100000, 100k or 2M, nor a part of the teacher's, as "
                 "0.25.",
                 parameter,
                 context,

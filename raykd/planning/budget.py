@@ -23,7 +23,7 @@ _CLOSING = 0.04  # of the time: the test split, the export, the pages
 _JUDGING = 0.03
 _REPORTS = 0.08  # of a run's time that its reports may take
 _FEWEST_REPORTS, _MOST_REPORTS = 12, 30
-_FEWEST_STEPS = 12
+_FEWEST_STEPS, _MOST_STEPS = 12, 10**8
 
 WithSchedule = Callable[[int, int], Recipe]
 """From steps and ``report_every`` to a recipe."""
@@ -122,7 +122,7 @@ def _slot(entrant: Entrant, whole: float, first: float, extra: float) -> Slot | 
     timing = entrant.timing
 
     def fits(steps: int, every: int, limit: float) -> bool:
-        return timing.seconds(entrant.with_schedule(steps, every)) <= limit
+        return steps <= _MOST_STEPS and timing.seconds(entrant.with_schedule(steps, every)) <= limit
 
     shortest = entrant.with_schedule(_FEWEST_STEPS, 1)
     least = timing.seconds(shortest)

@@ -1,9 +1,9 @@
 """Packaged recipes that are tried side by side for a teacher of the user's: `candidates.yaml`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -20,6 +20,17 @@ class Candidate(Starter):
     control: bool = Field(default=False, description="whether it is what the others must beat")
     scaled: Mapping[str, float] = Field(default={}, description="whole numbers that are shares of the steps, by field")
     vary: Mapping[str, tuple[float, ...]] = Field(default={}, description="factors to be tried, by dotted number")
+
+    def leaving(self, keys: Iterable[str]) -> Self:
+        """Return the candidate that neither scales nor varies what somebody has set: fields, or whole sections."""
+        taken = tuple(keys)
+
+        def is_free(name: str) -> bool:
+            return not any(name == key or name.startswith(f"{key}.") for key in taken)
+
+        scaled = {name: share for name, share in self.scaled.items() if is_free(name)}
+        vary = {name: factors for name, factors in self.vary.items() if is_free(name)}
+        return self.model_copy(update={"scaled": scaled, "vary": vary})
 
     def with_schedule(self, recipe: Recipe, steps: int, report_every: int) -> Recipe:
         """Return a recipe of this candidate with another budget, and what is scaled with it; at least 1 of that."""
@@ -54,14 +65,6 @@ def candidates() -> list[Candidate]:
     with resources.as_file(resources.files("raykd.recipe") / "candidates.yaml") as file:
         content = load_yaml(Path(file))
     return [Candidate.model_validate(one) for one in content["candidates"]]
-
-
-def candidate_of(name: str, recipe: str) -> Candidate:
-    """Return the candidate of that name and recipe, or one that has nothing to vary."""
-    return next(
-        (one for one in candidates() if (one.name, one.recipe) == (name, recipe)),
-        Candidate(name=name, recipe=recipe, why="as asked for"),
-    )
 
 
 def _get(content: Mapping[str, Any], key: str) -> Any:

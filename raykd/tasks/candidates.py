@@ -1,10 +1,10 @@
 """What is tried side by side for a teacher: recipes of several families, by what `raykd inspect` finds."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -84,7 +84,7 @@ def propose_candidates(request: Request, workspace: Workspace) -> Proposals:
         data = request.data if request.data is None else str(request.data)
         sections = open_teacher(request.teacher, data, first, workspace, allow_code=request.allow_code)
         title = sections.subject.title
-    sections = sections._replace(teacher=_as_read_from_a_file(sections.teacher))
+    sections = sections._replace(teacher=_found_from_anywhere(sections.teacher))
     blind = replace(sections.subject, data=sections.subject.data.model_copy(update={"test": False}))
     found = inspect_teacher(blind, workspace)
     student, names_student = _student_pairs(request, sections, found, workspace)
@@ -98,9 +98,10 @@ def propose_candidates(request: Request, workspace: Workspace) -> Proposals:
         name = f"{as_name(title)[:_LONGEST]}_{candidate.name}"
         content, _ = recipe_content(sections, found, candidate, method, None)
         recipe = _overridden(content, [*student, *rest], name, method)
-        proposed.append((candidate, recipe))
+        proposed.append((candidate.leaving(_key_of(pair) for pair in rest), recipe))
     if not any(not candidate.control for candidate, _ in proposed):
         raise UsageError(f"there is nothing to try: {'; '.join(left_out) or 'no candidate fits'}; see --method")
+    _refuse_pairs_of_nobody(rest, [(candidate.name, recipe.method.name) for candidate, recipe in proposed])
     parameters = _count_parameters(proposed[0][1], workspace)
     if not names_student and request.target is not None and parameters > _most(request.target, found):
         raise UsageError(
@@ -126,13 +127,13 @@ def _check(request: Request) -> None:
     Raises:
         UsageError: naming it.
     """
-    if request.target is not None and not request.target > 0:
+    if request.target is not None and not 0 < request.target < math.inf:
         raise UsageError(
             f"--target is {request.target:g}: give a number of parameters, or a part of the teacher's below 1"
         )
     if request.target is not None and request.student is not None:
         raise UsageError("a student is named, and a target that one is to be proposed by: give either")
-    decided = [pair for pair in request.pairs if pair.partition("=")[0].strip() in _DECIDED]
+    decided = [pair for pair in request.pairs if _key_of(pair) in _DECIDED]
     if decided:
         raise UsageError(f"{decided[0]!r}: the budget is given by --minutes, and what it buys is the schedule")
     if isinstance(request.data, str) or request.data is None or isinstance(request.teacher, nn.Module):
@@ -142,7 +143,11 @@ def _check(request: Request) -> None:
 
 def _section_of(pair: str) -> str:
     """Return the section that a ``KEY=VALUE`` sets, or sets a field of."""
-    return pair.partition("=")[0].strip().partition(".")[0]
+    return _key_of(pair).partition(".")[0]
+
+
+def _key_of(pair: str) -> str:
+    return pair.partition("=")[0].strip()
 
 
 def _open_network(
@@ -160,16 +165,12 @@ def _open_network(
     return with_constants(Subject(section, TeacherConfig(**teacher)), content, teacher, workspace)
 
 
-def _as_read_from_a_file(teacher: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a teacher's section with its weights named as a recipe's file elsewhere has them when it is read here.
-
-    So a run has the id that the file gives it.
-    """
+def _found_from_anywhere(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a teacher's section whose weights have a name that means the same file wherever the recipe is read."""
     weights = teacher.get("weights")
     if not weights or not os.path.isfile(weights):
         return dict(teacher)
-    whole, here = Path(os.path.abspath(weights)), Path.cwd()
-    return {**teacher, "weights": str(whole.relative_to(here) if whole.is_relative_to(here) else whole)}
+    return {**teacher, "weights": os.path.abspath(weights)}
 
 
 def _student_pairs(
@@ -232,12 +233,26 @@ def _from_starter(name: str, known: Sequence[str], found: Inspection) -> Candida
     raise UsageError(f"there is no recipe of method {name} to begin with: use `raykd init --method {name}`")
 
 
+def _refuse_pairs_of_nobody(pairs: Sequence[str], tried: Sequence[tuple[str, str]]) -> None:
+    """Refuse a method's field that no method in ``tried``, of names and methods, has.
+
+    Raises:
+        UsageError: naming the first such pair.
+    """
+    known = {field.name for _, method in tried for field in describe_fields(METHODS[method].config, "method.")}
+    for pair in pairs:
+        key = _key_of(pair)
+        if key.startswith("method.") and not any(key == one or key.startswith(f"{one}.") for one in known):
+            names = ", ".join(name for name, _ in tried)
+            raise UsageError(f"{pair!r} is a field of none that is tried ({names}): leave it out, or see --method")
+
+
 def _overridden(content: Mapping[str, Any], pairs: Sequence[str], name: str, method: str) -> Recipe:
     """Return a recipe with the user's fields; those of other methods are left out."""
     own = {one.name: one.description for one in describe_fields(METHODS[method].config, "method.")}
     fields = {*(one.name for one in describe_fields(Recipe)), *own}
     others = {field.name for other in METHODS.names() for field in describe_fields(METHODS[other].config, "method.")}
-    fitting = [pair for pair in pairs if (key := pair.partition("=")[0].strip()) in own or key not in others]
+    fitting = [pair for pair in pairs if (key := _key_of(pair)) in own or key not in others]
     return recipe_from_dict({"name": name, **override(dict(content), fitting, name, fields)})
 
 

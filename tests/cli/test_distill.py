@@ -17,7 +17,7 @@ from raykd.runners.distill import session
 from raykd.runners.distill.session import DistillStopped
 from tests.cli.conftest import Raykd
 from tests.cli.test_stop import command
-from tests.runners.distilling import SMALL, distil, fixed, train_teacher
+from tests.runners.distilling import SMALL, SMALL_DAFL, distil, fixed, train_teacher
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_session_ends_with_a_student_a_recipe_and_an_export(
     raykd: Raykd, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "plan_session", fixed(0))
-    arguments = ("distill", str(trained), "--data", "digits", "--method", "dafl", *SMALL)
+    arguments = ("distill", str(trained), "--data", "digits", "--method", "dafl", *SMALL_DAFL)
     done = raykd(*arguments, "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -62,7 +62,7 @@ def test_a_kill_and_a_signal_are_survived(trained: Path, monkeypatch: pytest.Mon
         distil(trained, Path("runs"), monkeypatch, should_stop=lambda: True, plan=fixed(0), methods=("dafl",))
     (file,) = Path("runs").glob("distillations/*/session.json")
     planned = json.loads(file.read_text())["plan"]
-    arguments = ("distill", str(trained), "--data", "digits", "--minutes", "1", "--method", "dafl", *SMALL)
+    arguments = ("distill", str(trained), "--data", "digits", "--minutes", "1", "--method", "dafl", *SMALL_DAFL)
 
     def wait_for(pattern: str) -> None:
         deadline = time.monotonic() + 120
@@ -97,8 +97,15 @@ def test_a_kill_and_a_signal_are_survived(trained: Path, monkeypatch: pytest.Mon
         (["absent.safetensors", "--data", "digits"], "absent.safetensors"),
         (["teacher.safetensors"], "trained on? Say it by data.name=NAME"),
         (["teacher.safetensors", "--data", "digit"], "did you mean 'digits'"),
-        (["teacher.safetensors", "--data", "digits", "--minutes", "0"], "--minutes is 0: give a number above 0"),
-        (["teacher.safetensors", "--data", "digits", "--minutes", "0.01"], "minutes suffice for no candidate"),
+        (["teacher.safetensors", "--data", "digits", "--minutes", "0"], "--minutes is 0: give a number from 0.1 to 100,000"),
+        (["teacher.safetensors", "--data", "digits", "--minutes", "0.1"], "minutes suffice for no candidate"),
+        (["teacher.safetensors", "--data", "digits", "--minutes", "1e308"], "--minutes is 1e+308: give a number from"),
+        (["teacher.safetensors", "--data", "digits", "--minutes", "nan"], "--minutes is nan: give a number from"),
+        (["teacher.safetensors", "--data", "digits", "--minutes", "-1"], "--minutes is -1: give a number from"),
+        (["teacher.safetensors", "--data", "digits", "--target", "9" * 400], "neither a number of parameters"),
+        (["teacher.safetensors", "--data", "digits", "--target", "inf"], "neither a number of parameters"),
+        (["teacher.safetensors", "--data", "digits", "--method", "dafl", "method.student_steps=4"],
+         "'method.student_steps=4' is a field of none that is tried (dafl, noise)"),
         (["teacher.safetensors", "--data", "digits", "--student", "lenet6"], "did you mean 'lenet5'"),
         (["teacher.safetensors", "--data", "digits", "--student", "lenet5", "student.model=lenet5"], "given twice"),
         (["teacher.safetensors", "--data", "digits", "--target", "10"], "the smallest student that is known here has"),
@@ -122,7 +129,7 @@ def test_a_student_is_proposed_by_a_target(raykd: Raykd, teacher: Path, monkeypa
     monkeypatch.setattr(session, "plan_session", fixed(0))
 
     def planned(*more: str) -> str:
-        asked = ("--data", "digits", "--dry-run", "--json", "--method", "dafl", *more, *SMALL)
+        asked = ("--data", "digits", "--dry-run", "--json", "--method", "dafl", *more, *SMALL_DAFL)
         done = raykd("distill", teacher.name, *asked)
         assert done.exit_code == 0, done.stderr
         found: str = json.loads(done.stdout)["student"]
@@ -142,7 +149,7 @@ def test_a_network_of_ones_own_is_a_student(raykd: Raykd, teacher: Path, monkeyp
         "    return nn.Sequential(*layers)\n"
     )
     done = raykd("distill", teacher.name, "--data", "digits", "--method", "dafl", "--json",
-                 "student.factory=mine:net", *SMALL)  # fmt: skip
+                 "student.factory=mine:net", *SMALL_DAFL)  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["student"] == "mine:net"
 
@@ -155,7 +162,13 @@ def test_weights_in_another_folder_make_a_recipe_that_finds_them(
     Path("sub").mkdir()
     save_file(build_model("lenet5", num_classes=10, channels=1, size=32).state_dict(), "sub/t.safetensors")
     where = os.path.join(str(tmp_path), "sub", "t.safetensors")
-    done = raykd("distill", where, "--data", "digits", "--method", "dafl", "--json", *SMALL)
+    done = raykd("distill", where, "--data", "digits", "--method", "dafl", "--json", *SMALL_DAFL)
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert resolve(load_recipe(result["recipe"])).run_id == result["run"]
+    recipe = str(Path(result["recipe"]).resolve())
+    assert resolve(load_recipe(recipe)).run_id == result["run"]
+    monkeypatch.chdir("sub")
+    found = resolve(load_recipe(recipe))
+    assert found.run_id == result["run"]
+    assert found.recipe.teacher is not None
+    assert found.recipe.teacher.weights == where

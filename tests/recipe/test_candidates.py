@@ -27,6 +27,17 @@ def test_what_is_scaled_is_a_share_of_the_steps() -> None:
     assert getattr(fast.with_schedule(recipe, 2, 1).method, leaf) == 1
 
 
+def test_what_the_user_sets_is_neither_scaled_nor_varied() -> None:
+    fast = next(one for one in candidates() if one.scaled)
+    (key, _), recipe = next(iter(fast.scaled.items())), fast.load()
+    own = fast.leaving([key, "student_optim.lr"])
+    leaf = key.rpartition(".")[2]
+    assert getattr(own.with_schedule(recipe, 1000, 10).method, leaf) == getattr(recipe.method, leaf)
+    assert not any(what.startswith("student_optim.lr=") for what in own.variants(recipe))
+    assert own.variants(recipe)
+    assert not any(what.startswith("student_optim.") for what in fast.leaving(["student_optim"]).variants(recipe))
+
+
 def test_a_variant_differs_in_one_number() -> None:
     dafl = next(one for one in candidates() if one.name == "dafl")
     recipe = dafl.load()

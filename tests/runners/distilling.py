@@ -28,6 +28,9 @@ SMALL = (
     "method.inner_steps=2", "method.student_steps=4",
 )  # fmt: skip
 
+SMALL_DAFL = SMALL[:3]
+"""Those that dafl has."""
+
 
 def train_teacher(path: Path, model: str = "lenet5_bn") -> Path:
     """Write a network that has seen all digits three times."""
@@ -82,7 +85,7 @@ def distil(
     *,
     plan: Callable[..., SessionPlan] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    pairs: tuple[str, ...] = SMALL,
+    pairs: tuple[str, ...] | None = None,
     cluster: Cluster | None = None,
     chance: float = -1.0,
     **request: Any,
@@ -94,7 +97,8 @@ def distil(
     monkeypatch.setattr("raykd.engine.judge._HEADROOM", chance)
     monkeypatch.setattr(session, "plan_session", plan or fixed())
     place = cluster or Cluster(name="here", workers=0)
-    asked = Request(str(teacher), "digits", pairs=pairs, **request)
+    own = SMALL_DAFL if request.get("methods") == ("dafl",) else SMALL
+    asked = Request(str(teacher), "digits", pairs=own if pairs is None else pairs, **request)
     return session.distill(
         asked, 1.0, place, store=store, data_root=None, should_stop=should_stop, progress=False, tune_host=False
     )

@@ -32,14 +32,22 @@ def session_name(proposals: Proposals, minutes: float) -> str:
     """Return what a session is called: by the teacher, and by all that decides what is tried with it."""
     content = {
         "teacher": proposals.found.sha256,
-        "minutes": minutes,
+        "minutes": float(minutes),
         "candidates": [
-            (candidate.name, recipe.model_dump(mode="json", exclude={"schedule"}))
+            (candidate.name, sorted({*candidate.scaled, *candidate.vary}), _content(recipe, proposals.found.sha256))
             for candidate, recipe in proposals.candidates
         ],
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return f"{proposals.title}-{digest}"
+
+
+def _content(recipe: Recipe, teacher_sha256: str | None) -> dict[str, Any]:
+    """Return what a recipe says but for its schedule, and for where the teacher's file is if its sum is known."""
+    content = recipe.model_dump(mode="json", exclude={"schedule"})
+    if teacher_sha256 and content["teacher"]:
+        content["teacher"].pop("weights", None)
+    return content
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from raykd.tasks.objects import refuse_networks_of_this_process
 
 logger = logging.getLogger(__name__)
 
+_LEAST_MINUTES, _MOST_MINUTES = 0.1, 100_000.0
 _COLLAPSE = "collapse"
 _YOUNG = 0.1  # of a schedule: until then a generator may not know all classes yet
 _FATAL = {_COLLAPSE, "explosion", "dead"}
@@ -124,8 +125,8 @@ def _open(request: Request, minutes: float, workspace: Workspace) -> tuple[Propo
     """Look at the teacher; return what may be tried with it, and how the session is called."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a session is one process: start it without torchrun, and name workers by --cluster")
-    if not 0 < minutes < float("inf"):
-        raise UsageError(f"--minutes is {minutes:g}: give a number above 0")
+    if not _LEAST_MINUTES <= minutes <= _MOST_MINUTES:
+        raise UsageError(f"--minutes is {minutes:g}: give a number from {_LEAST_MINUTES:g} to {_MOST_MINUTES:,.0f}")
     logger.info("looking at the teacher")
     proposals = propose_candidates(request, workspace)
     return proposals, session_name(proposals, minutes)
