@@ -28,8 +28,8 @@ class TargetType(click.ParamType[float]):
         number = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
         if not 0 < number < math.inf or number == 1:
             self.fail(
-                f"{shortened(value)} is neither a number of parameters, as 100000, 100k or 2M, nor a part of the teacher's, as "
-                "0.25.",
+                f"{shortened(value)} is neither a number of parameters, as 100000, 100k or 2M, nor a part of the "
+                "teacher's, as 0.25.",
                 parameter,
                 context,
             )

@@ -97,7 +97,7 @@ def test_a_kill_and_a_signal_are_survived(trained: Path, monkeypatch: pytest.Mon
         (["absent.safetensors", "--data", "digits"], "absent.safetensors"),
         (["teacher.safetensors"], "trained on? Say it by data.name=NAME"),
         (["teacher.safetensors", "--data", "digit"], "did you mean 'digits'"),
-        (["teacher.safetensors", "--data", "digits", "--minutes", "0"], "--minutes is 0: give a number from 0.1 to 100,000"),
+        (["teacher.safetensors", "--data", "digits", "--minutes", "0"], "--minutes is 0: give a number from 0.1 to"),
         (["teacher.safetensors", "--data", "digits", "--minutes", "0.1"], "minutes suffice for no candidate"),
         (["teacher.safetensors", "--data", "digits", "--minutes", "1e308"], "--minutes is 1e+308: give a number from"),
         (["teacher.safetensors", "--data", "digits", "--minutes", "nan"], "--minutes is nan: give a number from"),

@@ -9,10 +9,14 @@ from typing import Any, cast
 import pytest
 import torch
 
+from raykd.cluster.config import Cluster
 from raykd.engine.finite import Unhealthy
+from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, InProgress, MissingData, RaykdError, RunFailed, UsageError
+from raykd.recipe.candidates import candidates
 from raykd.results import Verdict
 from raykd.runners.distill import session as session_module
+from raykd.runners.distill import slices
 from raykd.runners.distill.record import Member, Record, SessionPlan
 from raykd.runners.distill.session import Session
 
@@ -182,6 +186,33 @@ def test_who_is_damaged_is_not_judged_while_others_are(
     assert "dafl is not judged: dafl is damaged" in caplog.text
     with pytest.raises(CorruptError, match="is damaged"):
         judged_with(monkeypatch, {"fast", "dafl", "dfad"})
+
+
+@pytest.mark.parametrize("step", [0, 10])
+def test_on_a_cluster_slices_end_at_their_step_and_the_test_split_waits_for_the_last_report(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    asked: list[tuple[bool, int | None]] = []
+    reached = [step]
+
+    def train(experiment: Any, *_: object, until: int | None, **__: object) -> Any:
+        asked.append((experiment.recipe.data.test, until))
+        reached[0] = until or 12
+        if until is not None:
+            raise Interrupted(until, 12)
+        return "finished"
+
+    monkeypatch.setattr(slices, "train", train)
+    monkeypatch.setattr(slices.Trainer, "step_of", lambda *_: reached[0])
+    one: Any = next(one for one in candidates() if one.name == "dafl")
+    whole = one.with_schedule(one.load(), 12, 2)
+    experiment = SimpleNamespace(recipe=whole, with_recipe=lambda recipe: SimpleNamespace(recipe=recipe))
+    cluster = Cluster(name="two", workers=2)
+    trainer = slices.Trainer(cluster, cast("Any", None), "runs", None, lambda: False)
+    trainer.advance(cast("Any", experiment), 4)
+    assert trainer.finish(cast("Any", experiment)) == "finished"
+    begun = [(False, 4), (False, 10), (True, None)]
+    assert asked == (begun if step == 0 else begun[2:])
 
 
 def test_a_stop_says_who_is_not_judged_yet() -> None:

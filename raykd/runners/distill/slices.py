@@ -45,7 +45,7 @@ class Trainer:
         return 0 if newest is None else step_of(newest)
 
     def advance(self, experiment: Experiment, until: int) -> None:
-        """Train a run up to a step, one of a report, or on a cluster a little further; no test image is opened.
+        """Train a run up to a step, one of a report; no test image is opened.
 
         Raises:
             Interrupted: if it was asked to stop before, and has saved.
@@ -59,34 +59,36 @@ class Trainer:
                 with tracked(self.cluster.trackers, [experiment], self.workspace, elsewhere=False):
                     self._run_here(blind, until)
             else:
-                train(
-                    blind,
-                    self.cluster,
-                    store=self.store,
-                    data_root=self.data_root,
-                    should_stop=lambda: self.should_stop() or self._noted_step(experiment) >= until,
-                )
+                self._run_on_cluster(blind, until)
         except Interrupted:
             if self.step_of(experiment) < until:
                 raise
 
     def finish(self, experiment: Experiment) -> RunResult:
-        """Train a run to its end, which opens the test split, if there is one: in this process at the last report only.
+        """Train a run to its end; the test split, if there is one, is opened at the last report only.
 
         Raises:
             Interrupted: if it was asked to stop before, and has saved.
             RaykdError: as the run does.
         """
-        if self.cluster.workers != 0:  # whose workers stop a little behind a step, so perhaps not before the last
-            return train(
-                experiment, self.cluster, store=self.store, data_root=self.data_root, should_stop=self.should_stop
-            )
         schedule = experiment.recipe.schedule
         self.advance(experiment, schedule.steps - schedule.report_every)
+        if self.cluster.workers != 0:
+            return self._run_on_cluster(experiment, None)
         with tracked(self.cluster.trackers, [experiment], self.workspace, elsewhere=False):
             result = self._run_here(experiment, None)
             keep_run_pages([experiment.run_id], self.workspace)
         return result
+
+    def _run_on_cluster(self, experiment: Experiment, until: int | None) -> RunResult:
+        return train(
+            experiment,
+            self.cluster,
+            store=self.store,
+            data_root=self.data_root,
+            should_stop=self.should_stop,
+            until=until,
+        )
 
     def _run_here(self, experiment: Experiment, until: int | None) -> RunResult:
         return run_here(
@@ -97,9 +99,3 @@ class Trainer:
             until=until,
             tune_host=self.tune_host,
         )
-
-    def _noted_step(self, experiment: Experiment) -> int:
-        """Return the step that workers have noted last, wherever they are."""
-        if self.workspace.mirror is not None:
-            self.workspace.pull([experiment.run_id], World.alone(), checkpoints="none")
-        return int(self.workspace.run(experiment.run_id).status().get("step", 0))
