@@ -14,9 +14,9 @@ from raykd.engine.finite import Unhealthy
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, InProgress, MissingData, RaykdError, RunFailed, UsageError
 from raykd.recipe.candidates import candidates
-from raykd.results import Verdict
+from raykd.results import DistillResult, Figures, Verdict
+from raykd.runners.distill import ending, slices
 from raykd.runners.distill import session as session_module
-from raykd.runners.distill import slices
 from raykd.runners.distill.record import Member, Record, SessionPlan
 from raykd.runners.distill.session import Session
 
@@ -228,3 +228,32 @@ def test_all_that_failed_are_told_again() -> None:
     found._judge = lambda: found._rivals([], found._record.failed)
     with pytest.raises(RaykdError, match="all candidates failed: fast: not finite; dafl: "):
         found._search()
+
+
+def test_a_page_that_a_kill_has_left_out_is_written_when_the_session_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(folder: Path) -> None:
+        (folder / "report.html").write_text("page")
+
+    noted: list[Record] = []
+    monkeypatch.setattr(ending, "keep_session_page", draw)
+    folder: Any = SimpleNamespace(path=tmp_path, page=tmp_path / "report.html", write=noted.append)
+    figures = Figures()
+    result = DistillResult(
+        session="s", directory="d", run="r", run_directory="runs/r", chosen="fast", student="lenet5",
+        student_parameters=1, teacher_parameters=2, figures=figures, judged_agreement=None, judged_on_own=False,
+        beats_control=None, doubt=None, warnings=[], recipe="best.yaml", report=None, export=None, candidates=[],
+        rounds=[], seconds=1.0, search_seconds=0.5, notes=[],
+    )  # fmt: skip
+    found = ending.with_page(folder, replace(begun(), result=result))
+    assert found.result is not None
+    assert found.result.report == str(tmp_path / "report.html")
+    assert noted == [found]
+    assert ending.with_page(folder, found) is found
+    assert len(noted) == 1
+
+
+def test_a_choice_that_is_not_judged_in_the_end_is_compared_with_no_control() -> None:
+    assert ending._beats_control(MEMBERS[0], begun(), verdict("dafl", "noise")) is None
+    assert ending._beats_control(MEMBERS[0], begun(), verdict("fast", "noise")) is True
