@@ -1,6 +1,7 @@
 """raykd: train a small network to stand in for a large one, with or without the large one's data.
 
-``raykd.train("dafl_digits")`` and the other verbs are those of ``raykd.api``, which is loaded when one is used;
+``raykd.train("dafl_digits")`` and the other verbs are those of ``raykd.api`` and ``raykd.distillation``, which are
+loaded when one is used;
 ``raykd.cli`` is the way in from a shell. Importing the package loads nothing else.
 """
 
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
         train_seeds,
         tune,
     )
+    from raykd.distillation import distill
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "distill",
     "evaluate",
     "export",
     "inspect",
@@ -46,6 +49,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "distill":
+        from raykd import distillation
+
+        return distillation.distill
     from raykd import api
 
     return getattr(api, name)

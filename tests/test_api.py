@@ -19,12 +19,15 @@ import torch
 from torch import nn
 
 import raykd
+from raykd.distillation import plan_distillation
 from raykd.engine.stop import Interrupted
 from raykd.errors import UsageError
 from raykd.models import in_memory
 from raykd.results import RunResult
+from raykd.runners.distill import session
 from raykd.store.run_directory import RunDirectory
 from tests.architecture.imports import ROOT
+from tests.runners.distilling import fixed
 
 SHORT = {"schedule.steps": 4, "schedule.report_every": 2, "schedule.global_batch": 16, "controls": []}
 SCRIPT = """
@@ -300,3 +303,17 @@ def test_a_search_and_a_table_leave_the_process_as_it_is(monkeypatch: pytest.Mon
     assert told == "done"
     assert os.environ.pop("RAY_AUTH_MODE_OF_TESTS") == "1", "Ray has read that"
     assert settings() == before
+
+
+def test_a_network_in_memory_is_distilled_by_what_suits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "plan_session", fixed(0))
+    small = ["method.generator_width=4", "method.latent_dim=8", "schedule.global_batch=16"]
+    asked: dict[str, Any] = {"data": pair(), "methods": ["dafl"], "overrides": small}
+    planned = plan_distillation(network(32), student=network(), **asked)
+    assert {one.name for one in planned.candidates} == {"dafl", "noise"}
+    result = raykd.distill(network(32), student=network(), progress=False, **asked)
+    assert result.chosen == "dafl"
+    assert result.student_parameters == sum(parameter.numel() for parameter in network().parameters())
+    answers = raykd.load(result.run_directory, student=network()).classify(pair()[0])
+    assert len(answers.names) == 40
+    assert raykd.distill(network(32), student=network(), progress=False, **asked) == result, "the same call reads it"

@@ -5,6 +5,7 @@ import click
 import raykd
 from raykd.cli.cluster import cluster
 from raykd.cli.data import data
+from raykd.cli.distill import distill
 from raykd.cli.doctor import doctor
 from raykd.cli.evaluate import evaluate
 from raykd.cli.export import export
@@ -35,7 +36,7 @@ def app() -> None:
     """Train a small network to stand in for a large one, with or without the large one's data."""
 
 
-_RUNS = (train, tune, table, plan, evaluate, report, export, runs)
+_RUNS = (distill, train, tune, table, plan, evaluate, report, export, runs)
 _NETWORKS = (init, inspect, statistics, ood, synthesize)
 _PLACES = (cluster, submit, jobs, list_, show, config, doctor, data)
 for command in (*_RUNS, *_NETWORKS, *_PLACES):

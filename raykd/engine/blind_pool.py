@@ -120,6 +120,11 @@ class BlindPool:
         return {"agreement": min(one["agreement"] for one in scores), "kl": max(one["kl"] for one in scores)}
 
     @property
+    def as_made(self) -> Tensor:
+        """Return the images that are not stretched, float32 (N, C, H, W), some of them as other views."""
+        return self._held["images"][~self._held["stretched"]].float()
+
+    @property
     def coverage(self) -> float:
         """Return the per cent of the classes that images as they were made show, those of few images in part."""
         return 100 * self._credit.sum().item()

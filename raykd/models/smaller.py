@@ -35,7 +35,7 @@ class Smaller(NamedTuple):
 
 
 def smaller_model(
-    teacher: str | None, parameters: int, *, num_classes: int, channels: int, size: int
+    teacher: str | None, parameters: int, *, num_classes: int, channels: int, size: int, most: int | None = None
 ) -> Smaller | None:
     """Return a model to distil a teacher into: the largest that is small enough, or else the smallest.
 
@@ -45,10 +45,12 @@ def smaller_model(
         num_classes: that it knows.
         channels: of its images.
         size: height and width of these in pixels.
+        most: parameters that it may have; default: a share of the teacher's.
 
     Returns:
-        None where no model takes such images.
+        The smallest where all are too large; None where no model takes such images.
     """
+    limit = _SHARE * parameters if most is None else most
     anything = _ANY["grey" if channels == 1 else "small" if size < _LARGE else "large"]
     found: Smaller | None = None
     for names in (*_families_of(teacher), anything, _ANY["small"]):
@@ -59,11 +61,11 @@ def smaller_model(
             except UsageError:  # it takes no such images
                 continue
             count = sum(parameter.numel() for parameter in network.parameters())
-            if count <= _SHARE * parameters:
-                reason = f"the largest of {', '.join(names)} with at most {_SHARE:.0%} of the teacher's parameters"
-                return Smaller(name, count, reason)
+            if count <= limit:
+                share = f"at most {_SHARE:.0%} of the teacher's" if most is None else f"at most {most:,}"
+                return Smaller(name, count, f"the largest of {', '.join(names)} with {share} parameters")
             if found is None or count < found.parameters:
-                reason = "the smallest built-in one for such images; none has far fewer parameters than the teacher"
+                reason = "the smallest built-in one for such images; none has as few parameters as is wanted"
                 found = Smaller(name, count, reason)
     return found
 

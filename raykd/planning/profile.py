@@ -115,7 +115,7 @@ def _perform(task: ProfileTask) -> dict[str, Any]:
     figures["pool_added"] = unfilled = figures["pool_memory"] if world.device.type == "cpu" else 0
     figures["steps_peak"] = _memory(world)[1] + unfilled
     _forget_peak(world)
-    figures |= _report(built, recipe, world, workspace.data, figures.pop("last_seconds"))
+    figures |= time_report(built, recipe, world, workspace.data, figures.pop("last_seconds"))
     figures["report_peak"] = _memory(world)[1] + unfilled
     return figures
 
@@ -191,10 +191,10 @@ def _time_phase(built: Built, world: World, count: int, phase: range | None, sec
         batches = {name: stream.batch(method.steps_done) for name, stream in built.streams.items()}
         if isinstance(world, SimulatedWorld):
             world.forget()
-        _wait(world)
+        wait_for(world)
         wall, cpu = time.perf_counter(), time.process_time()
         method.step(batches)
-        _wait(world)
+        wait_for(world)
         walls.append(time.perf_counter() - wall)
         processor.append(time.process_time() - cpu)
         if isinstance(world, SimulatedWorld):
@@ -206,8 +206,13 @@ def _time_phase(built: Built, world: World, count: int, phase: range | None, sec
     return {**medians, "traffic": traffic, "collectives": collectives}
 
 
-def _report(built: Built, recipe: Recipe, world: World, data_root: Path | None, step_seconds: float) -> dict[str, Any]:
-    """Time a report; the evaluation is timed on a part of the test split and scaled to the whole."""
+def time_report(
+    built: Built, recipe: Recipe, world: World, data_root: Path | None, step_seconds: float, reports: int = _REPORTS
+) -> dict[str, Any]:
+    """Return the seconds of the last of some reports, and why they are without the test split, if it is not there.
+
+    The evaluation is timed on a part of that and scaled to the whole. ``step_seconds`` are those of a step.
+    """
     method, evaluator, scale, missing = built.method, built.evaluator, 1.0, None
     if recipe.data.test and "student" in method.roles:
         try:
@@ -222,7 +227,7 @@ def _report(built: Built, recipe: Recipe, world: World, data_root: Path | None, 
             evaluator = Evaluator(images, built.spec, world, built.teacher)
     with tempfile.TemporaryDirectory() as folder:
         reporter = LocalReporter(RunDirectory(Path(folder)), lambda: True, world)
-        for _ in range(_REPORTS):
+        for _ in range(reports):
             schedule = recipe.schedule.model_copy(update={"report_every": method.steps_done + 1})
             if isinstance(world, SimulatedWorld):
                 world.forget()
@@ -272,7 +277,8 @@ def _device(world: World) -> str:
     )
 
 
-def _wait(world: World) -> None:
+def wait_for(world: World) -> None:
+    """Return once the device has done all that it was asked for."""
     if world.device.type == "cuda":
         torch.cuda.synchronize(world.device)
 

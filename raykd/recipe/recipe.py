@@ -288,8 +288,10 @@ def read_sections(path: Path) -> dict[str, Any]:
     for role, field in (("teacher", "weights"), ("student", "weights"), ("method", "embeddings")):
         section = raw.get(role)
         name = section.get(field) if isinstance(section, dict) else None
-        # From the folder of the file itself a name stays as it is written: it is part of the run's id.
-        if isinstance(name, str) and folder != here and os.path.isfile(file := folder / name):
+        # A whole path, or a name from the folder of the file, stays as it is written: it is part of the run's id.
+        if not isinstance(name, str) or os.path.isabs(name) or folder == here:
+            continue
+        if os.path.isfile(file := folder / name):
             raw[role] = {**raw[role], field: str(_from_here(file))}
     teacher = raw.get("teacher")
     model = teacher.get("model") if isinstance(teacher, dict) else None

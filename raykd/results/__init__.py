@@ -9,6 +9,7 @@ Units: accuracy, agreement and expected calibration error in per cent; kl in nat
 from raykd.results.base import Result
 from raykd.results.blind import COVERAGE, why_not_judged
 from raykd.results.breakdown import Breakdown, ConfidenceBin, Confusion, breakdowns_from_dict
+from raykd.results.distill import CandidateResult, DistillPlan, DistillResult, RoundResult, Verdict
 from raykd.results.export import FORMATS, ExportedModel, ExportResult
 from raykd.results.image_statistics import MOST_MEANS, ImageStatistics
 from raykd.results.plan import Plan, RunPlan, SubmissionPlan
@@ -28,10 +29,13 @@ from raykd.results.teacher import Inspection, LayerWidth, MethodVerdict, Ranking
 
 __all__ = [
     "Breakdown",
+    "CandidateResult",
     "COVERAGE",
     "ConfidenceBin",
     "Confusion",
     "Dependent",
+    "DistillPlan",
+    "DistillResult",
     "Evaluation",
     "ExportResult",
     "ExportedModel",
@@ -47,6 +51,7 @@ __all__ = [
     "Plan",
     "Ranking",
     "Result",
+    "RoundResult",
     "RunCounts",
     "RunPlan",
     "RunResult",
@@ -71,6 +76,7 @@ __all__ = [
     "TrialFailure",
     "TrialRecord",
     "TrialResult",
+    "Verdict",
     "breakdowns_from_dict",
     "why_not_judged",
 ]

@@ -63,6 +63,17 @@ def keep_table_page(folder: Path) -> None:
     _keep(write, f"table {folder.name}")
 
 
+def keep_session_page(folder: Path) -> None:
+    """Write the page of a session of `raykd distill` into its folder."""
+
+    def write() -> None:
+        from raykd.reporting.pages.write import write_session
+
+        write_session(folder)
+
+    _keep(write, f"session {folder.name}")
+
+
 def _write_run(run: RunDirectory, workspace: Workspace) -> None:
     from raykd.reporting.pages.write import write_run  # what draws takes half a second to be loaded
 

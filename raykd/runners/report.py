@@ -8,7 +8,7 @@ from raykd.distributed.host import preserved_process
 from raykd.distributed.world import World
 from raykd.errors import RaykdError, UsageError
 from raykd.results import Breakdown
-from raykd.store.mirror import REPORT, TABLE
+from raykd.store.mirror import REPORT, SESSION, TABLE
 from raykd.store.remote import check_address, is_remote
 from raykd.store.run_directory import EXPERIMENT, PAGE, RECIPE, RunDirectory
 from raykd.store.workspace import Location, open_workspace, pull_run
@@ -16,8 +16,8 @@ from raykd.tasks.evaluate import break_down_run
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {EXPERIMENT, RECIPE, REPORT, TABLE}
-"""What tells that a folder is a run, a search or a table."""
+_KINDS = {EXPERIMENT, RECIPE, REPORT, TABLE, SESSION}
+"""What tells that a folder is a run, a search, a table or a session."""
 
 
 def write_report(places: Sequence[Location], out: str | Path | None, data_root: Location | None) -> Path:

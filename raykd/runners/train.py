@@ -22,11 +22,13 @@ def train(
     data_root: Location | None,
     should_stop: Callable[[], bool],
     tune_host: bool = True,
+    until: int | None = None,
 ) -> RunResult:
-    """Train, or go on with, a run in ``store`` and return its result.
+    """Train, or go on with, a run in ``store`` and return its result; ``until`` a step, one of a report, it is left.
 
     Raises:
-        Interrupted: once ``should_stop`` (asked about twice a second) said so and the workers have saved.
+        Interrupted: at ``until``, or once ``should_stop`` (asked about twice a second) said so, when the workers have
+            saved.
         UsageError: if no allowed number of workers divides a batch.
         SetupError: without Ray, an answering address, enough resources or a tracker's package.
         RunFailed: if workers kept dying.
@@ -35,7 +37,7 @@ def train(
     # Where relative names mean another directory, as in a worker, the same places must be meant.
     workspace = open_workspace(store, data_root)
     with tracked(cluster.trackers, experiment.runs, workspace, elsewhere=cluster.address != "local"):
-        result = _train(experiment, cluster, workspace, fitting, should_stop, tune_host)
+        result = _train(experiment, cluster, workspace, fitting, should_stop, tune_host, until)
         # The run's own page comes last: it has links to the others.
         others = [run.run_id for run in experiment.runs if run.run_id != experiment.run_id]
         keep_run_pages([*others, experiment.run_id], workspace)
@@ -49,15 +51,18 @@ def _train(
     fitting: list[int],
     should_stop: Callable[[], bool],
     tune_host: bool,
+    until: int | None,
 ) -> RunResult:
     in_this_process = cluster.workers == 0
     if in_this_process or _is_finished(experiment, workspace):  # what is only read needs no Ray
         tune_host = tune_host and in_this_process
-        return run_here(experiment, workspace, cluster.runtime, should_stop=should_stop, tune_host=tune_host)
+        return run_here(
+            experiment, workspace, cluster.runtime, should_stop=should_stop, until=until, tune_host=tune_host
+        )
     apply_ray_settings(cluster)
     with needs_ray(cluster):
         from raykd.runners.ray.driver import run_on_ray
-    return run_on_ray(experiment, cluster, workspace, fitting, should_stop)
+    return run_on_ray(experiment, cluster, workspace, fitting, should_stop, until)
 
 
 def _is_finished(experiment: Experiment, workspace: Workspace) -> bool:

@@ -24,7 +24,8 @@ from raykd.store.workspace import STORED, Location, local_folder
 
 KILLED, DAMAGED = "killed", "damaged"
 SEARCHES, TABLES, WEIGHTS, SETS = "searches", "tables", "weights", "synthetic"
-_SHARED = (SEARCHES, TABLES, WEIGHTS, SETS, "statistics", "logits", "data")
+DISTILLATIONS = "distillations"
+_SHARED = (SEARCHES, TABLES, WEIGHTS, SETS, DISTILLATIONS, "statistics", "logits", "data")
 _RECORDS = (EXPERIMENT, RECIPE, STATUS, ENVIRONMENT)
 _ADVICE = "restore it from a backup, or remove the run"
 _Row = TypeVar("_Row", StoredRun, StoredSearch, StoredTable, StoredSearch | StoredTable)

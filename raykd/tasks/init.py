@@ -18,7 +18,7 @@ from raykd.engine.implied_pixels import implied_pixels, known_constants
 from raykd.errors import UsageError, unknown
 from raykd.methods import METHODS
 from raykd.models.published import TRANSFORMERS, find_facts
-from raykd.models.smaller import smaller_model
+from raykd.models.smaller import Smaller, smaller_model
 from raykd.models.teacher import Teacher
 from raykd.recipe.commented import write_commented
 from raykd.recipe.recipe import Recipe, load_recipe, recipe_from_dict
@@ -74,7 +74,7 @@ class Proposal:
     took: str | None
 
 
-class _Sections(NamedTuple):
+class TeacherSections(NamedTuple):
     """The part of a recipe that a teacher decides, and where its constants come from."""
 
     subject: Subject
@@ -112,15 +112,18 @@ def propose(
     if method is not None and method not in METHODS.names():
         raise unknown("method", method, METHODS.names())
     first = [pair for pair in pairs if pair.partition("=")[0].partition(".")[0] in _FIRST]
-    sections = _open(teacher, data, first, workspace, allow_code)
+    sections = open_teacher(teacher, data, first, workspace, allow_code=allow_code)
     logger.info("looking at the teacher")
     found = inspect_teacher(sections.subject, workspace)
     starter, chosen, reason = _choose_method(found, method)
-    stem = out.stem if out is not None else _as_name(f"{sections.subject.title}_{chosen}")
+    stem = out.stem if out is not None else as_name(f"{sections.subject.title}_{chosen}")
     rest = [pair for pair in pairs if pair not in first]
     names_student = any(pair.partition("=")[0].strip() in _STUDENTS for pair in rest)
     file = out or Path(f"{stem}.yaml")
-    content, comments = _content(sections, found, starter, chosen, names_student)
+    student = None
+    if "student" in METHODS[chosen].roles and not names_student:
+        student = propose_student(sections, found)
+    content, comments = recipe_content(sections, found, starter, chosen, student)
     is_changed = any(pair.partition(".")[0].strip() in ("schedule", "method") for pair in rest)
     took = None if starter is None or is_changed else starter.took
     budget = f"a small budget, which took {took}" if took else "a small budget"
@@ -149,15 +152,24 @@ def _top1(found: Inspection, subject: Subject) -> str | None:
     return f"{found.test.top1:.2f} % on {found.data}{seen}"
 
 
-def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, allow_code: bool) -> _Sections:
-    """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by."""
+def open_teacher(
+    teacher: str, data: str | None, pairs: Sequence[str], workspace: Workspace, *, allow_code: bool = False
+) -> TeacherSections:
+    """Find the teacher and its data, by what is said of them, and the constants that its input is normalised by.
+
+    Takes what ``propose`` takes; ``pairs`` are those of data and teacher.
+
+    Raises:
+        UsageError: if teacher and data do not fit together, or it is not told what they are.
+        CorruptError: if weights or data are damaged.
+    """
     if is_model(teacher) or is_weights(teacher):
         given = (
             sections_of_model(teacher, data, pairs)
             if is_model(teacher)
             else sections_of_weights(teacher, data, pairs, workspace)
         )
-        return _with_constants(subject_of_sections(given), given["data"], given["teacher"], workspace)
+        return with_constants(subject_of_sections(given), given["data"], given["teacher"], workspace)
     if data is not None:
         pairs = [f"data.name={data}", *pairs]
     subject = find_subject(teacher, pairs, workspace.store, allow_code=allow_code)
@@ -171,7 +183,7 @@ def _open(teacher: str, data: str | None, pairs: Sequence[str], workspace: Works
         section = _of_recipe(teacher, pairs) if source is None else source.model_dump(mode="json", exclude_unset=True)
     else:
         section = subject.network.model_dump(mode="json", exclude_unset=True, exclude={"architecture"})
-    return _with_constants(subject, own, section, workspace)
+    return with_constants(subject, own, section, workspace)
 
 
 def _of_recipe(recipe: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -181,11 +193,16 @@ def _of_recipe(recipe: str, pairs: Sequence[str]) -> dict[str, Any]:
     return {"recipe": recipe, **({"overrides": overrides} if overrides else {})}
 
 
-def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, Any], workspace: Workspace) -> _Sections:
+def with_constants(
+    subject: Subject, data: dict[str, Any], teacher: dict[str, Any], workspace: Workspace
+) -> TeacherSections:
     """State size, mean and std in ``data``, and where they come from; whether there is a test split, too.
 
     Where neither mean nor std is given those of the set are compared with others that are in use: by the labels of some
     test images, or without images by what the first BatchNorm remembers.
+
+    Raises:
+        UsageError: if nobody says what the data is like, or it does not fit the teacher.
     """
     try:
         spec = build_spec(subject.data, workspace)
@@ -209,7 +226,7 @@ def _with_constants(subject: Subject, data: dict[str, Any], teacher: dict[str, A
         stated["test"] = False
         comments["data.test"] = f"no test images to measure by ({missing}); true where they are there"
     content = {**stated, **{key: value for key, value in data.items() if key not in stated}}
-    return _Sections(replace(subject, data=section_of(DataConfig, content)), content, teacher, comments)
+    return TeacherSections(replace(subject, data=section_of(DataConfig, content)), content, teacher, comments)
 
 
 def _compared(subject: Subject, spec: DataSpec, workspace: Workspace) -> tuple[DataSpec, str]:
@@ -270,10 +287,31 @@ def _choose_method(found: Inspection, wanted: str | None) -> tuple[Starter | Non
     )
 
 
-def _content(
-    sections: _Sections, found: Inspection, starter: Starter | None, method: str, names_student: bool
+def propose_student(sections: TeacherSections, found: Inspection, most: int | None = None) -> Smaller:
+    """Return a model to distil a teacher into, of ``most`` parameters if that is given.
+
+    Raises:
+        UsageError: if no model takes such images.
+    """
+    size = {"num_classes": found.classes, "channels": found.input[0], "size": found.input[1]}
+    student = smaller_model(sections.subject.network.model, found.parameters, **size, most=most)
+    if student is None:
+        raise UsageError("no built-in model takes such images: say which student, as in student.factory=mine:net")
+    return student
+
+
+def recipe_content(
+    sections: TeacherSections, found: Inspection, starter: Starter | None, method: str, student: Smaller | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a recipe's content and what is to be said of its fields; without a student where the user names one."""
+    """Return a recipe's content and what is to be said of its fields.
+
+    Args:
+        sections: what the teacher decides.
+        found: what is known of it.
+        starter: what settings, rates and schedule are taken from; None for the method's defaults.
+        method: its name.
+        student: the proposed one; None where the user names a student.
+    """
     roles, comments = METHODS[method].roles, dict(sections.comments)
     base = None if starter is None else starter.load().model_dump(mode="json", exclude_unset=True)
     base = base or {"method": {"name": method}, "student_optim": _DEFAULT_OPTIM, "schedule": _DEFAULT_SCHEDULE}
@@ -286,13 +324,9 @@ def _content(
     top1 = _top1(found, sections.subject)
     figures = "" if top1 is None else f", top-1 {top1}: is that what you know?"
     comments["teacher"] = f"{found.source}, {found.parameters:,} parameters{figures}"
-    if "student" in roles and names_student:
+    if "student" in roles and student is None:
         content["student"] = {}
-    elif "student" in roles:
-        size = {"num_classes": found.classes, "channels": found.input[0], "size": found.input[1]}
-        student = smaller_model(sections.subject.network.model, found.parameters, **size)
-        if student is None:
-            raise UsageError("no built-in model takes such images: say which student, as in student.factory=mine:net")
+    elif student is not None:
         content["student"] = {"model": student.model}
         own = sections.subject.network.factory or "MODULE:FUNCTION"
         comments["student"] = f"the network that is trained: {student.reason}"
@@ -326,6 +360,6 @@ def _from_elsewhere(teacher: dict[str, Any]) -> dict[str, Any]:
     return {**teacher, "weights": os.path.abspath(weights)} if weights and os.path.isfile(weights) else teacher
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
     """Return what may be a recipe's name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:100] or "recipe"

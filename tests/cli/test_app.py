@@ -10,6 +10,18 @@ from raykd.cli.app import app
 from tests.cli.conftest import Raykd
 
 OPTIONS = {
+    "distill": {
+        "--student",
+        "--minutes",
+        "--target",
+        "--data",
+        "--method",
+        "--cluster",
+        "--out",
+        "--dry-run",
+        "--allow-code",
+        "--json",
+    },  # fmt: skip
     "train": {"--cluster", "--out", "--seeds", "--precision", "--tracker", "--json"},
     "tune": {"--cluster", "--out", "--trials", "--precision", "--tracker", "--json"},
     "table": {"--quick", "--seeds", "--cluster", "--out", "--precision", "--tracker", "--json"},
@@ -42,6 +54,7 @@ OPTIONS = {
     "cluster status": {"--dry-run"},
 }
 ARGUMENTS = {
+    "distill": ["teacher", "overrides"],
     "train": ["recipe", "overrides"],
     "tune": ["space", "overrides"],
     "table": ["name"],

@@ -11,10 +11,11 @@ from raykd.reporting.pages.comparison_page import comparison_page
 from raykd.reporting.pages.facts import RunFacts, read_run
 from raykd.reporting.pages.run_page import run_page
 from raykd.reporting.pages.search_page import search_page
+from raykd.reporting.pages.session_page import session_page
 from raykd.reporting.pages.store_page import store_page
 from raykd.reporting.pages.table_page import table_page
-from raykd.results import Breakdown, SearchRecord, SearchResult, TableResult
-from raykd.store.mirror import REPORT, TABLE, TRIALS
+from raykd.results import Breakdown, DistillResult, SearchRecord, SearchResult, TableResult
+from raykd.store.mirror import REPORT, SESSION, TABLE, TRIALS
 from raykd.store.run_directory import PAGE, RunDirectory, runs_in
 
 _ADVICE = "run the same search or table again, or restore it from a backup"
@@ -73,6 +74,24 @@ def write_table(folder: Path, out: Path | None = None) -> Path:
     return _write(page, table_page(report, folder.absolute().parent.parent, page.absolute().parent))
 
 
+def write_session(folder: Path, out: Path | None = None) -> Path:
+    """Write the page of a session of `raykd distill`, by default into its folder; return where it is.
+
+    Raises:
+        UsageError: if it is not finished.
+        CorruptError: if what is kept of it is damaged.
+        SetupError: if the disk does not take it.
+    """
+    found = read_json(folder / SESSION, _ADVICE).get("result")
+    if found is None:
+        raise UsageError(f"session {folder.name} is not finished: the command that began it goes on with it")
+    result: DistillResult = parse_content(folder / SESSION, _ADVICE, lambda: DistillResult.from_dict(found))
+    page, store = out or folder / PAGE, folder.absolute().parent.parent
+    runs = [RunDirectory(store / one.run) for one in result.candidates if one.step]
+    facts = [read_run(run) for run in runs if run.exists]
+    return _write(page, session_page(result, facts, page.absolute().parent))
+
+
 def write_store(store: Path, out: Path | None = None) -> Path:
     """Write the page of a store, by default into its folder; return where it is.
 
@@ -110,7 +129,7 @@ def write_any(
     (folder,) = folders
     if RunDirectory(folder).exists:
         return write_run(RunDirectory(folder), out, breakdowns)
-    for name, write in ((REPORT, write_search), (TABLE, write_table)):
+    for name, write in ((REPORT, write_search), (TABLE, write_table), (SESSION, write_session)):
         if (folder / name).is_file():
             return write(folder, out)
     if folder.is_dir() and (runs_in(folder) or any((folder / name).is_dir() for name in _FOLDERS)):

@@ -1,0 +1,1 @@
+"""A session of `raykd distill`: what is planned, the rounds, and how it ends."""
