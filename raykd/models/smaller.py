@@ -65,7 +65,8 @@ def smaller_model(
                 share = f"at most {_SHARE:.0%} of the teacher's" if most is None else f"at most {most:,}"
                 return Smaller(name, count, f"the largest of {', '.join(names)} with {share} parameters")
             if found is None or count < found.parameters:
-                reason = "the smallest built-in one for such images; none has as few parameters as is wanted"
+                few = "far fewer parameters than the teacher" if most is None else "as few parameters as is wanted"
+                reason = f"the smallest built-in one for such images; none has {few}"
                 found = Smaller(name, count, reason)
     return found
 
