@@ -42,7 +42,7 @@ _PARQUET_SPLITS = {"train": ("train",), "test": ("validation", "valid", "val")}
 _TRAIN_IMAGES, _VAL_IMAGES = 1_281_167, 50_000
 _PER_CLASS = {"train": (732, 1300), "test": (50, 50)}
 _LISTED = 5  # names in a message
-_SAME_ORDER = 0.95  # of the names; a few classes go by other names here and there
+_SAME_ORDER = 0.95  # of the names; others may be words that nobody here knows, never those of another class
 
 
 @dataclass
@@ -262,6 +262,7 @@ def _find_parquet(found: ImageNet) -> None:
         found.pieces[split] = []
         for path in paths:
             theirs = foreign_parquet.read_labels([path], columns)
+            _check_labels(theirs, len(labels), path)
             first = 0
             for group, (rows, size) in enumerate(_row_groups(path)):
                 wanted = [labels[label] for label in theirs[first : first + rows] if labels[label] >= 0]
@@ -305,15 +306,52 @@ def _map_labels(names: Sequence[str], found: ImageNet, path: Path) -> tuple[int,
             f"{where} does not name its classes: their labels are taken as torchvision's, in the order of the WNIDs"
         )
     else:
-        same = [common.casefold() in name.casefold() for name, common in zip(names, common_words(), strict=True)]
-        if sum(same) < _SAME_ORDER * len(same):
-            first = same.index(False)
+        moved, same = _compare_names(names)
+        if moved is not None or same < _SAME_ORDER * len(names):
+            first = moved[0] if moved is not None else next(k for k in range(len(names)) if not _has_name(names[k], k))
+            is_of = f", the name of {all_wnids()[moved[1]]}" if moved is not None else ""
             raise UsageError(
-                f"{where} has its classes in another order: class {first} is {names[first]!r}, and in the order of the "
-                f"WNIDs it is {common_words()[first]!r} ({all_wnids()[first]}); number them in that order, which "
-                "teachers know, or convert it as a set of its own by `raykd data parquet`"
+                f"{where} has its classes in another order: class {first} is {names[first]!r}{is_of}, and in the order "
+                f"of the WNIDs it is {common_words()[first]!r} ({all_wnids()[first]}); number them in that order, "
+                "which teachers know, or convert it as a set of its own by `raykd data parquet`"
             )
     return tuple(label_of.get(wnid, -1) for wnid in all_wnids())
+
+
+def _has_name(name: str, label: int) -> bool:
+    return common_words()[label].casefold() in name.casefold()
+
+
+def _compare_names(names: Sequence[str]) -> tuple[tuple[int, int] | None, int]:
+    """Compare a file's 1000 names, each of one or more words and commas, with those of published teachers.
+
+    Returns:
+        The first class that goes by another's name and by none of its own, with that other, None if there is none
+        (class 744 is "projectile, missile", and 657 is "missile"); and how many classes go by their own.
+    """
+    common = [name.casefold() for name in common_words()]
+    label_of = {name: label for label, name in enumerate(common) if common.count(name) == 1}
+    moved = None
+    for label, name in enumerate(names):
+        words = {word.strip() for word in name.casefold().split(",")}
+        others = sorted(label_of[word] for word in words & label_of.keys())
+        if others and common[label] not in words and moved is None:
+            moved = label, others[0]
+    return moved, sum(_has_name(name, label) for label, name in enumerate(names))
+
+
+def _check_labels(labels: Sequence[int], classes: int, path: Path) -> None:
+    """Refuse labels beyond the classes, as of a file that does not name these and counts from 1.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    row = next((row for row, label in enumerate(labels) if label >= classes), None)
+    if row is not None:
+        raise UsageError(
+            f"{as_text(path)}: row {row} has label {labels[row]}, and ImageNet's are 0 to {classes - 1}, in the order "
+            "of the WNIDs: number them so (1 less each if they begin with 1)"
+        )
 
 
 def _check_counts(found: ImageNet) -> None:
