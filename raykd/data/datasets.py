@@ -45,7 +45,7 @@ _SPECS = (
     DataSpec("svhn", 10, 3, 32, _HALF, _HALF, _DIGITS),  # as Fang et al. 2021
     DataSpec("celeba", 2, 3, 224, _HALF, _HALF),
     DataSpec("places365", 365, 3, 224, _HALF, _HALF),
-    DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD, crop_pct=0.875),  # 256 pixels, 224 cut out
+    DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),  # resized to 224: recipes say data.crop_pct
 )
 DATASETS: dict[str, DataSpec] = {spec.name: spec for spec in _SPECS}
 

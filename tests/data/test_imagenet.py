@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raykd.config.catalog import RECIPES
 from raykd.data import parquet
 from raykd.data.convert import convert
 from raykd.data.datasets import data_spec, load_images
 from raykd.data.imagenet import find_imagenet
 from raykd.data.imagenet_labels import all_wnids, common_words
 from raykd.errors import CorruptError, UsageError
+from raykd.recipe.recipe import load_recipe
 from tests import made_imagenet
 
 LABELS = range(40, 46)
@@ -69,7 +71,16 @@ def test_a_set_of_some_classes_is_shown_as_imagenet_is(
     convert("imagenet", sources["tars"], tmp_path, class_list=class_list)
     spec, whole = data_spec("six", data_root=tmp_path), data_spec("imagenet")
     assert (spec.size, spec.mean, spec.std, spec.crop_pct) == (224, whole.mean, whole.std, 0.875)
-    assert (spec.num_classes, whole.shorter_side) == (6, 256)
+    assert (spec.num_classes, spec.shorter_side) == (6, 256)
+
+
+def test_recipes_say_how_imagenet_is_cut_out_and_others_keep_their_images() -> None:
+    """A default that moved would give a run that was interrupted other images under the same id."""
+    assert data_spec("imagenet").crop_pct == 1.0
+    packaged = [load_recipe(name) for name in RECIPES.files()]
+    found = {recipe.name: recipe.data.crop_pct for recipe in packaged if recipe.data.name == "imagenet"}
+    assert len(found) >= 8
+    assert set(found.values()) == {0.875}
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar10"])
