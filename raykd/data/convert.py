@@ -101,9 +101,11 @@ def convert(
         for split in splits or ("train",):
             with _explaining_failures(name, source, root, download):
                 original = source.open(root, split, download)
+                if name == "imagenet":
+                    original = replace(original, mean=DATASETS[name].mean, std=DATASETS[name].std)
                 opened[split] = resized(original, size) if size else checked(original)
         _check_splits(opened, set_name)
-        counts = _write(folder, opened, set_name, name)
+        counts = _write(folder, opened, set_name, name, imagenet.part_of(wnids) if wnids else {})
     for line in dict.fromkeys(line for data in opened.values() for line in data.remarks.lines()):
         logger.warning("%s", line)
     if "test" not in counts and source.splits:
@@ -165,15 +167,18 @@ def _check_name(name: str, out_dir: Path, class_list: Path | None) -> None:
         )
 
 
-def _write(folder: Path, opened: Mapping[str, Split], set_name: str, source: str) -> dict[str, int]:
-    """Write all splits, or none: return how many images each has."""
+def _write(
+    folder: Path, opened: Mapping[str, Split], set_name: str, source: str, more: Mapping[str, str]
+) -> dict[str, int]:
+    """Write all splits, or none, with ``more`` metadata: return how many images each has."""
     constants = next(iter(opened.values()))
     counts: dict[str, int] = {}
     try:
         for split, data in opened.items():
             counts[split] = 0
             records = ((record.image, record.label) for record in data.records)
-            counts[split] = parquet.write(folder, split, records, _metadata(set_name, split, data, constants, source))
+            metadata = {**_metadata(set_name, split, data, constants, source), **more}
+            counts[split] = parquet.write(folder, split, records, metadata)
     except BaseException:
         for split in counts:
             for path in parquet.find_files(folder, split):

@@ -78,7 +78,7 @@ def find_imagenet(source: Path, wnids: Sequence[str] | None = None) -> ImageNet:
     found = ImageNet(source, tuple(wnids or all_wnids()))
     folders = [folder for folder in (source, *(source / name for name in _KAGGLE)) if folder.is_dir()]
     # Kaggle's lists of labels lie beside ILSVRC/, of which people give any part as the source.
-    labels = find_labels([*folders, source / "ILSVRC", *source.resolve().parents[:3]])
+    labels = find_labels([*folders, source / "ILSVRC"], source.resolve().parents[:3])
     found.classes = name_classes(found.wnids, labels)
     for split, find in (("train", _find_train), ("test", _find_val)):
         pieces = next((list(some) for folder in folders if (some := find(found, folder, labels)) is not None), None)
@@ -398,6 +398,14 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
+def part_of(wnids: Sequence[str]) -> dict[str, str]:
+    """Return what a set's metadata says of the classes (sorted) that it has of all; nothing of the whole set."""
+    if len(wnids) == len(all_wnids()):
+        return {}
+    labels = [all_wnids().index(wnid) for wnid in wnids]
+    return {"part_of": json.dumps({"classes": len(all_wnids()), "labels": labels})}
+
+
 def sharded_splits(found: ImageNet, name: str, spec: DataSpec) -> dict[str, ShardedSplit]:
     """Return the splits as they are to be written for a set called ``name``; ``spec`` is that of ImageNet."""
     about = {
@@ -412,9 +420,7 @@ def sharded_splits(found: ImageNet, name: str, spec: DataSpec) -> dict[str, Shar
         "source": "raykd data imagenet",
         "licence": "see the data set's own page",
     }
-    if len(found.wnids) < len(all_wnids()):
-        labels = [all_wnids().index(wnid) for wnid in found.wnids]
-        about["part_of"] = json.dumps({"classes": len(all_wnids()), "labels": labels})
+    about |= part_of(found.wnids)
     order = {"train": "shuffled", "test": "order of the source"}
     return {
         split: ShardedSplit(found.count(split), pieces, split == "train", {**about, "order": order[split]})

@@ -1,6 +1,7 @@
 """ImageNet from every form that people have it in, whole and in part, and what is said of one that is not whole."""
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from raykd.data.imagenet import find_imagenet
 from raykd.data.imagenet_labels import all_wnids, common_words
 from raykd.errors import CorruptError, UsageError
 from raykd.recipe.recipe import load_recipe
+from raykd.spec import ClassSubset
 from tests import made_imagenet
 
 LABELS = range(40, 46)
@@ -116,6 +118,15 @@ def test_it_can_be_resized_for_good(sources: dict[str, Path], class_list: Path, 
     made = convert("imagenet", sources["kaggle"], tmp_path, class_list=class_list, size=8)
     assert made.name == "six-8"
     assert load_images("six-8", "train", data_spec("six-8", data_root=tmp_path), tmp_path).pixels.shape == (18, 3, 8, 8)
+    spec, whole = data_spec("six-8", data_root=tmp_path), data_spec("imagenet")
+    assert (spec.mean, spec.std, spec.part_of) == (whole.mean, whole.std, ClassSubset(1000, tuple(LABELS)))
+
+
+def test_labels_of_another_set_around_it_are_not_looked_at(sources: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "meta.bin").write_bytes(b"of another program")
+    shutil.copytree(sources["folders"], tmp_path / "below" / "set")
+    wnids = [all_wnids()[label] for label in LABELS]
+    assert find_imagenet(tmp_path / "below" / "set", wnids).count("train") == 18
 
 
 def test_classes_that_are_missing_are_told(sources: dict[str, Path], tmp_path: Path) -> None:
