@@ -207,6 +207,12 @@ def test_what_a_machine_lacks_is_what_its_packages_do_not_bring() -> None:
     assert not {"torch", "ray", "scikit-learn", "matplotlib", "optuna"} & packages.keys()
 
 
+def test_what_a_machine_lacks_depends_on_its_python() -> None:
+    """aiosignal, as others of that kind, needs typing-extensions before Python 3.13 only."""
+    packages = {python: kit.lacking("aiosignal", (), (), python) for python in ("3.12", "3.13")}
+    assert {python: "typing-extensions" in found for python, found in packages.items()} == {"3.12": True, "3.13": False}
+
+
 def test_the_kit_has_the_code_that_steps_import(tmp_path: Path) -> None:
     kit.copy_code(tmp_path)
     assert (tmp_path / "benchmarks" / "gpu" / "step.py").is_file()

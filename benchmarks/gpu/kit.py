@@ -25,8 +25,8 @@ THERE = {
     "click", "filelock", "fsspec", "mpmath", "networkx", "numpy", "pillow", "pyarrow", "rich", "safetensors",
     "setuptools", "sympy", "torch", "torchvision", "triton", "pygments", "markdown-it-py", "mdurl",
 }  # fmt: skip
-LEFT_OUT = {"matplotlib", "scikit-learn"}
-"""Of charts, which are not drawn there, and of digits, whose file is brought: both are large."""
+LEFT_OUT = {"matplotlib", "scikit-learn", "scipy"}
+"""Of charts, which are not drawn there, of digits, whose file is brought, and of ImageNet's kit: they are large."""
 
 CODE = (
     "benchmarks/dafl", "benchmarks/lsgdfd", "benchmarks/gpu", "benchmarks/pool_step.py", "benchmarks/plan_accuracy.py",
@@ -40,18 +40,22 @@ RECIPE = "fast_cifar10_resnet20"
 MOST_LOST = 0.02  # points of top-1
 
 
-def lacking(package: str, there: Iterable[str], left_out: Iterable[str]) -> dict[str, str]:
-    """Return name and installed version of what ``package`` needs, directly or not, and the machine lacks."""
+def lacking(package: str, there: Iterable[str], left_out: Iterable[str], python: str = PYTHON) -> dict[str, str]:
+    """Return name and installed version of what ``package`` needs with a Python, directly or not, and is not there."""
+    environment = {"extra": "", "python_version": python, "python_full_version": f"{python}.0"}
     known, found, queue = {canonical(name) for name in (*there, *left_out)}, dict[str, str](), [package]
     while queue:
         for text in metadata.requires(queue.pop()) or ():
             requirement = Requirement(text)
             name = canonical(requirement.name)
             marker = requirement.marker
-            if name in known or (marker and not marker.evaluate({"extra": "", "python_version": PYTHON})):
+            if name in known or (marker and not marker.evaluate(environment)):
                 continue
             known.add(name)
-            found[name] = metadata.version(name)
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                sys.exit(f"{name}, which {package} needs with Python {python}, is not installed here: install it first")
             queue.append(name)
     return found
 
@@ -176,7 +180,7 @@ def main() -> None:
         sys.exit("RAYKD_DATA is not set: it names the folder with cifar10 and teachers")
     folder: Path = arguments.out
     shutil.rmtree(folder, ignore_errors=True)
-    packages = lacking("raykd", THERE, LEFT_OUT)
+    packages = lacking("raykd", THERE, LEFT_OUT, arguments.python)
     fetch_wheels(folder / "wheels", packages, arguments.python)
     copy_code(folder / "code")
     teachers = copy_data(Path(data), folder / "data")

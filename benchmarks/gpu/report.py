@@ -30,7 +30,7 @@ That machine is taken to have Linux on x86-64, Python 3.12, torch 2.7 or newer w
 safetensors and a C compiler.
 """
 NOTHING = """
-**Nothing was measured yet**: no GPU was at hand, and no line of raykd has run on one. What was done without one is a
+**Nothing was measured yet**: no line of raykd has run on a GPU. What was done without one is a
 rehearsal of every step on a CPU.
 """
 WAYS = (

@@ -60,7 +60,8 @@ def collect(
         per_class: 2 or more; where there are fewer, what is there is used and a warning says so.
         batch: images in memory at a time; it does not change the result.
         progress: file, of this worker's own, that keeps what is measured so far, so that a call after a kill goes on
-            there to the same bits; it is removed in the end. None: nothing is kept.
+            there, on a CPU to the same bits (a GPU adds up in no fixed order); it is removed in the end. None:
+            nothing is kept.
 
     Raises:
         UsageError: if a class has fewer than 2 images, or the teacher's activations are not finite.

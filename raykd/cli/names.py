@@ -9,7 +9,7 @@ from importlib import resources
 from importlib.metadata import entry_points
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -18,13 +18,18 @@ from raykd.config.catalog import CLUSTERS, RECIPES, SCHEMA_LINE, SPACES, TABLES,
 from raykd.errors import did_you_mean, one_line
 from raykd.tracking.tracker import TRACKERS
 
+if TYPE_CHECKING:
+    WordType = click.ParamType[str]
+else:
+    WordType = click.ParamType  # which takes no argument before click 8.3
+
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 _TAKES = {"train": "recipe", "tune": "space", "table": "table"}
 """What the commands that can be submitted take first."""
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 
 
-class StoreType(click.ParamType[str]):
+class StoreType(WordType):
     """A folder's path, or an address such as s3://BUCKET/FOLDER."""
 
     name = "directory"
@@ -59,7 +64,7 @@ class StoreType(click.ParamType[str]):
         return [CompletionItem(incomplete, type="dir")]
 
 
-class KindType(click.ParamType[str]):
+class KindType(WordType):
     """One of several words, in the singular or the plural."""
 
     name = "kind"
@@ -68,8 +73,8 @@ class KindType(click.ParamType[str]):
         """Take the words as commands know them."""
         self.kinds = tuple(kinds)
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Show the words."""
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show the words; click before 8.2 gives no context."""
         return f"{{{'|'.join(self.kinds)}}}"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:

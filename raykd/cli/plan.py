@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from raykd.config.runtime import Precision
     from raykd.results import Plan, RunPlan
 
+    NumbersType = click.ParamType[tuple[int, ...]]
+else:
+    NumbersType = click.ParamType  # which takes no argument before click 8.3
 
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("min", 60.0), ("s", 1.0))
 _WHOLE_FROM, _SHORTEST, _LEAST_PRICE = 10, 0.1, 0.005
 _MOST_WORKERS = 100_000
 
 
-class CountsType(click.ParamType[tuple[int, ...]]):
+class CountsType(NumbersType):
     """Numbers of workers, as in 1,8,64."""
 
     name = "numbers"

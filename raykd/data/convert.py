@@ -76,7 +76,7 @@ def convert(
     source = _select_source(name, source_dir, splits, download, attribute)
     wnids = _select_classes(name, class_list)
     set_name = set_name or _default_name(name, source_dir, size, class_list)
-    _check_name(set_name, out_dir)
+    _check_name(set_name, out_dir, class_list)
     folder = out_dir / set_name
     if name == "imagenet" and size is None and splits is None:
         assert source_dir is not None, "it cannot be downloaded"
@@ -101,9 +101,11 @@ def convert(
         for split in splits or ("train",):
             with _explaining_failures(name, source, root, download):
                 original = source.open(root, split, download)
+                if name == "imagenet":
+                    original = replace(original, mean=DATASETS[name].mean, std=DATASETS[name].std)
                 opened[split] = resized(original, size) if size else checked(original)
         _check_splits(opened, set_name)
-        counts = _write(folder, opened, set_name, name)
+        counts = _write(folder, opened, set_name, name, imagenet.part_of(wnids) if wnids else {})
     for line in dict.fromkeys(line for data in opened.values() for line in data.remarks.lines()):
         logger.warning("%s", line)
     if "test" not in counts and source.splits:
@@ -147,8 +149,8 @@ def _default_name(name: str, source: Path | None, size: int | None, class_list: 
     return f"{name}-{size}" if size else name
 
 
-def _check_name(name: str, out_dir: Path) -> None:
-    """Refuse a name by which no recipe could ask for the set.
+def _check_name(name: str, out_dir: Path, class_list: Path | None) -> None:
+    """Refuse a name by which no recipe could ask for the set, or would be given labels of another.
 
     Raises:
         UsageError: saying what to rename.
@@ -158,17 +160,25 @@ def _check_name(name: str, out_dir: Path) -> None:
     if not name or name.startswith(".") or name in EMBEDDED:
         what = "comes with raykd" if name in EMBEDDED else "is no name of a set: it is empty, or begins with a dot"
         raise UsageError(f"the set would be called as its folder, and {name!r} {what}: rename the folder")
+    if class_list is not None and name in DATASETS:
+        raise UsageError(
+            f"the set would be called {name!r} as its list of classes, {as_text(class_list)}, and that is the name of "
+            "a known set with labels of its own: rename the list, to some_classes.txt for example"
+        )
 
 
-def _write(folder: Path, opened: Mapping[str, Split], set_name: str, source: str) -> dict[str, int]:
-    """Write all splits, or none: return how many images each has."""
+def _write(
+    folder: Path, opened: Mapping[str, Split], set_name: str, source: str, more: Mapping[str, str]
+) -> dict[str, int]:
+    """Write all splits, or none, with ``more`` metadata: return how many images each has."""
     constants = next(iter(opened.values()))
     counts: dict[str, int] = {}
     try:
         for split, data in opened.items():
             counts[split] = 0
             records = ((record.image, record.label) for record in data.records)
-            counts[split] = parquet.write(folder, split, records, _metadata(set_name, split, data, constants, source))
+            metadata = {**_metadata(set_name, split, data, constants, source), **more}
+            counts[split] = parquet.write(folder, split, records, metadata)
     except BaseException:
         for split in counts:
             for path in parquet.find_files(folder, split):

@@ -45,7 +45,7 @@ _SPECS = (
     DataSpec("svhn", 10, 3, 32, _HALF, _HALF, _DIGITS),  # as Fang et al. 2021
     DataSpec("celeba", 2, 3, 224, _HALF, _HALF),
     DataSpec("places365", 365, 3, 224, _HALF, _HALF),
-    DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD, crop_pct=0.875),  # 256 pixels, 224 cut out
+    DataSpec("imagenet", 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),  # resized to 224: recipes say data.crop_pct
 )
 DATASETS: dict[str, DataSpec] = {spec.name: spec for spec in _SPECS}
 
@@ -171,10 +171,12 @@ def count_images(name: str, split: str, data_root: Path | None) -> int:
 
 
 def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
-    """Return the files of a split, none for an embedded set; reads nothing.
+    """Return the files of a split, none for an embedded set; reads of those of a known set what classes they have.
 
     Raises:
         MissingData: if they are not there, saying how to make them.
+        UsageError: if a set called as one of ``DATASETS`` has other classes, or these in another order.
+        CorruptError: if the metadata of such a set is damaged.
     """
     if name in EMBEDDED:
         return []
@@ -185,7 +187,34 @@ def find_split(name: str, split: str, data_root: Path | None) -> list[Path]:
             f"data set {name!r} is a folder of {split}-*.parquet files under the data root, "
             f"and none is set; {_how_to_make(name)}"
         )
-    return _split_files(data_root / name, name, split)
+    files = _split_files(data_root / name, name, split)
+    _check_classes(DATASETS[name], files[0])
+    return files
+
+
+def _check_classes(known: DataSpec, file: Path) -> None:
+    """Refuse a set by whose name other labels are known: a teacher of these would be shown images of other classes.
+
+    Names that are unknown are let pass: sources spell them differently ("T-shirt/top", "T-shirt").
+    """
+    header = parquet.read_header(file)
+    if len(header.classes) != known.num_classes or header.part_of is not None:
+        found = f"{len(header.classes)} classes" + (", some of a larger set's" if header.part_of is not None else "")
+        wrong = f"has {found}, and {known.name!r} is known to have {known.num_classes}"
+    else:
+        moved = [
+            (label, name)
+            for label, (name, ours) in enumerate(zip(header.classes, known.class_names, strict=False))
+            if name != ours and name in known.class_names
+        ]
+        if not moved:
+            return
+        label, name = moved[0]
+        wrong = f"has {name!r} as class {label}, which of {known.name!r} is {known.class_names[label]!r}"
+    raise UsageError(
+        f"{file} {wrong}: a set of other classes, or of another order, needs another name: rename its folder, and name "
+        "that in the recipe"
+    )
 
 
 def _load_digits(split: str, spec: DataSpec) -> Images:

@@ -41,8 +41,9 @@ _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 _PARQUET_SPLITS = {"train": ("train",), "test": ("validation", "valid", "val")}
 _TRAIN_IMAGES, _VAL_IMAGES = 1_281_167, 50_000
 _PER_CLASS = {"train": (732, 1300), "test": (50, 50)}
+_CROP_PCT = 0.875  # as its teachers were measured: 256 pixels, of which 224 are cut out
 _LISTED = 5  # names in a message
-_SAME_ORDER = 0.95  # of the names; a few classes go by other names here and there
+_SAME_ORDER = 0.95  # of the names; others may be words that nobody here knows, never those of another class
 
 
 @dataclass
@@ -77,7 +78,7 @@ def find_imagenet(source: Path, wnids: Sequence[str] | None = None) -> ImageNet:
     found = ImageNet(source, tuple(wnids or all_wnids()))
     folders = [folder for folder in (source, *(source / name for name in _KAGGLE)) if folder.is_dir()]
     # Kaggle's lists of labels lie beside ILSVRC/, of which people give any part as the source.
-    labels = find_labels([*folders, source / "ILSVRC", *source.resolve().parents[:3]])
+    labels = find_labels([*folders, source / "ILSVRC"], source.resolve().parents[:3])
     found.classes = name_classes(found.wnids, labels)
     for split, find in (("train", _find_train), ("test", _find_val)):
         pieces = next((list(some) for folder in folders if (some := find(found, folder, labels)) is not None), None)
@@ -262,6 +263,7 @@ def _find_parquet(found: ImageNet) -> None:
         found.pieces[split] = []
         for path in paths:
             theirs = foreign_parquet.read_labels([path], columns)
+            _check_labels(theirs, len(labels), path)
             first = 0
             for group, (rows, size) in enumerate(_row_groups(path)):
                 wanted = [labels[label] for label in theirs[first : first + rows] if labels[label] >= 0]
@@ -305,15 +307,52 @@ def _map_labels(names: Sequence[str], found: ImageNet, path: Path) -> tuple[int,
             f"{where} does not name its classes: their labels are taken as torchvision's, in the order of the WNIDs"
         )
     else:
-        same = [common.casefold() in name.casefold() for name, common in zip(names, common_words(), strict=True)]
-        if sum(same) < _SAME_ORDER * len(same):
-            first = same.index(False)
+        moved, same = _compare_names(names)
+        if moved is not None or same < _SAME_ORDER * len(names):
+            first = moved[0] if moved is not None else next(k for k in range(len(names)) if not _has_name(names[k], k))
+            is_of = f", the name of {all_wnids()[moved[1]]}" if moved is not None else ""
             raise UsageError(
-                f"{where} has its classes in another order: class {first} is {names[first]!r}, and in the order of the "
-                f"WNIDs it is {common_words()[first]!r} ({all_wnids()[first]}); number them in that order, which "
-                "teachers know, or convert it as a set of its own by `raykd data parquet`"
+                f"{where} has its classes in another order: class {first} is {names[first]!r}{is_of}, and in the order "
+                f"of the WNIDs it is {common_words()[first]!r} ({all_wnids()[first]}); number them in that order, "
+                "which teachers know, or convert it as a set of its own by `raykd data parquet`"
             )
     return tuple(label_of.get(wnid, -1) for wnid in all_wnids())
+
+
+def _has_name(name: str, label: int) -> bool:
+    return common_words()[label].casefold() in name.casefold()
+
+
+def _compare_names(names: Sequence[str]) -> tuple[tuple[int, int] | None, int]:
+    """Compare a file's 1000 names, each of one or more words and commas, with those of published teachers.
+
+    Returns:
+        The first class that goes by another's name and by none of its own, with that other, None if there is none
+        (class 744 is "projectile, missile", and 657 is "missile"); and how many classes go by their own.
+    """
+    common = [name.casefold() for name in common_words()]
+    label_of = {name: label for label, name in enumerate(common) if common.count(name) == 1}
+    moved = None
+    for label, name in enumerate(names):
+        words = {word.strip() for word in name.casefold().split(",")}
+        others = sorted(label_of[word] for word in words & label_of.keys())
+        if others and common[label] not in words and moved is None:
+            moved = label, others[0]
+    return moved, sum(_has_name(name, label) for label, name in enumerate(names))
+
+
+def _check_labels(labels: Sequence[int], classes: int, path: Path) -> None:
+    """Refuse labels beyond the classes, as of a file that does not name these and counts from 1.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    row = next((row for row, label in enumerate(labels) if label >= classes), None)
+    if row is not None:
+        raise UsageError(
+            f"{as_text(path)}: row {row} has label {labels[row]}, and ImageNet's are 0 to {classes - 1}, in the order "
+            "of the WNIDs: number them so (1 less each if they begin with 1)"
+        )
 
 
 def _check_counts(found: ImageNet) -> None:
@@ -359,6 +398,14 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
+def part_of(wnids: Sequence[str]) -> dict[str, str]:
+    """Return what a set's metadata says of the classes (sorted) that it has of all; nothing of the whole set."""
+    if len(wnids) == len(all_wnids()):
+        return {}
+    labels = [all_wnids().index(wnid) for wnid in wnids]
+    return {"part_of": json.dumps({"classes": len(all_wnids()), "labels": labels})}
+
+
 def sharded_splits(found: ImageNet, name: str, spec: DataSpec) -> dict[str, ShardedSplit]:
     """Return the splits as they are to be written for a set called ``name``; ``spec`` is that of ImageNet."""
     about = {
@@ -369,13 +416,11 @@ def sharded_splits(found: ImageNet, name: str, spec: DataSpec) -> dict[str, Shar
         "wnids": json.dumps(found.wnids),
         "mean": json.dumps(spec.mean),
         "std": json.dumps(spec.std),
-        "crop_pct": json.dumps(spec.crop_pct),
+        "crop_pct": json.dumps(_CROP_PCT),
         "source": "raykd data imagenet",
         "licence": "see the data set's own page",
     }
-    if len(found.wnids) < len(all_wnids()):
-        labels = [all_wnids().index(wnid) for wnid in found.wnids]
-        about["part_of"] = json.dumps({"classes": len(all_wnids()), "labels": labels})
+    about |= part_of(found.wnids)
     order = {"train": "shuffled", "test": "order of the source"}
     return {
         split: ShardedSplit(found.count(split), pieces, split == "train", {**about, "order": order[split]})

@@ -52,8 +52,10 @@ def common_words() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def find_labels(folders: Sequence[Path]) -> Labels | None:
+def find_labels(folders: Sequence[Path], around: Sequence[Path] = ()) -> Labels | None:
     """Return the labels that the first of the folders has which has any; None where none has.
+
+    Of folders ``around`` the set only Kaggle's lists are taken: what else lies there may be of another set.
 
     Raises:
         CorruptError: if the file is damaged, or something else.
@@ -65,8 +67,9 @@ def find_labels(folders: Sequence[Path]) -> Labels | None:
         (MAPPING, _read_kaggle),
         (_TORCHVISION, _read_torchvision),
     )
-    for folder in folders:
-        for name, read in readers:
+    kaggle = [(name, read) for name, read in readers if read is _read_kaggle]
+    for folder, some in (*((folder, readers) for folder in folders), *((folder, kaggle) for folder in around)):
+        for name, read in some:
             if (folder / name).is_file():
                 return _explaining(folder / name, read)
     return None
@@ -75,7 +78,7 @@ def find_labels(folders: Sequence[Path]) -> Labels | None:
 def _explaining(path: Path, read: Callable[[Path], Labels]) -> Labels:
     try:
         found = read(path)
-    except RaykdError:
+    except (RaykdError, ImportError):
         raise
     except Exception as error:  # damaged files lead the readers of .mat and .bin to errors of any kind
         raise CorruptError(f"{as_text(path)} cannot be read ({describe(error)}); {_ADVICE}") from None
@@ -170,7 +173,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
             twice.
     """
     try:
-        text = read_bytes(path, _MOST_BYTES).decode()
+        text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{as_text(path)}, a list of classes, cannot be read ({describe(error)})") from None
     known = all_wnids()

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from raykd.data.decode import decode
+from raykd.distributed.host import cores_of_a_worker
 from raykd.errors import CorruptError, ForeignFormat, RaykdError
 from raykd.files import check_depth, describe, is_file
 from raykd.spec import ClassSubset
@@ -39,6 +40,7 @@ _OWN = {"name", "count", "shape", "encoding", "classes"}  # keys of the metadata
 _ROWS = 512  # read and decoded at a time
 TASK_ROWS = 8
 """Image files that are decoded at a time."""
+_RAW_ROWS = 64  # raw images of a task: what they become may be much larger
 _MOST_DECODERS = 32
 ADVICE = "write the set again"
 """What a user can do about a damaged file of a set."""
@@ -199,7 +201,7 @@ def read(files: list[Path], fit: Fit) -> Iterator[tuple[Tensor, Tensor]]:
 
 def count_decoders() -> int:
     """Return how many threads decode images in this process: its share of the cores that it may use."""
-    return min(_MOST_DECODERS, max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(_MOST_DECODERS, cores_of_a_worker())
 
 
 class EncodedRows(NamedTuple):
@@ -212,8 +214,8 @@ class EncodedRows(NamedTuple):
     labels: Tensor
 
     def parts(self) -> "Iterator[EncodedRows]":
-        """Yield the rows in parts that are worth a task each: files take long, raw pixels none."""
-        size = len(self.images) if self.header.raw else TASK_ROWS
+        """Yield the rows in parts that are worth a task each: files take long, raw pixels next to nothing."""
+        size = _RAW_ROWS if self.header.raw else TASK_ROWS
         for first in range(0, len(self.images), size):
             some = slice(first, first + size)
             yield EncodedRows(self.file, self.header, self.numbers[some], self.images[some], self.labels[some])

@@ -18,8 +18,12 @@ def fit(pixels: Tensor, spec: DataSpec) -> Tensor:
     """Map uint8 pixels (B, C, H, W) to (B, spec.channels, spec.size, spec.size).
 
     Grey becomes RGB by repetition, RGB becomes grey by luminance. The shorter side is resized to
-    ``spec.shorter_side`` (bilinear, antialiased), the centre of ``spec.interior`` cut out, and then padded with black;
-    pixels that fit already are returned as they are.
+    ``spec.shorter_side`` (bilinear, antialiased), unless it has so many pixels, the centre of ``spec.interior`` cut
+    out, and then padded with black. Pixels of the network's size are returned as they are only where nothing is cut
+    out (``crop_pct`` 1), no black is added and the channels are the network's.
+
+    Raises:
+        UsageError: if the channels cannot be mapped.
     """
     pixels = _with_channels(pixels, spec.channels)
     height, width = pixels.shape[-2:]

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,6 +47,7 @@ from raykd.files import (
     writing,
 )
 
+_Result = TypeVar("_Result")
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 256 * 2**20
@@ -169,7 +170,8 @@ def write_sharded(
         shard_bytes: of images in a file.
 
     Raises:
-        CorruptError: naming and counting damaged images; the other shards stay for the next time.
+        CorruptError: naming and counting damaged images, or a class of which all are; finished shards stay for the
+            next time.
         InProgress: if another process is at the same set.
         SetupError: if the disk does not take it, or a process was killed.
     """
@@ -191,10 +193,10 @@ def write_sharded(
         damaged = [one for record in records for one in record["damaged"]]
         if damaged and not skip_damaged:
             raise CorruptError(_told(damaged, len(shards)))
+        if damaged:
+            _check_classes(splits, shards, records)
+        _recount_all(shards, records, counts, workers)
         with writing(f"the set {folder}"):
-            for shard in shards:
-                if counts[shard.split] != splits[shard.split].count:
-                    _recount(shard, counts[shard.split])
             if damaged:
                 write_json(staging / folder.name / DAMAGED, {"images": damaged})
             (staging / folder.name).rename(folder)
@@ -234,16 +236,45 @@ def _sweep(staging: Path, folder: Path, shards: Iterable[_Shard]) -> None:
 
 def _convert(shards: Sequence[_Shard], workers: int) -> list[dict[str, Any]]:
     """Make what is not there yet, and return the records of all in order."""
-    if workers == 1:
-        return [_noted(_make(shard), done, len(shards)) for done, shard in enumerate(shards, 1)]
+    found: list[dict[str, Any]] = [{}] * len(shards)
+    for done, (place, record) in enumerate(_perform(_make, [(shard,) for shard in shards], workers), 1):
+        logger.info(
+            "shard %d of %d: %s images%s", done, len(shards), record["images"], ", kept" if record["kept"] else ""
+        )
+        found[place] = record
+    return found
+
+
+def _recount_all(
+    shards: Sequence[_Shard], records: Sequence[dict[str, Any]], counts: Mapping[str, int], workers: int
+) -> None:
+    """See to it that every shard says how many images its split has without those that are left out."""
+    wrong = [
+        (shard, {key: value for key, value in record.items() if key != "kept"}, counts[shard.split])
+        for shard, record in zip(shards, records, strict=True)
+        if record["count"] != counts[shard.split]
+    ]
+    for done, _ in enumerate(_perform(_recount, wrong, workers), 1):
+        logger.info("count of shard %d of %d written", done, len(wrong))
+
+
+def _perform(
+    task: Callable[..., _Result], arguments: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[tuple[int, _Result]]:
+    """Yield place and result of each call as it is done, by so many processes.
+
+    Raises:
+        SetupError: if one of them was killed.
+    """
+    if workers == 1 or not arguments:
+        yield from ((place, task(*some)) for place, some in enumerate(arguments))
+        return
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(workers, len(shards)), context, _begin)
+    executor = ProcessPoolExecutor(min(workers, len(arguments)), context, _begin)
     try:
-        futures = {executor.submit(_make, shard): place for place, shard in enumerate(shards)}
-        found: list[dict[str, Any]] = [{}] * len(shards)
-        for done, future in enumerate(as_completed(futures), 1):
-            found[futures[future]] = _noted(future.result(), done, len(shards))
-        return found
+        futures = {executor.submit(task, *some): place for place, some in enumerate(arguments)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
     except BrokenProcessPool:
         raise SetupError(
             "a process that converts was killed, perhaps for want of memory: run the same command with fewer "
@@ -265,11 +296,6 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=end_too, daemon=True).start()
-
-
-def _noted(record: dict[str, Any], done: int, total: int) -> dict[str, Any]:
-    logger.info("shard %d of %d: %s images%s", done, total, record["images"], ", kept" if record["kept"] else "")
-    return record
 
 
 def _make(shard: _Shard) -> dict[str, Any]:
@@ -296,8 +322,8 @@ def _make(shard: _Shard) -> dict[str, Any]:
     with writing(str(shard.file)):
         with replacing(shard.file) as path:
             parquet.write_file(path, columns, shard.metadata, group_bytes=_GROUP_BYTES)
-        record = {"source": digest, "content": sha256_of(shard.file), "images": len(images)}
-        record |= {"damaged": damaged, "remarks": remarks.found}
+        record = {"source": digest, "content": sha256_of(shard.file), "count": int(shard.metadata["count"])}
+        record |= {"images": len(images), "labels": sorted(set(labels)), "damaged": damaged, "remarks": remarks.found}
         write_json(shard.record, record)
     return {**record, "kept": False}
 
@@ -346,17 +372,42 @@ def _finished(shard: _Shard, digest: str) -> dict[str, Any] | None:
     try:
         record = read_json(shard.record, "it is made again")
         same = record["source"] == digest and record["content"] == sha256_of(shard.file)
-        return record if same and not record["damaged"] else None
+        known = {"count", "images", "labels", "remarks"} <= record.keys()
+        return record if same and known and not record["damaged"] else None
     except (FileNotFoundError, CorruptError, KeyError):
         return None
 
 
-def _recount(shard: _Shard, count: int) -> None:
-    """Write a shard again, with how many images its split has without the damaged ones."""
-    table = pq.read_table(shard.file)
-    with replacing(shard.file) as path:
-        columns = {name: table.column(name) for name in table.column_names}
-        parquet.write_file(path, columns, {**shard.metadata, "count": str(count)}, group_bytes=_GROUP_BYTES)
+def _recount(shard: _Shard, record: dict[str, Any], count: int) -> None:
+    """Write a shard again, with how many images its split has, and vouch for it, so that a kill does not undo it."""
+    # In one piece, as it was first written: the size of row groups is reckoned from it.
+    table = pq.read_table(shard.file).combine_chunks()
+    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+    with writing(str(shard.file)):
+        with replacing(shard.file) as path:
+            parquet.write_file(path, columns, {**shard.metadata, "count": str(count)}, group_bytes=_GROUP_BYTES)
+        write_json(shard.record, {**record, "content": sha256_of(shard.file), "count": count})
+
+
+def _check_classes(
+    splits: Mapping[str, ShardedSplit], shards: Sequence[_Shard], records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuse to leave a class without images.
+
+    Raises:
+        CorruptError: naming such classes.
+    """
+    for name, split in splits.items():
+        pairs = zip(shards, records, strict=True)
+        left = {label for shard, record in pairs if shard.split == name for label in record["labels"]}
+        empty = [known for label, known in enumerate(json.loads(split.metadata["classes"])) if label not in left]
+        if empty:
+            more = f" and {len(empty) - _LISTED:,} more" if len(empty) > _LISTED else ""
+            raise CorruptError(
+                f"{name} has no image that can be decoded of {len(empty)} classes: {'; '.join(empty[:_LISTED])}{more}. "
+                "Restore some and run the same command, which keeps what is finished, or make a set of the other "
+                "classes by --classes FILE"
+            )
 
 
 def _told(damaged: Sequence[Mapping[str, str]], shards: int) -> str:

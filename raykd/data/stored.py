@@ -18,7 +18,7 @@ from raykd.data.datasets import Images, find_split, load_images
 from raykd.data.pixels import fit
 from raykd.spec import DataSpec
 
-_AHEAD = 256  # images that are read while others are decoded
+_AHEAD = 256  # images that are decoded before they are wanted
 
 
 class StoredImages:
@@ -63,11 +63,16 @@ class StoredImages:
         """Yield pixels of the rows in order, a few at a time; others are decoded meanwhile."""
         decode = partial(parquet.decode_rows, fit=partial(fit, spec=self._spec))
         tasks: deque[Future[Tensor]] = deque()
+        ahead = 0  # images
         with ThreadPoolExecutor(parquet.count_decoders()) as pool:
             for encoded in self._encoded(rows):
-                tasks.extend(pool.submit(decode, part) for part in encoded.parts())
-                while len(tasks) > _AHEAD // parquet.TASK_ROWS:
-                    yield tasks.popleft().result()
+                for part in encoded.parts():
+                    tasks.append(pool.submit(decode, part))
+                    ahead += len(part.images)
+                    while ahead > _AHEAD:
+                        done = tasks.popleft().result()
+                        ahead -= len(done)
+                        yield done
             while tasks:
                 yield tasks.popleft().result()
 

@@ -74,7 +74,7 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
                 raise tarfile.ReadError("it has no end: it is cut off, or more follows that is no file of it")
     except CorruptError:
         raise
-    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
+    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError) as error:
         raise CorruptError(f"{name} is no whole tar archive ({describe(error)}); {_ADVICE}") from None
 
 

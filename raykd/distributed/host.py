@@ -48,6 +48,17 @@ class HostReport:
     matmul_error: float | None
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use; all of them where the system does not tell, as macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_of_a_worker() -> int:
+    """Return this process's share of the cores, 1 or more: launchers say in LOCAL_WORLD_SIZE how many share them."""
+    workers = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, usable_cores() // max(1, int(workers) if workers.isdecimal() else 1))
+
+
 def prepare_host(threads: int | None = None) -> HostReport:
     """Set threads, allocator and matrix-product library of this process; idempotent.
 

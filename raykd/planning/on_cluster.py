@@ -11,7 +11,7 @@ import torch
 from raykd.cluster.config import Cluster
 from raykd.cluster.workers import fitting_workers
 from raykd.distributed.memory import free_memory
-from raykd.errors import UsageError
+from raykd.errors import RaykdError, RunFailed, UsageError
 from raykd.planning.plan import Network, WorkerBudget, plan
 from raykd.planning.predict import TrialSite
 from raykd.recipe.experiment import Experiment
@@ -21,22 +21,24 @@ from raykd.store.workspace import Workspace
 
 def compare_workers(
     experiment: Experiment, cluster: Cluster, counts: Sequence[int], *, store: Path, data_root: Path | None
-) -> dict[int, Plan | UsageError]:
+) -> dict[int, Plan | RaykdError]:
     """Return the plans of a recipe's own run on so many workers, each with cores of its own, or why there is none.
 
     Raises:
-        UsageError: if there is none at all.
+        UsageError, RunFailed: if there is none at all, the first one's.
     """
-    plans: dict[int, Plan | UsageError] = {}
+    plans: dict[int, Plan | RaykdError] = {}
+    if cluster.workers == 0 and torch.cuda.is_available():  # as the one process without a cluster would use it
+        cluster = cluster.model_copy(update={"gpus_per_worker": max(1.0, cluster.gpus_per_worker)})
     # Workers that do not share this machine's cores.
     address = "auto" if cluster.address == "local" else cluster.address
     for count in counts:
         there = cluster.model_copy(update={"workers": count, "address": address})
         try:
             plans[count] = plan_on(experiment, there, store=store, data_root=data_root, alone=True)
-        except UsageError as error:
+        except (UsageError, RunFailed) as error:
             plans[count] = error
-    refused = [one for one in plans.values() if isinstance(one, UsageError)]
+    refused = [one for one in plans.values() if isinstance(one, RaykdError)]
     if len(refused) == len(plans):
         raise refused[0]
     return plans

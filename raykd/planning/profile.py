@@ -22,11 +22,12 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from raykd.config.runtime import Runtime
-from raykd.data.datasets import count_images
+from raykd.data.datasets import Images, count_images
+from raykd.data.stored import StoredImages
 from raykd.distributed.host import float32_products, prepare_host
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.simulated import SimulatedWorld
@@ -45,7 +46,7 @@ from raykd.models.permission import permit
 from raykd.planning.placeholders import make_placeholders, one_member
 from raykd.recipe.experiment import experiment_from_dict
 from raykd.recipe.recipe import Recipe, without_test
-from raykd.recipe.sections import ScheduleConfig
+from raykd.recipe.sections import DataConfig, ScheduleConfig
 from raykd.store.run_directory import RunDirectory
 from raykd.store.workspace import Workspace
 
@@ -218,8 +219,7 @@ def time_report(
         try:
             total = count_images(recipe.data.name, "test", data_root)
             count = min(total, _TEST_IMAGES * world.size)
-            rows = torch.arange(count)
-            images = built.opened.open("test", recipe.data.name, "test", built.spec, rows)
+            images = _open_test(built, recipe.data, torch.arange(count), total)
         except (UsageError, CorruptError) as error:
             missing = str(error)
         else:
@@ -258,6 +258,15 @@ def time_report(
         **of_report,
         "test_missing": missing,
     }
+
+
+def _open_test(built: Built, data: DataConfig, rows: Tensor, total: int) -> Images | StoredImages:
+    """Open some rows of the test split as the run does: decoded at every evaluation where all exceed its buffer."""
+    if data.buffer is not None and total > data.buffer:
+        images = built.opened.open_stored("test", data.name, "test", built.spec)
+        if isinstance(images, StoredImages):
+            return images.select(rows)
+    return built.opened.open("test", data.name, "test", built.spec, rows)
 
 
 def _count_parameters(network: nn.Module) -> int:

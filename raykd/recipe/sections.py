@@ -27,7 +27,8 @@ class DataConfig(Config):
         default=None,
         ge=0.1,
         le=1,
-        description="share of an image's shorter side that its centre keeps, 0.875 of ImageNet; default: the set's",
+        description="share of an image's shorter side that its centre keeps, 0.875 as ImageNet is measured; "
+        "default: the set's, 1 of sets with a name",
     )
     class_names: tuple[str, ...] = Field(
         default=(), description="in their order; default: the set's, else those that the teacher is published with"

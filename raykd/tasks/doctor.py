@@ -11,7 +11,7 @@ import torch
 
 from raykd.data.datasets import DATASETS, data_spec, find_split, load_images
 from raykd.data.parquet import find_splits, read_header
-from raykd.distributed.host import compile_obstacle, prepare_host
+from raykd.distributed.host import compile_obstacle, prepare_host, usable_cores
 from raykd.distributed.memory import free_memory
 from raykd.distributed.provenance import describe_environment
 from raykd.distributed.world import World
@@ -41,7 +41,7 @@ def diagnose(data_root: Path | None, store: Path) -> dict[str, Any]:
         ),
         _check(
             "processor",
-            f"{environment['cpu']}, {_usable_cores()} of {environment['cores']} cores usable",
+            f"{environment['cpu']}, {usable_cores()} of {environment['cores']} cores usable",
         ),
         _check("idle threads", os.environ.get("OMP_WAIT_POLICY", "spin: OMP_WAIT_POLICY is not set")),
         _memory(),
@@ -102,10 +102,6 @@ def _without_files(spec: DataSpec) -> list[str]:
 
 def _check(name: str, value: object, state: str = "ok", advice: str | None = None) -> Check:
     return {"name": name, "value": str(value), "state": state, "advice": advice}
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> Check:

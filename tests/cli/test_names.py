@@ -1,5 +1,8 @@
 """Names are told, and completed, without loading what they name."""
 
+import subprocess
+import sys
+
 import pytest
 from click.shell_completion import ShellComplete
 
@@ -10,6 +13,24 @@ from tests.cli.conftest import Raykd
 
 def test_names_are_told_without_loading_recipes() -> None:
     assert all(packaged_recipes().values()), "a recipe's first line is a comment on it"
+
+
+OLDER_CLICK = """
+import click
+
+def refuse(cls, item):
+    raise TypeError("type 'ParamType' is not subscriptable")
+
+click.ParamType.__class_getitem__ = classmethod(refuse)
+from raykd.cli import names, plan
+print(names.KindType(["recipes", "tables"]).get_metavar(None))
+"""
+
+
+def test_types_of_arguments_serve_older_versions_of_click() -> None:
+    """Before 8.3 its types take no argument, and before 8.2 they are given no context."""
+    done = subprocess.run([sys.executable, "-c", OLDER_CLICK], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{recipes|tables}\n", "")
 
 
 def completed(*words: str) -> list[str]:

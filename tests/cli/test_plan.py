@@ -2,13 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from raykd.cli.plan import durations
+from raykd.cluster.config import Cluster
+from raykd.errors import RunFailed
+from raykd.planning import on_cluster
 from raykd.planning import predict as prediction
 from raykd.planning import profile as trial
+from raykd.recipe.experiment import Experiment
+from raykd.results import Plan
 from tests.cli.conftest import Raykd, WriteRecipe
 
 CLUSTER = "workers: 2\nthreads: 1\n"
@@ -134,6 +140,39 @@ def test_numbers_of_workers_are_compared_in_a_table(raykd: Raykd, tiny: WriteRec
     table = raykd("plan", tiny(), "--workers", "1,4")
     assert "faster" in table.stdout and "1.00" in table.stdout
     assert "network_gbit_per_s in the cluster file counts it" in table.stdout
+
+
+def test_a_number_of_workers_whose_trial_fails_keeps_no_other_from_the_table(
+    raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = on_cluster.plan_on
+
+    def failing(experiment: Experiment, cluster: Cluster, **options: Any) -> Plan:
+        if cluster.workers == 4:
+            raise RunFailed("the trial has died")
+        return own(experiment, cluster, **options)
+
+    monkeypatch.setattr(on_cluster, "plan_on", failing)
+    found = json.loads(raykd("plan", tiny(), "--workers", "1,4", "--json").stdout)["workers"]
+    assert found["4"]["error"] == "the trial has died"
+    assert found["1"]["runs"]
+
+
+@pytest.mark.parametrize(("there", "gpus"), [(True, 1.0), (False, 0.0)])
+def test_without_a_cluster_workers_are_compared_on_the_gpu_that_there_is(
+    raykd: Raykd, tiny: WriteRecipe, monkeypatch: pytest.MonkeyPatch, there: bool, gpus: float
+) -> None:
+    """As one process without a cluster would use it: no machine of a test run has to have one."""
+    asked: list[float] = []
+
+    def refusing(experiment: Experiment, cluster: Cluster, **_: Any) -> Plan:
+        asked.append(cluster.gpus_per_worker)
+        raise RunFailed("not here")
+
+    monkeypatch.setattr(on_cluster, "plan_on", refusing)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    done = raykd("plan", tiny(), "--workers", "1,2")
+    assert (asked, done.exit_code) == ([gpus, gpus], 1)
 
 
 @pytest.mark.parametrize("counts", ["", "0", "1,x", "4,", "-2", "1000000", "1.5"])

@@ -100,6 +100,25 @@ def test_rows_that_differ_from_the_promised_count_are_noticed(root: Path) -> Non
             load_images(folder.name, "test", data_spec(folder.name, data_root=root), root)
 
 
+def test_a_set_is_not_taken_for_a_known_one_of_other_classes(root: Path) -> None:
+    """The labels of the known one would be silently permuted."""
+    known = list(DATASETS["cifar10"].class_names)
+    about = {"name": "cifar10", "split": "test", "count": "12", "shape": "[8, 8, 3]", "encoding": parquet.RAW}
+    swapped = [known[1], known[0], *known[2:]]
+    for number, (classes, told) in enumerate({
+        (*known[:9],): "has 9 classes, and 'cifar10' is known to have 10: ",
+        (*swapped,): "has 'automobile' as class 0, which of 'cifar10' is 'airplane': .* rename its folder",
+    }.items()):  # fmt: skip
+        data_root = root / str(number)
+        records = [(p.tobytes(), 0) for p in PIXELS]
+        parquet.write(data_root / "cifar10", "test", records, {**about, "classes": json.dumps(classes)})
+        with pytest.raises(UsageError, match=told):
+            load_images("cifar10", "test", data_spec("cifar10"), data_root)
+    spelt = ["plane", "car", *known[2:]]
+    parquet.write(root / "cifar10", "test", [(p.tobytes(), 0) for p in PIXELS], {**about, "classes": json.dumps(spelt)})
+    assert len(load_images("cifar10", "test", data_spec("cifar10"), root).labels) == 12
+
+
 def test_a_set_too_big_for_memory_is_refused_before_it_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels_module, "free_memory", lambda: 1000)
     monkeypatch.setattr(parquet, "read", lambda *_: pytest.fail("images were read"))

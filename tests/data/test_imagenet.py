@@ -1,6 +1,7 @@
 """ImageNet from every form that people have it in, whole and in part, and what is said of one that is not whole."""
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raykd.config.catalog import RECIPES
 from raykd.data import parquet
 from raykd.data.convert import convert
 from raykd.data.datasets import data_spec, load_images
 from raykd.data.imagenet import find_imagenet
 from raykd.data.imagenet_labels import all_wnids, common_words
 from raykd.errors import CorruptError, UsageError
+from raykd.recipe.recipe import load_recipe
+from raykd.spec import ClassSubset
 from tests import made_imagenet
 
 LABELS = range(40, 46)
@@ -69,7 +73,36 @@ def test_a_set_of_some_classes_is_shown_as_imagenet_is(
     convert("imagenet", sources["tars"], tmp_path, class_list=class_list)
     spec, whole = data_spec("six", data_root=tmp_path), data_spec("imagenet")
     assert (spec.size, spec.mean, spec.std, spec.crop_pct) == (224, whole.mean, whole.std, 0.875)
-    assert (spec.num_classes, whole.shorter_side) == (6, 256)
+    assert (spec.num_classes, spec.shorter_side) == (6, 256)
+
+
+def test_recipes_say_how_imagenet_is_cut_out_and_others_keep_their_images() -> None:
+    """A default that moved would give a run that was interrupted other images under the same id."""
+    assert data_spec("imagenet").crop_pct == 1.0
+    packaged = [load_recipe(name) for name in RECIPES.files()]
+    found = {recipe.name: recipe.data.crop_pct for recipe in packaged if recipe.data.name == "imagenet"}
+    assert len(found) >= 8
+    assert set(found.values()) == {0.875}
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar10"])
+def test_some_classes_are_not_called_as_a_known_set(
+    sources: dict[str, Path], class_list: Path, tmp_path: Path, name: str
+) -> None:
+    """Its labels would be taken for those of the whole."""
+    renamed = class_list.rename(tmp_path / f"{name}.txt")
+    with pytest.raises(UsageError, match=f"would be called '{name}' as its list of classes, .*: rename the list"):
+        convert("imagenet", sources["folders"], tmp_path / "out", class_list=renamed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_some_classes_in_a_folder_that_was_renamed_are_not_taken_for_imagenet(
+    sources: dict[str, Path], class_list: Path, tmp_path: Path
+) -> None:
+    folder = convert("imagenet", sources["folders"], tmp_path, class_list=class_list).folder
+    folder.rename(tmp_path / "imagenet")
+    with pytest.raises(UsageError, match="has 6 classes, some of a larger set's, and 'imagenet' is known to have 1000"):
+        load_images("imagenet", "train", data_spec("imagenet"), tmp_path)
 
 
 def test_training_images_are_mixed_and_test_images_are_not(
@@ -85,6 +118,15 @@ def test_it_can_be_resized_for_good(sources: dict[str, Path], class_list: Path, 
     made = convert("imagenet", sources["kaggle"], tmp_path, class_list=class_list, size=8)
     assert made.name == "six-8"
     assert load_images("six-8", "train", data_spec("six-8", data_root=tmp_path), tmp_path).pixels.shape == (18, 3, 8, 8)
+    spec, whole = data_spec("six-8", data_root=tmp_path), data_spec("imagenet")
+    assert (spec.mean, spec.std, spec.part_of) == (whole.mean, whole.std, ClassSubset(1000, tuple(LABELS)))
+
+
+def test_labels_of_another_set_around_it_are_not_looked_at(sources: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "meta.bin").write_bytes(b"of another program")
+    shutil.copytree(sources["folders"], tmp_path / "below" / "set")
+    wnids = [all_wnids()[label] for label in LABELS]
+    assert find_imagenet(tmp_path / "below" / "set", wnids).count("train") == 18
 
 
 def test_classes_that_are_missing_are_told(sources: dict[str, Path], tmp_path: Path) -> None:
@@ -154,8 +196,41 @@ def rename_classes(source: Path, target: Path, names: list[str]) -> Path:
 
 def test_shards_whose_classes_are_permuted_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
     permuted = rename_classes(sources["parquet"], tmp_path / "set", list(common_words()[::-1]))
-    with pytest.raises(UsageError, match="its classes in another order: class 0 is 'toilet tissue', and .* 'tench'"):
+    with pytest.raises(UsageError, match="its classes in another order: class 0 is 'toilet tissue', .* 'tench'"):
         find_imagenet(permuted, [all_wnids()[label] for label in LABELS])
+
+
+@pytest.mark.parametrize("pairs", [1, 25])
+def test_shards_of_which_a_few_classes_are_swapped_are_refused(
+    sources: dict[str, Path], tmp_path: Path, pairs: int
+) -> None:
+    names = [f"{word}, made" for word in common_words()]
+    for k in range(pairs):
+        names[600 + 2 * k], names[601 + 2 * k] = names[601 + 2 * k], names[600 + 2 * k]
+    swapped = rename_classes(sources["parquet"], tmp_path / "set", names)
+    with pytest.raises(UsageError, match=f"another order: class 600 is {names[600]!r}, the name of {all_wnids()[601]}"):
+        find_imagenet(swapped, [all_wnids()[label] for label in LABELS])
+
+
+def test_names_that_nobody_knows_are_excused_as_is_one_that_is_also_anothers(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    names = list(common_words())
+    names[744] = "projectile, missile"
+    names[:20] = [f"unheard of {k}" for k in range(20)]
+    wnids = [all_wnids()[label] for label in LABELS]
+    assert find_imagenet(rename_classes(sources["parquet"], tmp_path / "set", names), wnids).count("train") == 18
+    names[:60] = [f"unheard of {k}" for k in range(60)]
+    with pytest.raises(UsageError, match="another order: class 0 is 'unheard of 0', and in the order"):
+        find_imagenet(rename_classes(sources["parquet"], tmp_path / "more", names), wnids)
+
+
+def test_labels_from_1_on_without_names_are_told(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    table = pa.table({"image": [{"bytes": b"x", "path": "x"}] * 3, "label": [1, 1000, 2]})
+    pq.write_table(table, tmp_path / "set" / "train-00000-of-00001.parquet")
+    with pytest.raises(UsageError, match=r"of-00001\.parquet: row 1 has label 1000, and ImageNet's are 0 to 999"):
+        find_imagenet(tmp_path / "set")
 
 
 def test_shards_that_number_wnids_in_another_order_are_mapped(sources: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Classes of ImageNet: their order, their names, lists of some, and which class a validation image has."""
 
+import sys
 import tarfile
 from pathlib import Path
 
@@ -96,6 +97,19 @@ def test_a_wrong_list_is_told(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "some.txt").write_text(text)
     with pytest.raises(UsageError, match=told):
         read_class_list(tmp_path / "some.txt")
+
+
+def test_a_list_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """As editors of Windows write it."""
+    (tmp_path / "some.txt").write_text("tench\nchurch\n", encoding="utf-8-sig")
+    assert read_class_list(tmp_path / "some.txt") == ("n01440764", "n03028079")
+
+
+def test_a_library_that_is_missing_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_devkit(tmp_path, [5])
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ImportError):
+        find_labels([tmp_path])
 
 
 def test_no_list_is_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -177,6 +178,61 @@ def test_damaged_images_are_left_out_and_listed_if_so_wished(source: Path, half_
     headers = [parquet.read_header(file) for file in parquet.find_files(half_done, "train")]
     assert {header.count for header in headers} == {22}
     assert len(images(half_done, "train")) == 22
+
+
+def test_counts_that_are_written_again_stay_written(
+    source: Path, half_done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All shards bear the count of their split: leaving one out is done by all processes and not undone."""
+    write(source, tmp_path / "undisturbed", skip_damaged=True)
+    own, calls = parquet.write_file, []
+
+    def ending(path: Path, *arguments: Any, **keywords: Any) -> None:
+        calls.append(path)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        own(path, *arguments, **keywords)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(parquet, "write_file", ending)
+        write(source, half_done, skip_damaged=True)
+    folder = staging(half_done) / half_done.name
+    files = {path.name: path.stat().st_mtime_ns for path in folder.glob("train-*") if counted(path) == 22}
+    whole = {path.name for path in staging(half_done).glob("records/*") if not json.loads(path.read_text())["damaged"]}
+    files = {name: written for name, written in files.items() if name.replace("parquet", "json") in whole}
+    assert len(files) >= 2
+    assert write(source, half_done, workers=2, skip_damaged=True).counts == {"train": 22, "test": 4}
+    assert {name: (half_done / name).stat().st_mtime_ns for name in files} == files
+    assert content(half_done) == content(tmp_path / "undisturbed")
+
+
+def counted(file: Path) -> int:
+    return parquet.read_header(file).count
+
+
+def test_images_that_were_mended_count_again(source: Path, half_done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("raykd.data.sharded.rmtree", interrupted)
+        patched.setattr(Path, "rename", interrupted)
+        write(source, half_done, skip_damaged=True)
+    for wnid in WNIDS[1:3]:
+        label = all_wnids().index(wnid)
+        (source / "train" / wnid / f"{wnid}_1.JPEG").write_bytes(made_imagenet.draw(label, 0, 24))
+    write(source, half_done)
+    write(source, half_done.with_name("undisturbed"))
+    assert content(half_done) == content(half_done.with_name("undisturbed"))
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_class_of_which_all_images_are_damaged_is_not_left_out(source: Path, tmp_path: Path) -> None:
+    for path in (source / "train" / WNIDS[2]).iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(CorruptError, match=r"train has no image that can be decoded of 1 classes: great white shark"):
+        write(source, tmp_path / "set", skip_damaged=True)
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_mended_image_needs_its_shard_alone(source: Path, half_done: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raykd.data import parquet
 from raykd.data.convert import convert
 from raykd.data.datasets import Images, data_spec, load_images
 from raykd.data.imagenet_labels import all_wnids
@@ -61,6 +62,31 @@ def test_some_of_them(root: Path, spec: DataSpec, stored: StoredImages) -> None:
     some = stored.select(rows)
     assert torch.equal(some.labels, loaded.labels[rows])
     assert torch.equal(torch.cat(list(some.batches(torch.arange(4), [3, 1]))), loaded.pixels[rows])
+
+
+def test_what_is_decoded_before_it_is_wanted_is_bounded_by_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row group of raw pixels has 1024 images: those of many groups would not fit into memory at a larger size."""
+    about = {"name": "raw", "split": "test", "count": "2048", "shape": "[4, 4, 3]", "encoding": parquet.RAW}
+    pixels = torch.arange(2048 * 48).remainder(251).to(torch.uint8).view(2048, 48)
+    records = [(row.numpy().tobytes(), 0) for row in pixels]
+    parquet.write(tmp_path / "raw", "test", records, {**about, "classes": '["a", "b"]'})
+    spec = data_spec("raw", data_root=tmp_path)
+    own, decoded = parquet.decode_rows, []
+
+    def counted(rows: parquet.EncodedRows, fit: parquet.Fit) -> torch.Tensor:
+        decoded.append(len(rows.images))
+        return own(rows, fit)
+
+    monkeypatch.setattr(parquet, "decode_rows", counted)
+    stored = stored_images("raw", "test", spec, tmp_path)
+    assert isinstance(stored, StoredImages)
+    batches = stored.batches(torch.arange(2048), [4] * 512)
+    first = next(batches)
+    assert sum(decoded) <= 256 + 64
+    loaded = load_images("raw", "test", spec, tmp_path)
+    assert torch.equal(torch.cat([first, *batches]), loaded.pixels)
 
 
 def test_a_test_split_that_fits_the_buffer_is_held(root: Path, spec: DataSpec) -> None:

@@ -93,6 +93,15 @@ def test_what_no_archive_of_images_has_is_refused(
     assert [each.name for each in tmp_path.iterdir()] == ["set.tar"]
 
 
+def test_long_names_of_long_names_without_end_are_told(tmp_path: Path) -> None:
+    long_name = tarfile.TarInfo("././@LongLink")
+    long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 4
+    header = long_name.tobuf(tarfile.GNU_FORMAT) + b"abc".ljust(512, b"\0")
+    (tmp_path / "chained.tar").write_bytes(header * 3000 + bytes(1024))
+    with pytest.raises(CorruptError, match="chained.tar is no whole tar archive"):
+        list(members(tmp_path / "chained.tar"))
+
+
 def test_something_else_is_no_archive(tmp_path: Path) -> None:
     for content in (b"", b"no archive at all" * 100):
         (tmp_path / "set.tar").write_bytes(content)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from raykd.distributed import host
+from raykd.distributed.host import cores_of_a_worker
 
 SETTINGS: Any = getattr(torch.backends.mkldnn, "matmul", None)  # newer than the oldest torch
 
@@ -161,3 +162,14 @@ def test_products_in_tf32_are_a_gpus_and_only_for_the_run(
     with host.float32_products(precision, torch.device(device)):
         assert (of_products() in (True, "tf32")) == is_tf32
     assert of_products() == before
+
+
+@pytest.mark.parametrize(("workers", "share"), [("", 6), ("1", 6), ("4", 1), ("0", 6), ("none", 6), ("99", 1)])
+def test_a_worker_has_its_share_of_the_cores_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, workers: str, share: int
+) -> None:
+    """macOS does not tell which cores a process may use."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", workers)
+    assert cores_of_a_worker() == share

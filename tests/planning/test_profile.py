@@ -10,9 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from raykd.config.runtime import Runtime
+from raykd.data import parquet
+from raykd.data.datasets import Images
+from raykd.data.ledger import OpenedData
+from raykd.data.stored import StoredImages
 from raykd.distributed.world import World
 from raykd.errors import RunFailed
 from raykd.models import build_model
@@ -20,6 +25,8 @@ from raykd.planning import predict as prediction
 from raykd.planning import profile
 from raykd.planning.predict import predict
 from raykd.recipe.experiment import resolve
+from raykd.recipe.sections import DataConfig
+from raykd.spec import DataSpec
 from tests.planning.tiny import SHORT, recipe, site
 
 
@@ -83,6 +90,20 @@ def test_a_step_that_takes_all_the_time_there_is_counts_though_nothing_was_warme
     monkeypatch.setattr(profile, "_LONG_ENOUGH", 0.08)
     assert profile._steps(built, World.alone(), 5, [range(10)])["seconds"] >= 0.05
     assert method.steps_done == 3, "two steps, and no more"
+
+
+@pytest.mark.parametrize(("buffer", "kind"), [(None, Images), (12, Images), (11, StoredImages)])
+def test_the_evaluation_is_timed_with_what_decodes_its_images_in_the_run(
+    tmp_path: Path, buffer: int | None, kind: type
+) -> None:
+    about = {"name": "made", "split": "test", "count": "12", "shape": "[4, 4, 3]", "encoding": parquet.RAW}
+    parquet.write(tmp_path / "made", "test", [(bytes([k] * 48), 0) for k in range(12)], {**about, "classes": '["a"]'})
+    spec = DataSpec("made", 2, 3, 4, (0.5,) * 3, (0.5,) * 3)
+    built: Any = SimpleNamespace(opened=OpenedData(tmp_path), spec=spec)
+    data = DataConfig(name="made", buffer=buffer)
+    images = profile._open_test(built, data, torch.arange(5), 12)
+    assert isinstance(images, kind)
+    assert len(images.labels) == 5
 
 
 def test_a_trial_that_has_no_time_left_is_ended(tmp_path: Path) -> None:
