@@ -11,6 +11,7 @@ import torch
 
 from raykd.cluster.config import Cluster
 from raykd.engine.finite import Unhealthy
+from raykd.engine.judge import Contestant
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, InProgress, MissingData, RaykdError, RunFailed, UsageError
 from raykd.recipe.candidates import candidates
@@ -165,7 +166,7 @@ def judged_with(monkeypatch: pytest.MonkeyPatch, damaged: set[str]) -> list[str]
     def read(run: Any, *_: object) -> Any:
         if run.path.name in damaged:
             raise CorruptError(f"{run.path.name} is damaged")
-        return session_module.Contestant(run.path.name, torch.nn.Identity(), 1, None, None, run.path.name)
+        return Contestant(run.path.name, torch.nn.Identity(), 1, None, None, run.path.name)
 
     def judge(found: list[Any], *_: object) -> Verdict:
         asked.extend(one.name for one in found)
@@ -212,7 +213,8 @@ def test_on_a_cluster_slices_end_at_their_step_and_the_test_split_waits_for_the_
     cluster = Cluster(name="two", workers=2)
     trainer = slices.Trainer(cluster, cast("Any", None), "runs", None, lambda: False)
     trainer.advance(cast("Any", experiment), 4)
-    assert trainer.finish(cast("Any", experiment)) == "finished"
+    ended: Any = trainer.finish(cast("Any", experiment))
+    assert ended == "finished"
     begun = [(False, 4), (False, 10), (True, None)]
     assert asked == (begun if step == 0 else begun[2:])
 

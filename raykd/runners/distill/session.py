@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from raykd.cluster.config import Cluster
+from raykd.distributed.host import prepare_host
 from raykd.distributed.memory import is_out_of_memory
 from raykd.distributed.world import World
 from raykd.engine.build import build_spec, load_teacher
@@ -22,7 +23,6 @@ from raykd.files import damaged
 from raykd.recipe.experiment import resolve
 from raykd.reporting.progress import following
 from raykd.results import DistillPlan, DistillResult, RoundResult, Verdict
-from raykd.runners import local
 from raykd.runners.distill.ending import end_session, with_page
 from raykd.runners.distill.plan import describe, plan_session, session_name
 from raykd.runners.distill.record import Member, Record, SessionFolder, SessionPlan
@@ -65,7 +65,7 @@ def distill(
     """
     began = time.monotonic()
     if tune_host:  # before steps are timed
-        local.prepare_host(cluster.threads)
+        prepare_host(cluster.threads)
     workspace = open_workspace(store, data_root)
     proposals, name = _open(request, minutes, workspace)
     if cluster.workers != 0:
@@ -115,7 +115,7 @@ def plan(
     """
     began = time.monotonic()
     if tune_host:
-        local.prepare_host(cluster.threads)
+        prepare_host(cluster.threads)
     workspace = open_workspace(store, data_root)
     proposals, name = _open(request, minutes, workspace)
     return describe(plan_session(proposals, minutes, cluster, workspace, began), name)
