@@ -98,3 +98,8 @@ def test_one_candidate_alone_has_all_but_its_control_s_part() -> None:
     budget = share_budget([entrant("dafl", 0.03), entrant("noise", 0.02)], 300, spent=2.0)
     assert budget.finalists == 1
     assert budget.slots["dafl"].seconds > 0.6 * 300
+
+
+def test_no_time_buys_more_steps_than_a_schedule_may_have() -> None:
+    budget = share_budget([entrant("dafl", 1e-6, report=1e-6), entrant("noise", 1e-6, report=1e-6)], 6e6, spent=5.0)
+    assert 10**7 < budget.slots["dafl"].recipe.schedule.steps <= 10**8

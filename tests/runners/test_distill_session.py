@@ -15,9 +15,11 @@ from raykd.engine.judge import Contestant
 from raykd.engine.stop import Interrupted
 from raykd.errors import CorruptError, InProgress, MissingData, RaykdError, RunFailed, UsageError
 from raykd.recipe.candidates import candidates
+from raykd.recipe.recipe import recipe_from_dict
 from raykd.results import DistillResult, Figures, Verdict
 from raykd.runners.distill import ending, slices
 from raykd.runners.distill import session as session_module
+from raykd.runners.distill.plan import session_name
 from raykd.runners.distill.record import Member, Record, SessionPlan
 from raykd.runners.distill.session import Session
 
@@ -211,7 +213,8 @@ def test_on_a_cluster_slices_end_at_their_step_and_the_test_split_waits_for_the_
     cluster = Cluster(name="two", workers=2)
     trainer = slices.Trainer(cluster, cast("Any", None), "runs", None, lambda: False)
     trainer.advance(cast("Any", experiment), 4)
-    assert cast("Any", trainer.finish(cast("Any", experiment))) == "finished"
+    ended: Any = trainer.finish(cast("Any", experiment))
+    assert ended == "finished"
     begun = [(False, 4), (False, 10), (True, None)]
     assert asked == (begun if step == 0 else begun[2:])
 
@@ -258,3 +261,18 @@ def test_a_page_that_a_kill_has_left_out_is_written_when_the_session_is_read(
 def test_a_choice_that_is_not_judged_in_the_end_is_compared_with_no_control() -> None:
     assert ending._beats_control(MEMBERS[0], begun(), verdict("dafl", "noise")) is None
     assert ending._beats_control(MEMBERS[0], begun(), verdict("fast", "noise")) is True
+
+
+def test_a_session_is_called_by_its_teacher_s_sum_not_by_where_the_file_is() -> None:
+    one = next(one for one in candidates() if one.name == "dafl")
+
+    def name(weights: str, minutes: float, sha256: str | None = "ab", candidate: Any = one) -> str:
+        content = candidate.load().model_dump(mode="json") | {"teacher": {"model": "lenet5", "weights": weights}}
+        found = SimpleNamespace(sha256=sha256)
+        proposed = [(candidate, recipe_from_dict(content))]
+        return session_name(cast("Any", SimpleNamespace(title="t", found=found, candidates=proposed)), minutes)
+
+    assert name("a.pt", 60) == name("b/a.pt", 60.0)
+    assert name("a.pt", 60) != name("a.pt", 60, "cd")
+    assert name("a.pt", 60, None) != name("b.pt", 60, None), "no sum, so the name tells"
+    assert name("a.pt", 60) != name("a.pt", 60, candidate=one.leaving(["student_optim.lr"])), "another plan"
