@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 PARTS: tuple[tuple[str, ...], ...] = (
     ("runners",),
     ("architecture", "artifacts", "cli", "cluster", "config", "data", "distributed", "engine"),
-    ("golden", "search"),
+    ("golden", "search", "accelerator"),
 )
 """Rooms by part, which take about the same time; all other tests are the last part."""
 NOTHING = 5  # pytest's exit code where it has selected no test
