@@ -29,7 +29,7 @@ def test_phases_are_timed_apart_and_nothing_is_kept(tmp_path: Path, monkeypatch:
     found = time_run(resolve(one), World.current(), Runtime(), Workspace(None, tmp_path), enough=0.2)
     assert len(found.phases) == 2
     assert found.phases[1] > found.phases[0] > 0, "the warm-up updates no student"
-    assert found.report > 0
+    assert 0 <= found.report < 60, "nought where a busy machine's steps vary by more than a report takes"
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.safetensors"]
 
 
