@@ -249,7 +249,7 @@ def test_a_session_in_an_object_store_goes_on_from_another_machine(
     how: dict[str, Any] = {"plan": fixed(0), "methods": ("dafl",)}
     monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "one"))
     with pytest.raises(DistillStopped, match=store):
-        distil(teacher, store, monkeypatch, should_stop=iter([False] * 5 + [True] * 99).__next__, **how)
+        distil(teacher, store, monkeypatch, should_stop=iter([False] + [True] * 999).__next__, **how)
     monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "other"))
     result = distil(teacher, store, monkeypatch, **how)
     assert (result.chosen, result.run_directory) == ("dafl", f"{store}/{result.run}")
